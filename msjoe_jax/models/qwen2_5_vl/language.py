@@ -1,0 +1,297 @@
+"""The Qwen2.5 decoder with M-RoPE, over a prompt and the completions that share it.
+
+Two entries serve training, prefill and decoding alike, so that their log-probs agree:
+`prefill` runs the prompt and keeps its keys and values; `extend` runs G completions of every prompt
+against that cache, all tokens at once (training) or one at a time (decoding). The prompt is
+computed once and its cache is never copied G times; gradients flow back through it.
+
+The prompt's LAST token is fed to `extend` as the first input, where it predicts the completion's
+first token; so `prefill` needs no logits. Reference: transformers `modeling_qwen2_5_vl.py`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from msjoe_jax.models.attention import attend, self_attention
+from msjoe_jax.models.qwen2_5_vl.config import TextConfig
+
+
+class KVCache(NamedTuple):
+    """Keys and values of every layer. Prompt: [Y, B, S, M, H]; completions: [Y, B, G, C, M, H]."""
+
+    k: Float[Array, "Y B *rest M H"]
+    v: Float[Array, "Y B *rest M H"]
+
+
+def mrope_cos_sin(
+    positions: Int[Array, "B 3 *L"], config: TextConfig
+) -> tuple[Float[Array, "B *L H"], Float[Array, "B *L H"]]:
+    """Rotary tables from (time, height, width) positions, in float32.
+
+    The H/2 frequencies are split into consecutive sections, one per position axis (chunked, not
+    interleaved).
+    """
+    half = config.head_dim // 2
+    assert sum(config.mrope_section) == half, "mrope sections must sum to half the head dim"
+    freq = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    axis = jnp.repeat(
+        jnp.arange(3), jnp.array(config.mrope_section), total_repeat_length=half
+    )
+    angles = jnp.moveaxis(positions, 1, -1)[..., axis].astype(jnp.float32) * freq
+    angles = jnp.concatenate([angles, angles], -1)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _rotate(
+    x: Float[Array, "*BL N H"], cos: Float[Array, "*BL H"], sin: Float[Array, "*BL H"]
+) -> Float[Array, "*BL N H"]:
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, -1)
+    turned = jnp.concatenate([-x2, x1], -1)
+    return (x * cos[..., None, :] + turned * sin[..., None, :]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm computed in float32."""
+
+    def __init__(self, width: int, eps: float, param_dtype: jnp.dtype):
+        self.scale = nnx.Param(jnp.ones((width,), param_dtype))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        return self.scale[...].astype(x.dtype) * y.astype(x.dtype)
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and SwiGLU; keys and values are returned for the cache."""
+
+    def __init__(
+        self, c: TextConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype, param_dtype: jnp.dtype
+    ):
+        init = nnx.initializers.normal(0.02)
+
+        def weight(*shape: int) -> nnx.Param:
+            return nnx.Param(init(rngs.params(), shape, param_dtype))
+
+        D, N, M, H, F = c.width, c.heads, c.kv_heads, c.head_dim, c.mlp_width
+        self.input_norm = RMSNorm(D, c.norm_eps, param_dtype)
+        self.post_norm = RMSNorm(D, c.norm_eps, param_dtype)
+        self.q, self.k, self.v = weight(D, N, H), weight(D, M, H), weight(D, M, H)
+        self.q_bias = nnx.Param(jnp.zeros((N, H), param_dtype))
+        self.k_bias = nnx.Param(jnp.zeros((M, H), param_dtype))
+        self.v_bias = nnx.Param(jnp.zeros((M, H), param_dtype))
+        self.o = weight(N, H, D)
+        self.gate, self.up, self.down = weight(D, F), weight(D, F), weight(F, D)
+        self.dtype = dtype
+
+    def _cast(self, p: nnx.Param) -> Array:
+        return p[...].astype(self.dtype)
+
+    def qkv(
+        self, x: Float[Array, "*BL D"], cos: Float[Array, "*BL H"], sin: Float[Array, "*BL H"]
+    ) -> tuple[Float[Array, "*BL N H"], Float[Array, "*BL M H"], Float[Array, "*BL M H"]]:
+        """Rotated queries and keys, and values, of the normed input."""
+        y = self.input_norm(x)
+        q = jnp.einsum("...D,DNH->...NH", y, self._cast(self.q)) + self._cast(self.q_bias)
+        k = jnp.einsum("...D,DNH->...NH", y, self._cast(self.k)) + self._cast(self.k_bias)
+        v = jnp.einsum("...D,DNH->...NH", y, self._cast(self.v)) + self._cast(self.v_bias)
+        return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+
+    def finish(
+        self, x: Float[Array, "*BL D"], attended: Float[Array, "*BL N H"]
+    ) -> Float[Array, "*BL D"]:
+        """Output projection, residuals and the MLP."""
+        x = x + jnp.einsum("...NH,NHD->...D", attended, self._cast(self.o))
+        y = self.post_norm(x)
+        gate = jax.nn.silu(y @ self._cast(self.gate))
+        return x + (gate * (y @ self._cast(self.up))) @ self._cast(self.down)
+
+
+class LanguageModel(nnx.Module):
+    """Embedding, scanned decoder layers, final norm and head.
+
+    Args:
+      config: sizes.
+      dtype: of the computation (norms, softmax, rotary tables and logits stay float32).
+      param_dtype: of the stored weights.
+      remat: rematerialise every layer in the backward pass.
+      chunk: queries per attention block.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        param_dtype: jnp.dtype = jnp.float32,
+        remat: bool = False,
+        chunk: int = 512,
+    ):
+        @nnx.split_rngs(splits=config.layers)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stack(r: nnx.Rngs) -> DecoderLayer:
+            return DecoderLayer(config, rngs=r, dtype=dtype, param_dtype=param_dtype)
+
+        init = nnx.initializers.normal(0.02)
+        shape = (config.vocab, config.width)
+        self.embedding = nnx.Param(init(rngs.params(), shape, param_dtype))
+        self.layers = stack(rngs)
+        self.norm = RMSNorm(config.width, config.norm_eps, param_dtype)
+        if not config.tie_embeddings:
+            self.head = nnx.Param(init(rngs.params(), shape, param_dtype))
+        self.config, self.dtype, self.remat, self.chunk = config, dtype, remat, chunk
+
+    def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]:
+        """Token embeddings in the compute dtype."""
+        return self.embedding[...][tokens].astype(self.dtype)
+
+    def prefill(
+        self,
+        x: Float[Array, "B S D"],
+        positions: Int[Array, "B 3 S"],
+        segments: Int[Array, "B S"],
+    ) -> tuple[Float[Array, "B S D"], KVCache]:
+        """Runs prompts causally; segment 0 is padding. Returns last hidden states and the cache."""
+        cos, sin = mrope_cos_sin(positions, self.config)
+        graphdef, layers = nnx.split(self.layers)
+
+        def layer(h: Float[Array, "B S D"], p: nnx.State) -> tuple[Array, KVCache]:
+            block = nnx.merge(graphdef, p)
+            q, k, v = block.qkv(h, cos, sin)
+            out = self_attention(q, k, v, segments, causal=True, chunk=self.chunk)
+            return block.finish(h, out), KVCache(k, v)
+
+        with jax.named_scope("prefill"):
+            h, cache = jax.lax.scan(self._maybe_remat(layer), x, layers)
+        return self.norm(h), cache
+
+    def extend(
+        self,
+        x: Float[Array, "B G C D"],
+        start: Int[Array, "B"],
+        prompt: KVCache,
+        prompt_segments: Int[Array, "B S"],
+    ) -> Float[Array, "B G C D"]:
+        """Runs whole completions, all tokens at once; input j of a row is at position start + j."""
+        C = x.shape[2]
+        cos, sin = self._text_cos_sin(start, jnp.arange(C), x.shape[1])
+        causal = jnp.tril(jnp.ones((C, C), bool))[None, None]
+        see_prompt = (prompt_segments != 0)[:, None, None, :]
+        graphdef, layers = nnx.split(self.layers)
+
+        def layer(
+            h: Float[Array, "B G C D"], xs: tuple[nnx.State, KVCache]
+        ) -> tuple[Array, None]:
+            p, cache = xs
+            block = nnx.merge(graphdef, p)
+            q, k, v = block.qkv(h, cos, sin)
+            out = attend(q, [(cache.k[:, None], cache.v[:, None], see_prompt), (k, v, causal)])
+            return block.finish(h, out), None
+
+        with jax.named_scope("extend"):
+            h, _ = jax.lax.scan(self._maybe_remat(layer), x, (layers, prompt))
+        return self.norm(h)
+
+    def decode_step(
+        self,
+        x: Float[Array, "B G D"],
+        index: Int[Array, ""],
+        start: Int[Array, "B"],
+        prompt: KVCache,
+        prompt_segments: Int[Array, "B S"],
+        cache: KVCache,
+    ) -> tuple[Float[Array, "B G D"], KVCache]:
+        """Runs input `index` of every completion and writes its keys and values into `cache`."""
+        cos, sin = self._text_cos_sin(start, index[None], x.shape[1])
+        see_prompt = (prompt_segments != 0)[:, None, None, :]
+        see_own = (jnp.arange(cache.k.shape[3]) <= index)[None, None, None, :]
+        graphdef, layers = nnx.split(self.layers)
+
+        def layer(
+            h: Float[Array, "B G 1 D"], xs: tuple[nnx.State, KVCache, KVCache]
+        ) -> tuple[Array, KVCache]:
+            p, fixed, own = xs
+            block = nnx.merge(graphdef, p)
+            q, k, v = block.qkv(h, cos, sin)
+            own = KVCache(
+                jax.lax.dynamic_update_slice_in_dim(own.k, k.astype(own.k.dtype), index, 2),
+                jax.lax.dynamic_update_slice_in_dim(own.v, v.astype(own.v.dtype), index, 2),
+            )
+            out = attend(
+                q, [(fixed.k[:, None], fixed.v[:, None], see_prompt), (own.k, own.v, see_own)]
+            )
+            return block.finish(h, out), own
+
+        h, cache = jax.lax.scan(layer, x[:, :, None], (layers, prompt, cache))
+        return self.norm(h)[:, :, 0], cache
+
+    def empty_cache(self, batch: int, group: int, length: int) -> KVCache:
+        """A zeroed cache for `group` completions of up to `length` tokens."""
+        c = self.config
+        shape = (c.layers, batch, group, length, c.kv_heads, c.head_dim)
+        return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+
+    def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]:
+        """Next-token logits in float32. Only for a few positions at a time: see `log_probs`."""
+        table = (self.embedding if self.config.tie_embeddings else self.head)[...]
+        return jnp.einsum(
+            "...D,VD->...V", h, table.astype(self.dtype), preferred_element_type=jnp.float32
+        )
+
+    def log_probs(
+        self,
+        h: Float[Array, "B G C D"],
+        targets: Int[Array, "B G C"],
+        *,
+        banned: Bool[Array, "V"],
+        temperature: float = 1.0,
+        block: int = 128,
+    ) -> tuple[Float[Array, "B G C"], Float[Array, "B G C"]]:
+        """Log-probs of `targets` and entropies (nats), `block` positions at a time under remat.
+
+        The distribution is the one that sampling draws from: banned ids removed, temperature
+        applied. Logits of all positions never exist at once, forward or backward.
+        """
+
+        def part(h_c: Array, t_c: Array) -> tuple[Array, Array]:
+            return pick(self.logits(h_c), t_c, banned, temperature)
+
+        B, G, C, D = h.shape
+        if block >= C:
+            return jax.checkpoint(part)(h, targets)
+        pad = -C % block
+        h = jnp.pad(h, ((0, 0), (0, 0), (0, pad), (0, 0))).reshape(B, G, -1, block, D)
+        targets = jnp.pad(targets, ((0, 0), (0, 0), (0, pad))).reshape(B, G, -1, block)
+        out = jax.lax.map(
+            lambda x: jax.checkpoint(part)(*x), (jnp.moveaxis(h, 2, 0), jnp.moveaxis(targets, 2, 0))
+        )
+        lp, ent = (jnp.moveaxis(y, 0, 2).reshape(B, G, -1)[:, :, :C] for y in out)
+        return lp, ent
+
+    def _maybe_remat(self, layer):
+        return jax.checkpoint(layer) if self.remat else layer
+
+    def _text_cos_sin(
+        self, start: Int[Array, "B"], offsets: Int[Array, "C"], group: int
+    ) -> tuple[Float[Array, "B G C H"], Float[Array, "B G C H"]]:
+        positions = (start[:, None] + offsets)[:, None, None, :]
+        shape = (start.shape[0], 3, group, offsets.shape[0])
+        return mrope_cos_sin(jnp.broadcast_to(positions, shape), self.config)
+
+
+def pick(
+    logits: Float[Array, "*R V"],
+    targets: Int[Array, "*R"],
+    banned: Bool[Array, "V"],
+    temperature: float,
+) -> tuple[Float[Array, "*R"], Float[Array, "*R"]]:
+    """Log-prob of each target and entropy of its distribution, from raw logits."""
+    log_p = jax.nn.log_softmax(jnp.where(banned, -1e30, logits / temperature))
+    entropy = -jnp.sum(jnp.exp(log_p) * jnp.where(banned, 0.0, log_p), -1)
+    return jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0], entropy
