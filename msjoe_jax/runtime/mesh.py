@@ -1,0 +1,142 @@
+"""The device mesh, and where every leaf of the training state lies on it.
+
+A model says what its dimensions are (a table of path pattern to logical axes, see
+`sharding_tables.py`); `AxisRules` says on which mesh axes the logical ones lie.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from msjoe_jax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+MeshAxes = str | tuple[str, ...] | None
+
+# One row: a pattern for the end of a leaf's path, and the logical axis of each dimension (None: not
+# split). `REPLICATED` in place of the axes keeps leaves of any rank whole on every device.
+REPLICATED = "replicated"
+Table = Sequence[tuple[str, tuple[str | None, ...] | str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisRules:
+    """Logical axis → mesh axis or axes (None: not split).
+
+    The default is FSDP on the width and Megatron-style tensor parallelism on what the width is
+    projected to; the batch is split over everything but `tensor`.
+    """
+
+    embed: MeshAxes = "fsdp"
+    mlp: MeshAxes = "tensor"
+    heads: MeshAxes = "tensor"
+    kv: MeshAxes = "tensor"
+    vocab: MeshAxes = "tensor"
+    layers: MeshAxes = None
+    batch: MeshAxes = ("data", "fsdp")
+
+    def spec(self, logical: Sequence[str | None]) -> PartitionSpec:
+        """The partition of an array whose dimensions are these logical axes."""
+        return PartitionSpec(*(None if name is None else getattr(self, name) for name in logical))
+
+
+def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """A ("data", "fsdp", "tensor") mesh of `devices` (default: all); one size may be -1.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = len(devices) // max(1, math.prod(s for s in sizes if s != -1))
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        raise UserError(
+            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {len(devices)} devices: "
+            "the product must be their number (one size may be -1)"
+        )
+    # allow_split_physical_axes: v5e:4x4 has no (8, 2) mesh without it.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A pytree key path as "a/b/0/c", as tables, errors and checkpoints name leaves."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def param_shardings(params: Any, table: Table, mesh: Mesh, rules: AxisRules) -> Any:
+    """The sharding of every leaf of a (possibly abstract) pytree.
+
+    A row applies to the leaves whose path ends in its pattern, at a component boundary; the first
+    such row wins. An optimizer's moments carry their parameter's path as an ending, so they are
+    sharded like it by the same row, and the whole training state may be passed at once. Scalars
+    (counts, RNG keys) are replicated.
+
+    Returns:
+      `params` with a `NamedSharding` for each leaf.
+
+    Raises:
+      UserError: a leaf without a row, of another rank than its row, or with a dimension that the
+        mesh does not divide. Nothing is replicated silently; the message names the leaf.
+    """
+    rows = [(re.compile(rf"(?:^|.*/)(?:{pattern})"), axes) for pattern, axes in table]
+
+    def leaf_sharding(path: Sequence[Any], leaf: Any) -> NamedSharding:
+        if leaf.ndim == 0:
+            return NamedSharding(mesh, PartitionSpec())
+        name = path_name(path)
+        axes = next((axes for pattern, axes in rows if pattern.fullmatch(name)), None)
+        if axes is None:
+            raise UserError(f"no row of the sharding table matches {name} {leaf.shape}")
+        if axes == REPLICATED:
+            return NamedSharding(mesh, PartitionSpec())
+        if len(axes) != leaf.ndim:
+            raise UserError(f"the sharding table gives {name} {leaf.shape} the axes {axes}")
+        spec = rules.spec(axes)
+        _check_divides(name, leaf.shape, axes, spec, mesh)
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(leaf_sharding, params)
+
+
+def _check_divides(
+    name: str,
+    shape: Sequence[int],
+    axes: Sequence[str | None],
+    spec: PartitionSpec,
+    mesh: Mesh,
+) -> None:
+    for size, logical, mesh_axes in zip(shape, axes, spec, strict=True):
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        parts = math.prod(mesh.shape[axis] for axis in names)
+        if size % parts:
+            raise UserError(
+                f"{name} {tuple(shape)}: its {logical} dimension of {size} does not divide into "
+                f"{parts} ({', '.join(names)}); choose another mesh"
+            )
+
+
+def batch_sharding(mesh: Mesh, rules: AxisRules) -> NamedSharding:
+    """Sharding of arrays whose leading dimension is the batch."""
+    return NamedSharding(mesh, PartitionSpec(rules.batch))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """The abstract form of `tree`: shapes and dtypes with where each leaf is to lie."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
