@@ -1,0 +1,113 @@
+"""What the MLLM is asked in stages 1 and 4, and what its replies mean: pure text in, text out.
+
+Replies are data: they are matched against patterns here and never evaluated.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptStyle:
+    """The wording. `system` empty: no system turn. `think`: replies begin with <think>…</think>."""
+
+    system: str = "You are a helpful assistant."
+    query_instruction: str = (
+        "The frames above are a sparse preview of a long video. To answer the question, other "
+        "frames will be searched by text. Write up to {max_queries} short descriptions of what "
+        "such a frame would show, each inside <query> </query>, and nothing else."
+    )
+    answer_instruction: str = (
+        "Answer from the frames above with the letter of the one right option inside "
+        "<answer> </answer>, and nothing else."
+    )
+    think_instruction: str = "Reason first, inside <think> </think>."
+    think: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryReply:
+    """Stage 1: the queries to use (never empty: the question stands in), and if the form held."""
+
+    queries: tuple[str, ...]
+    num_parsed: int
+    valid: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerReply:
+    """Stage 4: the option's index or None, and if the form held."""
+
+    answer: int | None
+    valid: bool
+
+
+def plain(text: str) -> str:
+    """User text with the spelling of special tokens broken, so that it cannot forge a turn."""
+    return text.replace("<|", "< |").strip()
+
+
+def _question_text(question: str, options: Sequence[str]) -> str:
+    lines = [f"{LETTERS[i]}. {plain(option)}" for i, option in enumerate(options)]
+    return "\n".join([plain(question), *lines])
+
+
+def _turns(style: PromptStyle, body: str) -> tuple[str, str]:
+    head = f"<|im_start|>system\n{style.system}<|im_end|>\n" if style.system else ""
+    return head + "<|im_start|>user\n", body + "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def query_prompt(
+    style: PromptStyle, question: str, options: Sequence[str], max_queries: int
+) -> tuple[str, str]:
+    """Stage 1's prompt as (text before the frames, text after them)."""
+    parts = [_question_text(question, options), style.query_instruction]
+    if style.think:
+        parts.append(style.think_instruction)
+    body = "\n".join(part for part in parts if part).replace("{max_queries}", str(max_queries))
+    return _turns(style, body)
+
+
+def answer_prompt(style: PromptStyle, question: str, options: Sequence[str]) -> tuple[str, str]:
+    """Stage 4's prompt as (text before the frames, text after them)."""
+    parts = [_question_text(question, options), style.answer_instruction]
+    if style.think:
+        parts.append(style.think_instruction)
+    return _turns(style, "\n".join(part for part in parts if part))
+
+
+_THINK = r"\s*<think>(?:(?!</?think>).)*</think>"
+_QUERY = re.compile(r"<query>([^<>]*)</query>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def _form(think: bool, body: str) -> re.Pattern[str]:
+    return re.compile((_THINK if think else "") + body + r"\s*", re.DOTALL)
+
+
+def parse_queries(
+    text: str, question: str, *, max_queries: int, think: bool, finished: bool
+) -> QueryReply:
+    """Reads a stage-1 reply.
+
+    `valid`: the reply ended, and is exactly the optional thought followed by one to `max_queries`
+    non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
+    there is none the question is the one query (SPEC §2).
+    """
+    found = [" ".join(q.split()) for q in _QUERY.findall(text)]
+    queries = tuple(dict.fromkeys(q for q in found if q))[:max_queries]
+    exact = _form(think, r"(?:\s*<query>[^<>]*\S[^<>]*</query>)+").fullmatch(text)
+    valid = finished and exact is not None and 1 <= len(found) <= max_queries
+    return QueryReply(queries or (plain(question),), len(queries), valid)
+
+
+def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) -> AnswerReply:
+    """Reads a stage-4 reply: exactly one valid letter in exactly one answer tag, else no answer."""
+    tags = _ANSWER.findall(text)
+    letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
+    good = len(letter) == 1 and letter in LETTERS[:num_options]
+    exact = _form(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
+    return AnswerReply(LETTERS.index(letter) if good else None, finished and good and bool(exact))

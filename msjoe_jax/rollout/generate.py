@@ -1,0 +1,178 @@
+"""Sampling completions: one prefill per prompt, a group of completions decoded against it."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from msjoe_jax.models.qwen2_5_vl.language import KVCache, pick
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+
+
+class Prompts(NamedTuple):
+    """G prompts of each of B questions, right-padded to S tokens; the last token stands apart.
+
+    tokens [B, G, S]; feature_index [B, G, S], −1 at text, else the row of the question's features;
+    positions [B, G, 3, S] (M-RoPE: time, height, width); segments [B, G, S], 0 at padding;
+    first_token [B, G], the prompt's last token, which predicts the first of the completion;
+    start [B, G], its position.
+    """
+
+    tokens: Int[Array, "B G S"]
+    feature_index: Int[Array, "B G S"]
+    positions: Int[Array, "B G 3 S"]
+    segments: Int[Array, "B G S"]
+    first_token: Int[Array, "B G"]
+    start: Int[Array, "B G"]
+
+
+class Completions(NamedTuple):
+    """C-token completions, n of each prompt. `mask` covers the end token and nothing after it."""
+
+    tokens: Int[Array, "B G n C"]
+    log_probs: Float[Array, "B G n C"]
+    mask: Bool[Array, "B G n C"]
+    finished: Bool[Array, "B G n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens. Temperature 0 is greedy (its log-probs are those at temperature 1)."""
+
+    max_tokens: int
+    end_ids: tuple[int, ...]
+    banned_ids: tuple[int, ...]
+    temperature: float = 1.0
+
+    @property
+    def scoring_temperature(self) -> float:
+        return self.temperature or 1.0
+
+
+def banned_mask(vocab: int, banned_ids: tuple[int, ...]) -> Bool[Array, "V"]:
+    """True at ids that are never sampled and have no probability in the loss either."""
+    return jnp.zeros((vocab,), bool).at[jnp.array(banned_ids, jnp.int32)].set(True)
+
+
+def prefill(
+    model: QwenVL, prompts: Prompts, features: Float[Array, "B U D"]
+) -> tuple[KVCache, Int[Array, "R S"], Int[Array, "R"]]:
+    """The cache, segments and start positions of all R = B·G prompts."""
+    x = model.prompt_embeds(prompts.tokens, prompts.feature_index, features)
+    rows = x.shape[0] * x.shape[1]
+    segments = prompts.segments.reshape(rows, -1)
+    _, cache = model.language.prefill(
+        x.reshape(rows, *x.shape[2:]), prompts.positions.reshape(rows, 3, -1), segments
+    )
+    return cache, segments, prompts.start.reshape(rows)
+
+
+def generate(
+    model: QwenVL,
+    prompts: Prompts,
+    features: Float[Array, "B U D"],
+    keys: Key[Array, "B G n"],
+    sampling: Sampling,
+) -> Completions:
+    """Samples n completions of every prompt; stops early when all have ended.
+
+    Token j of a completion is drawn with `fold_in(key, j)`, so a completion depends on its own key
+    only, not on its place in the batch.
+    """
+    B, G, n = keys.shape
+    R, C = B * G, sampling.max_tokens
+    language = model.language
+    cache, segments, start = prefill(model, prompts, features)
+    banned = banned_mask(language.config.vocab, sampling.banned_ids)
+    ends = jnp.array(sampling.end_ids, jnp.int32)
+    keys = keys.reshape(R, n)
+
+    class State(NamedTuple):
+        index: Int[Array, ""]
+        current: Int[Array, "R n"]
+        alive: Bool[Array, "R n"]
+        own: KVCache
+        tokens: Int[Array, "R n C"]
+        log_probs: Float[Array, "R n C"]
+        mask: Bool[Array, "R n C"]
+
+    def step(s: State) -> State:
+        h, own = language.decode_step(
+            language.embed(s.current), s.index, start, cache, segments, s.own
+        )
+        logits = language.logits(h)
+        scaled = jnp.where(banned, -1e30, logits / sampling.scoring_temperature)
+        if sampling.temperature > 0:
+            noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scaled.shape[-1:])))(
+                jax.vmap(jax.vmap(lambda k: jax.random.fold_in(k, s.index)))(keys)
+            )
+            token = jnp.argmax(scaled + noise, -1).astype(jnp.int32)
+        else:
+            token = jnp.argmax(scaled, -1).astype(jnp.int32)
+        log_p, _ = pick(logits, token, banned, sampling.scoring_temperature)
+        put = lambda buffer, value: buffer.at[:, :, s.index].set(  # noqa: E731
+            jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
+        )
+        return State(
+            s.index + 1,
+            token,
+            s.alive & ~jnp.isin(token, ends),
+            own,
+            put(s.tokens, token),
+            put(s.log_probs, log_p),
+            s.mask.at[:, :, s.index].set(s.alive),
+        )
+
+    first = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
+    state = State(
+        jnp.zeros((), jnp.int32),
+        first,
+        jnp.ones((R, n), bool),
+        language.empty_cache(R, n, C),
+        jnp.zeros((R, n, C), jnp.int32),
+        jnp.zeros((R, n, C), jnp.float32),
+        jnp.zeros((R, n, C), bool),
+    )
+    with jax.named_scope("decode"):
+        state = jax.lax.while_loop(
+            lambda s: (s.index < C) & jnp.any(s.alive), step, state
+        )
+    shape = (B, G, n, C)
+    return Completions(
+        state.tokens.reshape(shape),
+        state.log_probs.reshape(shape),
+        state.mask.reshape(shape),
+        ~state.alive.reshape(B, G, n),
+    )
+
+
+def completion_log_probs(
+    model: QwenVL,
+    prompts: Prompts,
+    features: Float[Array, "B U D"],
+    tokens: Int[Array, "B G n C"],
+    *,
+    banned_ids: tuple[int, ...],
+    temperature: float,
+    block: int = 128,
+) -> tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]:
+    """Log-probs and entropies of given completions in one pass, for training.
+
+    Equal to those that `generate` reported, up to floating-point order.
+    """
+    B, G, n, C = tokens.shape
+    R = B * G
+    cache, segments, start = prefill(model, prompts, features)
+    first = jnp.broadcast_to(prompts.first_token[..., None, None], (B, G, n, 1))
+    inputs = jnp.concatenate([first, tokens[..., :-1]], -1).reshape(R, n, C)
+    h = model.language.extend(model.language.embed(inputs), start, cache, segments)
+    log_p, entropy = model.language.log_probs(
+        h,
+        tokens.reshape(R, n, C),
+        banned=banned_mask(model.language.config.vocab, banned_ids),
+        temperature=temperature,
+        block=block,
+    )
+    return log_p.reshape(tokens.shape), entropy.reshape(tokens.shape)

@@ -1,0 +1,63 @@
+"""A `tokenizer.json` behind the four calls that the project makes of it."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+
+from msjoe_jax.errors import UserError
+
+
+class Tokenizer:
+    """Text to ids and back, for the MLLM's and CLIP's vocabulary alike.
+
+    Args:
+      path: a `tokenizer.json`, or a folder that holds one.
+
+    Raises:
+      UserError: there is no readable tokenizer there.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        file = pathlib.Path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception for every cause
+            raise UserError(f"{file}: no readable tokenizer.json ({error})") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.file = file
+
+    @property
+    def size(self) -> int:
+        """Number of ids, added tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def token_id(self, token: str) -> int:
+        """The id of one token; UserError if the vocabulary lacks it."""
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise UserError(f"{self.file}: the vocabulary lacks the token {token!r}")
+        return found
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added; spellings of special tokens become those tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens kept."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def clip_tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], context: int, start_id: int, end_id: int
+) -> Int[np.ndarray, "N C"]:
+    """CLIP's input rows: start, text cut to `context` − 2 ids, end, zeros."""
+    rows = np.zeros((len(texts), context), np.int32)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [start_id, *tokenizer.encode(text)[: context - 2], end_id]
+        row[: len(ids)] = ids
+    return rows
