@@ -1,0 +1,73 @@
+"""M-RoPE positions of a prompt: time, height and width of every token, on the host.
+
+Reference: Qwen's own training code and `get_rope_index` of transformers up to 5.2: what follows a
+frame or video starts at the largest position so far + 1. Since 5.3 transformers starts it at the
+larger side of the grid instead, which for a video longer than it is wide reuses positions that
+the video itself holds; the published weights were not trained so. For images both are the same.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+def mrope_positions(
+    token_ids: Int[np.ndarray, "L"],
+    grids: Sequence[tuple[int, int, int]],
+    *,
+    image_token_id: int,
+    video_token_id: int,
+    merge: int,
+    tokens_per_second: int,
+    second_per_grid: Sequence[float] | None = None,
+) -> Int[np.ndarray, "3 L"]:
+    """(time, height, width) position of every token of one unpadded prompt.
+
+    Text advances all three by one. Image or video tokens of a grid lie at its start plus
+    (time step, merged row, merged column); a video's time step counts `tokens_per_second` times
+    the seconds of a grid step, rounded down. Decoding continues at `positions.max() + 1`.
+
+    Args:
+      token_ids: the prompt with one placeholder token per visual token.
+      grids: (time, height, width) in patches of every image and video, in order of appearance.
+      second_per_grid: seconds between the time steps of every video, in order; 1 if None.
+
+    Raises:
+      ValueError: placeholders and grids do not match.
+    """
+    seconds = iter(second_per_grid) if second_per_grid is not None else None
+    columns: list[np.ndarray] = []
+    start = at = 0
+    for number, (steps, height, width) in enumerate(grids):
+        is_placeholder = np.isin(token_ids[at:], (image_token_id, video_token_id))
+        text = int(is_placeholder.argmax()) if is_placeholder.any() else len(token_ids) - at
+        columns.append(np.tile(start + np.arange(text), (3, 1)))
+        at, start = at + text, start + text
+
+        rows, cols = height // merge, width // merge
+        length = steps * rows * cols
+        token = token_ids[at] if at < len(token_ids) else None
+        if (
+            token is None
+            or length == 0
+            or (token_ids[at : at + length] != token).any()
+            or (at + length > len(token_ids))
+        ):
+            raise ValueError(
+                f"grid {number}, {(steps, height, width)}, needs {length} placeholders at {at}"
+            )
+        interval = np.float32(1)
+        if token == video_token_id:  # float32, as the reference multiplies
+            interval = np.float32(tokens_per_second)
+            if seconds is not None:
+                interval *= np.float32(next(seconds))
+        times = (np.arange(steps, dtype=np.float32) * interval).astype(np.int64)
+        offsets = np.meshgrid(times, np.arange(rows), np.arange(cols), indexing="ij")
+        columns.append(start + np.stack(offsets).reshape(3, -1))
+        at, start = at + length, int(columns[-1].max()) + 1
+
+    if np.isin(token_ids[at:], (image_token_id, video_token_id)).any():
+        raise ValueError(f"placeholders after position {at} belong to none of {len(grids)} grids")
+    columns.append(np.tile(start + np.arange(len(token_ids) - at), (3, 1)))
+    return np.concatenate(columns, axis=1)
