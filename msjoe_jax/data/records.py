@@ -1,0 +1,267 @@
+"""Record folders: decoded videos as JPEG frames in ArrayRecord shards, read frame by frame.
+
+Layout of a folder (everything but `manifest.json` comes in shards named 00000, 00001, …):
+
+    manifest.json               schema, settings, and per shard its video ids and frame count
+    frames-NNNNN.arrayrecord    one JPEG a record; a video's frames are consecutive
+    videos-NNNNN.arrayrecord    one msgpack map a record: one video (`VideoInfo`)
+    clip-FP-NNNNN.arrayrecord   optional, one record a video: float16 [T, D] (see embed.py)
+
+A shard never changes once it has its name, and only shards named in `manifest.json` count: the
+manifest is written last, by rename. Groups of one record, stored without a second compression,
+make a random read cost one seek, which is what hour-long videos need.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from msjoe_jax.data.shards import (
+    SHARD_BYTES,
+    Frame,
+    ShardWriter,
+    decode_jpeg,
+    lock_folder,
+    open_records,
+    read_manifest,
+    shard_path,
+    write_manifest,
+)
+from msjoe_jax.errors import UserError
+
+# Measured: below about 128² pixels PIL holds the GIL for most of a decode, and two threads decode
+# fewer 56×56 frames a second (9 k) than one does (14 k).
+THREADED_PIXELS = 128 * 128
+DECODE_THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """One video of a record folder. `timestamps` [T] and `duration` are in seconds."""
+
+    id: str
+    duration: float
+    fps: float
+    timestamps: np.ndarray
+    height: int
+    width: int
+    shard: int
+    first_frame: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.timestamps)
+
+
+class RecordWriter:
+    """Writes a record folder under `DIRECTORY.partial`; it gets its name when all is on disk.
+
+    Use as a context manager. An exception inside removes the partial folder; after kill -9 the
+    next writer clears it. `settings` is kept in the manifest for the reader.
+
+    Raises UserError if the folder exists or another process is writing it.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        quality: int = 92,
+        shard_bytes: int = SHARD_BYTES,
+        settings: dict[str, Any] | None = None,
+    ):
+        self.directory = Path(directory)
+        self.quality = quality
+        self.shard_bytes = shard_bytes
+        self.settings = settings or {}
+        self._partial = self.directory.with_name(self.directory.name + ".partial")
+        self._ids: set[str] = set()
+        self._shards: list[dict[str, Any]] = []
+        self._shard: ShardWriter | None = None
+
+    def __enter__(self) -> Self:
+        if self.directory.exists():
+            raise UserError(f"{self.directory}: exists already; delete it or choose another name")
+        self._partial.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self._partial)
+        for stale in self._partial.iterdir():
+            stale.unlink()
+        return self
+
+    def add(
+        self,
+        video_id: str,
+        frames: Iterable[tuple[float, Frame]],
+        *,
+        duration: float | None = None,
+        fps: float = 1.0,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Adds one video.
+
+        Args:
+            frames: (timestamp in seconds, frame) in increasing order; a frame is uint8 [H, W, 3],
+                all of one size, or the bytes of a JPEG, stored as they are.
+            duration: seconds; by default the last timestamp plus one frame.
+            fps: frames per second of `frames`, for the record.
+            extra: anything msgpack can hold.
+
+        Raises UserError on an id seen before, no frames, or frames that do not fit.
+        """
+        if video_id in self._ids:
+            raise UserError(f"{self.directory}: video {video_id} was added twice")
+        if self._shard is None:
+            self._shard = ShardWriter(self._partial, f"{len(self._shards):05d}", self.quality)
+        self._shard.add(video_id, frames, duration=duration, fps=fps, extra=extra)
+        self._ids.add(video_id)
+        if self._shard.bytes >= self.shard_bytes:
+            self._shards.append(self._shard.finish())
+            self._shard = None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            if self._shard is not None:
+                self._shard.discard()
+            shutil.rmtree(self._partial)
+        else:
+            if self._shard is not None:
+                self._shards.append(self._shard.finish())
+            write_manifest(self._partial, self._shards, self.settings)
+            os.rename(self._partial, self.directory)
+        os.close(self._lock)
+
+
+class RecordReader:
+    """Random access to a record folder; safe to use from several threads.
+
+    Args:
+        clip: fingerprint of the CLIP whose embeddings to read. By default the only one present;
+            several raise UserError, none makes `embeddings` return None.
+
+    Raises UserError on a missing, unfinished or damaged folder, and on an unknown video id.
+    """
+
+    def __init__(self, directory: str | os.PathLike, clip: str | None = None):
+        self.directory = Path(directory)
+        manifest = read_manifest(self.directory)
+        self.settings: dict[str, Any] = manifest["settings"]
+        self.shards: list[dict[str, Any]] = manifest["shards"]
+        self._where = {
+            video_id: (s, position)
+            for s, shard in enumerate(self.shards)
+            for position, video_id in enumerate(shard["videos"])
+        }
+        self._open: dict[Path, ArrayRecordReader] = {}
+        self._lock = threading.Lock()
+        self._infos: dict[str, VideoInfo] = {}
+        self.clip = clip or self._only_clip()
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._where)
+
+    def info(self, video_id: str) -> VideoInfo:
+        if video_id not in self._infos:
+            shard, position = self._locate(video_id)
+            raw = msgpack.unpackb(self._read("videos", shard, [position])[0])
+            raw["timestamps"] = np.frombuffer(raw["timestamps"], "<f8")
+            self._infos[video_id] = VideoInfo(shard=shard, **raw)
+        return self._infos[video_id]
+
+    def frame_bytes(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
+        """JPEG bytes of frames `indices` (0 … T−1)."""
+        info = self.info(video_id)
+        return self._read("frames", info.shard, self._absolute(info, indices))
+
+    def frames(
+        self, video_id: str, indices: Sequence[int], size: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Frames `indices` as uint8 [n, H, W, 3], resized to `size` = (H, W) if given."""
+        return self.gather([(video_id, indices)], size)[0]
+
+    def gather(
+        self,
+        requests: Sequence[tuple[str, Sequence[int]]],
+        size: tuple[int, int] | None = None,
+    ) -> list[np.ndarray]:
+        """`frames` for many (video id, indices) at once; the rollouts' bulk read.
+
+        One read a shard, and a frame that several requests name is decoded once.
+        """
+        infos = [self.info(video_id) for video_id, _ in requests]
+        wanted: dict[tuple[int, int], int] = {}
+        rows = [
+            [
+                wanted.setdefault((info.shard, index), len(wanted))
+                for index in self._absolute(info, indices)
+            ]
+            for info, (_, indices) in zip(infos, requests, strict=True)
+        ]
+        jpegs: list[bytes] = [b""] * len(wanted)
+        by_shard: dict[int, list[int]] = {}
+        for shard, index in wanted:
+            by_shard.setdefault(shard, []).append(index)
+        for shard, indices in by_shard.items():
+            for index, data in zip(indices, self._read("frames", shard, indices), strict=True):
+                jpegs[wanted[shard, index]] = data
+        large = any(info.height * info.width >= THREADED_PIXELS for info in infos)
+        if large and len(jpegs) > 1:
+            with ThreadPoolExecutor(DECODE_THREADS) as pool:
+                images = list(pool.map(lambda data: decode_jpeg(data, size), jpegs))
+        else:
+            images = [decode_jpeg(data, size) for data in jpegs]
+        empty = [np.zeros((0, *(size or (info.height, info.width)), 3), np.uint8) for info in infos]
+        return [
+            np.stack([images[i] for i in row]) if row else none
+            for row, none in zip(rows, empty, strict=True)
+        ]
+
+    def embeddings(self, video_id: str) -> np.ndarray | None:
+        """CLIP embeddings as float32 [T, D], or None if the folder has none."""
+        shard, position = self._locate(video_id)
+        if self.clip is None:
+            return None
+        raw = self._read(f"clip-{self.clip}", shard, [position])[0]
+        return np.frombuffer(raw, "<f2").reshape(self.info(video_id).num_frames, -1).astype("f4")
+
+    def _only_clip(self) -> str | None:
+        found = {p.name[5:].rpartition("-")[0] for p in self.directory.glob("clip-*.arrayrecord")}
+        if len(found) > 1:
+            names = ", ".join(sorted(found))
+            raise UserError(f"{self.directory}: embeddings of several CLIPs ({names}); name one")
+        return found.pop() if found else None
+
+    def _locate(self, video_id: str) -> tuple[int, int]:
+        if video_id not in self._where:
+            raise UserError(f"{self.directory}: no video {video_id!r} among {len(self._where)}")
+        return self._where[video_id]
+
+    def _absolute(self, info: VideoInfo, indices: Sequence[int]) -> list[int]:
+        for index in indices:
+            if not 0 <= index < info.num_frames:
+                raise UserError(
+                    f"{self.directory}: video {info.id} has {info.num_frames} frames, not {index}"
+                )
+        return [info.first_frame + int(index) for index in indices]
+
+    def _read(self, kind: str, shard: int, indices: list[int]) -> list[bytes]:
+        entry = self.shards[shard]
+        path = shard_path(self.directory, kind, entry["name"])
+        with self._lock:
+            if path not in self._open:
+                expected = entry["frames"] if kind == "frames" else len(entry["videos"])
+                self._open[path] = open_records(path, expected)
+        try:
+            return self._open[path].read(indices) if indices else []
+        except (RuntimeError, ValueError, IndexError):
+            raise UserError(f"{path}: damaged; copy or make the folder again") from None
