@@ -1,0 +1,1 @@
+"""Foreign weights into our parameter trees: one table a model."""
