@@ -1,0 +1,278 @@
+"""Checkpoints: the training state of a run, step by step, and parameters on their own.
+
+Both have one layout, written by Orbax: `state/`, the leaves under their path names ("params/…"),
+and `meta/`, JSON. So parameters can be read out of a run's checkpoint by their prefix. A checkpoint
+appears under its name only when it is whole; a kill at any moment leaves the one before.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.mesh import path_name
+
+STATE, META = "state", "meta"
+SHOWN = 4  # differing leaves named in an error: one line, and they rarely differ for two reasons
+Meta = dict[str, Any]
+IteratorState = dict[str, Any] | bytes
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest `keep` of them."""
+
+    def __init__(self, directory: str, keep: int = 2, asynchronous: bool = True) -> None:
+        """Opens (or creates) `directory`, and removes what a killed run left half written.
+
+        `asynchronous` saves in the background: `save` returns once the state is copied, which may
+        then be donated.
+        """
+        self._directory = _absolute(directory)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                enable_async_checkpointing=asynchronous,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, step: int, state: Any, iterator_state: IteratorState | None, meta: Meta) -> None:
+        """Saves `state` (any pytree of arrays and RNG keys) as `step`; a step already there stays.
+
+        `iterator_state` is what Grain's `get_state()` gives (one per host; all are stored); `meta`
+        is anything JSON can hold: the config, the architecture.
+
+        Raises:
+          UserError: `step` is older than the newest checkpoint, which Orbax would not save.
+        """
+        if step in self._manager.all_steps():
+            return
+        document = {"meta": meta, "iterators": _all_hosts(iterator_state)}
+        if not self._manager.save(step, args=_save_args(state, document)):
+            raise UserError(f"{self._directory} holds a newer checkpoint than step {step}")
+
+    def latest_step(self) -> int | None:
+        """The newest whole checkpoint, or None; waits for one that is being saved."""
+        self.wait()
+        return self._manager.latest_step()
+
+    def path(self, step: int) -> str:
+        """The folder of a step, as `load_params` takes it."""
+        return str(self._directory / str(step))
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, IteratorState | None, Meta]:
+        """Reads a step (default: the newest) in the shape of `like`.
+
+        Args:
+          like: the state as arrays or `ShapeDtypeStruct`s. Their shardings say where each leaf
+            goes, whatever mesh it was saved from; without one it goes to the first device.
+
+        Returns:
+          state, this host's iterator state, meta.
+
+        Raises:
+          UserError: no checkpoint, another architecture (the first differing leaves are named), a
+            damaged checkpoint, or data positions of another number of hosts.
+        """
+        latest = self.latest_step()
+        step = latest if step is None else step
+        if step is None:
+            raise UserError(f"no checkpoint in {self._directory}")
+        path = self._directory / str(step)
+        state = _read_state(path, like, prefix="", any_dtype=False)
+        document = _read_document(path)
+        return state, _this_host(document["iterators"], path), document["meta"]
+
+    def wait(self) -> None:
+        """Blocks until the last save is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save and ends the background threads."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def save_params(path: str, params: Any, meta: Meta) -> None:
+    """Writes a pytree of arrays and its `meta` as one checkpoint folder, or nothing.
+
+    Raises:
+      UserError: `path` exists.
+    """
+    folder = _absolute(path)
+    if folder.exists():
+        raise UserError(f"{path} exists; remove it or name another folder")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder, args=_save_args(params, {"meta": meta}))
+
+
+def load_params(path: str, like: Any, prefix: str = "") -> Any:
+    """Reads parameters from `save_params`'s folder or from one step of a run.
+
+    Args:
+      path: the folder.
+      like: arrays or `ShapeDtypeStruct`s; values are cast to their dtypes and laid out by their
+        shardings (none: the first device).
+      prefix: where the tree lies in the checkpoint, "params/mllm" say; the rest is not read.
+
+    Raises:
+      UserError: no checkpoint there, another architecture, or a damaged one.
+    """
+    return _read_state(_absolute(path), like, prefix, any_dtype=True)
+
+
+def load_meta(path: str) -> Meta:
+    """The `meta` of a checkpoint folder, which says how to build `like`.
+
+    Raises:
+      UserError: no checkpoint there, or a damaged one.
+    """
+    return _read_document(_absolute(path))["meta"]
+
+
+def _absolute(path: str) -> epath.Path:
+    return epath.Path(path).expanduser().resolve()
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _save_args(state: Any, document: Mapping[str, Any]) -> ocp.args.Composite:
+    leaves = {
+        path_name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+    }
+    return ocp.args.Composite(
+        **{STATE: ocp.args.PyTreeSave(leaves), META: ocp.args.JsonSave(document)}
+    )
+
+
+def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> Any:
+    handler = ocp.PyTreeCheckpointHandler()
+    if not (path / STATE).exists():
+        raise UserError(f"no checkpoint in {path}")
+    named, treedef = jax.tree_util.tree_flatten_with_path(like)
+    start = f"{prefix}/" if prefix else ""
+    names = [start + path_name(key_path) for key_path, _ in named]
+    wanted = {name: _stored_form(leaf) for name, (_, leaf) in zip(names, named, strict=True)}
+    try:
+        stored = handler.metadata(path / STATE).tree
+    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        raise _damaged(path, error) from error
+    stored = {name: leaf for name, leaf in stored.items() if name.startswith(start)}
+    if difference := _difference(wanted, stored, any_dtype):
+        raise UserError(f"{path} holds another architecture: {difference}")
+    try:
+        values = handler.restore(
+            path / STATE,
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
+    except Exception as error:
+        raise _damaged(path, error) from error
+    leaves = [
+        jax.random.wrap_key_data(values[name], impl=_key_impl(leaf)) if _is_key(leaf)
+        else values[name]
+        for name, (_, leaf) in zip(names, named, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def _stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What is stored for a leaf: itself, or the words of an RNG key; with a place to go."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _key_impl(leaf: Any) -> str:
+    """The generator of an RNG key, told of tracers but not of abstract leaves."""
+    names: list[str] = []
+    jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), leaf)
+    return names[0]
+
+
+def _difference(ours: Mapping[str, Any], stored: Mapping[str, Any], any_dtype: bool) -> str:
+    """The first differing leaves in words, or "" if there is none."""
+
+    def words(leaf: Any) -> str:
+        if leaf is None:
+            return "absent"
+        return f"{tuple(leaf.shape)}" + ("" if any_dtype else f" {np.dtype(leaf.dtype).name}")
+
+    names = [
+        name
+        for name in sorted(ours.keys() | stored.keys())
+        if words(ours.get(name)) != words(stored.get(name))
+    ]
+    shown = [
+        f"{name} is {words(ours.get(name))} here, {words(stored.get(name))} there"
+        for name in names[:SHOWN]
+    ]
+    more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return "; ".join(shown) + more
+
+
+def _read_document(path: epath.Path) -> dict[str, Any]:
+    if not (path / META).exists():
+        raise UserError(f"no checkpoint in {path}")
+    try:
+        return ocp.JsonCheckpointHandler().restore(path / META)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: epath.Path, error: Exception) -> UserError:
+    first_line = (str(error).splitlines() or [""])[0][:200]
+    return UserError(
+        f"{path} cannot be read, remove it to go on from an older one: "
+        f"{type(error).__name__}: {first_line}"
+    )
+
+
+def _all_hosts(state: IteratorState | None) -> list[Any]:
+    """Every host's iterator state, in process order, in a form that JSON can hold."""
+    if isinstance(state, bytes):
+        state = {"base64": base64.b64encode(state).decode()}
+    if jax.process_count() == 1:
+        return [state]
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    longest = int(multihost_utils.process_allgather(np.int32(text.size)).max())
+    padded = np.pad(text, (0, longest - text.size), constant_values=ord(" "))
+    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
+
+
+def _this_host(states: list[Any], path: epath.Path) -> IteratorState | None:
+    if all(state == states[0] for state in states):  # hosts in step: any number can go on
+        state = states[0]
+    elif len(states) == jax.process_count():
+        state = states[jax.process_index()]
+    else:
+        raise UserError(
+            f"{path} holds the data positions of {len(states)} hosts, this run has "
+            f"{jax.process_count()}; resume on as many hosts"
+        )
+    if isinstance(state, dict) and state.keys() == {"base64"}:
+        return base64.b64decode(state["base64"])
+    return state
