@@ -1,0 +1,160 @@
+"""Every field that a config has, with its default. `configs/*.py` start from `base()`.
+
+Unknown fields are refused by name (`ml_collections` locks the dict), and `--config.a.b=value`
+overrides any of them.
+"""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """The fields and the defaults that hold for every run."""
+    c = ConfigDict()
+    c.seed = 0
+    # Stages in order; each is skipped when its result is already in the workdir. Of: world (build
+    # the tiny world's data), warm_up (its CLIP and MLLM, supervised), difficulty, pretrain (stage
+    # I), joint (stage II), evaluate.
+    c.stages = ("difficulty", "pretrain", "joint", "evaluate")
+
+    # Where the data lies: record folders (see predecode) and question files. With the stage
+    # `world` these are set by it.
+    c.data = ConfigDict()
+    c.data.train_records = ""
+    c.data.train_questions = ""
+    c.data.validation_records = ""
+    c.data.validation_questions = ""
+    c.data.heldout_records = ""
+    c.data.heldout_questions = ""
+
+    c.world = ConfigDict()
+    c.world.num_train = 2048
+    c.world.num_validation = 500
+    c.world.num_heldout = 1000
+    c.warm_up = ConfigDict()
+    c.warm_up.clip_steps = 0
+    c.warm_up.mllm_steps = 0
+
+    # Models. `size`: tiny or a published one; `checkpoint`: a parameter folder ("" = from warm_up).
+    c.mllm = ConfigDict()
+    c.mllm.size = "qwen2.5-vl-7b"
+    c.mllm.checkpoint = ""
+    c.mllm.tokenizer = ""
+    c.mllm.dtype = "bfloat16"
+    c.mllm.param_dtype = "float32"
+    c.mllm.remat = True
+    c.mllm.attention_chunk = 512
+    c.mllm.log_prob_block = 128
+    # Leaves whose path matches stay as they are, without gradient or moments ("" = none).
+    c.mllm.frozen = "^vision/"
+    c.clip = ConfigDict()
+    c.clip.size = "vit-l-14"
+    c.clip.checkpoint = ""
+    c.clip.tokenizer = ""
+    c.sampler = ConfigDict()
+    c.sampler.width = 128
+    c.sampler.depth = 6
+    c.sampler.kernel = 5
+    c.sampler.skip_scale = 1.5
+
+    # Frames: T candidates at most, N_init previews, K key frames; patches bound their resolution
+    # (4 patches of 14×14 make one visual token).
+    c.frames = ConfigDict()
+    c.frames.candidates = 3600
+    c.frames.preview = 16
+    c.frames.key = 32
+    c.frames.preview_patches = 128
+    c.frames.key_patches = 1024
+
+    # Prompts and replies. Lengths are in tokens: a longer prompt drops its question (counted),
+    # a longer reply is cut off and invalid.
+    c.prompt = ConfigDict()
+    c.prompt.system = "You are a helpful assistant."
+    c.prompt.query_instruction = (
+        "The frames above are a sparse preview of a long video. To answer the question, other "
+        "frames will be searched by text. Write up to {max_queries} short descriptions of what "
+        "such a frame would show, each inside <query> </query>, and nothing else."
+    )
+    c.prompt.answer_instruction = (
+        "Answer from the frames above with the letter of the one right option inside "
+        "<answer> </answer>, and nothing else."
+    )
+    c.prompt.think_instruction = "Reason first, inside <think> </think>."
+    c.prompt.think = False
+    c.prompt.max_queries = 4
+    c.prompt.query_prompt_tokens = 1024
+    c.prompt.answer_prompt_tokens = 8704
+    c.prompt.query_tokens = 256
+    c.prompt.answer_tokens = 64
+
+    # One rollout batch: questions, query rollouts of each (G1), frame draws of each of those (G2).
+    c.rollout = ConfigDict()
+    c.rollout.questions = 32
+    c.rollout.query_rollouts = 4
+    c.rollout.frame_draws = 2
+    c.rollout.temperature = 1.0
+    # Stage 3 in training: sample (the sampler's draw), or the fixed selectors of the control arms:
+    # uniform, topk, topk_smooth (each with one draw a query rollout).
+    c.rollout.selector = "sample"
+    # What searches: policy (stage 1's queries) or question (the bare question).
+    c.rollout.queries = "policy"
+
+    # The objective (SPEC §3, §6); field meanings: rl/joint_step.py, StepConfig.
+    c.objective = ConfigDict()
+    c.objective.micro_batches = 1
+    c.objective.credit = "routed"
+    c.objective.advantage = "nested"
+    c.objective.advantage_std = "group"
+    c.objective.likelihood = "plackett_luce"
+    c.objective.accuracy_weight = 0.8
+    c.objective.format_weight = 0.1
+    c.objective.info_weight = 0.1
+    c.objective.info_kind = "ratio"
+    c.objective.info_threshold = 10.0
+    c.objective.clip_low = 0.2
+    c.objective.clip_high = 0.28
+    c.objective.aggregation = "token"
+    c.objective.query_entropy = 0.0
+    c.objective.frame_entropy = 0.02
+
+    for name, mllm, sampler, advantage in (
+        ("pretrain", False, True, "difficulty"),
+        ("joint", True, True, "relative"),
+    ):
+        c[name] = ConfigDict()
+        c[name].steps = 0
+        c[name].train_mllm = mllm
+        c[name].train_sampler = sampler
+        c[name].sampler_advantage = advantage
+
+    # Pass rates c (SPEC §3): answers drawn per question from uniform frames.
+    c.difficulty = ConfigDict()
+    c.difficulty.samples = 8
+
+    c.optimizer = ConfigDict()
+    c.optimizer.mllm_lr = 1e-6
+    c.optimizer.sampler_lr = 5e-4
+    c.optimizer.warmup_steps = 10
+    c.optimizer.mllm_decay = 0.01
+    c.optimizer.sampler_decay = 0.01
+    c.optimizer.mllm_clip = 1.0
+    c.optimizer.sampler_clip = 1.0
+    # A run stops after this many updates were left out because a gradient was not finite.
+    c.optimizer.max_skipped = 10
+
+    # Mesh axes; one may be −1 (all remaining devices).
+    c.mesh = ConfigDict()
+    c.mesh.data = 1
+    c.mesh.fsdp = -1
+    c.mesh.tensor = 1
+
+    c.log_every = 1
+    c.media_every = 50
+    c.checkpoint_every = 50
+    c.keep_checkpoints = 2
+
+    c.evaluate = ConfigDict()
+    c.evaluate.selectors = ("uniform", "joint")
+    c.evaluate.batch = 50
+    c.evaluate.limit = 0  # questions; 0 = all
+    c.evaluate.smooth = 5  # frames under the smoothing of top-k (smoothed)
+    return c

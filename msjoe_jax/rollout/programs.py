@@ -1,0 +1,224 @@
+"""The compiled programs of a rollout: reason (stage 1), select (2 and 3), answer (4), embed_frames.
+
+Between them the host only parses text and decodes the drawn JPEG frames: keeping every candidate
+frame of an hour-long video on the device would cost far more than sending the K drawn ones.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from msjoe_jax.models.clip.preprocess import normalise
+from msjoe_jax.models.functional import Params
+from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.rl import subset
+from msjoe_jax.rollout.generate import (
+    Completions,
+    Prompts,
+    Sampling,
+    completion_log_probs,
+    generate,
+)
+from msjoe_jax.system import System
+
+
+class Patches(NamedTuple):
+    """U frames a question as uint8 patches; `grid` is (height, width) in patches, 0 if unused."""
+
+    pixels: UInt8[Array, "B U P p p 3"]
+    grid: Int[Array, "B U 2"]
+
+
+class Selection(NamedTuple):
+    """Stage 2 and 3: similarity [B, I, Q, T], frame logits [B, I, T], draws [B, I, J, K]."""
+
+    similarity: Float[Array, "B I Q T"]
+    logits: Float[Array, "B I T"]
+    draw: subset.Draw
+
+
+def frame_features(model: QwenVL, patches: Patches) -> Float[Array, "B U·M D"]:
+    """Features of every frame, M rows each, flat per question."""
+    B, U, P = patches.pixels.shape[:3]
+    inputs = patches_to_inputs(patches.pixels, model.config.vision.temporal_patch)
+    out = model.vision(inputs.reshape(B * U, P, -1), patches.grid.reshape(B * U, 2))
+    return out.reshape(B, -1, out.shape[-1])
+
+
+def question_keys(
+    seed: int, stage: int, step: Int[Array, ""], question: Int[Array, "B"], shape: tuple[int, ...]
+) -> Key[Array, "B *shape"]:
+    """Keys that depend on seed, stage, step and question only, not on the batch's order."""
+    base = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step)
+    return jax.vmap(lambda q: jax.random.split(jax.random.fold_in(base, q), shape))(question)
+
+
+class Programs:
+    """Jitted programs for one system. Shapes come in as arrays, choices as static arguments.
+
+    Attributes: reason, select, answer, embed_frames, embed_texts: see the functions below.
+    """
+
+    def __init__(self, system: System, seed: int, smooth: int):
+        self.system = system
+        static = jax.jit
+        self.reason = static(
+            functools.partial(_reason, system, seed), static_argnames=("rollouts", "sampling")
+        )
+        self.select = static(
+            functools.partial(_select, system, seed, smooth),
+            static_argnames=("selector", "draws", "k"),
+        )
+        self.answer = static(
+            functools.partial(_answer, system, seed), static_argnames=("sampling",)
+        )
+        self.embed_frames = static(functools.partial(_embed_frames, system))
+
+
+def _reason(
+    system: System,
+    seed: int,
+    mllm: Params,
+    prompts: Prompts,
+    patches: Patches,
+    step: Int[Array, ""],
+    question: Int[Array, "B"],
+    *,
+    rollouts: int,
+    sampling: Sampling,
+) -> tuple[Completions, Float[Array, "B U D"]]:
+    """Stage 1: preview features and `rollouts` sampled query replies a question."""
+    model = system.mllm(mllm)
+    features = frame_features(model, patches)
+    keys = question_keys(seed, 1, step, question, (1, rollouts))
+    return generate(model, prompts, features, keys, sampling), features
+
+
+def _answer(
+    system: System,
+    seed: int,
+    mllm: Params,
+    prompts: Prompts,
+    patches: Patches,
+    step: Int[Array, ""],
+    question: Int[Array, "B"],
+    *,
+    sampling: Sampling,
+) -> tuple[Completions, Float[Array, "B U D"]]:
+    """Stage 4: features of the group's distinct key frames and one answer a prompt."""
+    model = system.mllm(mllm)
+    features = frame_features(model, patches)
+    keys = question_keys(seed, 4, step, question, (prompts.tokens.shape[1], 1))
+    return generate(model, prompts, features, keys, sampling), features
+
+
+def _select(
+    system: System,
+    seed: int,
+    smooth: int,
+    clip: Params,
+    sampler: Params,
+    tokens: Int[Array, "B I Q C"],
+    query_mask: Bool[Array, "B I Q"],
+    embeddings: Float[Array, "B T E"],
+    frame_mask: Bool[Array, "B T"],
+    step: Int[Array, ""],
+    question: Int[Array, "B"],
+    *,
+    selector: str,
+    draws: int,
+    k: int,
+) -> Selection:
+    """Stages 2 and 3: cosine of queries and frames, frame logits, K frames.
+
+    selector: `sample` (Gumbel-top-K of the sampler's logits), `sampler` (their top K), `topk` and
+    `topk_smooth` (best query's similarity, plain or averaged over `smooth` frames), `uniform`.
+    """
+    B, I, Q, C = tokens.shape
+    T = embeddings.shape[1]
+    text = system.clip_model(clip).encode_text(tokens.reshape(-1, C)).reshape(B, I, Q, -1)
+    similarity = jnp.einsum(
+        "BIQE,BTE->BIQT", _unit(text), _unit(embeddings), precision=jax.lax.Precision.HIGHEST
+    )
+    similarity = jnp.where(query_mask[..., None] & frame_mask[:, None, None], similarity, 0.0)
+    frames = jnp.broadcast_to(frame_mask[:, None], (B, I, T))
+    if selector in ("sample", "sampler"):
+        logits = system.sampler(sampler)(
+            similarity.reshape(B * I, Q, T), query_mask.reshape(B * I, Q), frames.reshape(B * I, T)
+        ).reshape(B, I, T)
+    elif selector == "uniform":
+        logits = _uniform_scores(frames, k)
+    else:
+        rows = _moving_mean(similarity, frame_mask, smooth) if selector == "topk_smooth" else similarity
+        logits = jnp.where(query_mask[..., None], rows, -jnp.inf).max(2)
+        logits = jnp.where(frames, logits, -jnp.inf)
+    wide = jnp.broadcast_to(logits[:, :, None], (B, I, draws, T))
+    wide_mask = jnp.broadcast_to(frames[:, :, None], wide.shape)
+    if selector == "sample":
+        keys = question_keys(seed, 3, step, question, (I, draws))
+        draw = subset.gumbel_top_k(keys, wide, wide_mask, k)
+    else:
+        draw = subset.top_k(wide, wide_mask, k)
+    return Selection(similarity, logits, draw)
+
+
+def _unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+
+def _uniform_scores(mask: Bool[Array, "B I T"], k: int) -> Float[Array, "B I T"]:
+    """Scores whose top k are the centres of k equal bins of the valid frames."""
+    count = mask.sum(-1, keepdims=True)
+    centres = ((2 * jnp.arange(k) + 1) * count // (2 * k))[..., None, :]  # [B, I, 1, k]
+    index = jnp.arange(mask.shape[-1])
+    hit = (index[:, None] == centres).any(-1)
+    return jnp.where(mask, hit.astype(jnp.float32), -jnp.inf)
+
+
+def _moving_mean(
+    rows: Float[Array, "B I Q T"], mask: Bool[Array, "B T"], width: int
+) -> Float[Array, "B I Q T"]:
+    """Mean over the valid frames of a centred window."""
+    kernel = jnp.ones((width,))
+    conv = lambda x: jnp.convolve(x, kernel, mode="same")  # noqa: E731
+    T = rows.shape[-1]
+    valid = mask[:, None, None].astype(rows.dtype)
+    total = jax.vmap(conv)((rows * valid).reshape(-1, T)).reshape(rows.shape)
+    count = jax.vmap(conv)(valid.reshape(-1, T)).reshape(valid.shape)
+    return total / jnp.maximum(count, 1.0)
+
+
+def _embed_frames(
+    system: System, clip: Params, frames: UInt8[Array, "F S S 3"]
+) -> Float[Array, "F E"]:
+    """CLIP embeddings of preprocessed frames, not normalised."""
+    return system.clip_model(clip).encode_image(normalise(frames))
+
+
+def token_stats_fn(
+    system: System, temperature: float, block: int
+) -> Callable[[Params, Prompts, Any, Array], tuple[Array, Array]]:
+    """The joint step's scoring function: features, or patches where the tower is trained."""
+
+    def token_stats(
+        mllm: Params, prompts: Prompts, visual: Any, tokens: Int[Array, "B G n C"]
+    ) -> tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]:
+        model = system.mllm(mllm)
+        features = frame_features(model, visual) if isinstance(visual, Patches) else visual
+        return completion_log_probs(
+            model,
+            prompts,
+            features,
+            tokens,
+            banned_ids=system.banned_ids(),
+            temperature=temperature or 1.0,
+            block=block,
+        )
+
+    return token_stats
