@@ -43,6 +43,8 @@ from msjoe_jax.errors import UserError
 THREADED_PIXELS = 128 * 128
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 
+Indices = Sequence[int] | np.ndarray
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -178,20 +180,20 @@ class RecordReader:
             self._infos[video_id] = VideoInfo(shard=shard, **raw)
         return self._infos[video_id]
 
-    def frame_bytes(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
+    def frame_bytes(self, video_id: str, indices: Indices) -> list[bytes]:
         """JPEG bytes of frames `indices` (0 … T−1)."""
         info = self.info(video_id)
         return self._read("frames", info.shard, self._absolute(info, indices))
 
     def frames(
-        self, video_id: str, indices: Sequence[int], size: tuple[int, int] | None = None
+        self, video_id: str, indices: Indices, size: tuple[int, int] | None = None
     ) -> np.ndarray:
         """Frames `indices` as uint8 [n, H, W, 3], resized to `size` = (H, W) if given."""
         return self.gather([(video_id, indices)], size)[0]
 
     def gather(
         self,
-        requests: Sequence[tuple[str, Sequence[int]]],
+        requests: Sequence[tuple[str, Indices]],
         size: tuple[int, int] | None = None,
     ) -> list[np.ndarray]:
         """`frames` for many (video id, indices) at once; the rollouts' bulk read.
@@ -246,7 +248,7 @@ class RecordReader:
             raise UserError(f"{self.directory}: no video {video_id!r} among {len(self._where)}")
         return self._where[video_id]
 
-    def _absolute(self, info: VideoInfo, indices: Sequence[int]) -> list[int]:
+    def _absolute(self, info: VideoInfo, indices: Indices) -> list[int]:
         for index in indices:
             if not 0 <= index < info.num_frames:
                 raise UserError(

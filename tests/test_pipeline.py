@@ -1,0 +1,178 @@
+"""Batches: the right frames, an order of the seed alone, and an exact resumption."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msjoe_jax.data.embed import write_embeddings
+from msjoe_jax.data.pipeline import host_shard, make_pipeline, uniform_indices
+from msjoe_jax.data.questions import Question
+from msjoe_jax.data.records import RecordReader, RecordWriter
+from msjoe_jax.errors import UserError
+
+COUNTS = [1, 3, 8, 13]  # frames a video; T = 8 candidates: shorter, exact, longer
+WIDTH = 4
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pipeline") / "records"
+    with RecordWriter(directory) as writer:
+        for v, count in enumerate(COUNTS):
+            frames = [(t + 0.25, np.full((8, 8, 3), 15 * t + v, np.uint8)) for t in range(count)]
+            writer.add(f"v{v}", frames)
+    write_embeddings(
+        directory,
+        "fp",
+        (
+            (f"v{v}", np.arange(n)[:, None] + np.full(WIDTH, 100.0 * v))
+            for v, n in enumerate(COUNTS)
+        ),
+    )
+    return RecordReader(directory)
+
+
+QUESTIONS = [Question(f"q{i}", f"v{i % 4}", "?", ("a", "b"), 0) for i in range(10)]
+
+
+def pipeline(reader, **changes):
+    options = {"batch_size": 4, "num_candidates": 8, "num_preview": 2, "seed": 5, **changes}
+    return make_pipeline(QUESTIONS, reader, **options)
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].dtype == b[key].dtype
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+@given(st.integers(0, 70), st.integers(0, 5000))
+def test_uniform_indices_are_bin_centres(count, total):
+    indices = uniform_indices(count, total)
+    n = min(count, total)
+    assert len(indices) == n
+    for i, index in enumerate(indices):
+        # The centre lies in frame `index`: index ≤ (i + ½)·total/n < index + 1, in exact integers.
+        assert index * 2 * n <= (2 * i + 1) * total < (index + 1) * 2 * n
+    assert len(set(indices.tolist())) == n
+
+
+def test_rows_hold_the_frames_they_name(reader):
+    (batch, *_) = take(iter(pipeline(reader, shuffle=False)), 1)
+    assert batch["index"].tolist() == [0, 1, 2, 3]
+    for v, count in enumerate(COUNTS):
+        taken = min(count, 8)
+        np.testing.assert_array_equal(batch["frame_mask"][v], np.arange(8) < taken)
+        chosen = batch["frame_index"][v][:taken]
+        if count <= 8:
+            np.testing.assert_array_equal(chosen, np.arange(count))
+        else:
+            assert (np.diff(chosen) >= 1).all()
+            assert chosen[-1] < count
+        np.testing.assert_array_equal(batch["embeddings"][v][:taken, 0], 100 * v + chosen)
+        np.testing.assert_array_equal(batch["timestamps"][v][:taken], chosen + 0.25)
+        assert not batch["embeddings"][v][taken:].any()
+        shown = batch["preview_index"][v]
+        assert batch["preview_mask"][v].tolist() == [True, count > 1]
+        # Flat frames survive JPEG to within a few units; the frames differ by 15.
+        assert np.abs(batch["preview"][v].mean((1, 2, 3)) - (15 * shown + v)).max() <= 3
+    assert batch["preview_index"].tolist() == [[0, 0], [0, 2], [2, 6], [3, 9]]
+
+
+def test_preview_size_and_function_and_none(reader):
+    def patches(frames):
+        return {"sum": frames.astype(np.int32).sum((1, 2, 3)), "shape": np.array(frames.shape)}
+
+    batch = next(iter(pipeline(reader, preview_size=(4, 6), preview_fn=patches)))
+    assert batch["preview"]["shape"].tolist() == [[2, 4, 6, 3]] * 4
+    assert batch["preview"]["sum"].shape == (4, 2)
+    assert next(iter(pipeline(reader, num_preview=0)))["preview"].shape == (4, 0, 8, 8, 3)
+    assert "embeddings" not in next(iter(pipeline(reader, with_embeddings=False)))
+
+
+def test_order_is_of_the_seed_alone(reader):
+    first = take(iter(pipeline(reader)), 6)
+    assert_same(first, take(iter(pipeline(reader, threads=7, read_ahead=9)), 6))
+    assert_same(first, take(iter(pipeline(reader, threads=0)), 6))
+    order = np.concatenate([b["index"] for b in first])
+    other = np.concatenate([b["index"] for b in take(iter(pipeline(reader, seed=6)), 6)])
+    assert order.tolist() != other.tolist()
+    # Two epochs of ten in 24 rows: each a permutation, and not the same one.
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
+    assert order[:10].tolist() != order[10:20].tolist()
+    assert order[:10].tolist() != list(range(10))
+
+
+@pytest.mark.parametrize("consumed", [0, 1, 3, 7])
+def test_state_round_trips_bit_for_bit(reader, consumed):
+    iterator = iter(pipeline(reader))
+    take(iterator, consumed)
+    state = json.loads(json.dumps(iterator.get_state()))
+    rest = take(iterator, 4)
+    resumed = iter(pipeline(reader, threads=3))
+    resumed.set_state(state)
+    assert resumed.get_state() == state
+    assert_same(rest, take(resumed, 4))
+    assert state == {"next_index": consumed}  # nothing of the machine in it
+    iterator.set_state(state)  # also backwards, in place
+    assert_same(rest, take(iterator, 4))
+
+
+def test_epochs_end_with_a_filled_batch(reader):
+    batches = list(pipeline(reader, num_epochs=1))
+    assert [b["valid"].sum() for b in batches] == [4, 4, 2]
+    real = np.concatenate([b["index"][b["valid"]] for b in batches])
+    assert sorted(real) == list(range(10))
+    assert all(b["frame_mask"].any(1).all() for b in batches)  # fillers are real rows too
+    in_order = list(pipeline(reader, num_epochs=1, shuffle=False))
+    assert np.concatenate([b["index"] for b in in_order])[:10].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("num_epochs", [None, 1, 2])
+def test_hosts_partition_each_global_batch(reader, num_epochs):
+    options = {"num_epochs": num_epochs, "num_preview": 0}
+    single = take(iter(pipeline(reader, **options)), 3)
+    hosts = [
+        take(iter(pipeline(reader, num_hosts=2, host_index=h, **options)), 3) for h in range(2)
+    ]
+    for k, whole in enumerate(single):
+        halves = [hosts[h][k] for h in range(2)]
+        assert all(len(half["index"]) == 2 for half in halves)
+        for key in ("index", "valid", "embeddings"):
+            together = np.stack([half[key] for half in halves], 1).reshape(whole[key].shape)
+            np.testing.assert_array_equal(together, whole[key])
+
+
+@given(st.integers(1, 9), st.integers(0, 50))
+def test_host_shards_partition_any_list(num_hosts, length):
+    rows = list(range(length))
+    shards = [rows[host_shard(num_hosts, h)] for h in range(num_hosts)]
+    assert sorted(row for shard in shards for row in shard) == rows
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_bad_use_is_one_clear_line(reader, tmp_path):
+    with RecordWriter(tmp_path / "bare") as writer:
+        writer.add("v0", [(0.0, np.zeros((8, 8, 3), np.uint8))])
+    bare = RecordReader(tmp_path / "bare")
+    lost = [Question("q9", "gone", "?", ("a",), 0)]
+    options = {"batch_size": 1, "num_candidates": 2, "num_preview": 1}
+    for call, said in [
+        (lambda: make_pipeline([], reader, **options), "no questions"),
+        (lambda: make_pipeline(lost, reader, **options), "question q9: video 'gone'"),
+        (lambda: make_pipeline(QUESTIONS[:1], bare, **options), "no CLIP embeddings"),
+        (lambda: pipeline(reader, num_hosts=3), "multiple of 3 hosts"),
+        (lambda: host_shard(2, 2), "host_index 2"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            call()

@@ -1,0 +1,101 @@
+"""The question file: what is saved is loaded, and every defect names its line and field."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msjoe_jax.data.questions import Question, load_questions, save_questions
+from msjoe_jax.errors import UserError
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(str.strip)
+GOOD = {"id": "q", "video": "v", "question": "?", "options": ["x", "y"], "answer": "B"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            TEXT,
+            TEXT,
+            TEXT,
+            st.lists(TEXT, min_size=1, max_size=26),
+            st.integers(0, 25),
+            st.none() | st.floats(0, 1),
+            st.dictionaries(TEXT, st.integers() | TEXT, max_size=2),
+        ),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda row: row[0],
+    )
+)
+def test_round_trip(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("q") / "q.jsonl"
+    questions = [Question(*r[:3], tuple(r[3]), r[4] % len(r[3]), *r[5:]) for r in rows]
+    save_questions(path, questions)
+    assert load_questions(path) == questions
+
+
+def test_optional_fields_blank_lines_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("\ufeff" + json.dumps(GOOD) + "\r\n\n", encoding="utf-8")
+    assert load_questions(path) == [Question("q", "v", "?", ("x", "y"), 1)]
+    assert load_questions(path)[0].letter == "B"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        *[({key: None}, f"field '{key}'") for key in GOOD],
+        *[({key: ...}, f"field '{key}'") for key in GOOD],
+        ({"id": 3}, "field 'id'"),
+        ({"video": "  "}, "field 'video'"),
+        ({"options": []}, "field 'options'"),
+        ({"options": "xy"}, "field 'options'"),
+        ({"options": ["x", 2]}, "field 'options'"),
+        ({"options": ["x"] * 27}, "field 'options'"),
+        ({"answer": "C"}, "field 'answer' is 'C', not one letter of AB"),
+        ({"answer": "b"}, "field 'answer'"),
+        ({"answer": "AB"}, "field 'answer'"),
+        ({"answer": 1}, "field 'answer'"),
+        ({"difficulty": 1.5}, "field 'difficulty'"),
+        ({"difficulty": "0.5"}, "field 'difficulty'"),
+        ({"difficulty": True}, "field 'difficulty'"),
+        ({"difficulty": float("nan")}, "field 'difficulty'"),
+        ({"extra": []}, "field 'extra'"),
+        ({"anwser": "A"}, "unknown field 'anwser'"),
+        ({"id": "first"}, "field 'id' repeats 'first' of line 1"),
+    ],
+)
+def test_a_bad_field_names_file_line_and_field(tmp_path, change, said):
+    row = {key: value for key, value in {**GOOD, **change}.items() if value is not ...}
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({**GOOD, "id": "first"}) + "\n\n" + json.dumps(row) + "\n")
+    with pytest.raises(UserError) as caught:
+        load_questions(path)
+    assert f"{path}:3: " in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no questions"),
+        (b"\n \n", "no questions"),
+        (b'{"id": "a"', ":1: not JSON"),
+        (b"[1]", ":1: not a JSON object"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_a_bad_file(tmp_path, content, said):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        load_questions(path)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            load_questions(path)
