@@ -1,0 +1,87 @@
+"""Metrics of a run: TensorBoard files for people, `metrics.jsonl` for programs."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+
+class MetricWriter:
+    """Writes scalars to TensorBoard and `metrics.jsonl`, texts and images to TensorBoard.
+
+    The JSONL file has one row a call, `{"step": …, name: number, …}`, on disk when the call
+    returns. Rows at or after `start_step` are dropped on opening, so that a resumed run's file
+    equals an uninterrupted one's: give the first step that will be written. Untried on object
+    storage (gs://…).
+
+    In a run of several hosts only the first should make one.
+    """
+
+    def __init__(self, workdir: str, start_step: int = 0) -> None:
+        # TensorFlow, under CLU, takes over two seconds to import: only runs that write pay.
+        from clu import metric_writers
+
+        folder = epath.Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tensorboard = metric_writers.SummaryWriter(os.fspath(folder / "tensorboard"))
+        self._path = folder / "metrics.jsonl"
+        _drop_rows(self._path, start_step)
+        self._file = self._path.open("a")
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes numbers (Python, NumPy or JAX scalars); JSON has no NaN, so it gets null."""
+        row = {name: float(np.asarray(value)) for name, value in values.items()}
+        self._tensorboard.write_scalars(step, row)
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        """Writes texts, shown verbatim (TensorBoard would read them as Markdown)."""
+        shown = {name: _verbatim(text) for name, text in values.items()}
+        self._tensorboard.write_texts(step, shown)
+
+    def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes images, uint8 [height, width, 3]."""
+        self._tensorboard.write_images(step, values)
+
+    def flush(self) -> None:
+        """Puts TensorBoard's part on disk too: call before a checkpoint that resumes after it."""
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _verbatim(text: str) -> str:
+    """An indented Markdown block: nothing in it is markup, whatever a model wrote."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _drop_rows(path: epath.Path, start_step: int) -> None:
+    """Keeps the rows before `start_step`; a last row torn by a kill goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            before = json.loads(line)["step"] < start_step
+        except ValueError:  # torn
+            continue
+        if before and line.endswith("\n"):
+            kept.append(line)
+    partial = path.parent / (path.name + ".partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)
