@@ -15,49 +15,37 @@ from jaxtyping import Array, Bool, Float
 # exp(±20) is far outside every clip range, and finite together with its gradient.
 MAX_LOG_RATIO = 20.0
 
-Aggregation = Literal["token", "sequence", "fixed"]
 Stats = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 def token_weights(
-    mask: Bool[Array, "R N"], aggregation: Aggregation = "token"
-) -> Float[Array, "R N"]:
-    """The weight of each token in the sum: 1, or 1 / length of its row for "sequence".
+    mask: Bool[Array, "R N"],
+    aggregation: Literal["token-mean", "sequence-mean", "fixed-length"] = "token-mean",
+    fixed_length: int | None = None,
+) -> tuple[Float[Array, "R N"], Float[Array, ""]]:
+    """(weight of each token, denominator) of one micro-batch, both to be summed before dividing.
 
-    "token": mean over all tokens. "sequence": mean over rows of the row's mean. "fixed": sum over
-    tokens / (rows · fixed length), Dr.GRPO's constant.
+    "token-mean": every token counts alike. "sequence-mean": mean over rows of the row's mean.
+    "fixed-length": sum over tokens / (rows · fixed_length), Dr.GRPO's constant. Rows without
+    tokens do not count as rows.
 
     Raises:
-      ValueError: unknown aggregation.
+      ValueError: unknown aggregation, or "fixed-length" without a positive length.
     """
     tokens = mask.astype(jnp.float32)
-    if aggregation in ("token", "fixed"):
-        return tokens
-    if aggregation == "sequence":
-        return tokens / jnp.maximum(tokens.sum(1, keepdims=True), 1.0)
-    raise ValueError(f"aggregation must be 'token', 'sequence' or 'fixed', not {aggregation!r}")
-
-
-def denominator(
-    mask: Bool[Array, "R N"], aggregation: Aggregation = "token", fixed_length: int | None = None
-) -> Float[Array, ""]:
-    """What the sum under `token_weights` is to be divided by, once, after all parts are added.
-
-    Tokens, rows, or rows · fixed_length. Rows without tokens do not count; may be 0.
-
-    Raises:
-      ValueError: unknown aggregation, or "fixed" without a positive length.
-    """
-    if aggregation == "token":
-        return mask.sum().astype(jnp.float32)
-    rows = mask.any(1).sum().astype(jnp.float32)
-    if aggregation == "sequence":
-        return rows
-    if aggregation == "fixed":
-        if fixed_length is None or fixed_length < 1:
-            raise ValueError(f"aggregation 'fixed' needs fixed_length >= 1, not {fixed_length}")
-        return rows * fixed_length
-    raise ValueError(f"aggregation must be 'token', 'sequence' or 'fixed', not {aggregation!r}")
+    lengths = tokens.sum(1, keepdims=True)
+    rows = jnp.sum(lengths > 0).astype(jnp.float32)
+    if aggregation == "token-mean":
+        return tokens, tokens.sum()
+    if aggregation == "sequence-mean":
+        return tokens / jnp.maximum(lengths, 1.0), rows
+    if aggregation == "fixed-length":
+        if not fixed_length or fixed_length < 1:
+            raise ValueError(f"'fixed-length' needs a positive fixed_length, not {fixed_length}")
+        return tokens, rows * fixed_length
+    raise ValueError(
+        f"aggregation must be 'token-mean', 'sequence-mean' or 'fixed-length', not {aggregation!r}"
+    )
 
 
 def weighted_sum(values: Float[Array, "R N"], weights: Float[Array, "R N"]) -> Float[Array, ""]:
@@ -73,7 +61,7 @@ def policy_loss_sum(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     ratio: Literal["token", "sequence"] = "token",
-    aggregation: Aggregation = "token",
+    weights: Float[Array, "R N"] | None = None,
 ) -> tuple[Float[Array, ""], Stats]:
     """GRPO's clipped loss, −Σ weight · min(ρ A, clip(ρ, 1 − clip_low, 1 + clip_high) A).
 
@@ -85,13 +73,13 @@ def policy_loss_sum(
       mask: sampled tokens.
       clip_low, clip_high: ε of the two sides; unequal is DAPO's clip-higher.
       ratio: "token" (GRPO) or "sequence": ρ = exp(mean over the row of the log-ratio) (GSPO).
-      aggregation: see `token_weights`; the caller divides by `denominator`.
+      weights: from `token_weights`; None weighs every token 1.
 
     Returns:
       The sum, and {name: (sum, count)} over tokens of the ratio and of the two clipped shares.
 
     Raises:
-      ValueError: unknown `ratio` or `aggregation`.
+      ValueError: unknown `ratio`.
     """
     new = jnp.where(mask, log_probs.astype(jnp.float32), 0.0)
     old = jax.lax.stop_gradient(new)
@@ -108,7 +96,7 @@ def policy_loss_sum(
     clipped = jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high)
     terms = -jnp.minimum(rho * advantage, clipped * advantage)
     tokens = mask.astype(jnp.float32)
-    loss = weighted_sum(terms, token_weights(mask, aggregation))
+    loss = weighted_sum(terms, tokens if weights is None else weights)
 
     count = tokens.sum()
     too_low = mask & (rho < 1.0 - clip_low) & (advantage < 0)

@@ -11,12 +11,12 @@ COSINE_FLOOR = 1e-3
 STD_FLOOR = 1e-6
 
 
-class Credit(NamedTuple):
-    """What each acting part of a rollout is paid. `total` is the paper's one reward."""
+class Rewards(NamedTuple):
+    """What each part of a rollout is paid. `total` is the paper's one reward, the one to log."""
 
     total: Float[Array, "..."]
     query: Float[Array, "..."]
-    draw: Float[Array, "..."]
+    sampler: Float[Array, "..."]
     answer: Float[Array, "..."]
 
 
@@ -53,35 +53,34 @@ def peaked_share(
     return (peaked & query_mask).sum(-1) / jnp.maximum(query_mask.sum(-1), 1)
 
 
-def credit(
-    correct: Bool[Array, "..."] | Float[Array, "..."],
-    query_format: Bool[Array, "..."] | Float[Array, "..."],
-    answer_format: Bool[Array, "..."] | Float[Array, "..."],
+def compose(
+    correct: Bool[Array, "..."],
+    query_format: Bool[Array, "..."],
+    answer_format: Bool[Array, "..."],
     info: Float[Array, "..."],
-    mode: Literal["routed", "shared"] = "routed",
     weights: tuple[float, float, float] = (0.8, 0.1, 0.1),
-) -> Credit:
+    credit: Literal["routed", "shared"] = "routed",
+) -> Rewards:
     """r = 0.8 [answer right] + 0.1 [both formats valid] + 0.1 r_info, and who is paid what.
 
-    "shared" (the paper) pays `total` to all. "routed" pays query tokens `total`, the frame draw
+    "shared" (the paper) pays `total` to all. "routed" pays query tokens `total`, the sampler
     [answer right] alone on the scale 0–1, answer tokens accuracy and their own format. Arguments
-    broadcast from the left: [B, I] per query rollout beside [B, I, J] per draw.
+    broadcast, so values per query rollout may come as [..., G1, 1] beside [..., G1, G2].
 
     Raises:
-      ValueError: unknown `mode`.
+      ValueError: unknown `credit`.
     """
-    if mode not in ("routed", "shared"):
-        raise ValueError(f"credit mode must be 'routed' or 'shared', not {mode!r}")
-    parts = [jnp.asarray(x, jnp.float32) for x in (correct, query_format, answer_format, info)]
-    rank = max(x.ndim for x in parts)
-    parts = [x.reshape(x.shape + (1,) * (rank - x.ndim)) for x in parts]
-    right, query_ok, answer_ok, info = jnp.broadcast_arrays(*parts)
     accuracy_weight, format_weight, info_weight = weights
+    right, query_ok, answer_ok, info = jnp.broadcast_arrays(
+        *(jnp.asarray(x, jnp.float32) for x in (correct, query_format, answer_format, info))
+    )
     accuracy = accuracy_weight * right
     total = accuracy + format_weight * query_ok * answer_ok + info_weight * info
-    if mode == "shared":
-        return Credit(total, total, total, total)
-    return Credit(total, total, right, accuracy + format_weight * answer_ok)
+    if credit == "shared":
+        return Rewards(total, total, total, total)
+    if credit == "routed":
+        return Rewards(total, total, right, accuracy + format_weight * answer_ok)
+    raise ValueError(f"credit must be 'routed' or 'shared', not {credit!r}")
 
 
 def overlong_penalty(
