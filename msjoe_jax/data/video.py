@@ -1,0 +1,217 @@
+"""Decoding a video file at a fixed rate, by timestamps, whatever its codec and its defects."""
+
+import os
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from msjoe_jax.errors import UserError
+
+# A timestamp this many seconds after the one before is damage, not a still picture; without a
+# bound one flipped bit would ask for millions of copies of a frame.
+MAX_GAP = 3600
+# A first frame this many seconds after the stream's start is the coder's delay and counts as
+# time 0; a later one means that the head of the stream is lost.
+CODEC_DELAY = 1
+
+
+class VideoError(UserError):
+    """A video that yields no frame. The message names the file and the reason."""
+
+
+class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
+    """The iterator that `decode` returns; its counts are final once it is exhausted.
+
+    duration: seconds from the first frame to the end of the last decoded one (not the header's).
+    warnings: packets and frames that were damaged and left out.
+    """
+
+    def __init__(self, path: Path, fps: float, max_side: int | None, max_frames: int | None):
+        self.path = path
+        self.duration = 0.0
+        self.warnings = 0
+        self._step = 1 / Fraction(fps).limit_denominator(100_000)
+        self._max_side = max_side
+        self._max_frames = max_frames
+        self._size: tuple[int, int] | None = None
+        self._aspect = Fraction(1)
+        self._frames = self._run()
+
+    def __next__(self) -> tuple[float, np.ndarray]:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Lets go of the file before the end."""
+        self._frames.close()
+
+    def _run(self) -> Generator[tuple[float, np.ndarray]]:
+        # Each wanted time t = 0, 1/fps, … goes to the last frame that starts at or before it,
+        # so a frame can be given out only when the next one's start is known.
+        count, shown, image = 0, None, None
+        for start, end, frame in self._spans():
+            self.duration = float(end)
+            first = -(-start // self._step)  # the first k with k·step ≥ start
+            k = first
+            while k * self._step < end:
+                if shown is not frame:
+                    shown, image = frame, self._convert(frame)
+                assert image is not None
+                yield float(k * self._step), image
+                k, count = k + 1, count + 1
+                if count == self._max_frames:
+                    return
+        if count == 0:
+            raise VideoError(f"{self.path}: no frame could be decoded; the file is damaged")
+
+    def _spans(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+        """(start, end, frame) in seconds, in order, without gaps after the first start."""
+        try:
+            # Names and comments in legacy encodings are no reason to refuse a video.
+            container = av.open(str(self.path), metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"{self.path}: cannot be opened ({_reason(error)})") from None
+        with container:
+            streams = [
+                s
+                for s in container.streams.video
+                if not s.disposition & Disposition.attached_pic  # an audio file's cover
+            ]
+            if not streams:
+                raise VideoError(f"{self.path}: no video stream")
+            stream = streams[0]
+            stream.thread_type = "AUTO"
+            self._aspect = Fraction(stream.sample_aspect_ratio or 1)
+            start = None if stream.start_time is None else _seconds(stream, stream.start_time)
+            origin: Fraction | None = None
+            previous: tuple[Fraction, VideoFrame] | None = None
+            gap = 1 / Fraction(stream.average_rate or 25)
+            clock = _Clock()
+            for frame in self._decoded(container, stream):
+                stamp = clock.stamp(frame)
+                if stamp is None:  # a bare stream
+                    time = previous[0] + gap if previous else Fraction(0)
+                else:
+                    time = _seconds(stream, stamp)
+                    if origin is None:
+                        late = start is not None and CODEC_DELAY < time - start < MAX_GAP
+                        origin = start if late else time
+                    time -= origin
+                if previous is not None:
+                    if not previous[0] < time <= previous[0] + MAX_GAP:
+                        self.warnings += 1
+                        continue
+                    gap = time - previous[0]
+                    yield previous[0], time, previous[1]
+                previous = time, frame
+            if previous is not None:
+                # The last frame's own duration counts as far as the container agrees with it.
+                lasts = _seconds(stream, previous[1].duration or 0)
+                room = Fraction(container.duration or 0, av.time_base) - previous[0]
+                yield previous[0], previous[0] + max(gap, min(lasts, room)), previous[1]
+
+    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        """Every frame that can be had: a damaged packet costs its own frames only."""
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError, ValueError):
+                # The file ends early: what the decoder still holds comes out.
+                self.warnings += 1
+                packet = None
+            try:
+                for frame in stream.decode(packet):
+                    if frame.is_corrupt:
+                        self.warnings += 1
+                    else:
+                        yield frame
+            except (av.FFmpegError, ValueError):
+                self.warnings += 1
+            if packet is None:
+                return
+
+    def _convert(self, frame: VideoFrame) -> np.ndarray:
+        turns = round(frame.rotation / 90) % 4
+        if self._size is None:  # the first frame's size holds for all: some streams change theirs
+            self._size = self._stored_size(frame)
+        width, height = self._size
+        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns))
+
+    def _stored_size(self, frame: VideoFrame) -> tuple[int, int]:
+        """Width and height before rotation, of square pixels, the longer at most max_side."""
+        aspect, width, height = self._aspect, Fraction(frame.width), Fraction(frame.height)
+        if aspect > 1:  # never enlarge: the side whose pixels are short shrinks
+            height /= aspect
+        elif aspect > 0:
+            width *= aspect
+        scale = min(
+            Fraction(1), Fraction(self._max_side or max(width, height)) / max(width, height)
+        )
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+class _Clock:
+    """FFmpeg's best-effort timestamp (libavcodec/decode.c, guess_correct_pts), which PyAV hides.
+
+    Frames come in the order of presentation; of presentation and decoding stamps the kind that
+    has run backwards less often is believed. AVI files with packed B-frames need it.
+    """
+
+    def __init__(self) -> None:
+        self._last: list[int | None] = [None, None]
+        self._faults = [0, 0]
+
+    def stamp(self, frame: VideoFrame) -> int | None:
+        stamps = [frame.pts, frame.dts]
+        for i, value in enumerate(stamps):
+            if value is not None:
+                last = self._last[i]
+                self._faults[i] += last is not None and value <= last
+                self._last[i] = value
+        first = 0 if self._faults[0] <= self._faults[1] else 1
+        return stamps[1 - first] if stamps[first] is None else stamps[first]
+
+
+def _seconds(stream: VideoStream, stamp: int) -> Fraction:
+    return stamp * Fraction(stream.time_base or Fraction(1, av.time_base))
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+
+
+def decode(
+    path: str | os.PathLike,
+    fps: float = 1.0,
+    max_side: int | None = None,
+    max_frames: int | None = None,
+) -> Decoding:
+    """Iterates over (t, uint8 [H, W, 3]) for t = 0, 1/fps, 2/fps, … below the video's duration.
+
+    The frame at t is the one on screen then: the last with timestamp ≤ t, exact for variable
+    frame rates too. Time 0 is the stream's start. Rotation in steps of 90° and pixel aspect are
+    applied; all frames have the first one's size, with the longer side at most `max_side`.
+    Every frame is decoded: seeking is exact only to key frames, which are seldom closer than 1/fps.
+    A damaged file gives what it has: times before its first good frame are left out, a frame
+    stands in for lost ones that follow it, and `warnings` counts the losses. A mirrored display
+    matrix is not undone.
+
+    Args:
+        max_frames: stop after that many frames.
+
+    Raises VideoError, while iterating, if there is no video stream or no decodable frame.
+    """
+    if not fps > 0:
+        raise UserError(f"fps is {fps}, it must be positive")
+    return Decoding(Path(path), fps, max_side, max_frames)
