@@ -22,8 +22,9 @@ def smart_resize(
 ) -> tuple[int, int]:
     """The (height, width) nearest to a frame's, in multiples of `factor` and within the budget.
 
-    `factor` is patch · merge pixels. The pixel bounds are met in whole multiples of `factor`, the
-    upper one except where a side is already one `factor` long.
+    `factor` is patch · merge pixels. A frame over the upper bound shrinks to within it (unless a
+    side is down to one `factor`), one under the lower bound grows to at least it; a budget too
+    narrow to hold a multiple of `factor` in both may then miss the other bound.
 
     Raises:
       ValueError: a side is longer than 200 times the other.

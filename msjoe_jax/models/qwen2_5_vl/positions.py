@@ -61,7 +61,10 @@ def mrope_positions(
         if token == video_token_id:  # float32, as the reference multiplies
             interval = np.float32(tokens_per_second)
             if seconds is not None:
-                interval *= np.float32(next(seconds))
+                second = next(seconds, None)
+                if second is None:
+                    raise ValueError("second_per_grid has fewer entries than there are videos")
+                interval *= np.float32(second)
         times = (np.arange(steps, dtype=np.float32) * interval).astype(np.int64)
         offsets = np.meshgrid(times, np.arange(rows), np.arange(cols), indexing="ij")
         columns.append(start + np.stack(offsets).reshape(3, -1))

@@ -1,0 +1,188 @@
+"""CLIP against open_clip and Hugging Face on random weights, and its preprocessing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from PIL import Image
+from torch_stubs import declare_torchvision_ops
+from torch_weights import arrays, randomise
+
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
+from msjoe_jax.models.functional import abstract, count_params
+from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
+from msjoe_jax.weights.tables import WeightsError, from_hf
+
+VOCAB, EOT = 50, 49
+# float32 on both sides; sums over 32 to 147 terms in another order differ by a few ulps a layer.
+TOLERANCE = 1e-5
+
+
+def config(quick_gelu: bool) -> CLIPConfig:
+    return CLIPConfig(
+        image_size=28,
+        patch=7,
+        vision_width=32,
+        vision_layers=2,
+        vision_heads=2,
+        context=8,
+        vocab=VOCAB,
+        text_width=24,
+        text_layers=3,
+        text_heads=3,
+        embed_dim=20,
+        quick_gelu=quick_gelu,
+        eot_token_id=EOT,
+    )
+
+
+def open_clip_model(c: CLIPConfig) -> torch.nn.Module:
+    declare_torchvision_ops()
+    from open_clip.model import CLIP as Reference
+
+    return Reference(
+        embed_dim=c.embed_dim,
+        vision_cfg={
+            "image_size": c.image_size,
+            "patch_size": c.patch,
+            "width": c.vision_width,
+            "layers": c.vision_layers,
+            "head_width": c.vision_width // c.vision_heads,
+        },
+        text_cfg={
+            "context_length": c.context,
+            "vocab_size": c.vocab,
+            "width": c.text_width,
+            "layers": c.text_layers,
+            "heads": c.text_heads,
+        },
+        quick_gelu=c.quick_gelu,
+    ).eval()
+
+
+def hugging_face_model(c: CLIPConfig) -> torch.nn.Module:
+    declare_torchvision_ops()
+    from transformers import CLIPConfig as Config
+    from transformers import CLIPModel
+
+    activation = "quick_gelu" if c.quick_gelu else "gelu"
+    return CLIPModel(
+        Config(
+            projection_dim=c.embed_dim,
+            vision_config={
+                "image_size": c.image_size,
+                "patch_size": c.patch,
+                "hidden_size": c.vision_width,
+                "intermediate_size": 4 * c.vision_width,
+                "num_hidden_layers": c.vision_layers,
+                "num_attention_heads": c.vision_heads,
+                "hidden_act": activation,
+            },
+            text_config={
+                "max_position_embeddings": c.context,
+                "vocab_size": c.vocab,
+                "hidden_size": c.text_width,
+                "intermediate_size": 4 * c.text_width,
+                "num_hidden_layers": c.text_layers,
+                "num_attention_heads": c.text_heads,
+                "hidden_act": activation,
+                "eos_token_id": c.eot_token_id,
+                "bos_token_id": 1,
+                "pad_token_id": 0,
+            },
+        )
+    ).eval()
+
+
+def build(c: CLIPConfig):
+    return abstract(lambda: CLIP(c, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+@pytest.mark.parametrize("source", ["open_clip", "hugging_face"])
+def test_parity(source: str, quick_gelu: bool):
+    c = config(quick_gelu)
+    make = open_clip_model if source == "open_clip" else hugging_face_model
+    reference = make(c)
+    randomise(reference)
+    graphdef, shapes = build(c)
+    table = OPEN_CLIP if source == "open_clip" else HUGGING_FACE
+    model = nnx.merge(graphdef, from_hf(arrays(reference), table, shapes))
+
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(size=(3, 28, 28, 3)).astype(np.float32)
+    tokens = rng.integers(0, EOT, (4, 8))
+    tokens[np.arange(4), [7, 3, 5, 1]] = EOT
+    tokens[1, 6] = EOT  # padding with the end token itself, as CLIP's tokenizer does
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        if source == "open_clip":
+            want = reference.encode_image(images), reference.encode_text(torch.from_numpy(tokens))
+        else:
+            want = (
+                reference.get_image_features(images).pooler_output,
+                reference.get_text_features(torch.from_numpy(tokens)).pooler_output,
+            )
+    with jax.default_matmul_precision("highest"):
+        got = model.encode_image(jnp.asarray(pixels)), model.encode_text(jnp.asarray(tokens))
+    for g, w in zip(got, want, strict=True):
+        assert np.abs(w.numpy()).max() > 0.1
+        np.testing.assert_allclose(g, w.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+    assert float(model.logit_scale[...]) == reference.logit_scale.item()
+
+
+def test_text_behind_the_end_token_changes_nothing():
+    graphdef, params = nnx.split(CLIP(CLIPConfig.tiny(VOCAB, EOT), rngs=nnx.Rngs(0)))
+    tokens = np.array([[3, 4, EOT, 0, 0, 0, 0, 0], [3, 4, EOT, 7, EOT, 9, 1, 2]])
+    a, b = nnx.merge(graphdef, params).encode_text(jnp.asarray(tokens))
+    np.testing.assert_array_equal(a, b)
+    short = nnx.merge(graphdef, params).encode_text(jnp.asarray(tokens[:1, :4]))
+    np.testing.assert_allclose(short[0], a, atol=1e-6)  # fewer keys: another summation order
+
+
+def test_vit_l14_has_the_published_size():
+    _, shapes = build(CLIPConfig.vit_l14())
+    assert count_params(shapes) == 427_616_513  # as open_clip prints for ViT-L-14
+
+
+def test_bad_weights_are_named_together():
+    c = config(True)
+    tensors = arrays(open_clip_model(c))
+    _, shapes = build(c)
+    del tensors["visual.proj"], tensors["transformer.resblocks.1.mlp.c_fc.bias"]
+    tensors["visual.head.weight"] = np.zeros(3)
+    tensors["transformer.resblocks.3.ln_1.weight"] = np.zeros(24)
+    tensors["ln_final.weight"] = np.zeros(25)
+    tensors["visual.conv1.weight"] = tensors["visual.conv1.weight"][:, :2]
+    with pytest.raises(WeightsError) as caught:
+        from_hf(tensors, OPEN_CLIP, shapes)
+    message = str(caught.value)
+    assert "\n" not in message
+    for name in (
+        "vision/projection",
+        "text/blocks/fc_1/bias of layer 1",
+        "visual.head.weight",
+        "transformer.resblocks.3.ln_1.weight",
+        "ln_final.weight [25]",
+        "visual.conv1.weight [32, 2, 7, 7]",
+    ):
+        assert name in message
+    assert "2 missing" in message and "2 not of this model" in message
+
+
+@pytest.mark.parametrize("height,width", [(40, 61), (61, 40), (28, 28), (29, 28), (20, 25)])
+def test_preprocessing_is_open_clips(height: int, width: int):
+    declare_torchvision_ops()
+    from open_clip.transform import image_transform
+
+    transform = image_transform(28, is_train=False, interpolation="bicubic")
+    rng = np.random.default_rng(height)
+    frames = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    got = np.asarray(normalise(preprocess_frames(frames, 28)))
+    for g, frame in zip(got, frames, strict=True):
+        want = transform(Image.fromarray(frame)).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(g, want, atol=1e-5)  # both resize in PIL: float rounding only
