@@ -124,7 +124,7 @@ class RecordWriter:
             raise UserError(f"{self.directory}: video {video_id} was added twice")
         if self._shard is None:
             self._shard = ShardWriter(self._partial, f"{len(self._shards):05d}", self.quality)
-        self._shard.add(video_id, frames, duration=duration, fps=fps, extra=extra)
+        self._shard.add(video_id, frames, fps, lambda: (duration, extra or {}))
         self._ids.add(video_id)
         if self._shard.bytes >= self.shard_bytes:
             self._shards.append(self._shard.finish())

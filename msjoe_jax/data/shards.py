@@ -4,7 +4,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ def decode_jpeg(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """(height, width) from the header. Raises UserError if the bytes are not a JPEG's."""
+    try:
+        width, height = Image.open(io.BytesIO(data), formats=("JPEG",)).size
+    except OSError:
+        raise UserError("frame bytes are not a JPEG") from None
+    return height, width
 
 
 def shard_path(directory: Path, kind: str, shard: str) -> Path:
@@ -104,19 +113,20 @@ class ShardWriter:
         self,
         video_id: str,
         frames: Iterable[tuple[float, Frame]],
-        *,
-        duration: float | None = None,
-        fps: float = 1.0,
-        extra: dict[str, Any] | None = None,
+        fps: float,
+        tail: Callable[[], tuple[float | None, dict[str, Any]]],
     ) -> None:
-        """Streams one video in, as `RecordWriter.add`. A failed add leaves frames unreferenced."""
+        """Streams one video in, as `RecordWriter.add`. A failed add leaves frames unreferenced.
+
+        `tail` gives (duration, extra) and is called after the last frame: a decoder knows both
+        only then.
+        """
         first, size = self._frames.count, None
         times: list[float] = []
         for timestamp, frame in frames:
             if isinstance(frame, bytes):
                 data = frame
-                if size is None:
-                    size = Image.open(io.BytesIO(frame), formats=("JPEG",)).size[::-1]
+                size = size or jpeg_size(frame)
             else:
                 data = encode_jpeg(frame, self.quality)
                 size = size or frame.shape[:2]
@@ -128,6 +138,7 @@ class ShardWriter:
             times.append(float(timestamp))
         if size is None:
             raise UserError(f"video {video_id}: no frames")
+        duration, extra = tail()
         record = {
             "id": video_id,
             "duration": times[-1] + 1.0 / fps if duration is None else float(duration),
@@ -136,7 +147,7 @@ class ShardWriter:
             "height": int(size[0]),
             "width": int(size[1]),
             "first_frame": first,
-            "extra": extra or {},
+            "extra": extra,
         }
         self._videos.write(msgpack.packb(record))
         self.ids.append(video_id)
@@ -166,24 +177,26 @@ def lock_folder(directory: Path) -> int:
     return descriptor
 
 
-def write_manifest(directory: Path, shards: list[dict[str, Any]], settings: dict) -> None:
-    """Commits the folder's shards, by one rename."""
-    temporary = directory / "manifest.json.tmp"
+def write_manifest(
+    directory: Path, shards: list[dict[str, Any]], settings: dict, name: str = "manifest.json"
+) -> None:
+    """Writes the list of shards, by one rename; as `manifest.json` it commits the folder."""
+    temporary = directory / (name + ".tmp")
     body = {"schema": SCHEMA, "settings": settings, "shards": shards}
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(body, file, ensure_ascii=False, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, directory / "manifest.json")
+    os.replace(temporary, directory / name)
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path, name: str = "manifest.json") -> dict[str, Any]:
     """The folder's manifest. UserError if absent, unfinished, damaged or of another schema."""
-    path = directory / "manifest.json"
+    path = directory / name
     if not directory.is_dir():
         raise UserError(f"{directory}: no such record folder; make it with msjoe_jax.predecode")
     if not path.is_file():
-        raise UserError(f"{directory}: no manifest.json, so not a finished record folder")
+        raise UserError(f"{directory}: no {name}, so not a finished record folder")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema"]

@@ -101,8 +101,9 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
                 else:
                     time = _seconds(stream, stamp)
                     if origin is None:
-                        late = start is not None and CODEC_DELAY < time - start < MAX_GAP
-                        origin = start if late else time
+                        origin = time
+                        if start is not None and CODEC_DELAY < time - start < MAX_GAP:
+                            origin = start
                     time -= origin
                 if previous is not None:
                     if not previous[0] < time <= previous[0] + MAX_GAP:
@@ -112,10 +113,12 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
                     yield previous[0], time, previous[1]
                 previous = time, frame
             if previous is not None:
-                # The last frame's own duration counts as far as the container agrees with it.
+                # The last frame's own duration, unless FLV's 1 ms or beyond the container's end.
                 lasts = _seconds(stream, previous[1].duration or 0)
                 room = Fraction(container.duration or 0, av.time_base) - previous[0]
-                yield previous[0], previous[0] + max(gap, min(lasts, room)), previous[1]
+                if not gap / 10 <= lasts <= gap:
+                    lasts = max(gap, min(lasts, room))
+                yield previous[0], previous[0] + lasts, previous[1]
 
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         """Every frame that can be had: a damaged packet costs its own frames only."""
