@@ -140,13 +140,5 @@ def kl_penalty(
     raise ValueError(f"kind must be 'k1', 'k2', 'k3' or 'k3+', not {kind!r}")
 
 
-def reinforce_loss_sum(
-    log_probs: Float[Array, " R"], advantages: Float[Array, " R"], mask: Bool[Array, " R"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(−Σ A log P, rows) over rows that count: the sampler's loss, one draw a row."""
-    terms = jnp.where(mask, jax.lax.stop_gradient(advantages) * log_probs, 0.0)
-    return -terms.sum(), mask.sum().astype(jnp.float32)
-
-
 def _row_mean(values: Float[Array, "R N"], mask: Bool[Array, "R N"]) -> Float[Array, "R 1"]:
     return values.sum(1, keepdims=True) / jnp.maximum(mask.sum(1, keepdims=True), 1)
