@@ -112,7 +112,7 @@ def base() -> ConfigDict:
     c.objective.info_threshold = 10.0
     c.objective.clip_low = 0.2
     c.objective.clip_high = 0.28
-    c.objective.aggregation = "token"
+    c.objective.aggregation = "token-mean"
     c.objective.query_entropy = 0.0
     c.objective.frame_entropy = 0.02
 

@@ -5,10 +5,14 @@ forward and backward (each chunk is rematerialised), which is what lets a 7B ste
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+# Keys and values [B, G or 1, Lk, M, H] and who may see them [B, G or 1, Lq, Lk].
+KeySet = tuple[Float[Array, "B Gk Lk M H"], Float[Array, "B Gk Lk M H"], Bool[Array, "B Gk Lq Lk"]]
 
 MASKED = -1e30  # finite: a row without any valid key gives zeros, not NaN
 
@@ -26,7 +30,7 @@ def segment_mask(
 
 
 def _scores(
-    q: Float[Array, "B G Lq N H"], k: Float[Array, "B G|1 Lk M H"]
+    q: Float[Array, "B G Lq N H"], k: Float[Array, "B Gk Lk M H"]
 ) -> Float[Array, "B G N Lq Lk"]:
     B, G, Lq, N, H = q.shape
     M = k.shape[3]
@@ -39,7 +43,7 @@ def _scores(
 
 
 def _weighted(
-    w: Float[Array, "B G N Lq Lk"], v: Float[Array, "B G|1 Lk M H"]
+    w: Float[Array, "B G N Lq Lk"], v: Float[Array, "B Gk Lk M H"]
 ) -> Float[Array, "B G Lq N H"]:
     B, G, N, Lq, Lk = w.shape
     M = v.shape[3]
@@ -54,7 +58,9 @@ def _weighted(
 def attend(
     q: Float[Array, "B G Lq N H"],
     parts: list[
-        tuple[Float[Array, "B G|1 Lk M H"], Float[Array, "B G|1 Lk M H"], Bool[Array, "B G|1 Lq Lk"]]
+        tuple[
+            Float[Array, "B Gk Lk M H"], Float[Array, "B Gk Lk M H"], Bool[Array, "B Gk Lq Lk"]
+        ]
     ],
 ) -> Float[Array, "B G Lq N H"]:
     """Softmax attention of G query groups over the union of key sets, `(k, v, mask)` each.
@@ -62,9 +68,7 @@ def attend(
     A key set of group size 1 is shared by all G groups and never copied: this is how G completions
     read one prompt's KV cache. Softmax is in float32. A query that may see nothing gets zeros.
     """
-    scores = [
-        jnp.where(mask[:, :, None], _scores(q, k), MASKED) for k, _, mask in parts
-    ]
+    scores = [jnp.where(mask[:, :, None], _scores(q, k), MASKED) for k, _, mask in parts]
     top = functools.reduce(jnp.maximum, (s.max(-1, keepdims=True) for s in scores))
     top = jax.lax.stop_gradient(top)
     weights = [

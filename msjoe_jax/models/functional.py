@@ -1,4 +1,4 @@
-"""Modules as (static definition, plain nested dict of arrays), the form that jit, optax and Orbax share."""
+"""Modules as (definition, plain nested dict of arrays): what jit, optax and Orbax share."""
 
 from collections.abc import Callable
 from typing import Any

@@ -41,8 +41,8 @@ class RolloutBatch(NamedTuple):
 
     queries: tokens [B, 1, I, C]; answers: tokens [B, I·J, 1, C]; similarity [B, I, Q, T] with
     query_mask [B, I, Q] and frame_mask [B, T]; draw: indices and valid [B, I, J, K] in draw order;
-    correct and answer_valid [B, I, J]; query_valid and peaked [B, I] (`peaked`: share of queries
-    with a peaked row); pass_rate [B], the base model's; weight [B], 0 drops a question.
+    correct and answer_valid [B, I, J]; query_valid [B, I]; parsed [B, I], 0 where the question
+    stood in for missing queries; pass_rate [B], the base model's; weight [B], 0 drops a question.
     """
 
     queries: TokenRollouts
@@ -54,7 +54,7 @@ class RolloutBatch(NamedTuple):
     correct: Float[Array, "B I J"]
     answer_valid: Float[Array, "B I J"]
     query_valid: Float[Array, "B I"]
-    peaked: Float[Array, "B I"]
+    parsed: Float[Array, "B I"]
     pass_rate: Float[Array, "B"]
     weight: Float[Array, "B"]
 
@@ -81,9 +81,11 @@ class StepConfig:
     accuracy_weight: float = 0.8
     format_weight: float = 0.1
     info_weight: float = 0.1
+    info_kind: Literal["ratio", "zscore"] = "ratio"
+    info_threshold: float = 10.0
     clip_low: float = 0.2
     clip_high: float = 0.28
-    aggregation: Literal["token", "sequence"] = "token"
+    aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
     query_entropy: float = 0.0
     frame_entropy: float = 0.0
 
@@ -108,15 +110,24 @@ class Advantages(NamedTuple):
     answer: Float[Array, "B I J"]
 
 
-def batch_advantages(config: StepConfig, batch: RolloutBatch) -> tuple[Advantages, Array]:
-    """Advantages of every acting part from the raw rewards, and the whole rewards [B, I, J]."""
-    parts = rewards.credit(
+def batch_advantages(
+    config: StepConfig, batch: RolloutBatch
+) -> tuple[Advantages, dict[str, Array]]:
+    """Advantages of every acting part from the raw rewards, and the batch's reward metrics."""
+    info = rewards.peaked_share(
+        batch.similarity,
+        batch.query_mask,
+        batch.frame_mask[:, None],
+        config.info_threshold,
+        config.info_kind,
+    )
+    parts = rewards.compose(
         batch.correct,
-        batch.query_valid,
+        batch.query_valid[..., None],
         batch.answer_valid,
-        batch.peaked,
-        mode=config.credit,
-        weights=(config.accuracy_weight, config.format_weight, config.info_weight),
+        (info * batch.parsed)[..., None],
+        (config.accuracy_weight, config.format_weight, config.info_weight),
+        config.credit,
     )
 
     def both_levels(r: Float[Array, "B I J"]) -> tuple[Float[Array, "B I"], Float[Array, "B I J"]]:
@@ -129,15 +140,15 @@ def batch_advantages(config: StepConfig, batch: RolloutBatch) -> tuple[Advantage
     query, _ = both_levels(parts.query)
     _, answer = both_levels(parts.answer)
     if config.sampler_advantage == "relative":
-        _, draw = both_levels(parts.draw)
+        _, draw = both_levels(parts.sampler)
     elif config.sampler_advantage == "difficulty":
         draw = adv.difficulty_aware(batch.correct, batch.pass_rate[:, None, None])
     else:
-        draw = parts.draw
+        draw = parts.sampler
     w = batch.weight
     return (
         Advantages(query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]),
-        parts.total,
+        _reward_metrics(batch, parts.total, info * batch.parsed),
     )
 
 
@@ -184,7 +195,7 @@ def make_joint_step(
     def step(
         state: dict[str, Tree], batch: RolloutBatch
     ) -> tuple[dict[str, Tree], dict[str, Array]]:
-        advantages, total_reward = batch_advantages(config, batch)
+        advantages, reward_metrics = batch_advantages(config, batch)
         denominators = _denominators(config, batch)
         trainable, fixed = partition(state["mllm"], frozen)
 
@@ -207,7 +218,7 @@ def make_joint_step(
         if config.train_sampler:
             params["sampler"] = state["sampler"]
         grads, stats = _accumulate(loss, params, (batch, advantages), config.micro_batches)
-        metrics = stats | _reward_metrics(batch, total_reward)
+        metrics = stats | reward_metrics
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
         new = dict(state)
         for name, optimizer in (("mllm", mllm_optimizer), ("sampler", sampler_optimizer)):
@@ -231,22 +242,31 @@ def make_joint_step(
 class _Denominators(NamedTuple):
     query: Float[Array, ""]
     answer: Float[Array, ""]
+    query_tokens: Float[Array, ""]
+    answer_tokens: Float[Array, ""]
     draws: Float[Array, ""]
 
 
-def _denominators(config: StepConfig, batch: RolloutBatch) -> _Denominators:
-    """What each sum is divided by, over the whole batch: tokens or sequences, and draws.
+def _token_rows(part: TokenRollouts, weight: Float[Array, "B"]) -> Bool[Array, "R C"]:
+    """The mask as rows of completions, empty for dropped questions."""
+    mask = part.mask & (weight > 0)[:, None, None, None]
+    return mask.reshape(-1, mask.shape[-1])
 
-    With token aggregation query and answer tokens share one count, as SPEC §6's token mean.
+
+def _denominators(config: StepConfig, batch: RolloutBatch) -> _Denominators:
+    """What each sum is divided by, over the whole batch.
+
+    With the token mean, query and answer tokens share one count (SPEC §6).
     """
-    counts = []
-    for part in (batch.queries, batch.answers):
-        mask = part.mask * batch.weight[:, None, None, None]
-        counts.append(mask.sum() if config.aggregation == "token" else mask.any(-1).sum())
-    if config.aggregation == "token":
-        counts = [sum(counts)] * 2
+    masks = [_token_rows(part, batch.weight) for part in (batch.queries, batch.answers)]
+    sizes = [losses.token_weights(mask, config.aggregation)[1] for mask in masks]
+    if config.aggregation == "token-mean":
+        sizes = [sizes[0] + sizes[1]] * 2
     draws = batch.weight.sum() * batch.draw.indices.shape[1] * batch.draw.indices.shape[2]
-    return _Denominators(*(jnp.maximum(x.astype(jnp.float32), 1.0) for x in (*counts, draws)))
+    counts = [mask.sum() for mask in masks]
+    return _Denominators(
+        *(jnp.maximum(x.astype(jnp.float32), 1.0) for x in (*sizes, *counts, draws))
+    )
 
 
 def _mllm_loss(
@@ -257,35 +277,34 @@ def _mllm_loss(
     advantages: Advantages,
     denominators: _Denominators,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """GRPO over query and answer tokens, on policy: ρ is 1 and carries the gradient."""
+    d = denominators
     loss, stats = jnp.zeros(()), {}
-    weight = batch.weight[:, None, None, None]
-    B = batch.weight.shape[0]
-    for name, part, advantage, denominator in (
-        ("query", batch.queries, advantages.query[:, None, :], denominators.query),
-        ("answer", batch.answers, advantages.answer.reshape(B, -1, 1), denominators.answer),
+    for name, part, advantage, size, tokens in (
+        ("query", batch.queries, advantages.query, d.query, d.query_tokens),
+        ("answer", batch.answers, advantages.answer, d.answer, d.answer_tokens),
     ):
         with jax.named_scope(f"score_{name}"):
             log_p, entropy = fns.token_stats(mllm, part.prompts, part.visual, part.tokens)
-        mask = part.mask & (weight > 0)
-        C = mask.shape[-1]
-        value, clipped = losses.policy_loss_sum(
-            log_p.reshape(-1, C),
+        mask = _token_rows(part, batch.weight)
+        log_p, entropy, sampled = (x.reshape(mask.shape) for x in (log_p, entropy, part.log_probs))
+        weights, _ = losses.token_weights(mask, config.aggregation)
+        value, _ = losses.policy_loss_sum(
+            log_p,
             None,
             advantage.reshape(-1),
-            mask.reshape(-1, C),
+            mask,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
-            aggregation=config.aggregation,
+            weights=weights,
         )
-        loss += value / denominator
-        entropy_sum = jnp.where(mask, entropy, 0.0).sum()
-        if name == "query" and config.query_entropy:
-            tokens = jnp.maximum(mask.sum(), 1)
-            del tokens
-            loss -= config.query_entropy * entropy_sum / denominator
-        stats[f"entropy/{name}"] = entropy_sum / denominator
-        gap = jnp.where(mask, jnp.abs(jax.lax.stop_gradient(log_p) - part.log_probs), 0.0)
-        stats[f"log_prob_difference/{name}_sum"] = gap.sum() / denominator
+        loss += value / size
+        mean_entropy = jnp.where(mask, entropy, 0.0).sum() / tokens
+        if name == "query":
+            loss -= config.query_entropy * mean_entropy
+        gap = jnp.abs(jax.lax.stop_gradient(log_p) - sampled)
+        stats[f"entropy/{name}"] = mean_entropy
+        stats[f"log_prob_difference/{name}"] = jnp.where(mask, gap, 0.0).sum() / tokens
     return loss, stats
 
 
@@ -355,7 +374,10 @@ def _accumulate(
     return jax.lax.scan(body, zeros, slices)[0]
 
 
-def _reward_metrics(batch: RolloutBatch, total: Float[Array, "B I J"]) -> dict[str, Array]:
+def _reward_metrics(
+    batch: RolloutBatch, total: Float[Array, "B I J"], info: Float[Array, "B I"]
+) -> dict[str, Array]:
+    """Means over the questions that count, under TRL's names where it has one."""
     w = batch.weight
     flat = total.reshape(total.shape[0], -1)
     questions = jnp.maximum(w.sum(), 1.0)
@@ -363,15 +385,16 @@ def _reward_metrics(batch: RolloutBatch, total: Float[Array, "B I J"]) -> dict[s
     def mean(x: Array) -> Array:
         return (x.reshape(x.shape[0], -1).mean(-1) * w).sum() / questions
 
-    lengths = [part.mask.sum(-1) for part in (batch.queries, batch.answers)]
+    queries, answers = batch.queries.mask.sum(-1), batch.answers.mask.sum(-1)
     return {
         "reward": mean(total),
-        "reward_std": mean(jnp.std(flat, axis=-1, ddof=1)) if flat.shape[1] > 1 else jnp.zeros(()),
+        "reward_std": mean(jnp.std(flat, axis=-1, ddof=1)),
         "frac_reward_zero_std": mean(adv.zero_variance(batch.correct.reshape(flat.shape))),
         "rewards/accuracy": mean(batch.correct),
         "rewards/query_format": mean(batch.query_valid),
         "rewards/answer_format": mean(batch.answer_valid),
-        "rewards/info": mean(batch.peaked),
-        "completions/query_mean_length": mean(lengths[0]),
-        "completions/answer_mean_length": mean(lengths[1]),
+        "rewards/info": mean(info),
+        "completions/query_mean_length": mean(queries),
+        "completions/answer_mean_length": mean(answers),
+        "completions/num_queries": mean(batch.query_mask.sum(-1) * batch.parsed),
     }

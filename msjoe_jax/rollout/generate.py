@@ -136,9 +136,7 @@ def generate(
         jnp.zeros((R, n, C), bool),
     )
     with jax.named_scope("decode"):
-        state = jax.lax.while_loop(
-            lambda s: (s.index < C) & jnp.any(s.alive), step, state
-        )
+        state = jax.lax.while_loop(lambda s: (s.index < C) & jnp.any(s.alive), step, state)
     shape = (B, G, n, C)
     return Completions(
         state.tokens.reshape(shape),

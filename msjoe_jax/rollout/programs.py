@@ -66,18 +66,17 @@ class Programs:
 
     def __init__(self, system: System, seed: int, smooth: int):
         self.system = system
-        static = jax.jit
-        self.reason = static(
+        self.reason = jax.jit(
             functools.partial(_reason, system, seed), static_argnames=("rollouts", "sampling")
         )
-        self.select = static(
+        self.select = jax.jit(
             functools.partial(_select, system, seed, smooth),
             static_argnames=("selector", "draws", "k"),
         )
-        self.answer = static(
-            functools.partial(_answer, system, seed), static_argnames=("sampling",)
+        self.answer = jax.jit(
+            functools.partial(_answer, system, seed), static_argnames=("samples", "sampling")
         )
-        self.embed_frames = static(functools.partial(_embed_frames, system))
+        self.embed_frames = jax.jit(functools.partial(_embed_frames, system))
 
 
 def _reason(
@@ -108,12 +107,13 @@ def _answer(
     step: Int[Array, ""],
     question: Int[Array, "B"],
     *,
+    samples: int,
     sampling: Sampling,
 ) -> tuple[Completions, Float[Array, "B U D"]]:
-    """Stage 4: features of the group's distinct key frames and one answer a prompt."""
+    """Stage 4: features of the group's distinct key frames, `samples` answers a prompt."""
     model = system.mllm(mllm)
     features = frame_features(model, patches)
-    keys = question_keys(seed, 4, step, question, (prompts.tokens.shape[1], 1))
+    keys = question_keys(seed, 4, step, question, (prompts.tokens.shape[1], samples))
     return generate(model, prompts, features, keys, sampling), features
 
 
@@ -154,7 +154,11 @@ def _select(
     elif selector == "uniform":
         logits = _uniform_scores(frames, k)
     else:
-        rows = _moving_mean(similarity, frame_mask, smooth) if selector == "topk_smooth" else similarity
+        rows = (
+            _moving_mean(similarity, frame_mask, smooth)
+            if selector == "topk_smooth"
+            else similarity
+        )
         logits = jnp.where(query_mask[..., None], rows, -jnp.inf).max(2)
         logits = jnp.where(frames, logits, -jnp.inf)
     wide = jnp.broadcast_to(logits[:, :, None], (B, I, draws, T))

@@ -38,9 +38,7 @@ def mrope_cos_sin(
     half = config.head_dim // 2
     assert sum(config.mrope_section) == half, "mrope sections must sum to half the head dim"
     freq = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    axis = jnp.repeat(
-        jnp.arange(3), jnp.array(config.mrope_section), total_repeat_length=half
-    )
+    axis = jnp.repeat(jnp.arange(3), jnp.array(config.mrope_section), total_repeat_length=half)
     angles = jnp.moveaxis(positions, 1, -1)[..., axis].astype(jnp.float32) * freq
     angles = jnp.concatenate([angles, angles], -1)
     return jnp.cos(angles), jnp.sin(angles)
@@ -70,9 +68,7 @@ class RMSNorm(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and SwiGLU; keys and values are returned for the cache."""
 
-    def __init__(
-        self, c: TextConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype, param_dtype: jnp.dtype
-    ):
+    def __init__(self, c: TextConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype, param_dtype: jnp.dtype):
         init = nnx.initializers.normal(0.02)
 
         def weight(*shape: int) -> nnx.Param:
@@ -185,9 +181,7 @@ class LanguageModel(nnx.Module):
         see_prompt = (prompt_segments != 0)[:, None, None, :]
         graphdef, layers = nnx.split(self.layers)
 
-        def layer(
-            h: Float[Array, "B G C D"], xs: tuple[nnx.State, KVCache]
-        ) -> tuple[Array, None]:
+        def layer(h: Float[Array, "B G C D"], xs: tuple[nnx.State, KVCache]) -> tuple[Array, None]:
             p, cache = xs
             block = nnx.merge(graphdef, p)
             q, k, v = block.qkv(h, cos, sin)

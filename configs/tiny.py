@@ -1,0 +1,57 @@
+"""The whole method on the tiny world, on two CPU cores.
+
+Claim: joint training beats every part of it trained alone (WORLD.md's table; README for numbers).
+Hardware: 2 CPU cores. Duration: see README.
+Command: python -m msjoe_jax.main --config=configs/tiny.py --workdir=runs/tiny
+"""
+
+from ml_collections import ConfigDict
+
+from msjoe_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    c = base()
+    c.stages = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
+    c.mllm.size = "tiny"
+    c.mllm.dtype = "float32"
+    c.mllm.remat = False
+    c.clip.size = "tiny"
+    c.sampler.width = 24
+    c.sampler.depth = 3
+
+    c.frames.candidates = 96
+    c.frames.preview = 4
+    c.frames.key = 6
+    c.frames.preview_patches = 16
+    c.frames.key_patches = 16
+
+    c.prompt.system = ""
+    c.prompt.query_instruction = "find"
+    c.prompt.answer_instruction = "answer"
+    c.prompt.max_queries = 2
+    c.prompt.query_prompt_tokens = 64
+    c.prompt.answer_prompt_tokens = 80
+    c.prompt.query_tokens = 8
+    c.prompt.answer_tokens = 4
+
+    c.pretrain.steps = 60
+    c.joint.steps = 300
+    c.optimizer.mllm_lr = 5e-4
+    c.optimizer.sampler_lr = 2e-3
+    c.optimizer.mllm_decay = 0.0
+    c.optimizer.sampler_decay = 0.0
+    c.objective.query_entropy = 0.01
+    c.objective.info_kind = "zscore"
+    c.objective.info_threshold = 3.0
+
+    c.evaluate.selectors = (
+        "uniform",
+        "topk_question",
+        "topk_queries",
+        "topk_queries_smooth",
+        "pretrained",
+        "joint",
+        "oracle",
+    )
+    return c

@@ -1,0 +1,70 @@
+"""Pass rates c of the base MLLM: the share of sampled answers from uniform frames that are right."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from msjoe_jax.data.pipeline import make_pipeline
+from msjoe_jax.data.questions import Question, load_questions, save_questions
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.models.functional import Params
+from msjoe_jax.rollout.episode import Episodes, preview_fn, time_ordered
+from msjoe_jax.rollout.programs import Programs
+from msjoe_jax.system import System
+
+
+def measure_difficulty(
+    config: ConfigDict,
+    file: pathlib.Path,
+    system: System,
+    params: dict[str, Params],
+    questions: list[Question],
+) -> list[Question]:
+    """Writes `questions` with their pass rates to `file`, or reads it if it is there.
+
+    `config.difficulty.samples` answers a question at the training temperature. A question that
+    cannot be asked (see Episodes) keeps difficulty None and is left out of stage I.
+    """
+    if file.exists():
+        return load_questions(file)
+    reader = RecordReader(config.data.train_records)
+    programs = Programs(system, config.seed, config.evaluate.smooth)
+    episodes = Episodes(config, system, programs, reader, questions)
+    size = config.evaluate.batch
+    batches = make_pipeline(
+        questions,
+        reader,
+        batch_size=size,
+        num_candidates=config.frames.candidates,
+        num_preview=config.frames.preview,
+        preview_fn=preview_fn(config, system),
+        shuffle=False,
+        num_epochs=1,
+    )
+    rated = list(questions)
+    for batch in tqdm(batches, total=-(-len(questions) // size), desc="difficulty", unit="batch"):
+        weight = batch["valid"].astype(np.float32)
+        tokens, mask = episodes.query_tokens([[("",)]] * len(batch["index"]))
+        chosen = episodes.select(params, batch, tokens, mask, 0, selector="uniform", draws=1)
+        answers = episodes.answer(
+            params["mllm"],
+            batch,
+            time_ordered(chosen.draw),
+            0,
+            temperature=config.rollout.temperature,
+            weight=weight,
+            samples=config.difficulty.samples,
+        )
+        for index, counts, rate in zip(
+            batch["index"], weight, answers.correct.mean(-1), strict=True
+        ):
+            if counts:
+                rated[index] = dataclasses.replace(questions[index], difficulty=float(rate))
+    jax.block_until_ready(answers.features)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_questions(file, rated)
+    return rated
