@@ -1,5 +1,6 @@
 """Decoding a video file at a fixed rate, by timestamps, whatever its codec and its defects."""
 
+import math
 import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -55,11 +56,10 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     def _run(self) -> Generator[tuple[float, np.ndarray]]:
         # Each wanted time t = 0, 1/fps, … goes to the last frame that starts at or before it,
         # so a frame can be given out only when the next one's start is known.
-        count, shown, image = 0, None, None
+        count, shown, image, frame = 0, None, None, None
         for start, end, frame in self._spans():
             self.duration = float(end)
-            first = -(-start // self._step)  # the first k with k·step ≥ start
-            k = first
+            k = math.ceil(start / self._step)
             while k * self._step < end:
                 if shown is not frame:
                     shown, image = frame, self._convert(frame)
@@ -68,8 +68,10 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
                 k, count = k + 1, count + 1
                 if count == self._max_frames:
                     return
-        if count == 0:
+        if frame is None:
             raise VideoError(f"{self.path}: no frame could be decoded; the file is damaged")
+        if count == 0:  # all that is left of a damaged file lies between two wanted times
+            yield float(start), self._convert(frame)
 
     def _spans(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
         """(start, end, frame) in seconds, in order, without gaps after the first start."""
