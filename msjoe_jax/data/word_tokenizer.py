@@ -1,0 +1,58 @@
+"""A word-level `tokenizer.json` for tiny models: one id a word, Qwen's names for special tokens."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from msjoe_jax.errors import UserError
+
+# Order fixes the ids. The first is also padding, since Qwen pads with <|endoftext|>.
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+TAGS = ("<query>", "</query>", "<think>", "</think>", "<answer>", "</answer>")
+UNKNOWN = "<unk>"
+ROLES = ("system", "user", "assistant")
+LETTERS = tuple("ABCD")
+_NAMES = "|".join(re.escape(name) for name in (*SPECIAL, *TAGS))
+_PIECE = r"\w+|\n|[^\w\s]"
+
+
+def split_words(text: str) -> list[str]:
+    """Words, single punctuation marks and newlines of a text; special tokens and tags left out."""
+    return re.findall(_PIECE, re.sub(_NAMES, " ", text))
+
+
+def build_word_tokenizer(path: str | os.PathLike, texts: Iterable[str]) -> Path:
+    """Writes `path` (a tokenizer.json) with the words of `texts`, sorted, behind the fixed tokens.
+
+    Decoding puts one space between tokens, which the reply parser strips; other white space but
+    the newline is not kept. A word never seen becomes `<unk>`.
+
+    Raises UserError if a text spells out `<unk>`.
+    """
+    words = {word for text in texts for word in split_words(text)}
+    if any(UNKNOWN in text for text in texts):
+        raise UserError(f"a text of the word tokenizer holds {UNKNOWN}; leave it out")
+    fixed = [*SPECIAL, *TAGS, UNKNOWN, "\n", *ROLES, *LETTERS]
+    names = [*fixed, *sorted(words - set(fixed))]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"[^\S\n]+"), " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE), "removed", invert=True)
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_tokens(list(TAGS))
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    tokenizer.save(str(temporary))
+    os.replace(temporary, path)
+    return path

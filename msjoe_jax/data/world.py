@@ -1,0 +1,287 @@
+"""The tiny world: a procedural long-video task for two CPU cores, planned here, drawn elsewhere.
+
+A video is 96 frames at 1 fps in one *setting*. It holds six *events*, each an object of some kind
+that shows one of four colours for 3 to 6 frames. The words of a question are ambiguous: each has
+three senses, one a setting, and the video holds events of all three, in other colours. Isolated
+look-alikes of every kind, told apart only at the full resolution, fool a low-resolution CLIP.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from msjoe_jax.data.questions import Question
+
+SETTINGS = ("meadow", "harbour", "studio")
+COLOURS = ("red", "green", "blue", "yellow")  # in the order of the options A, B, C, D
+WORDS = ("crane", "bat", "jack", "drum", "bolt")
+SENSES = {  # what the word means in each setting
+    "crane": ("heron", "derrick", "origami"),
+    "bat": ("noctule", "paddle", "club"),
+    "jack": ("hare", "flag", "card"),
+    "drum": ("croaker", "barrel", "snare"),
+    "bolt": ("lightning", "rivet", "cloth"),
+}
+KINDS = tuple(sense for word in WORDS for sense in SENSES[word])
+SPLITS = ("train", "validation", "heldout")
+CELLS = 4  # a frame is 2 x 2 cells, each holds at most one object or look-alike
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldSpec:
+    """Sizes and difficulty of the world. Frames are one second apart."""
+
+    seed: int = 0
+    num_train: int = 1024  # videos; each is asked two questions
+    num_validation: int = 250
+    num_heldout: int = 1000
+    num_frames: int = 96
+    event_frames: tuple[int, int] = (3, 6)  # shortest and longest event
+    colour_visible: float = 0.75  # share of an event's frames that show its colour
+    look_alikes: int = 8  # a kind that has an event, a video
+    amplitude: tuple[float, float] = (0.65, 1.35)  # contrast of an event or a look-alike
+    noise: float = 5.0  # standard deviation of the pixel noise, grey levels of 255
+    drift: float = 18.0  # amplitude of the slow change of light, grey levels
+    jpeg_quality: int = 90
+
+    def size(self, split: str) -> int:
+        """Number of videos of a split."""
+        return getattr(self, f"num_{split}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """An object that stays for a few seconds; `visible` says when it shows its colour."""
+
+    kind: int
+    start: int
+    length: int
+    cell: int
+    amplitude: float
+    colour: int
+    visible: tuple[bool, ...]
+
+    @property
+    def visible_frames(self) -> list[int]:
+        return [self.start + i for i, seen in enumerate(self.visible) if seen]
+
+
+@dataclasses.dataclass(frozen=True)
+class LookAlike:
+    """One or two frames of a texture that has a kind's shape only once it is blurred."""
+
+    kind: int
+    start: int
+    length: int
+    cell: int
+    amplitude: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that happens in one video, and the seed of what is merely its appearance."""
+
+    id: str
+    setting: int
+    words: tuple[int, int]
+    events: tuple[Event, ...]
+    look_alikes: tuple[LookAlike, ...]
+    appearance_seed: int
+
+    def targets(self, words: Sequence[int]) -> list[Event]:
+        """The event that each word means in this video's setting."""
+        kinds = [kind_of(word, self.setting) for word in words]
+        return [next(e for e in self.events if e.kind == kind) for kind in kinds]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the `extra` field of a video record."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Plan":
+        """The inverse of `to_json`."""
+        events = tuple(Event(**{**e, "visible": tuple(e["visible"])}) for e in data["events"])
+        look_alikes = tuple(LookAlike(**spike) for spike in data["look_alikes"])
+        words = (data["words"][0], data["words"][1])
+        return cls(**{**data, "words": words, "events": events, "look_alikes": look_alikes})
+
+
+def kind_of(word: int, setting: int) -> int:
+    """The kind that a word means in a setting."""
+    return 3 * word + setting
+
+
+def make_video(spec: WorldSpec, split: str, index: int) -> tuple[Plan, tuple[Question, Question]]:
+    """Plans video `index` of a split and its questions, a one-event and a two-event one.
+
+    A function of its arguments alone. Both answers, the setting and the words go round with the
+    index, so that every split is balanced.
+    """
+    # The split is part of the seed: no video is shared, however large the splits become.
+    rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
+    setting, answer = index % 3, index // 3 % len(COLOURS)
+    first = index // 12 % len(WORDS)
+    second = (first + 1 + int(rng.integers(len(WORDS) - 1))) % len(WORDS)
+    words = (first, second)
+    events = _plan_events(rng, spec, setting, words, answer)
+    plan = Plan(
+        id=f"{split}-{index:05d}",
+        setting=setting,
+        words=words,
+        events=events,
+        look_alikes=_plan_look_alikes(rng, spec, events),
+        appearance_seed=int(rng.integers(2**31)),
+    )
+    return plan, (_ask(plan, words[:1]), _ask(plan, tuple(rng.permutation(words))))
+
+
+def _plan_events(
+    rng: np.random.Generator,
+    spec: WorldSpec,
+    setting: int,
+    words: tuple[int, int],
+    answer: int,
+) -> tuple[Event, ...]:
+    low, high = spec.event_frames
+    lengths = rng.integers(low, high + 1, size=2 * 3)
+    # Events lie apart by at least one frame; what is left of the video is shared out at random.
+    spare = spec.num_frames - int(lengths.sum()) - (len(lengths) - 1)
+    gaps = np.sort(rng.integers(0, spare + 1, size=len(lengths)))
+    starts = gaps + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
+    order = rng.permutation(len(lengths))  # which of the six kinds comes at which place
+    kinds = [kind_of(word, sense) for word in words for sense in range(3)]
+    colours = _choose_colours(rng, words, setting, answer)
+    events = []
+    for kind, slot in zip(kinds, order, strict=True):
+        length = int(lengths[slot])
+        visible = rng.random(length) < spec.colour_visible
+        visible[rng.integers(length)] = True  # every question can be answered
+        events.append(
+            Event(
+                kind=kind,
+                start=int(starts[slot]),
+                length=length,
+                cell=int(rng.integers(CELLS)),
+                amplitude=float(rng.uniform(*spec.amplitude)),
+                colour=colours[kind],
+                visible=tuple(bool(v) for v in visible),
+            )
+        )
+    return tuple(events)
+
+
+def _choose_colours(
+    rng: np.random.Generator, words: tuple[int, int], setting: int, answer: int
+) -> dict[int, int]:
+    """Colours of the six kinds: distinct within a word, and the two targets differ.
+
+    Which target comes later is a fair coin, so both questions' answers are balanced.
+    """
+    colours = {}
+    for word, target in zip(words, (answer, (answer + rng.integers(1, 4)) % 4), strict=True):
+        rest = rng.permutation([c for c in range(len(COLOURS)) if c != target])
+        senses = [kind_of(word, s) for s in range(3) if s != setting]
+        colours |= {kind: int(c) for kind, c in zip(senses, rest, strict=False)}
+        colours[kind_of(word, setting)] = int(target)
+    return colours
+
+
+def _plan_look_alikes(
+    rng: np.random.Generator, spec: WorldSpec, events: Sequence[Event]
+) -> tuple[LookAlike, ...]:
+    taken = np.zeros((CELLS, spec.num_frames), bool)
+    for event in events:
+        taken[event.cell, event.start : event.start + event.length] = True
+    found = []
+    # Frames of one word show one of its senses at a time: coincidences would be the highest peaks.
+    busy = {event.kind // 3: np.zeros(spec.num_frames, bool) for event in events}
+    for event in events:
+        busy[event.kind // 3][event.start : event.start + event.length] = True
+    for event in events:
+        near = np.zeros(spec.num_frames, bool)  # frames too close to one of the same kind
+        near[max(event.start - 1, 0) : event.start + event.length + 1] = True
+        count = 0
+        for start in _bursts(rng, spec).tolist():
+            span = slice(start, start + int(rng.integers(1, 3)))
+            if count == spec.look_alikes:
+                break
+            if near[span].any() or busy[event.kind // 3][span].any():
+                continue
+            free = np.flatnonzero(~taken[:, span].any(axis=1))
+            if free.size == 0:
+                continue
+            cell = int(rng.choice(free))
+            taken[cell, span] = busy[event.kind // 3][span] = True
+            near[max(start - 1, 0) : span.stop + 1] = True
+            amplitude = float(rng.uniform(*spec.amplitude))
+            found.append(LookAlike(event.kind, start, span.stop - start, cell, amplitude))
+            count += 1
+    return tuple(found)
+
+
+def _bursts(rng: np.random.Generator, spec: WorldSpec) -> np.ndarray:
+    """Where look-alikes may start, in order of trial: in pairs, which a moving average joins."""
+    first = rng.permutation(spec.num_frames - 4)
+    return np.stack([first, first + rng.integers(2, 4, first.size)], axis=1).reshape(-1)
+
+
+def question_text(words: Sequence[int]) -> str:
+    """The question about one word, or about whichever of two comes later."""
+    names = [WORDS[word] for word in words]
+    if len(names) == 1:
+        return f"what colour is the {names[0]} ?"
+    return f"what colour is whichever of {names[0]} and {names[1]} comes later ?"
+
+
+def _ask(plan: Plan, words: Sequence[int]) -> Question:
+    targets = plan.targets(words)
+    return Question(
+        id=f"{plan.id}-{len(words)}",
+        video=plan.id,
+        question=question_text(words),
+        options=COLOURS,
+        answer=max(targets, key=lambda event: event.start).colour,
+        extra={
+            "kind": ("one", "two")[len(words) - 1],
+            "setting": SETTINGS[plan.setting],
+            "words": [WORDS[word] for word in words],
+            "oracle_queries": [KINDS[event.kind] for event in targets],
+            "events": [[event.start, event.start + event.length] for event in targets],  # [ , )
+            "oracle_frames": [event.visible_frames for event in targets],  # a list a target
+        },
+    )
+
+
+def describe_frame(plan: Plan, frame: int) -> list[tuple[int, int, int | None]]:
+    """What is really in a frame: (cell, kind, colour or None where hidden), by cell."""
+    return sorted(
+        (e.cell, e.kind, e.colour if e.visible[frame - e.start] else None)
+        for e in plan.events
+        if e.start <= frame < e.start + e.length
+    )
+
+
+def apparent_kinds(plan: Plan, frame: int) -> list[int]:
+    """Kinds that a frame seems to show at low resolution: its events' and its look-alikes'."""
+    items = (*plan.events, *plan.look_alikes)
+    return sorted(i.kind for i in items if i.start <= frame < i.start + i.length)
+
+
+def oracle_frames(
+    visible: Sequence[Sequence[int]], k: int, rng: np.random.Generator, num_frames: int
+) -> list[int]:
+    """`k` distinct frames that answer a question, in time order.
+
+    `visible` holds the colour-visible frames of each target (a question's extra.oracle_frames); the
+    targets take turns with them, in random order. Random other frames fill up.
+    """
+    piles = [list(rng.permutation(frames)) for frames in visible]
+    chosen: list[int] = []
+    while any(piles) and len(chosen) < k:
+        for pile in piles:
+            if pile and len(chosen) < k:
+                chosen.append(int(pile.pop()))
+    others = rng.permutation(np.setdiff1d(np.arange(num_frames), chosen))
+    return sorted(chosen + [int(f) for f in others[: k - len(chosen)]])
