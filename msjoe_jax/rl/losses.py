@@ -93,18 +93,19 @@ def policy_loss_sum(
     rho = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
 
     advantage = jax.lax.stop_gradient(advantages.astype(jnp.float32))[:, None]
-    clipped = jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high)
-    terms = -jnp.minimum(rho * advantage, clipped * advantage)
+    # min(ρA, clip(ρ)A) is ρA, except where ρ has left the range in the direction that A favours.
+    too_low = (advantage < 0) & (rho < 1.0 - clip_low)
+    too_high = (advantage > 0) & (rho > 1.0 + clip_high)
+    bound = jnp.where(too_low, 1.0 - clip_low, 1.0 + clip_high)
+    terms = -jnp.where(too_low | too_high, bound, rho) * advantage
     tokens = mask.astype(jnp.float32)
     loss = weighted_sum(terms, tokens if weights is None else weights)
 
     count = tokens.sum()
-    too_low = mask & (rho < 1.0 - clip_low) & (advantage < 0)
-    too_high = mask & (rho > 1.0 + clip_high) & (advantage > 0)
     stats = {
         "ratio": ((rho * tokens).sum(), count),
-        "clip_ratio/low": (too_low.sum().astype(jnp.float32), count),
-        "clip_ratio/high": (too_high.sum().astype(jnp.float32), count),
+        "clip_ratio/low": ((too_low * tokens).sum(), count),
+        "clip_ratio/high": ((too_high * tokens).sum(), count),
     }
     return loss, jax.lax.stop_gradient(stats)
 
