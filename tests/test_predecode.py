@@ -1,5 +1,6 @@
 """Predecode as its user runs it: killed, resumed, fed with bad videos and bad lists."""
 
+import hashlib
 import json
 import os
 import signal
@@ -153,12 +154,22 @@ def test_kill_9_between_shards(tmp_path):
         call = [sys.executable, "-c", code, str(manifest), str(out), str(at)]
         return subprocess.run(call, capture_output=True).returncode
 
+    def finished(out):
+        done = {p.stem.removeprefix("videos-") for p in out.glob("parts/videos-*.arrayrecord")}
+        for name in ("progress.json", "manifest.json"):
+            if (out / name).exists():
+                for shard in json.loads((out / name).read_text())["shards"]:
+                    done |= {hashlib.sha256(v.encode()).hexdigest()[:32] for v in shard["videos"]}
+        return done
+
     assert go(tmp_path / "whole", 0) == 0
     whole = contents(tmp_path / "whole")
     for at in (2, 5, 9, 16):
-        out, killed = tmp_path / f"out{at}", 0
+        out, killed, before = tmp_path / f"out{at}", 0, set()
         while go(out, at) == -signal.SIGKILL:
             killed += 1
+            assert before <= finished(out)  # no kill loses what an earlier run had done
+            before = finished(out)
             at += 7  # a later moment each time, so that the run gets through
             if (out / "manifest.json").exists():
                 assert all(len(RecordReader(out).frames(f"v{v}", [0])) for v in range(4))
