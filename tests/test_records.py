@@ -138,6 +138,19 @@ def test_an_id_twice_and_two_writers_are_refused(tmp_path):
     assert RecordReader(tmp_path / "r").ids == ["a"]
 
 
+def test_a_damaged_jpeg_names_its_video(tmp_path):
+    data = encode_jpeg(flat(9), 90)
+    with RecordWriter(tmp_path / "r") as writer:
+        writer.add("good", [(0.0, data)])
+        writer.add("torn", [(0.0, data[: len(data) // 2]), (1.0, data)])
+        with pytest.raises(UserError, match="not a JPEG"):
+            writer.add("text", [(0.0, b"hello")])
+    reader = RecordReader(tmp_path / "r")
+    with pytest.raises(UserError, match="video torn is a damaged JPEG"):
+        reader.gather([("good", [0]), ("torn", [1, 0])])
+    assert len(reader.gather([("good", [0]), ("torn", [1])])) == 2
+
+
 @pytest.mark.parametrize("kind", ["frames", "videos"])
 def test_damaged_shards_are_told(tmp_path, kind):
     write(tmp_path / "r", {"a": 40})

@@ -216,12 +216,23 @@ class RecordReader:
         for shard, indices in by_shard.items():
             for index, data in zip(indices, self._read("frames", shard, indices), strict=True):
                 jpegs[wanted[shard, index]] = data
+
+        def decoded(slot: int) -> np.ndarray:
+            try:
+                return decode_jpeg(jpegs[slot], size)
+            except OSError:
+                owner = next(v for (v, _), row in zip(requests, rows, strict=True) if slot in row)
+                raise UserError(
+                    f"{self.directory}: a frame of video {owner} is a damaged JPEG; "
+                    "make the folder again"
+                ) from None
+
         large = any(info.height * info.width >= THREADED_PIXELS for info in infos)
         if large and len(jpegs) > 1:
             with ThreadPoolExecutor(DECODE_THREADS) as pool:
-                images = list(pool.map(lambda data: decode_jpeg(data, size), jpegs))
+                images = list(pool.map(decoded, range(len(jpegs))))
         else:
-            images = [decode_jpeg(data, size) for data in jpegs]
+            images = [decoded(slot) for slot in range(len(jpegs))]
         empty = [np.zeros((0, *(size or (info.height, info.width)), 3), np.uint8) for info in infos]
         return [
             np.stack([images[i] for i in row]) if row else none
