@@ -101,7 +101,7 @@ def test_clip_truth_table():
                 new, old, jnp.array([advantage]), jnp.ones((1, 1), bool), 0.2, 0.28
             )
 
-        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(old + log_ratio)
+        (value, stats), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(old + log_ratio)
         want = np.exp(log_ratio) if live else (1.28 if advantage > 0 else 0.8)
         np.testing.assert_allclose(value, -want * advantage, rtol=TOLERANCE)
         if live:
@@ -122,7 +122,7 @@ def test_on_policy_is_reinforce(ratio, given_old):
         old = jax.lax.stop_gradient(new) if given_old else None
         return losses.policy_loss_sum(new, old, advantages, mask, 0.0, 0.0, ratio)
 
-    (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(new)
+    (value, stats), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(new)
     want = -np.where(mask, np.asarray(advantages)[:, None], 0.0)
     # The sequence ratio spreads the row's gradient evenly, which for equal A is the same.
     np.testing.assert_allclose(gradient, want, rtol=TOLERANCE, atol=TOLERANCE)
@@ -151,8 +151,9 @@ def test_masked_tokens_change_nothing(ratio, poison):
             kl = sum(losses.kl_penalty(new, old, mask, kind) for kind in ("k1", "k2", "k3", "k3+"))
             return value + losses.weighted_sum(kl, mask.astype(np.float32))
 
-        clean = jax.value_and_grad(total)(jnp.asarray(new), jnp.asarray(old))
-        dirty = jax.value_and_grad(total)(jnp.asarray(dirty_new), jnp.asarray(dirty_old))
+        both = jax.jit(jax.value_and_grad(total))
+        clean = both(jnp.asarray(new), jnp.asarray(old))
+        dirty = both(jnp.asarray(dirty_new), jnp.asarray(dirty_old))
         assert np.isfinite(clean[0])
         np.testing.assert_array_equal(dirty[0], clean[0])
         np.testing.assert_array_equal(dirty[1], clean[1])
@@ -241,7 +242,7 @@ def test_huge_log_ratios_stay_finite():
             rows = jnp.array([advantage]), jnp.ones((1, 2), bool)
             return losses.policy_loss_sum(new, old, *rows)[0]
 
-        value, gradient = jax.value_and_grad(loss)(new)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(new)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
 
@@ -262,7 +263,7 @@ def test_kl_value_and_gradient_by_enumeration(kind):
         )[0]
         return jnp.sum(jnp.float32(p) * values)
 
-    value, gradient = jax.value_and_grad(expected)(jnp.float32(LOGITS))
+    value, gradient = jax.jit(jax.value_and_grad(expected))(jnp.float32(LOGITS))
     kl = p @ (log_p - log_q)
     reverse = p * (log_p - log_q - kl)  # ∇ KL(π ‖ π_ref)
     forward = p - q  # ∇ KL(π_ref ‖ π)

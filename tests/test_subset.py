@@ -16,6 +16,17 @@ from msjoe_jax.rl import subset
 TOLERANCE = 1e-5
 
 
+FUNCTIONS = {
+    "plackett_luce": subset.plackett_luce_log_prob,
+    "marginal": subset.marginal_log_prob,
+    "entropy": lambda logits, _, mask: subset.frame_entropy(logits, mask),
+}
+
+
+# Compiled once a shape: eager scans compile at every call.
+WITH_GRADIENT = {name: jax.jit(jax.value_and_grad(call)) for name, call in FUNCTIONS.items()}
+
+
 def all_draws(frames: int, k: int) -> subset.Draw:
     indices = np.array(list(itertools.permutations(range(frames), k)))
     return subset.Draw(jnp.asarray(indices), jnp.ones(indices.shape, bool))
@@ -66,6 +77,7 @@ def exact_expectations(log_prob, logits: np.ndarray, k: int):
     p = np.exp([oracle_log_prob(logits, tuple(order)) for order in np.asarray(draws.indices)])
     reward = np.isin(np.asarray(draws.indices), (1, 3)).any(1).astype(float)
 
+    @jax.jit
     def each(logits):
         return log_prob(*wide(logits, draws))
 
@@ -175,22 +187,15 @@ def test_a_rows_draw_depends_on_its_key_alone():
     assert len({tuple(row) for row in same.indices.tolist()}) == 4
 
 
-@pytest.mark.parametrize("log_prob", [subset.plackett_luce_log_prob, subset.marginal_log_prob])
+@pytest.mark.parametrize("name", ["plackett_luce", "marginal"])
 @pytest.mark.parametrize("valid_frames", [0, 1, 3, 4])
-def test_forced_choice_has_log_prob_0_and_no_gradient(log_prob, valid_frames):
+def test_forced_choice_has_log_prob_0_and_no_gradient(name, valid_frames):
     logits = jnp.array([5.0, -2.0, 1e3, 0.3, np.nan, 1e30])
     mask = jnp.arange(6) < valid_frames
     draw = subset.gumbel_top_k(jax.random.key(0), logits, mask, 4)
-    value, gradient = jax.value_and_grad(log_prob)(logits, draw, mask)
+    value, gradient = WITH_GRADIENT[name](logits, draw, mask)
     assert float(value) == 0.0
     assert np.all(np.asarray(gradient) == 0.0)
-
-
-FUNCTIONS = {
-    "plackett_luce": subset.plackett_luce_log_prob,
-    "marginal": subset.marginal_log_prob,
-    "entropy": lambda logits, _, mask: subset.frame_entropy(logits, mask),
-}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -204,7 +209,7 @@ def test_finite_at_extreme_logits_and_silent_at_padding(name, poison, size):
     # The least likely draw as well: the lowest five frames.
     lowest = subset.top_k(-jnp.where(mask, logits, 0.0), mask, 5)
     for picks in (draw, lowest):
-        value, gradient = jax.value_and_grad(FUNCTIONS[name])(logits, picks, mask)
+        value, gradient = WITH_GRADIENT[name](logits, picks, mask)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
         assert np.all(np.asarray(gradient)[~np.asarray(mask)] == 0.0)
@@ -219,8 +224,8 @@ def test_finite_at_extreme_logits_and_silent_at_padding(name, poison, size):
 def test_shift_of_the_logits_changes_nothing(name):
     logits, mask = jax.random.normal(jax.random.key(0), (12,)), jnp.arange(12) < 10
     draw = subset.top_k(logits, mask, 4)
-    value, gradient = jax.value_and_grad(FUNCTIONS[name])(logits, draw, mask)
-    moved, moved_gradient = jax.value_and_grad(FUNCTIONS[name])(logits + 16.0, draw, mask)
+    value, gradient = WITH_GRADIENT[name](logits, draw, mask)
+    moved, moved_gradient = WITH_GRADIENT[name](logits + 16.0, draw, mask)
     np.testing.assert_allclose(moved, value, atol=10 * TOLERANCE)
     np.testing.assert_allclose(moved_gradient, gradient, atol=TOLERANCE)
     np.testing.assert_allclose(gradient.sum(), 0.0, atol=TOLERANCE)

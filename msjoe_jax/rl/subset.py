@@ -8,6 +8,7 @@ Every function takes leading batch axes, ignores whatever stands in masked logit
 and gives those frames gradient 0.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -38,16 +39,19 @@ def gumbel_top_k(
       mask: True at valid frames.
       k: number of picks, static; may exceed T.
     """
-    logits = _masked(logits, mask)
-    keys = key
-    if keys.shape != logits.shape[:-1]:
-        keys = jax.random.split(key, logits.shape[:-1])
-
-    def noise(row_key: Key[Array, ""]) -> Float[Array, " T"]:
-        return jax.random.gumbel(row_key, logits.shape[-1:], logits.dtype)
-
-    gumbel = jax.vmap(noise)(keys.reshape(-1)).reshape(logits.shape)
+    logits = masked_logits(logits, mask)
+    gumbel = row_noise(jax.random.gumbel, key, logits)
     return top_k(logits + gumbel, mask, k)
+
+
+def row_noise(
+    sampler: Callable[..., Array], key: Key[Array, "..."], like: Float[Array, "... T"]
+) -> Float[Array, "... T"]:
+    """Noise of the shape and type of `like`, each row from its own key; keys as above."""
+    rows, width = like.shape[:-1], like.shape[-1:]
+    keys = key if key.shape == rows else jax.random.split(key, rows)
+    noise = jax.vmap(lambda row_key: sampler(row_key, width, like.dtype))(keys.reshape(-1))
+    return noise.reshape(like.shape)
 
 
 def top_k(logits: Float[Array, "... T"], mask: Bool[Array, "... T"], k: int) -> Draw:
@@ -75,7 +79,7 @@ def plackett_luce_log_prob(
     Where every valid frame is taken (no more valid frames than K) the choice is forced: the value
     is exactly 0 and so is its gradient, whatever the order.
     """
-    logits = _masked(logits, mask)
+    logits = masked_logits(logits, mask)
     chosen = _chosen(logits, draw)
     rest = jax.nn.logsumexp(jnp.where(_taken(draw, mask), FLOOR, logits), axis=-1, keepdims=True)
     # Adding the picks back from the last to the first never subtracts from a total.
@@ -92,15 +96,13 @@ def marginal_log_prob(
 
     Its score has no zero mean (SPEC §4); kept for parity with the paper. 0 where forced.
     """
-    logits = _masked(logits, mask)
+    logits = masked_logits(logits, mask)
     return _sum_of_picks(_chosen(jax.nn.log_softmax(logits), draw), draw, mask)
 
 
-def frame_entropy(
-    logits: Float[Array, "... T"], mask: Bool[Array, "... T"]
-) -> Float[Array, "..."]:
+def frame_entropy(logits: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Float[Array, "..."]:
     """Entropy in nats of softmax(φ) over the valid frames; 0 without any."""
-    log_p = jax.nn.log_softmax(_masked(logits, mask))
+    log_p = jax.nn.log_softmax(masked_logits(logits, mask))
     return -jnp.sum(jnp.where(mask, jnp.exp(log_p) * log_p, 0.0), axis=-1)
 
 
@@ -109,7 +111,10 @@ def _float(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _masked(logits: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Float[Array, "... T"]:
+def masked_logits(
+    logits: Float[Array, "... T"], mask: Bool[Array, "... T"]
+) -> Float[Array, "... T"]:
+    """float32 (or wider) logits, FLOOR where masked: no value from there, and gradient 0."""
     return jnp.where(mask, logits.astype(_float(logits)), FLOOR)
 
 
