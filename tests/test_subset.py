@@ -24,6 +24,7 @@ FUNCTIONS = {
 
 
 # Compiled once a shape: eager scans compile at every call.
+gumbel_top_k = jax.jit(subset.gumbel_top_k, static_argnums=3)
 WITH_GRADIENT = {name: jax.jit(jax.value_and_grad(call)) for name, call in FUNCTIONS.items()}
 
 
@@ -115,7 +116,7 @@ def test_gumbel_top_k_frequencies_are_plackett_luce():
     mask = jnp.array([True, True, False, True, True, True])
     padded = jnp.array([0.5, -1.0, 1e30, 1.0, 0.0, -0.3])
     keys = jax.random.split(jax.random.key(5), count)
-    draws = subset.gumbel_top_k(
+    draws = gumbel_top_k(
         keys, jnp.broadcast_to(padded, (count, 6)), jnp.broadcast_to(mask, (count, 6)), 3
     )
     assert np.asarray(draws.valid).all()
@@ -143,7 +144,7 @@ def test_draw_holds_distinct_valid_frames(seed, k, lengths, poison):
         mask[row, rng.permutation(9)[:length]] = True
     logits = np.where(mask, 100 * rng.standard_normal((3, 9)), poison).astype(np.float32)
     for draw in (
-        subset.gumbel_top_k(jax.random.key(seed), jnp.array(logits), jnp.array(mask), k),
+        gumbel_top_k(jax.random.key(seed), jnp.array(logits), jnp.array(mask), k),
         subset.top_k(jnp.array(logits), jnp.array(mask), k),
     ):
         indices, valid = np.asarray(draw.indices), np.asarray(draw.valid)
@@ -175,15 +176,15 @@ def test_a_rows_draw_depends_on_its_key_alone():
     logits = jax.random.normal(jax.random.key(0), (4, 20))
     mask = jnp.ones((4, 20), bool)
     keys = jax.random.split(jax.random.key(1), 4)
-    together = subset.gumbel_top_k(keys, logits, mask, 6)
-    longer = subset.gumbel_top_k(
+    together = gumbel_top_k(keys, logits, mask, 6)
+    longer = gumbel_top_k(
         keys, jnp.pad(logits, ((0, 0), (0, 12))), jnp.pad(mask, ((0, 0), (0, 12))), 6
     )
     np.testing.assert_array_equal(together.indices, longer.indices)
     for row in range(4):
-        alone = subset.gumbel_top_k(keys[row], logits[row], mask[row], 6)
+        alone = gumbel_top_k(keys[row], logits[row], mask[row], 6)
         np.testing.assert_array_equal(together.indices[row], alone.indices)
-    same = subset.gumbel_top_k(jax.random.key(1), jnp.zeros((4, 20)), mask, 6)
+    same = gumbel_top_k(jax.random.key(1), jnp.zeros((4, 20)), mask, 6)
     assert len({tuple(row) for row in same.indices.tolist()}) == 4
 
 
@@ -192,7 +193,7 @@ def test_a_rows_draw_depends_on_its_key_alone():
 def test_forced_choice_has_log_prob_0_and_no_gradient(name, valid_frames):
     logits = jnp.array([5.0, -2.0, 1e3, 0.3, np.nan, 1e30])
     mask = jnp.arange(6) < valid_frames
-    draw = subset.gumbel_top_k(jax.random.key(0), logits, mask, 4)
+    draw = gumbel_top_k(jax.random.key(0), logits, mask, 4)
     value, gradient = WITH_GRADIENT[name](logits, draw, mask)
     assert float(value) == 0.0
     assert np.all(np.asarray(gradient) == 0.0)
@@ -205,7 +206,7 @@ def test_finite_at_extreme_logits_and_silent_at_padding(name, poison, size):
     rng = np.random.default_rng(0)
     mask = jnp.array(rng.permutation(16) < 11)
     logits = jnp.where(mask, jnp.float32(rng.uniform(-size, size, 16)), poison)
-    draw = subset.gumbel_top_k(jax.random.key(2), logits, mask, 5)
+    draw = gumbel_top_k(jax.random.key(2), logits, mask, 5)
     # The least likely draw as well: the lowest five frames.
     lowest = subset.top_k(-jnp.where(mask, logits, 0.0), mask, 5)
     for picks in (draw, lowest):
@@ -260,10 +261,9 @@ def test_learns_a_bandit():
     """REINFORCE on the ordered log-probability finds 2 useful frames of 12 with 2 picks."""
     mask, draws = jnp.ones((64, 12), bool), 64
 
-    @jax.jit
     def step(logits, key):
         rows = jnp.broadcast_to(logits, (draws, 12))
-        draw = subset.gumbel_top_k(key, rows, mask, 2)
+        draw = gumbel_top_k(key, rows, mask, 2)
         reward = ((draw.indices == 3) | (draw.indices == 8)).sum(1) / 2
         advantage = reward - reward.mean()
 
@@ -273,9 +273,6 @@ def test_learns_a_bandit():
 
         return logits - 2.0 * jax.grad(loss)(logits), reward.mean()
 
-    logits, history = jnp.zeros(12), []
-    for key in jax.random.split(jax.random.key(0), 150):
-        logits, reward = step(logits, key)
-        history.append(float(reward))
+    _, history = jax.lax.scan(step, jnp.zeros(12), jax.random.split(jax.random.key(0), 150))
     assert history[0] < 0.4
     assert np.mean(history[-20:]) > 0.95

@@ -82,10 +82,11 @@ def plackett_luce_log_prob(
     logits = masked_logits(logits, mask)
     chosen = _chosen(logits, draw)
     rest = jax.nn.logsumexp(jnp.where(_taken(draw, mask), FLOOR, logits), axis=-1, keepdims=True)
-    # Adding the picks back from the last to the first never subtracts from a total.
-    alive = jax.lax.cumlogsumexp(
-        jnp.concatenate([chosen, rest], axis=-1), axis=logits.ndim - 1, reverse=True
-    )[..., :-1]
+    # Row k sums what was still there at pick k: picks k … K and the rest. K² terms cost less than
+    # the compilation of a cumulative logsumexp, and no total is ever subtracted from.
+    pool = jnp.concatenate([chosen, rest], axis=-1)
+    still = jnp.triu(jnp.ones((pool.shape[-1] - 1, pool.shape[-1]), bool))
+    alive = jax.nn.logsumexp(jnp.where(still, pool[..., None, :], FLOOR), axis=-1)
     return _sum_of_picks(chosen - alive, draw, mask)
 
 
