@@ -157,7 +157,8 @@ def _plan_events(
     for kind, slot in zip(kinds, order, strict=True):
         length = int(lengths[slot])
         visible = rng.random(length) < spec.colour_visible
-        visible[rng.integers(length)] = True  # every question can be answered
+        if not visible.any():  # every question can be answered
+            visible[rng.integers(length)] = True
         events.append(
             Event(
                 kind=kind,

@@ -1,0 +1,375 @@
+"""Supervised warm-up of the tiny world's own models, on its records: first CLIP, then the MLLM.
+
+Each is a `Loop`: a state and a pure step. All randomness comes from (seed, step), so a run that is
+killed and resumed from any saved state ends in the same bits.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.world import (
+    CELLS,
+    COLOURS,
+    KINDS,
+    SETTINGS,
+    WORDS,
+    Plan,
+    apparent_kinds,
+    describe_frame,
+    kind_of,
+    question_text,
+)
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
+from msjoe_jax.models.functional import Params, split_module
+from msjoe_jax.prompts import LETTERS, answer_prompt, query_prompt
+from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
+from msjoe_jax.rollout.episode import to_patches
+from msjoe_jax.rollout.generate import Prompts, completion_log_probs
+from msjoe_jax.rollout.programs import Patches, frame_features
+from msjoe_jax.system import System
+from msjoe_jax.tokenizer import Tokenizer, clip_tokens
+
+State = dict[str, Any]  # params, optimizer
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A resumable training loop: `state = init()`, then `step(state, i)` for i in 0 … steps − 1."""
+
+    init: Callable[[], State]
+    step: Callable[[State, int], tuple[State, Metrics]]
+    steps: int
+
+
+# --- CLIP -------------------------------------------------------------------------------------
+
+CLIP_VIDEOS = 120  # about 11,000 captions: enough that memorising them does not pay
+CAPTIONS = ("{}", "the {}", "what colour is the {} ?")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTraining:
+    """Schedule of `clip_loop`."""
+
+    seed: int = 0
+    steps: int = 450
+    batch: int = 128
+    learning_rate: float = 3e-3
+
+
+def names_of(kind: int) -> tuple[str, str]:
+    """What a caption calls a kind: the ambiguous word, the sense's own name."""
+    return WORDS[kind // 3], KINDS[kind]
+
+
+def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [F, S, S, 3] of the first videos' frames, once for every kind [F] they seem to show.
+
+    As in captions from the web, a look-alike is called what it looks like.
+    """
+    requests, kinds = [], []
+    for video_id in reader.ids[:CLIP_VIDEOS]:
+        info = reader.info(video_id)
+        plan = Plan.from_json(info.extra)
+        shown = [(f, kind) for f in range(info.num_frames) for kind in apparent_kinds(plan, f)]
+        requests.append((video_id, [frame for frame, _ in shown]))
+        kinds += [kind for _, kind in shown]
+    frames = np.concatenate(reader.gather(requests))
+    return preprocess_frames(frames, image_size), np.asarray(kinds, np.int32)
+
+
+def clip_loop(
+    reader: RecordReader, tokenizer: Tokenizer, cfg: CLIPConfig, training: ClipTraining
+) -> Loop:
+    """Contrastive training (Radford et al. 2021) on single frames that show an event.
+
+    A caption calls the object by the ambiguous word half of the time and by the sense's own name
+    otherwise. Equal captions in a batch share the target: they are not each other's negatives.
+    """
+    frames, kinds = _captioned_frames(reader, cfg.image_size)
+    start = tokenizer.token_id("<|im_start|>")
+    nouns = [*WORDS, *KINDS]
+    texts = [caption.format(noun) for noun in nouns for caption in CAPTIONS]
+    tokens = jnp.asarray(clip_tokens(tokenizer, texts, cfg.context, start, cfg.eot_token_id))
+    frames, kinds = jnp.asarray(frames), jnp.asarray(kinds)
+    graphdef, _ = split_module(CLIP(cfg, rngs=nnx.Rngs(0)))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, training.learning_rate, training.steps // 20, training.steps
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+
+    def init() -> State:
+        _, params = split_module(CLIP(cfg, rngs=nnx.Rngs(training.seed)))
+        return {"params": params, "optimizer": optimizer.init(params)}
+
+    def loss_fn(params, pixels, caption):
+        model = nnx.merge(graphdef, params)
+        images = _unit(model.encode_image(normalise(pixels)))
+        written = _unit(model.encode_text(tokens))[caption]
+        logits = jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * images @ written.T
+        same = (caption[:, None] == caption[None, :]).astype(jnp.float32)
+        target = same / same.sum(axis=1, keepdims=True)
+        loss = optax.softmax_cross_entropy(logits, target).mean()
+        return (loss + optax.softmax_cross_entropy(logits.T, target).mean()) / 2
+
+    @jax.jit
+    def update(state, step):
+        key = jax.random.fold_in(jax.random.key(training.seed), step)
+        which, sense, form = jax.random.split(key, 3)
+        rows = jax.random.randint(which, (training.batch,), 0, len(frames))
+        by_sense = jax.random.bernoulli(sense, 0.5, rows.shape)
+        noun = jnp.where(by_sense, len(WORDS) + kinds[rows], kinds[rows] // 3)
+        caption = noun * len(CAPTIONS) + jax.random.randint(form, rows.shape, 0, len(CAPTIONS))
+        loss, grads = jax.value_and_grad(loss_fn)(state["params"], frames[rows], caption)
+        updates, memory = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "optimizer": memory}, {"loss": loss}
+
+    return Loop(init, lambda state, step: update(state, jnp.int32(step)), training.steps)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+# --- MLLM -------------------------------------------------------------------------------------
+
+FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
+ANSWERS = 3  # prompts a video: one about either word, one about both
+UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns to guess well
+ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
+QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # a demonstrated query: the word, its right sense, wrong ones
+
+
+@dataclasses.dataclass(frozen=True)
+class MllmTraining:
+    """Schedule of `mllm_loop`."""
+
+    seed: int = 0
+    steps: int = 700
+    videos: int = 32  # a step
+    learning_rate: float = 2e-3
+    vision_weight: float = 1.0
+
+
+class MllmBatch(NamedTuple):
+    """V videos of U frames, G prompts each; `words` names what each visual token M shows."""
+
+    patches: Patches
+    prompts: Prompts
+    replies: Int[np.ndarray, "V G 1 C"]
+    reply_mask: Float[np.ndarray, "V G 1 C"]
+    words: Int[np.ndarray, "V U·M 3"]
+    word_weights: Float[np.ndarray, "V U·M 3"]
+
+
+def mllm_loop(
+    config: ConfigDict, system: System, reader: RecordReader, training: MllmTraining
+) -> Loop:
+    """Supervised training of the tiny MLLM: to see, to answer, and to demonstrate queries.
+
+    (a) Every visual token is drawn, through the tied word embedding, to the words for what its
+    cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
+    project's format, from mixes of frames that do or do not hold the evidence. (c) Queries in the
+    project's format, plausible but uncalibrated (QUERY_MIX), so that RL has something to improve.
+    The frames of a video are encoded once for all its prompts.
+    """
+    builder = _BatchBuilder(config, system, reader, training)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, training.learning_rate, training.steps // 20, training.steps
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def init() -> State:
+        params = _widen(system.init("mllm", training.seed), system.qwen.text.width)
+        return {"params": params, "optimizer": optimizer.init(params)}
+
+    def loss_fn(params: Params, batch: MllmBatch) -> tuple[Array, Metrics]:
+        model = system.mllm(params)
+        features = frame_features(model, batch.patches)
+        seen = jax.nn.log_softmax(model.language.logits(features))
+        named = jnp.take_along_axis(seen, batch.words, -1) * batch.word_weights
+        log_probs, _ = completion_log_probs(
+            model,
+            batch.prompts,
+            features,
+            batch.replies,
+            banned_ids=system.banned_ids(),
+            temperature=1.0,
+        )
+        each = (log_probs * batch.reply_mask).sum((-2, -1))  # [V, G]
+        answer, query = -each[:, :ANSWERS].mean(), -each[:, ANSWERS:].mean()
+        vision = -named.sum(-1).mean()
+        loss = ANSWERS * answer + query + training.vision_weight * vision
+        return loss, {"loss": loss, "answer": answer, "query": query, "vision": vision}
+
+    @jax.jit
+    def update(state: State, batch: MllmBatch) -> tuple[State, Metrics]:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state["params"], batch)
+        updates, memory = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "optimizer": memory}, metrics
+
+    ahead = _Ahead(builder)
+    return Loop(init, lambda state, step: update(state, ahead(step)), training.steps)
+
+
+def _widen(params: Params, width: int) -> Params:
+    """Scales fresh weights from std 0.02 to 1/√width, without which narrow layers hardly learn.
+
+    0.02 suits a width of 2,500. The patch embedding has as many inputs, norms are not random.
+    """
+
+    def scale(path: tuple, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        return leaf if "norm" in name or "patch_embed" in name else leaf * (width**-0.5 / 0.02)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+class _Ahead:
+    """Builds batch i + 1 on another thread while batch i is in use."""
+
+    def __init__(self, build: Callable[[int], MllmBatch]):
+        self._build, self._pool = build, ThreadPoolExecutor(1)
+        self._pending: dict[int, Future[MllmBatch]] = {}
+
+    def __call__(self, step: int) -> MllmBatch:
+        future = self._pending.pop(step, None) or self._pool.submit(self._build, step)
+        self._pending = {step + 1: self._pool.submit(self._build, step + 1)}
+        return future.result()
+
+
+class _BatchBuilder:
+    """Batches as a function of (seed, step)."""
+
+    def __init__(
+        self, config: ConfigDict, system: System, reader: RecordReader, training: MllmTraining
+    ):
+        assert system.tokenizer is not None
+        self.config, self.system, self.training = config, system, training
+        self.reader, self.tokenizer = reader, system.tokenizer
+        self.assembler = Assembler(system.tokenizer, system.qwen)
+        self.length = max(config.prompt.answer_prompt_tokens, config.prompt.query_prompt_tokens)
+        self.reply_tokens = max(config.prompt.answer_tokens, config.prompt.query_tokens)
+        self.plans: dict[str, Plan] = {}
+        self.rows: dict[tuple[tuple[str, str], int], dict[str, np.ndarray]] = {}
+        self.word_ids = {
+            name: system.tokenizer.token_id(name) for name in (*SETTINGS, *KINDS, *COLOURS)
+        }
+
+    def __call__(self, step: int) -> MllmBatch:
+        rng = np.random.default_rng([self.training.seed, step])
+        ids = self.reader.ids
+        chosen = [ids[i] for i in rng.integers(len(ids), size=self.training.videos)]
+        plans = [self._plan(video_id) for video_id in chosen]
+        frames = [self._choose_frames(plan, rng) for plan in plans]
+        pixels = np.concatenate(self.reader.gather(list(zip(chosen, frames, strict=True))))
+        vision = self.system.qwen.vision
+        patches, grid = to_patches(
+            pixels, vision.patch, vision.merge, self.config.frames.key_patches
+        )
+        shape = (len(plans), FRAMES)
+        size = (int(grid[0, 0]), int(grid[0, 1]))
+        rows, replies, masks = [], [], []
+        for plan, picked in zip(plans, frames, strict=True):
+            examples = self._examples(plan, picked, size, rng)
+            rows.append([row for row, _ in examples])
+            texts = [self.tokenizer.encode(reply) for _, reply in examples]
+            padding = [self.reply_tokens - len(ids) for ids in texts]
+            replies.append([[ids + [0] * pad] for ids, pad in zip(texts, padding, strict=True)])
+            masks.append([[[1.0] * (self.reply_tokens - pad) + [0.0] * pad] for pad in padding])
+        words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
+        named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
+        return MllmBatch(
+            Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
+            stack_rows(rows),
+            np.array(replies, np.int32),
+            np.array(masks, np.float32),
+            named[:, :, 0].astype(np.int32),
+            named[:, :, 1],
+        )
+
+    def _plan(self, video_id: str) -> Plan:
+        if video_id not in self.plans:
+            self.plans[video_id] = Plan.from_json(self.reader.info(video_id).extra)
+        return self.plans[video_id]
+
+    def _choose_frames(self, plan: Plan, rng: np.random.Generator) -> list[int]:
+        number = self.reader.info(plan.id).num_frames
+        if rng.random() < UNIFORM:
+            return sorted(rng.permutation(number)[:FRAMES].tolist())
+        shown = [int(rng.choice(event.visible_frames)) for event in plan.events]
+        others = rng.permutation(np.setdiff1d(np.arange(number), shown))
+        return sorted(shown + others[: FRAMES - len(shown)].tolist())
+
+    def _examples(
+        self, plan: Plan, frames: Sequence[int], size: tuple[int, int], rng: np.random.Generator
+    ) -> list[tuple[dict[str, np.ndarray], str]]:
+        """(prompt row, reply) of the video's answers and of its query demonstration."""
+        c, style = self.config, self.system.style
+        both = rng.permutation(plan.words).tolist()
+        examples = []
+        for words in (both[:1], both[1:], both):
+            targets = plan.targets(words)
+            needed: list[int] = []
+            if rng.random() < ORACLE:
+                shown = {frame for target in targets for frame in target.visible_frames}
+                needed = [i for i, frame in enumerate(frames) if frame in shown]
+            spare = rng.permutation([i for i in range(FRAMES) if i not in needed]).tolist()
+            picked = sorted((needed + spare)[: c.frames.key])
+            text = answer_prompt(style, question_text(words), COLOURS)
+            row = self._row(text, picked, size)
+            letter = LETTERS[max(targets, key=lambda event: event.start).colour]
+            examples.append((row, f"<answer>{letter}</answer><|im_end|>"))
+        words = both if rng.random() < 0.5 else both[:1]
+        text = query_prompt(style, question_text(words), COLOURS, c.prompt.max_queries)
+        picked = sorted(rng.permutation(FRAMES)[: c.frames.preview].tolist())
+        reply = "".join(
+            f"<query>{self._demonstrate(words[slot % len(words)], plan.setting, rng)}</query>"
+            for slot in range(c.prompt.max_queries)
+        )
+        return [*examples, (self._row(text, picked, size), reply + "<|im_end|>")]
+
+    def _row(
+        self, text: tuple[str, str], picked: Sequence[int], size: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        # Only the frames differ between prompts of one wording: everything else is remembered.
+        key = (text, len(picked))
+        if key not in self.rows:
+            frames = [Frame(i * CELLS, size) for i in range(len(picked))]
+            self.rows[key] = self.assembler.row(text, frames, self.length)
+        place = self.rows[key]["feature_index"]
+        moved = np.asarray(picked)[place // CELLS] * CELLS + place % CELLS
+        index = np.where(place >= 0, moved, -1).astype(np.int32)
+        return {**self.rows[key], "feature_index": index}
+
+    def _demonstrate(self, word: int, setting: int, rng: np.random.Generator) -> str:
+        wrong = [KINDS[kind_of(word, s)] for s in range(len(SETTINGS)) if s != setting]
+        names = [WORDS[word], KINDS[kind_of(word, setting)], *wrong]
+        return names[rng.choice(len(names), p=QUERY_MIX)]
+
+    def _name_cells(self, plan: Plan, frame: int) -> list[tuple[list[int], list[float]]]:
+        """For each cell the ids of up to three words that describe it, and their weights."""
+        setting = self.word_ids[SETTINGS[plan.setting]]
+        cells = [([setting, 0, 0], [1.0, 0.0, 0.0]) for _ in range(CELLS)]
+        for cell, kind, colour in describe_frame(plan, frame):
+            names = [KINDS[kind]] + ([] if colour is None else [COLOURS[colour]])
+            ids = [setting] + [self.word_ids[name] for name in names]
+            pad = 3 - len(ids)
+            cells[cell] = (ids + [0] * pad, [1 / len(ids)] * len(ids) + [0.0] * pad)
+        return cells
