@@ -74,7 +74,10 @@ def ours(c: VisionConfig, module: torch.nn.Module, x: np.ndarray, grids) -> np.n
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(lambda: nnx.split(VisionTower(config(), rngs=nnx.Rngs(0)))[1])()
+    """Random in every leaf: the biases and norms of a fresh tower are 0 and 1."""
+    _, shapes = abstract(lambda: VisionTower(config(), rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(0.1, 0.2, x.shape).astype(x.dtype), shapes)
 
 
 def applied(chunk: int = 256, remat: bool = False):
@@ -149,7 +152,7 @@ def test_padding_changes_nothing(params):
     assert dx[0, :24].any(-1).all() and dx[1, :16].any(-1).all()
     assert not out[0, 6:].any() and not out[1, 4:].any() and not out[2].any()
     tight = apply(params, jnp.asarray(clean[:1, :24]), grids[:1])
-    np.testing.assert_allclose(tight[0], out[0, :6], atol=1e-6)  # fewer keys: summation order
+    np.testing.assert_allclose(tight[0], out[0, :6], rtol=TOLERANCE)  # fewer keys: summation order
 
 
 def test_frames_do_not_see_each_other(params):
