@@ -24,6 +24,8 @@ FUNCTIONS = {
 
 
 # Compiled once a shape: eager scans compile at every call.
+plackett_luce_log_prob = jax.jit(subset.plackett_luce_log_prob)
+top_k = jax.jit(subset.top_k, static_argnums=2)
 gumbel_top_k = jax.jit(subset.gumbel_top_k, static_argnums=3)
 WITH_GRADIENT = {name: jax.jit(jax.value_and_grad(call)) for name, call in FUNCTIONS.items()}
 
@@ -53,7 +55,7 @@ def wide(logits: jax.Array, draws: subset.Draw) -> tuple[jax.Array, subset.Draw,
 def test_ordered_probabilities_are_the_definition_and_sum_to_1(frames, k, spread):
     logits = spread * np.random.default_rng(frames).standard_normal(frames)
     draws = all_draws(frames, k)
-    got = subset.plackett_luce_log_prob(*wide(jnp.float32(logits), draws))
+    got = plackett_luce_log_prob(*wide(jnp.float32(logits), draws))
     want = [oracle_log_prob(logits, tuple(order)) for order in np.asarray(draws.indices)]
     np.testing.assert_allclose(got, want, atol=10 * TOLERANCE)
     np.testing.assert_allclose(np.exp(np.asarray(got, np.float64)).sum(), 1.0, atol=10 * TOLERANCE)
@@ -68,7 +70,7 @@ def test_gradient_is_picks_minus_the_softmax_of_what_is_left():
         want[left] -= special.softmax(logits[left])
         left.remove(frame)
     draw = subset.Draw(jnp.array(order), jnp.ones(3, bool))
-    got = jax.grad(subset.plackett_luce_log_prob)(jnp.float32(logits), draw, jnp.ones(7, bool))
+    _, got = WITH_GRADIENT["plackett_luce"](jnp.float32(logits), draw, jnp.ones(7, bool))
     np.testing.assert_allclose(got, want, atol=TOLERANCE)
 
 
@@ -133,7 +135,7 @@ def test_gumbel_top_k_frequencies_are_plackett_luce():
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31 - 1),
-    k=st.sampled_from([1, 3, 9, 12]),
+    k=st.sampled_from([1, 4, 12]),
     lengths=st.lists(st.integers(0, 9), min_size=3, max_size=3),
     poison=st.sampled_from([np.nan, np.inf, 1e30, -np.inf]),
 )
@@ -145,7 +147,7 @@ def test_draw_holds_distinct_valid_frames(seed, k, lengths, poison):
     logits = np.where(mask, 100 * rng.standard_normal((3, 9)), poison).astype(np.float32)
     for draw in (
         gumbel_top_k(jax.random.key(seed), jnp.array(logits), jnp.array(mask), k),
-        subset.top_k(jnp.array(logits), jnp.array(mask), k),
+        top_k(jnp.array(logits), jnp.array(mask), k),
     ):
         indices, valid = np.asarray(draw.indices), np.asarray(draw.valid)
         for row, length in enumerate(lengths):
@@ -236,7 +238,7 @@ def test_bfloat16_logits_are_summed_in_float32():
     logits = jax.random.normal(jax.random.key(0), (256,)).astype(jnp.bfloat16)
     mask = jnp.ones(256, bool)
     draw = subset.top_k(logits, mask, 32)
-    got = subset.plackett_luce_log_prob(logits, draw, mask)
+    got = plackett_luce_log_prob(logits, draw, mask)
     want = oracle_log_prob(np.asarray(logits, np.float64), tuple(draw.indices.tolist()))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, want, rtol=TOLERANCE)
