@@ -64,11 +64,11 @@ def query_prompt(
     style: PromptStyle, question: str, options: Sequence[str], max_queries: int
 ) -> tuple[str, str]:
     """Stage 1's prompt as (text before the frames, text after them)."""
-    parts = [_question_text(question, options), style.query_instruction]
+    instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
+    parts = [_question_text(question, options), instruction]
     if style.think:
         parts.append(style.think_instruction)
-    body = "\n".join(part for part in parts if part).replace("{max_queries}", str(max_queries))
-    return _turns(style, body)
+    return _turns(style, "\n".join(part for part in parts if part))
 
 
 def answer_prompt(style: PromptStyle, question: str, options: Sequence[str]) -> tuple[str, str]:
@@ -99,7 +99,7 @@ def parse_queries(
     """
     found = [" ".join(q.split()) for q in _QUERY.findall(text)]
     queries = tuple(dict.fromkeys(q for q in found if q))[:max_queries]
-    exact = _form(think, r"(?:\s*<query>[^<>]*\S[^<>]*</query>)+").fullmatch(text)
+    exact = _form(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
     valid = finished and exact is not None and 1 <= len(found) <= max_queries
     return QueryReply(queries or (plain(question),), len(queries), valid)
 
