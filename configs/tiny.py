@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from msjoe_jax.config import base
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` "short": a few steps of everything on a small world, to see that it runs."""
     c = base()
     c.stages = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
     c.mllm.size = "tiny"
@@ -31,10 +32,13 @@ def get_config() -> ConfigDict:
     c.prompt.answer_instruction = "answer"
     c.prompt.max_queries = 2
     c.prompt.query_prompt_tokens = 64
-    c.prompt.answer_prompt_tokens = 80
+    c.prompt.answer_prompt_tokens = 72
     c.prompt.query_tokens = 8
     c.prompt.answer_tokens = 4
 
+    c.prompt.think_instruction = ""
+    c.warm_up.clip_steps = 500
+    c.warm_up.mllm_steps = 700
     c.pretrain.steps = 60
     c.joint.steps = 300
     c.optimizer.mllm_lr = 5e-4
@@ -54,4 +58,10 @@ def get_config() -> ConfigDict:
         "joint",
         "oracle",
     )
+    if variant == "short":
+        c.world.num_train, c.world.num_validation, c.world.num_heldout = 96, 32, 64
+        c.warm_up.clip_steps, c.warm_up.mllm_steps = 40, 20
+        c.pretrain.steps, c.joint.steps = 2, 6
+    elif variant:
+        raise ValueError(f"configs/tiny.py has no variant {variant!r}; it has: short")
     return c

@@ -27,6 +27,7 @@ def base() -> ConfigDict:
     c.data.heldout_questions = ""
 
     c.world = ConfigDict()
+    c.world.seed = 0
     c.world.num_train = 2048
     c.world.num_validation = 500
     c.world.num_heldout = 1000

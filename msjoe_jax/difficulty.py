@@ -1,4 +1,4 @@
-"""Pass rates c of the base MLLM: the share of sampled answers from uniform frames that are right."""
+"""Pass rates c of the base MLLM: the share of right answers, sampled from uniform frames."""
 
 import dataclasses
 import pathlib
@@ -14,13 +14,12 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.functional import Params
 from msjoe_jax.rollout.episode import Episodes, preview_fn, time_ordered
 from msjoe_jax.rollout.programs import Programs
-from msjoe_jax.system import System
 
 
 def measure_difficulty(
     config: ConfigDict,
     file: pathlib.Path,
-    system: System,
+    programs: Programs,
     params: dict[str, Params],
     questions: list[Question],
 ) -> list[Question]:
@@ -32,8 +31,7 @@ def measure_difficulty(
     if file.exists():
         return load_questions(file)
     reader = RecordReader(config.data.train_records)
-    programs = Programs(system, config.seed, config.evaluate.smooth)
-    episodes = Episodes(config, system, programs, reader, questions)
+    episodes = Episodes(config, programs, reader, questions)
     size = config.evaluate.batch
     batches = make_pipeline(
         questions,
@@ -41,7 +39,7 @@ def measure_difficulty(
         batch_size=size,
         num_candidates=config.frames.candidates,
         num_preview=config.frames.preview,
-        preview_fn=preview_fn(config, system),
+        preview_fn=preview_fn(config, programs.system),
         shuffle=False,
         num_epochs=1,
     )

@@ -19,7 +19,6 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.models.functional import Params
 from msjoe_jax.rollout.episode import Batch, Episodes, preview_fn, time_ordered
 from msjoe_jax.rollout.programs import Programs
-from msjoe_jax.system import System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +102,13 @@ class Evaluator:
     def __init__(
         self,
         config: ConfigDict,
-        system: System,
+        programs: Programs,
         questions: Sequence[Question],
         reader: RecordReader,
         params: Mapping[str, dict[str, Params]],
     ):
-        programs = Programs(system, config.seed, config.evaluate.smooth)
-        self.episodes = Episodes(config, system, programs, reader, questions)
-        self.config, self.system, self.params = config, system, params
+        self.episodes = Episodes(config, programs, reader, questions)
+        self.config, self.system, self.params = config, programs.system, params
         self.questions, self.reader = questions, reader
 
     def run(self, names: Sequence[str]) -> dict[str, Float[np.ndarray, "n"]]:
@@ -183,7 +181,7 @@ class Evaluator:
 def evaluate(
     config: ConfigDict,
     workdir: pathlib.Path,
-    system: System,
+    programs: Programs,
     params: Mapping[str, dict[str, Params]],
 ) -> dict[str, Any]:
     """Evaluates `config.evaluate.selectors`, prints the table, writes `eval.json`.
@@ -204,7 +202,7 @@ def evaluate(
     questions = load_questions(config.data.heldout_questions)
     questions = questions[: config.evaluate.limit or None]
     reader = RecordReader(config.data.heldout_records)
-    right = Evaluator(config, system, questions, reader, params).run(names)
+    right = Evaluator(config, programs, questions, reader, params).run(names)
     table = {}
     for name in names:
         kept = right[name][~np.isnan(right[name])]

@@ -9,7 +9,7 @@ import json
 import pathlib
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from msjoe_jax.errors import UserError, run_cli
@@ -39,6 +39,7 @@ def run() -> None:
 
 def main(_: list[str]) -> None:
     """Entry for absl."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it writes
     run_cli(run)
 
 

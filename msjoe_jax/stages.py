@@ -2,24 +2,38 @@
 
 import copy
 import pathlib
-from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from msjoe_jax.bundle import save_bundle
+from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.word_tokenizer import build_word_tokenizer
-from msjoe_jax.data.world import WorldSpec
+from msjoe_jax.data.world import (
+    COLOURS,
+    KINDS,
+    SETTINGS,
+    SPLITS,
+    WORDS,
+    WorldSpec,
+    question_text,
+)
 from msjoe_jax.data.world_build import build_world, questions_path, records_path
 from msjoe_jax.difficulty import measure_difficulty
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluate import evaluate
-from msjoe_jax.models.functional import Params
+from msjoe_jax.models.functional import Params, fingerprint
+from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_params
-from msjoe_jax.system import System, describe, make_system
+from msjoe_jax.system import System, make_system
 from msjoe_jax.train import run_stage, training_questions
-from msjoe_jax.warmup import Loop
+from msjoe_jax.warmup import ClipTraining, Loop, MllmTraining, clip_loop, mllm_loop
 
 STAGES = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
+EMBED_BATCH = 96  # frames a call: one tiny-world video
+LOOP_SAVE_EVERY = 100  # steps of a warm-up between checkpoints
 
 
 def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -37,16 +51,91 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
         _world(config, workdir / "world")
     system = make_system(config)
     base = _base_params(config, workdir, system, "warm_up" in stages)
+    programs = Programs(system, config.seed, config.evaluate.smooth)
     sets = {"base": base}
     if {"difficulty", "pretrain", "joint"} & set(stages):
         questions = training_questions(config)
     if "difficulty" in stages:
         file = workdir / "difficulty" / "questions.jsonl"
-        questions = measure_difficulty(config, file, system, base, questions)
+        questions = measure_difficulty(config, file, programs, base, questions)
     params = base
     for stage in ("pretrain", "joint"):
         if stage in stages:
-            params = run_stage(config, stage, workdir, system, params, questions)
+            params = run_stage(config, stage, workdir, programs, params, questions)
             sets[stage] = params
+    if params is not base:
+        save_bundle(workdir / "final", config, system, params)
     if "evaluate" in stages:
-        evaluate(config, workdir, system, sets)
+        evaluate(config, workdir, programs, sets)
+
+
+# --- the tiny world's own stages ---------------------------------------------------------------
+
+
+def _world(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Builds the world's records and questions and the tokenizer; points the config at them."""
+    build_world(folder, WorldSpec(seed=config.world.seed, **_sizes(config)))
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.exists():
+        build_word_tokenizer(tokenizer, _texts(config))
+    config.mllm.tokenizer = config.clip.tokenizer = str(tokenizer)
+    for split in SPLITS:
+        config.data[f"{split}_records"] = str(records_path(folder, split))
+        config.data[f"{split}_questions"] = str(questions_path(folder, split))
+
+
+def _sizes(config: ConfigDict) -> dict[str, int]:
+    return {f"num_{split}": config.world[f"num_{split}"] for split in SPLITS}
+
+
+def _texts(config: ConfigDict) -> list[str]:
+    """Every text that the tiny models read or write, for the word-level vocabulary."""
+    c = config.prompt
+    wording = (c.system, c.query_instruction, c.answer_instruction, c.think_instruction)
+    questions = (question_text([0]), question_text([0, 1]))
+    return [*WORDS, *KINDS, *SETTINGS, *COLOURS, *questions, *wording, "."]
+
+
+def _base_params(
+    config: ConfigDict, workdir: pathlib.Path, system: System, warm_up: bool
+) -> dict[str, Params]:
+    """Starting parameters: supervised here, or read from the checkpoints that the config names."""
+    params = {"sampler": system.init("sampler", config.seed)}
+    if not warm_up:
+        for name in ("mllm", "clip"):
+            path = config[name].checkpoint
+            if not path:
+                raise UserError(f"config.{name}.checkpoint is not set, and there is no warm_up")
+            like = system.abstract[name]
+            params[name] = load_params(f"{path}/params", like, prefix=name)
+        return params
+    train = RecordReader(config.data.train_records)
+    clip = ClipTraining(config.seed, config.warm_up.clip_steps)
+    assert system.clip_tokenizer is not None
+    loop = clip_loop(train, system.clip_tokenizer, system.clip, clip)
+    params["clip"] = run_loop(loop, workdir / "warm_up" / "clip", "warm up CLIP")
+    encode = clip_encoder(system, params["clip"])
+    mark = fingerprint(params["clip"])
+    for split in SPLITS:
+        embed_records(config.data[f"{split}_records"], encode, mark, batch=EMBED_BATCH)
+    mllm = MllmTraining(config.seed, config.warm_up.mllm_steps)
+    loop = mllm_loop(config, system, train, mllm)
+    params["mllm"] = run_loop(loop, workdir / "warm_up" / "mllm", "warm up MLLM")
+    return params
+
+
+def run_loop(loop: Loop, folder: pathlib.Path, label: str) -> Params:
+    """Runs a warm-up loop to its end, from its last checkpoint where there is one."""
+    with Checkpoints(str(folder), keep=1) as checkpoints:
+        state, start = jax.jit(loop.init)(), checkpoints.latest_step() or 0
+        if start:
+            state, _, _ = checkpoints.restore(state)
+        with tqdm(total=loop.steps, initial=start, desc=label, unit="step") as bar:
+            for index in range(start, loop.steps):
+                state, metrics = loop.step(state, index)
+                bar.update()
+                done = index + 1
+                if done % LOOP_SAVE_EVERY == 0 or done == loop.steps:
+                    bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
+                    checkpoints.save(done, state, None, {"stage": label})
+    return state["params"]

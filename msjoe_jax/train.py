@@ -205,7 +205,7 @@ def run_stage(
     config: ConfigDict,
     stage: str,
     workdir: pathlib.Path,
-    system: System,
+    programs: Programs,
     params: dict[str, Params],
     questions: list[Question],
 ) -> dict[str, Params]:
@@ -230,8 +230,8 @@ def run_stage(
         questions = [q for q in questions if _teaches(q)]
         if not questions:
             raise UserError(f"{config.data.train_questions}: no question has a pass rate below 1")
-    programs = Programs(system, config.seed, config.evaluate.smooth)
-    episodes = Episodes(config, system, programs, reader, questions, put)
+    system = programs.system
+    episodes = Episodes(config, programs, reader, questions, put)
     stream = iter(
         make_pipeline(
             questions,

@@ -228,12 +228,16 @@ def _bursts(rng: np.random.Generator, spec: WorldSpec) -> np.ndarray:
     return np.stack([first, first + rng.integers(2, 4, first.size)], axis=1).reshape(-1)
 
 
-def question_text(words: Sequence[int]) -> str:
-    """The question about one word, or about whichever of two comes later."""
-    names = [WORDS[word] for word in words]
+def question_about(names: Sequence[str]) -> str:
+    """The question about one object, or about whichever of two comes later."""
     if len(names) == 1:
         return f"what colour is the {names[0]} ?"
     return f"what colour is whichever of {names[0]} and {names[1]} comes later ?"
+
+
+def question_text(words: Sequence[int]) -> str:
+    """The question about one or two of WORDS."""
+    return question_about([WORDS[word] for word in words])
 
 
 def _ask(plan: Plan, words: Sequence[int]) -> Question:

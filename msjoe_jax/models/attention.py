@@ -5,7 +5,6 @@ forward and backward (each chunk is rematerialised), which is what lets a 7B ste
 """
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp

@@ -1,9 +1,11 @@
 """Modules as (definition, plain nested dict of arrays): what jit, optax and Orbax share."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]
@@ -26,3 +28,12 @@ def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
 def count_params(params: Params) -> int:
     """Number of scalars in a (possibly abstract) parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def fingerprint(params: Params) -> str:
+    """12 hex digits that name these parameter values, whatever they lie on."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:12]

@@ -96,12 +96,12 @@ class Episodes:
     def __init__(
         self,
         config: ConfigDict,
-        system: System,
         programs: Programs,
         reader: RecordReader,
         questions: Sequence[Question],
         put: Callable[[Any], Any] = jax.device_put,
     ):
+        system = programs.system
         assert system.tokenizer is not None
         self.config, self.system, self.programs = config, system, programs
         self.reader, self.questions, self.put = reader, questions, put

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from msjoe_jax.models.clip.preprocess import normalise
+from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.functional import Params
 from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
@@ -61,7 +62,7 @@ def question_keys(
 class Programs:
     """Jitted programs for one system. Shapes come in as arrays, choices as static arguments.
 
-    Attributes: reason, select, answer, embed_frames, embed_texts: see the functions below.
+    Attributes: reason, select, answer: see the functions below.
     """
 
     def __init__(self, system: System, seed: int, smooth: int):
@@ -76,7 +77,6 @@ class Programs:
         self.answer = jax.jit(
             functools.partial(_answer, system, seed), static_argnames=("samples", "sampling")
         )
-        self.embed_frames = jax.jit(functools.partial(_embed_frames, system))
 
 
 def _reason(
@@ -203,6 +203,13 @@ def _embed_frames(
 ) -> Float[Array, "F E"]:
     """CLIP embeddings of preprocessed frames, not normalised."""
     return system.clip_model(clip).encode_image(normalise(frames))
+
+
+def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndarray]:
+    """Stored frames, uint8 [F, H, W, 3] of any size, to CLIP embeddings [F, E]."""
+    program = jax.jit(functools.partial(_embed_frames, system))
+    size = system.clip.image_size
+    return lambda frames: np.asarray(program(clip, preprocess_frames(frames, size)))
 
 
 def token_stats_fn(

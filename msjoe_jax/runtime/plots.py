@@ -46,7 +46,7 @@ def keyframe_figure(
         axes.set_axis_off()
         if place < len(frames):
             axes.imshow(frames[place])
-            axes.set_title(_clock(timestamps[selected[place]]), fontsize=8, pad=2)
+            axes.set_title(clock(timestamps[selected[place]]), fontsize=8, pad=2)
     curve = figure.add_subplot(grid[-2, :])
     _draw_logits(curve, np.asarray(timestamps), np.asarray(logits), selected)
     rows = figure.add_subplot(grid[-1, :], sharex=curve)
@@ -54,6 +54,23 @@ def keyframe_figure(
     if title:
         # parse_math off, here and below: a "$" in a question is a dollar.
         figure.suptitle(textwrap.fill(title, 130), fontsize=10, parse_math=False)
+    return figure
+
+
+def timeline_figure(
+    timestamps: Float[np.ndarray, "T"],
+    logits: Float[np.ndarray, "T"],
+    similarity: Float[np.ndarray, "Q T"],
+    queries: Sequence[str],
+    selected: Int[np.ndarray, "K"],
+) -> Figure:
+    """`keyframe_figure` without the contact sheet, for pages that show the frames themselves."""
+    heights = [1.6, 0.34 * len(queries) + 0.5]
+    figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    curve, rows = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+    _draw_logits(curve, np.asarray(timestamps), np.asarray(logits), np.asarray(selected, int))
+    _draw_similarity(rows, np.asarray(timestamps), np.asarray(similarity), queries, selected)
     return figure
 
 
@@ -100,15 +117,18 @@ def _draw_similarity(
     labels = [textwrap.fill(textwrap.shorten(query, 64, placeholder="…"), 36) for query in queries]
     axes.set_yticks(bands[:-1] + 0.5, labels, fontsize=7, parse_math=False)
     axes.tick_params(axis="x", labelsize=8)
-    axes.xaxis.set_major_formatter(lambda seconds, _: _clock(seconds))
+    axes.xaxis.set_major_formatter(lambda seconds, _: clock(seconds))
     axes.set_xlabel("time", fontsize=8)
-    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.01, aspect=10)
+    # Outside the axes, so that they stay as wide as the curve above.
+    bar = axes.figure.colorbar(mesh, cax=axes.inset_axes((1.01, 0.0, 0.012, 1.0)))
     bar.ax.tick_params(labelsize=7)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """ "mm:ss", "h:mm:ss" from an hour on; tenths only where they are not zero."""
     if seconds < 0:  # an axis tick before the first frame
         return ""
-    minutes, rest = divmod(float(seconds), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+    minutes, tenths = divmod(round(float(seconds) * 10), 600)
+    hours, minutes = divmod(minutes, 60)
+    rest = f"{tenths / 10:04.1f}" if tenths % 10 else f"{tenths // 10:02d}"
+    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes:02d}:{rest}"

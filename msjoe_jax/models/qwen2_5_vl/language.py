@@ -153,7 +153,11 @@ class LanguageModel(nnx.Module):
         positions: Int[Array, "B 3 S"],
         segments: Int[Array, "B S"],
     ) -> tuple[Float[Array, "B S D"], KVCache]:
-        """Runs prompts causally; segment 0 is padding. Returns last hidden states and the cache."""
+        """Runs prompts causally. Returns last hidden states and the cache.
+
+        Segment 0 is padding, whose inputs may be anything, even NaN.
+        """
+        x = jnp.where((segments != 0)[..., None], x, 0)
         cos, sin = mrope_cos_sin(positions, self.config)
         graphdef, layers = nnx.split(self.layers)
 
