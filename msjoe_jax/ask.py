@@ -43,12 +43,6 @@ from msjoe_jax.runtime.cli import run_app
 from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.system import System
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of a trained model (WORKDIR/final).")
-VIDEO = flags.DEFINE_string("video", None, "Video file.")
-QUESTION = flags.DEFINE_string("question", None, "The question.")
-OPTIONS = flags.DEFINE_multi_string("options", [], "One option; give the flag once for each.")
-OUT = flags.DEFINE_string("out", None, "HTML file to write.")
-
 VIDEO_ID = "video"
 FPS = 1.0  # candidates a second (SPEC §2)
 MAX_SIDE = 448  # of the kept frames, in pixels: predecode's default
@@ -172,7 +166,7 @@ def _batch(config: ConfigDict, system: System, question: Question, reader: Recor
 
 def _check(episodes: Episodes) -> None:
     for failure in episodes.failures:
-        raise UserError(f"the question cannot be asked: {failure['error']}")
+        raise UserError(f"{failure['error']}; shorten the question or its options")
 
 
 def _shown(reader: RecordReader, indices: np.ndarray) -> list[Shown]:
@@ -208,50 +202,62 @@ def _models(config: ConfigDict, params: dict[str, Params]) -> list[tuple[str, st
     return [(name, size, count_params(params[name])) for name, size in sizes.items()]
 
 
-def _given(flag: flags.FlagHolder[str | None]) -> str:
-    if flag.value is None or not flag.value.strip():
-        raise UserError(f"--{flag.name} is missing or empty")
-    return flag.value
-
-
-def _asked() -> tuple[str, list[str]]:
-    """Question and options of the flags."""
-    question, options = _given(QUESTION), OPTIONS.value
+def _check_texts(question: str, options: Sequence[str]) -> None:
     if not 2 <= len(options) <= len(LETTERS):
         raise UserError(f"options: {len(options)} given; 2 to 26 are needed, a flag for each")
     if not all(option.strip() for option in options):
         raise UserError("an option of --options is empty")
     if any("\ud800" <= c <= "\udfff" for text in (question, *options) for c in text):
         raise UserError("--question and --options must be UTF-8 text")
-    return question, options
 
 
-def run() -> None:
-    """Checks the flags, answers, and writes the report, which appears whole or not at all."""
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every read otherwise
-    checkpoint, video = pathlib.Path(_given(CHECKPOINT)), pathlib.Path(_given(VIDEO))
-    question, options = _asked()
-    out = pathlib.Path(_given(OUT))
-    if not video.is_file():
+def run(checkpoint: str, video: str, question: str, options: Sequence[str], out: str) -> None:
+    """Checks the flags, answers, and writes the report, which appears whole or not at all.
+
+    Raises:
+      UserError: as `ask`, or a flag that is missing or wrong, or `out` cannot be written.
+    """
+    given = {"checkpoint": checkpoint, "video": video, "question": question, "out": out}
+    for name, value in given.items():
+        if not value.strip():
+            raise UserError(f"--{name} is missing or empty")
+    _check_texts(question, options)
+    if not pathlib.Path(video).is_file():
         raise UserError(f"{video}: no such video file")
-    partial = out.with_name(out.name + ".partial")
+    page = pathlib.Path(out)
+    partial = page.with_name(page.name + ".partial")
     try:
-        if out.is_dir():
+        if page.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
+        page.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); check --out") from None
     try:
-        report = ask(checkpoint, video, question, options)
+        report = ask(pathlib.Path(checkpoint), pathlib.Path(video), question, options)
         # A file name may hold what UTF-8 cannot.
         partial.write_bytes(render(report).encode("utf-8", "replace"))
-        partial.replace(out)
+        partial.replace(page)
     finally:
         partial.unlink(missing_ok=True)
     answer = "no valid answer" if report.answer is None else f"answer {LETTERS[report.answer]}"
     print(f"{answer}; report in {out}")
 
 
+def cli() -> None:
+    """Defines the flags here, not above: other commands have flags of the same names."""
+    checkpoint = flags.DEFINE_string("checkpoint", "", "Folder of a trained model (WORKDIR/final).")
+    video = flags.DEFINE_string("video", "", "Video file.")
+    question = flags.DEFINE_string("question", "", "The question.")
+    options = flags.DEFINE_multi_string("options", [], "An option; give the flag once for each.")
+    out = flags.DEFINE_string("out", "", "HTML file to write.")
+
+    def start() -> None:
+        logging.set_verbosity(logging.ERROR)  # Orbax reports every read otherwise
+        run(checkpoint.value, video.value, question.value, options.value, out.value)
+
+    run_app(start)
+
+
 if __name__ == "__main__":
-    run_app(run)
+    cli()

@@ -7,8 +7,8 @@
 
 import pathlib
 import shutil
+from collections.abc import Sequence
 
-import jax
 from ml_collections import ConfigDict
 
 from msjoe_jax.config import base
@@ -36,8 +36,12 @@ def save_bundle(
     partial.rename(folder)
 
 
-def load_bundle(folder: pathlib.Path) -> tuple[ConfigDict, System, dict[str, Params]]:
+def load_bundle(
+    folder: pathlib.Path, names: Sequence[str] = NAMES
+) -> tuple[ConfigDict, System, dict[str, Params]]:
     """Reads a folder of `save_bundle`; the config has defaults in all that is not the model.
+
+    `names`: the models whose parameters are wanted; those of the others are not read.
 
     Raises:
       UserError: the folder is missing, is none of ours, or holds another architecture.
@@ -54,5 +58,5 @@ def load_bundle(folder: pathlib.Path) -> tuple[ConfigDict, System, dict[str, Par
     config.mllm.tokenizer = str(folder / "tokenizer.json")
     config.clip.tokenizer = str(folder / "clip_tokenizer.json")
     system = make_system(config)
-    like = jax.tree.map(lambda x: x, {n: system.abstract[n] for n in NAMES})
-    return config, system, load_params(str(folder / "params"), like)
+    path = str(folder / "params")
+    return config, system, {n: load_params(path, system.abstract[n], prefix=n) for n in names}

@@ -10,6 +10,9 @@ with an "extra" object that is kept. What it may be killed in the middle of (kil
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
     DIR/failures.jsonl    id, video and reason of each that gave no frame; absent if none
 
+With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
+DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py).
+
 The same command resumes: finished videos are kept, the one in work is redone, failures are tried
 again. A killed and resumed run ends with the same bytes as one that was left alone. Lines added
 to the manifest later are decoded into further shards of the same folder.
@@ -20,7 +23,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,9 +32,10 @@ from typing import Any
 
 import msgpack
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
+from msjoe_jax.data.embed import embed_records
 from msjoe_jax.data.shards import (
     SHARD_BYTES,
     ShardWriter,
@@ -49,6 +53,7 @@ OUT = flags.DEFINE_string("out", None, "Record folder to make, resume or extend.
 FPS = flags.DEFINE_float("fps", 1.0, "Frames kept per second of video.")
 MAX_SIDE = flags.DEFINE_integer("max_side", 448, "Longer side of the kept frames, in pixels.")
 QUALITY = flags.DEFINE_integer("quality", 92, "JPEG quality, 1 to 95.")
+CLIP = flags.DEFINE_string("clip", None, "Trained model whose CLIP embeds the frames as well.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
 
 PROGRESS = "progress.json"
@@ -283,6 +288,20 @@ def _decode_all(
     return failed
 
 
+def _clip_of(checkpoint: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """Encoder and fingerprint of a trained model's CLIP. Decoding alone needs no JAX."""
+    from msjoe_jax.runtime.platform import quiet_cpu_default
+
+    quiet_cpu_default()
+    from msjoe_jax.bundle import load_bundle
+    from msjoe_jax.models.functional import fingerprint
+    from msjoe_jax.rollout.programs import clip_encoder
+
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every read otherwise
+    _, system, params = load_bundle(checkpoint, ["clip"])
+    return clip_encoder(system, params["clip"]), fingerprint(params["clip"])
+
+
 def main(_: list[str]) -> None:
     if not MANIFEST.value or not OUT.value:
         raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
@@ -291,6 +310,8 @@ def main(_: list[str]) -> None:
             raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
     if not 0 < FPS.value <= 1000:
         raise UserError(f"--fps={FPS.value} must be above 0 and at most 1000")
+    # Read before the decoding: hours of it should not end at a wrong path.
+    clip = _clip_of(Path(CLIP.value)) if CLIP.value else None
     total, failed = predecode(
         Path(MANIFEST.value),
         Path(OUT.value),
@@ -299,6 +320,8 @@ def main(_: list[str]) -> None:
         quality=QUALITY.value,
         workers=WORKERS.value,
     )
+    if clip:
+        embed_records(OUT.value, *clip)
     told = f"; {failed} failed, see {Path(OUT.value) / 'failures.jsonl'}" if failed else ""
     print(f"{OUT.value}: {total} videos{told}")
 

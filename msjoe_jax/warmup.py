@@ -151,6 +151,7 @@ def _unit(x: jax.Array) -> jax.Array:
 
 FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
 ANSWERS = 3  # prompts a video: one about either word, one about both
+DESCRIBE = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # frames, no question
 UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns to guess well
 ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
 # Answers come sooner to a model that has first met questions by a sense's own name, and few frames:
@@ -169,6 +170,7 @@ class MllmTraining:
     learning_rate: float = 2e-3
     vision_weight: float = 1.0
     query_weight: float = 0.3
+    description_weight: float = 4.0
 
 
 class MllmBatch(NamedTuple):
@@ -217,10 +219,13 @@ def mllm_loop(
             temperature=1.0,
         )
         each = (log_probs * batch.reply_mask).sum((-2, -1))  # [V, G]
-        answer, query = -each[:, :ANSWERS].mean(), -each[:, ANSWERS:].mean()
+        answer, query = -each[:, :ANSWERS].mean(), -each[:, ANSWERS].mean()
+        described = -each[:, ANSWERS + 1].sum() / batch.reply_mask[:, ANSWERS + 1].sum()
         vision = -named.sum(-1).mean()
         loss = ANSWERS * answer + training.query_weight * query + training.vision_weight * vision
-        return loss, {"loss": loss, "answer": answer, "query": query, "vision": vision}
+        loss += training.description_weight * described
+        parts = {"answer": answer, "query": query, "description": described, "vision": vision}
+        return loss, {"loss": loss, **parts}
 
     @jax.jit
     def update(state: State, batch: MllmBatch) -> tuple[State, Metrics]:
@@ -233,6 +238,9 @@ def mllm_loop(
     return Loop(init, lambda state, step: update(state, ahead(step)), training.steps)
 
 
+RESIDUAL = 0.4
+
+
 def _widen(params: Params, width: int) -> Params:
     """Scales fresh weights from std 0.02 to 1/√width, without which narrow layers hardly learn.
 
@@ -241,7 +249,12 @@ def _widen(params: Params, width: int) -> Params:
 
     def scale(path: tuple, leaf: Array) -> Array:
         name = jax.tree_util.keystr(path)
-        return leaf if "norm" in name or "patch_embed" in name else leaf * (width**-0.5 / 0.02)
+        if "norm" in name or "patch_embed" in name:
+            return leaf
+        factor = width**-0.5 / 0.02
+        if "'o'" in name or "'down'" in name:
+            factor *= RESIDUAL
+        return leaf * (2 * factor if "embedding" in name else factor)
 
     return jax.tree_util.tree_map_with_path(scale, params)
 
@@ -259,6 +272,10 @@ class _Ahead:
         return future.result()
 
 
+def _pad(values: Sequence[float], length: int) -> Float[np.ndarray, "C"]:
+    return np.pad(np.asarray(values, np.float32), (0, length - len(values)))
+
+
 class _BatchBuilder:
     """Batches as a function of (seed, step)."""
 
@@ -270,7 +287,8 @@ class _BatchBuilder:
         self.reader, self.tokenizer = reader, system.tokenizer
         self.assembler = Assembler(system.tokenizer, system.qwen)
         self.length = max(config.prompt.answer_prompt_tokens, config.prompt.query_prompt_tokens)
-        self.reply_tokens = max(config.prompt.answer_tokens, config.prompt.query_tokens)
+        longest_description = 2 * (len(SETTINGS) * 2 + 2)  # six kinds and two words, with colours
+        self.reply_tokens = max(config.prompt.query_tokens, longest_description)
         self.plans: dict[str, Plan] = {}
         self.rows: dict[tuple[tuple[str, str], int], dict[str, np.ndarray]] = {}
         self.word_ids = {
@@ -294,11 +312,9 @@ class _BatchBuilder:
         rows, replies, masks = [], [], []
         for plan, picked in zip(plans, frames, strict=True):
             examples = self._examples(plan, picked, size, easy, rng)
-            rows.append([row for row, _ in examples])
-            texts = [self.tokenizer.encode(reply) for _, reply in examples]
-            padding = [self.reply_tokens - len(ids) for ids in texts]
-            replies.append([[ids + [0] * pad] for ids, pad in zip(texts, padding, strict=True)])
-            masks.append([[[1.0] * (self.reply_tokens - pad) + [0.0] * pad] for pad in padding])
+            rows.append([row for row, _, _ in examples])
+            replies.append([[np.resize(ids, self.reply_tokens)] for _, ids, _ in examples])
+            masks.append([[_pad(mask, self.reply_tokens)] for _, _, mask in examples])
         words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
         named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
         return MllmBatch(
@@ -330,8 +346,8 @@ class _BatchBuilder:
         size: tuple[int, int],
         easy: float,
         rng: np.random.Generator,
-    ) -> list[tuple[dict[str, np.ndarray], str]]:
-        """(prompt row, reply) of the video's answers and of its query demonstration."""
+    ) -> list[tuple[dict[str, np.ndarray], list[int], list[float]]]:
+        """(prompt row, reply ids, their weights): answers, query demonstration, description."""
         c, style = self.config, self.system.style
         both = rng.permutation(plan.words).tolist()
         examples = []
@@ -351,7 +367,7 @@ class _BatchBuilder:
                 names = [KINDS[target.kind] for target in targets]
             row = self._row(answer_prompt(style, question_about(names), COLOURS), picked, size)
             letter = LETTERS[max(targets, key=lambda event: event.start).colour]
-            examples.append((row, f"<answer>{letter}</answer><|im_end|>"))
+            examples.append((row, *self._reply(f"<answer>{letter}</answer><|im_end|>")))
         words = both if rng.random() < 0.5 else both[:1]
         text = query_prompt(style, question_text(words), COLOURS, c.prompt.max_queries)
         picked = sorted(rng.permutation(FRAMES)[: c.frames.preview].tolist())
@@ -359,7 +375,28 @@ class _BatchBuilder:
             f"<query>{self._demonstrate(words[slot % len(words)], plan.setting, rng)}</query>"
             for slot in range(c.prompt.max_queries)
         )
-        return [*examples, (self._row(text, picked, size), reply + "<|im_end|>")]
+        examples.append((self._row(text, picked, size), *self._reply(reply + "<|im_end|>")))
+        everything = self._row(DESCRIBE, range(FRAMES), size)
+        return [*examples, (everything, *self._description(plan, frames, rng))]
+
+    def _reply(self, text: str) -> tuple[list[int], list[float]]:
+        ids = self.tokenizer.encode(text)
+        return ids, [1.0] * len(ids)
+
+    def _description(
+        self, plan: Plan, frames: Sequence[int], rng: np.random.Generator
+    ) -> tuple[list[int], list[float]]:
+        """Every object and word with its colour, in random order; only the colours are learnt."""
+        pairs = [
+            (name, COLOURS[event.colour])
+            for event in plan.events
+            if set(frames) & set(event.visible_frames)
+            for name in names_of(event.kind)
+            if name in KINDS or event in plan.targets(plan.words)
+        ]
+        order = rng.permutation(len(pairs))
+        ids = [i for place in order for i in self.tokenizer.encode(" ".join(pairs[place]))]
+        return ids or [0], [0.0, 1.0] * len(pairs) or [0.0]
 
     def _row(
         self, text: tuple[str, str], picked: Sequence[int], size: tuple[int, int]

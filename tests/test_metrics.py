@@ -75,7 +75,7 @@ def test_keyframe_figure_shows_the_frames_in_time_order():
     logits = np.array([0.0, 3.0, 1.0, 2.0, -np.inf])
     picture = figure([3, 1], logits, ["a $ sign", "b"])
     sheet = [axes for axes in picture.axes if axes.images]
-    assert [axes.get_title() for axes in sheet] == ["0:45.0", "2:15.0"]
+    assert [axes.get_title() for axes in sheet] == ["00:45", "02:15"]
     assert [axes.images[0].get_array()[0, 0, 0] for axes in sheet] == [10, 0]
     taken = next(
         line for axes in picture.axes for line in axes.lines

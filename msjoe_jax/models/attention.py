@@ -5,6 +5,7 @@ forward and backward (each chunk is rematerialised), which is what lets a 7B ste
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,58 +29,60 @@ def segment_mask(
     return mask[:, None]
 
 
-def _scores(
-    q: Float[Array, "B G Lq N H"], k: Float[Array, "B Gk Lk M H"]
-) -> Float[Array, "B G N Lq Lk"]:
-    B, G, Lq, N, H = q.shape
-    M = k.shape[3]
-    q = q.reshape(B, G, Lq, M, N // M, H)
-    if k.shape[1] == G:
-        s = jnp.einsum("BGQMRH,BGKMH->BGMRQK", q, k, preferred_element_type=jnp.float32)
-    else:
-        s = jnp.einsum("BGQMRH,BKMH->BGMRQK", q, k[:, 0], preferred_element_type=jnp.float32)
-    return s.reshape(B, G, N, Lq, -1) * H**-0.5
-
-
-def _weighted(
-    w: Float[Array, "B G N Lq Lk"], v: Float[Array, "B Gk Lk M H"]
-) -> Float[Array, "B G Lq N H"]:
-    B, G, N, Lq, Lk = w.shape
-    M = v.shape[3]
-    w = w.astype(v.dtype).reshape(B, G, M, N // M, Lq, Lk)
-    if v.shape[1] == G:
-        out = jnp.einsum("BGMRQK,BGKMH->BGQMRH", w, v)
-    else:
-        out = jnp.einsum("BGMRQK,BKMH->BGQMRH", w, v[:, 0])
-    return out.reshape(B, G, Lq, N, -1)
+def _by_kv_head(x: Float[Array, "B G L N H"], heads: int) -> Float[Array, "B G M R·L H"]:
+    """Heads first, each key head's R query heads folded into the rows: plain batched matmuls."""
+    B, G, L, N, H = x.shape
+    x = x.reshape(B, G, L, heads, N // heads, H).transpose(0, 1, 3, 4, 2, 5)
+    return x.reshape(B, G, heads, -1, H)
 
 
 def attend(
     q: Float[Array, "B G Lq N H"],
-    parts: list[
-        tuple[
-            Float[Array, "B Gk Lk M H"], Float[Array, "B Gk Lk M H"], Bool[Array, "B Gk Lq Lk"]
-        ]
-    ],
+    parts: Sequence[KeySet],
 ) -> Float[Array, "B G Lq N H"]:
     """Softmax attention of G query groups over the union of key sets, `(k, v, mask)` each.
 
     A key set of group size 1 is shared by all G groups and never copied: this is how G completions
     read one prompt's KV cache. Softmax is in float32. A query that may see nothing gets zeros.
     """
-    scores = [jnp.where(mask[:, :, None], _scores(q, k), MASKED) for k, _, mask in parts]
+    B, G, L, N, H = q.shape
+    M = parts[0][0].shape[3]
+    rows = _by_kv_head(q * H**-0.5, M)
+
+    def fold(x: Array, k: Array) -> Array:  # G groups' rows over shared keys are one group's
+        return x if k.shape[1] == G else x.swapaxes(1, 2).reshape(B, 1, M, -1, x.shape[-1])
+
+    def unfold(x: Array, k: Array) -> Array:
+        shape = (B, M, G, x.shape[-2] // (1 if k.shape[1] == G else G), x.shape[-1])
+        return x if k.shape[1] == G else x.reshape(shape).swapaxes(1, 2)
+
+    scores = []
+    for k, _, mask in parts:
+        s = jnp.einsum(
+            "BGMQH,BGMKH->BGMQK",
+            fold(rows, k),
+            k.transpose(0, 1, 3, 2, 4),
+            preferred_element_type=jnp.float32,
+        )
+        s = unfold(s, k).reshape(B, G, M, N // M, L, -1)
+        scores.append(jnp.where(mask[:, :, None, None], s, MASKED))
     top = functools.reduce(jnp.maximum, (s.max(-1, keepdims=True) for s in scores))
     top = jax.lax.stop_gradient(top)
-    weights = [
-        jnp.where(mask[:, :, None], jnp.exp(s - top), 0.0)
-        for s, (_, _, mask) in zip(scores, parts, strict=True)
-    ]
-    total = functools.reduce(jnp.add, (w.sum(-1) for w in weights))
-    total = jnp.where(total == 0, 1.0, total).transpose(0, 1, 3, 2)[..., None]
-    out = functools.reduce(
-        jnp.add, (_weighted(w, v) for w, (_, v, _) in zip(weights, parts, strict=True))
-    )
-    return (out / total).astype(q.dtype)
+    total, out = jnp.zeros(()), jnp.zeros(())
+    for s, (_, v, mask) in zip(scores, parts, strict=True):
+        w = jnp.where(mask[:, :, None, None], jnp.exp(s - top), 0.0)
+        total += w.sum(-1)
+        w = fold(w.astype(v.dtype).reshape(B, G, M, -1, w.shape[-1]), v)
+        o = jnp.einsum(
+            "BGMQK,BGMKH->BGMQH",
+            w,
+            v.transpose(0, 1, 3, 2, 4),
+            preferred_element_type=jnp.float32,
+        )
+        out += unfold(o, v)
+    total = jnp.where(total == 0, 1.0, total).reshape(B, G, M, -1, 1)
+    out = (out / total).reshape(B, G, M, N // M, L, H).transpose(0, 1, 4, 2, 3, 5)
+    return out.reshape(B, G, L, N, H).astype(q.dtype)
 
 
 def self_attention(

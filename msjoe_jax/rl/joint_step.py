@@ -195,6 +195,7 @@ def make_joint_step(
     def step(
         state: dict[str, Tree], batch: RolloutBatch
     ) -> tuple[dict[str, Tree], dict[str, Array]]:
+        batch = _without_dropped(batch)
         advantages, reward_metrics = batch_advantages(config, batch)
         denominators = _denominators(config, batch)
         trainable, fixed = partition(state["mllm"], frozen)
@@ -237,6 +238,17 @@ def make_joint_step(
         return new, metrics
 
     return step
+
+
+def _without_dropped(batch: RolloutBatch) -> RolloutBatch:
+    """Zeros for the numbers of dropped questions, which may be anything: 0 · NaN is NaN."""
+
+    def leaf(x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return jnp.where(jnp.expand_dims(batch.weight > 0, range(1, x.ndim)), x, 0)
+
+    return jax.tree.map(leaf, batch)
 
 
 class _Denominators(NamedTuple):
