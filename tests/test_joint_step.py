@@ -1,0 +1,454 @@
+"""The joint step against an objective in float64 loops, differentiated by finite differences."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from msjoe_jax.rl.joint_step import (
+    ModelFns,
+    RolloutBatch,
+    StepConfig,
+    TokenRollouts,
+    combine,
+    make_joint_step,
+    partition,
+)
+from msjoe_jax.rl.subset import Draw
+
+B, I, J, C, Q, T, K, D, V = 4, 3, 2, 5, 2, 6, 3, 3, 4
+VALID_FRAMES = (6, 5, 3, 2)  # two questions have no choice of frames
+# float32 sums of some hundred terms of size 1; a gradient is read off as a difference of
+# parameters of size 1 (plain descent at rate 1).
+TOLERANCE = 2e-6
+FAST = {"xla_backend_optimization_level": "0"}  # compiling is nearly all the time of this file
+
+
+# --- stub models, small batch ---------------------------------------------------------------
+
+
+def token_stats(mllm, prompts, visual, tokens):
+    """Logits of position c: tanh(prompt + tower · visual + 0.3 c) @ head."""
+    h = prompts["x"] + mllm["tower"]["scale"] * visual[:, None]
+    h = jnp.tanh(h[:, :, None] + 0.3 * jnp.arange(C)[:, None])
+    log_p = jax.nn.log_softmax(jnp.einsum("BGCD,DV->BGCV", h, mllm["head"]))
+    entropy = -(jnp.exp(log_p) * log_p).sum(-1)
+    wide = jnp.broadcast_to(log_p[:, :, None], (*tokens.shape, V))
+    picked = jnp.take_along_axis(wide, tokens[..., None], -1)[..., 0]
+    return picked, jnp.broadcast_to(entropy[:, :, None], tokens.shape)
+
+
+def frame_logits(sampler, similarity, query_mask, frame_mask):
+    """φ = a · best + b · sum of squares over the rollout's queries."""
+    both = query_mask[..., None] & frame_mask[:, None]
+    best = jnp.where(both, similarity, -1.0).max(1)
+    squares = (jnp.where(both, similarity, 0.0) ** 2).sum(1)
+    return jnp.where(frame_mask, sampler["a"] * best + sampler["b"] * squares, -jnp.inf)
+
+
+FNS = ModelFns(token_stats, frame_logits)
+
+
+def make_params(seed=0):
+    rng = np.random.default_rng(seed)
+    f = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    return {"head": f(D, V), "tower": {"scale": f(D)}}, {"a": f() * 3, "b": f() * 3}
+
+
+def make_batch(seed=0):
+    """Ragged, with NaN wherever a mask hides: log-probs after the end, unused similarities."""
+    rng = np.random.default_rng(seed)
+
+    def part(groups, samples):
+        shape = (B, groups, samples, C)
+        mask = np.arange(C) < rng.integers(1, C + 1, shape[:3])[..., None]
+        return TokenRollouts(
+            {"x": rng.normal(size=(B, groups, D)).astype(np.float32)},
+            rng.normal(size=(B, D)).astype(np.float32),
+            rng.integers(0, V, shape).astype(np.int32),
+            mask,
+            np.where(mask, rng.normal(size=shape), np.nan).astype(np.float32),
+        )
+
+    frame_mask = np.arange(T) < np.array(VALID_FRAMES)[:, None]
+    query_mask = np.arange(Q) < rng.integers(1, Q + 1, (B, I))[..., None]
+    similarity = rng.uniform(0.01, 0.9, (B, I, Q, T))
+    shown = query_mask[..., None] & frame_mask[:, None, None]
+    indices, valid = np.zeros((B, I, J, K), np.int32), np.zeros((B, I, J, K), bool)
+    for b, i, j in np.ndindex(B, I, J):
+        k = min(K, VALID_FRAMES[b])
+        indices[b, i, j, :k], valid[b, i, j, :k] = rng.permutation(VALID_FRAMES[b])[:k], True
+    bit = lambda *shape: rng.integers(0, 2, shape).astype(np.float32)  # noqa: E731
+    return RolloutBatch(
+        queries=part(1, I),
+        answers=part(I * J, 1),
+        similarity=np.where(shown, similarity, np.nan).astype(np.float32),
+        query_mask=query_mask,
+        frame_mask=frame_mask,
+        draw=Draw(indices, valid),
+        correct=bit(B, I, J),
+        answer_valid=bit(B, I, J),
+        query_valid=bit(B, I),
+        parsed=bit(B, I),
+        pass_rate=np.array([0.0, 0.3, 0.5, 0.95], np.float32),
+        weight=np.ones(B, np.float32),
+    )
+
+
+@functools.cache
+def step_of(config, optimizer="descent", frozen=""):
+    make = {"descent": lambda: optax.sgd(1.0), "adam": lambda: optax.adam(0.1)}[optimizer]
+    fns = (make_joint_step(config, FNS, make(), make(), frozen), make)
+    return jax.jit(fns[0], compiler_options=FAST), make
+
+
+def run(config, batch, optimizer="descent", frozen="", state=None):
+    """(state before, state after, metrics) of one update."""
+    step, make = step_of(config, optimizer, frozen)
+    if state is None:
+        mllm, sampler = make_params()
+        state = {
+            "mllm": mllm,
+            "sampler": sampler,
+            "mllm_opt": make().init(partition(mllm, frozen)[0]),
+            "sampler_opt": make().init(sampler),
+            "step": jnp.int32(0),
+            "skipped": jnp.int32(0),
+        }
+    after, metrics = step(state, batch)
+    return state, jax.tree.map(np.asarray, after), {k: float(v) for k, v in metrics.items()}
+
+
+def gradients(config, batch):
+    """Gradients of both models, read off plain descent at rate 1."""
+    before, after, metrics = run(config, batch)
+    move = lambda name: jax.tree.map(lambda a, b: a - b, before[name], after[name])  # noqa: E731
+    return {"mllm": move("mllm"), "sampler": move("sampler")}, metrics
+
+
+# --- the oracle: float64, one question and token at a time ------------------------------------
+
+
+def oracle_advantages(config, batch):
+    """({part: [B, I] or [B, I, J]}, total reward [B, I, J], info [B, I])."""
+    info = np.zeros((B, I))
+    for b, i in np.ndindex(B, I):
+        rows = [batch.similarity[b, i, q, : VALID_FRAMES[b]] for q in range(Q)]
+        rows = [row.astype(float) for q, row in enumerate(rows) if batch.query_mask[b, i, q]]
+        if config.info_kind == "ratio":
+            peaked = [max(row.max(), 1e-3) / max(row.min(), 1e-3) for row in rows]
+        else:
+            peaked = [(row.max() - row.mean()) / row.std() for row in rows]
+        info[b, i] = np.mean([p > config.info_threshold for p in peaked]) * batch.parsed[b, i]
+    wa, wf, wi = config.accuracy_weight, config.format_weight, config.info_weight
+    total, own = np.zeros((B, I, J)), np.zeros((B, I, J))
+    for b, i, j in np.ndindex(B, I, J):
+        right, answer_ok = batch.correct[b, i, j], batch.answer_valid[b, i, j]
+        both = batch.query_valid[b, i] * answer_ok
+        total[b, i, j] = wa * right + wf * both + wi * info[b, i]
+        own[b, i, j] = wa * right + wf * answer_ok
+    routed = config.credit == "routed"
+    paid = {
+        "query": total,
+        "answer": own if routed else total,
+        "draw": batch.correct.astype(float) if routed else total,
+    }
+    out = {}
+    for part, reward in paid.items():
+        advantage = np.zeros((B, I, J))
+        for b in range(B):
+            r = reward[b]
+            for i, j in np.ndindex(I, J):
+                others = [r[x] for x in np.ndindex(I, J) if x != (i, j)]
+                if config.advantage == "group":
+                    spread = r.std(ddof=1) + 1e-4 if config.advantage_std == "group" else 1.0
+                    advantage[b, i, j] = (r[i, j] - r.mean()) / spread
+                elif part == "query":
+                    rest = np.mean([r[x].mean() for x in range(I) if x != i])
+                    advantage[b, i, j] = r[i].mean() - rest
+                else:
+                    siblings = np.mean([r[i, x] for x in range(J) if x != j])
+                    advantage[b, i, j] = r[i, j] - (siblings + np.mean(others)) / 2
+        out[part] = advantage.mean(-1) if part == "query" else advantage
+    if config.sampler_advantage == "raw":
+        out["draw"] = paid["draw"]
+    if config.sampler_advantage == "difficulty":
+        for b, i, j in np.ndindex(B, I, J):
+            c, right = float(batch.pass_rate[b]), batch.correct[b, i, j]
+            c = min(max(c, 0.1), 0.9)
+            value = 1 / c if right else -1 / (1 - c)
+            out["draw"][b, i, j] = 0.0 if batch.pass_rate[b] == 0 and not right else value
+    return out, total, info
+
+
+def oracle_losses(config, batch, advantages, mllm, sampler, mllm_0):
+    """(MLLM loss, sampler loss) at parameters that differ from those (`mllm_0`) that sampled."""
+    asked = [b for b in range(B) if batch.weight[b] > 0]
+
+    def log_softmax(p, part, b, g, c):
+        h = part.prompts["x"][b, g].astype(float) + p["tower"]["scale"] * part.visual[b]
+        z = np.tanh(h + 0.3 * c) @ p["head"]
+        return z - np.log(np.exp(z).sum())
+
+    mllm_loss, entropies, token_count = 0.0, [], 0
+    for name, part in (("query", batch.queries), ("answer", batch.answers)):
+        means, flat = [], []
+        for b in asked:
+            for g, s in np.ndindex(part.tokens.shape[1:3]):
+                a = advantages[name][b].reshape(-1)[max(g, s)]
+                terms = []
+                for c in range(int(part.mask[b, g, s].sum())):
+                    token = part.tokens[b, g, s, c]
+                    now = log_softmax(mllm, part, b, g, c)
+                    rho = math.exp(now[token] - log_softmax(mllm_0, part, b, g, c)[token])
+                    low, high = 1 - config.clip_low, 1 + config.clip_high
+                    terms.append(-min(rho * a, min(max(rho, low), high) * a))
+                    if name == "query":
+                        entropies.append(-(np.exp(now) * now).sum())
+                means.append(np.mean(terms))
+                flat += terms
+        token_count += len(flat)
+        mllm_loss += np.mean(means) if config.aggregation == "sequence-mean" else sum(flat)
+    if config.aggregation == "token-mean":
+        mllm_loss /= token_count
+    mllm_loss -= config.query_entropy * np.mean(entropies)
+
+    log_ps, frame_entropies = [], []
+    for b in asked:
+        n = VALID_FRAMES[b]
+        for i in range(I):
+            rows = [batch.similarity[b, i, q, :n] for q in range(Q) if batch.query_mask[b, i, q]]
+            s = np.array(rows, float)
+            phi = sampler["a"] * s.max(0) + sampler["b"] * (s**2).sum(0)
+            p = np.exp(phi) / np.exp(phi).sum()
+            frame_entropies.append(-(p * np.log(p)).sum())
+            for j in range(J):
+                left, log_p = list(range(n)), 0.0
+                for f in batch.draw.indices[b, i, j][batch.draw.valid[b, i, j]]:
+                    log_p += phi[f] - np.log(np.exp(phi[left]).sum())
+                    if config.likelihood == "plackett_luce":
+                        left.remove(f)
+                log_ps.append(advantages["draw"][b, i, j] * log_p * (n > K))
+    sampler_loss = -np.mean(log_ps) - config.frame_entropy * np.mean(frame_entropies)
+    return mllm_loss, sampler_loss
+
+
+def oracle_gradients(config, batch):
+    """Central differences of the oracle in every parameter; their error is about 1e-9."""
+    advantages, *_ = oracle_advantages(config, batch)
+    mllm, sampler = jax.tree.map(lambda x: np.asarray(x, np.float64), make_params())
+    flat, treedef = jax.tree.flatten((mllm, sampler))
+
+    def value(leaf, index, eps):
+        moved = [x.copy() for x in flat]
+        moved[leaf][index] += eps
+        return oracle_losses(config, batch, advantages, *jax.tree.unflatten(treedef, moved), mllm)
+
+    grads = [np.zeros_like(x) for x in flat]
+    for leaf, x in enumerate(flat):
+        for index in np.ndindex(x.shape):
+            up, down = value(leaf, index, 1e-5), value(leaf, index, -1e-5)
+            grads[leaf][index] = (sum(up) - sum(down)) / 2e-5
+    grads = dict(zip(("mllm", "sampler"), jax.tree.unflatten(treedef, grads), strict=True))
+    return grads, oracle_losses(config, batch, advantages, mllm, sampler, mllm)
+
+
+def close(actual, expected, tolerance=TOLERANCE):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance),
+        actual,
+        expected,
+    )
+
+
+def same(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+# --- the whole update ----------------------------------------------------------------------------
+
+ROUTED = StepConfig(query_entropy=0.05, frame_entropy=0.1)
+SHARED = StepConfig(credit="shared", advantage="group", aggregation="sequence-mean")
+CONFIGS = {
+    "routed, nested, token-mean": ROUTED,
+    "shared, group, sequence-mean": SHARED,
+    "difficulty, marginal": StepConfig(
+        advantage="group",
+        advantage_std="none",
+        sampler_advantage="difficulty",
+        likelihood="marginal",
+    ),
+    "raw, z-scores": StepConfig(
+        credit="shared",
+        sampler_advantage="raw",
+        info_kind="zscore",
+        info_threshold=1.2,
+        info_weight=0.4,
+        aggregation="sequence-mean",
+        frame_entropy=0.1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_are_the_oracles(name):
+    config, batch = CONFIGS[name], make_batch()
+    grads, metrics = gradients(config, batch)
+    want, (mllm_loss, sampler_loss) = oracle_gradients(config, batch)
+    assert all(np.abs(x).max() > 50 * TOLERANCE for x in jax.tree.leaves(want))
+    close(grads, want)
+    close([metrics["loss/mllm"], metrics["loss/sampler"]], [mllm_loss, sampler_loss])
+    assert metrics["skipped_updates"] == 0
+
+
+def test_metrics_are_means_over_questions_that_count():
+    batch = make_batch()._replace(weight=np.array([1, 0, 1, 1], np.float32))
+    _, metrics = gradients(ROUTED, batch)
+    kept = [0, 2, 3]
+    _, total, info = oracle_advantages(ROUTED, batch)
+    equal = [len(set(batch.correct[b].ravel())) == 1 for b in kept]
+    want = {
+        "reward": total[kept].mean(),
+        "reward_std": np.mean([total[b].std(ddof=1) for b in kept]),
+        "rewards/accuracy": batch.correct[kept].mean(),
+        "rewards/info": info[kept].mean(),
+        "rewards/query_format": batch.query_valid[kept].mean(),
+        "frac_reward_zero_std": np.mean(equal),
+        "completions/answer_mean_length": batch.answers.mask[kept].sum(-1).mean(),
+        "completions/query_mean_length": batch.queries.mask[kept].sum(-1).mean(),
+    }
+    close({key: metrics[key] for key in want}, want, 1e-5)
+    mllm, _ = make_params()
+    for name, part in (("query", batch.queries), ("answer", batch.answers)):
+        log_p, _ = token_stats(mllm, part.prompts, part.visual, part.tokens)
+        gap = np.abs(np.asarray(log_p) - part.log_probs)[kept][part.mask[kept]]
+        close(metrics[f"log_prob_difference/{name}"], gap.mean(), 1e-5)
+
+
+@pytest.mark.parametrize("config, parts", [(ROUTED, 2), (ROUTED, 4), (SHARED, 2)])
+def test_micro_batches_do_not_change_the_update(config, parts):
+    """Token counts are uneven and one question is dropped: only the order of additions differs."""
+    batch = make_batch(1)._replace(weight=np.array([1, 1, 0, 1], np.float32))
+    whole, whole_metrics = gradients(config, batch)
+    split = dataclasses.replace(config, micro_batches=parts)
+    grads, metrics = gradients(split, batch)
+    close(grads, whole)
+    close(metrics, whole_metrics, 1e-5)
+
+
+# --- who is trained by what --------------------------------------------------------------------
+
+
+def test_equal_rewards_teach_nothing():
+    batch = make_batch()
+    ones = np.ones((B, I, J), np.float32)
+    parsed = np.zeros((B, I), np.float32)
+    batch = batch._replace(
+        correct=ones * np.array([0, 1, 0, 1], np.float32)[:, None, None],
+        answer_valid=ones,
+        query_valid=ones[..., 0],
+        parsed=parsed,
+    )
+    grads, metrics = gradients(SHARED, batch)
+    same(grads, jax.tree.map(np.zeros_like, grads))
+    assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm/mllm"] == 0
+
+
+def poison(x, b):
+    """Row b of a batch's array as bad as its type allows."""
+    out = x.copy()
+    if np.issubdtype(x.dtype, np.floating):
+        out[b] = np.nan
+    return out
+
+
+@pytest.mark.parametrize("config", [ROUTED, SHARED], ids=["token-mean", "sequence-mean"])
+def test_a_dropped_question_has_no_influence(config):
+    """Its arrays may hold NaN; the others' gradient is the oracle's without it."""
+    weight = np.array([1, 0, 1, 1], np.float32)
+    clean = make_batch()._replace(weight=weight)
+    bad = jax.tree.map(lambda x: poison(x, 1), make_batch())._replace(weight=weight)
+    grads, metrics = gradients(config, bad)
+    same((grads, metrics), gradients(config, clean))
+    want, _ = oracle_gradients(config, clean)
+    close(grads, want)
+    none = jax.tree.map(lambda x: poison(x, slice(None)), bad)._replace(weight=0 * weight)
+    grads, metrics = gradients(config, none)
+    same(grads, jax.tree.map(np.zeros_like, grads))
+    assert metrics["skipped_updates"] == 0 and metrics["reward"] == 0
+
+
+def test_the_samplers_gradient_knows_no_format():
+    batch = make_batch()
+    other = batch._replace(
+        answer_valid=1 - batch.answer_valid,
+        query_valid=1 - batch.query_valid,
+        parsed=1 - batch.parsed,
+    )
+    before, _ = gradients(ROUTED, batch)
+    after, _ = gradients(ROUTED, other)
+    same(after["sampler"], before["sampler"])
+    assert np.abs(after["mllm"]["head"] - before["mllm"]["head"]).max() > 1e-3
+    shared = [gradients(SHARED, x)[0]["sampler"]["a"] for x in (batch, other)]
+    assert shared[0] != shared[1]
+
+
+def test_answers_know_no_informativeness():
+    """Silenced queries: what is left of the MLLM's gradient does not see info or query format."""
+    batch = make_batch()
+    quiet = batch.queries._replace(mask=np.zeros_like(batch.queries.mask))
+    batch = batch._replace(queries=quiet)
+    other = batch._replace(query_valid=1 - batch.query_valid, parsed=1 - batch.parsed)
+    same(gradients(ROUTED, other)[0]["mllm"], gradients(ROUTED, batch)[0]["mllm"])
+
+
+@pytest.mark.parametrize("alone", ["mllm", "sampler"])
+def test_an_untrained_part_stays_and_does_not_change_the_other(alone):
+    batch = make_batch()
+    both, _ = gradients(ROUTED, batch)
+    only = dataclasses.replace(ROUTED, train_mllm=alone == "mllm", train_sampler=alone == "sampler")
+    other = "sampler" if alone == "mllm" else "mllm"
+    before, after, metrics = run(only, batch)
+    same(after[other], before[other])
+    same(after[f"{other}_opt"], before[f"{other}_opt"])
+    close(gradients(only, batch)[0][alone], both[alone], 1e-7)
+    assert f"loss/{other}" not in metrics and f"grad_norm/{other}" not in metrics
+
+
+# --- frozen leaves, updates that are not finite --------------------------------------------------
+
+
+def test_frozen_leaves_stay_and_have_no_moments():
+    before, after, _ = run(ROUTED, make_batch(), "adam", frozen="^tower/")
+    same(after["mllm"]["tower"], before["mllm"]["tower"])
+    assert (after["mllm"]["head"] != before["mllm"]["head"]).all()
+    moments = [x.shape for x in jax.tree.leaves(after["mllm_opt"]) if x.ndim]
+    assert moments == [(D, V)] * 2
+    both = partition(before["mllm"], "^tower/")
+    same(combine(*both), before["mllm"])
+
+
+@pytest.mark.parametrize("where", ["mllm", "sampler"])
+def test_an_update_that_is_not_finite_is_left_out(where):
+    """Either model's NaN leaves both as they are, moments and counts included, and is counted."""
+    good = make_batch()
+    if where == "mllm":
+        visual = poison(good.answers.visual, 2)
+        bad = good._replace(answers=good.answers._replace(visual=visual))
+    else:
+        bad = good._replace(similarity=poison(good.similarity, 0))
+    _, warm, _ = run(ROUTED, good, "adam", frozen="^tower/")
+    _, after, metrics = run(ROUTED, bad, "adam", frozen="^tower/", state=warm)
+    for name in ("mllm", "sampler", "mllm_opt", "sampler_opt"):
+        same(after[name], warm[name])
+    assert (after["step"], after["skipped"], metrics["skipped_updates"]) == (2, 1, 1)
+    _, later, _ = run(ROUTED, good, "adam", frozen="^tower/", state=after)
+    _, direct, _ = run(ROUTED, good, "adam", frozen="^tower/", state=warm)
+    same(later["mllm"], direct["mllm"])
+    same(later["sampler_opt"], direct["sampler_opt"])
+    assert later["skipped"] == 1
