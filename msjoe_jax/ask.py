@@ -225,10 +225,10 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
     if not pathlib.Path(video).is_file():
         raise UserError(f"{video}: no such video file")
     page = pathlib.Path(out)
+    if page.is_dir():
+        raise UserError(f"{out}: cannot be written (it is a folder); check --out")
     partial = page.with_name(page.name + ".partial")
     try:
-        if page.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
         page.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
     except OSError as error:

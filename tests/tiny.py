@@ -31,7 +31,7 @@ def tiny_config(folder: pathlib.Path) -> ConfigDict:
     c.prompt.system, c.prompt.query_instruction = "", "find"
     c.prompt.answer_instruction = "answer"
     c.prompt.max_queries = 2
-    c.prompt.query_prompt_tokens = c.prompt.answer_prompt_tokens = 64
+    c.prompt.query_prompt_tokens = c.prompt.answer_prompt_tokens = 96
     c.prompt.query_tokens, c.prompt.answer_tokens = 8, 4
     return c
 
