@@ -66,8 +66,13 @@ def figure(selected: list[int], logits: np.ndarray, queries: list[str]):
     rng = np.random.default_rng(0)
     frames = [np.full((9, 16, 3), 10 * i, np.uint8) for i in range(len(selected))]
     return keyframe_figure(
-        np.arange(T) * 45.0, logits, rng.normal(size=(len(queries), T)), queries, frames,
-        np.array(selected), "Which $1 of $2?",
+        np.arange(T) * 45.0,
+        logits,
+        rng.normal(size=(len(queries), T)),
+        queries,
+        frames,
+        np.array(selected),
+        "Which $1 of $2?",
     )
 
 
@@ -78,7 +83,9 @@ def test_keyframe_figure_shows_the_frames_in_time_order():
     assert [axes.get_title() for axes in sheet] == ["00:45", "02:15"]
     assert [axes.images[0].get_array()[0, 0, 0] for axes in sheet] == [10, 0]
     taken = next(
-        line for axes in picture.axes for line in axes.lines
+        line
+        for axes in picture.axes
+        for line in axes.lines
         if line.get_color() == TAKEN and line.get_linestyle() == "None"
     )
     assert taken.get_xydata().tolist() == [[45.0, 3.0], [135.0, 2.0]]
