@@ -17,6 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.mllm.size = "tiny"
     c.mllm.dtype = "float32"
     c.mllm.remat = False
+    c.mllm.score_one_by_one = False
     c.clip.size = "tiny"
     c.sampler.width = 24
     c.sampler.depth = 3

@@ -45,6 +45,8 @@ def base() -> ConfigDict:
     c.mllm.remat = True
     c.mllm.attention_chunk = 512
     c.mllm.log_prob_block = 128
+    # Score a question's prompts one after the other: less memory, one more forward.
+    c.mllm.score_one_by_one = True
     # Leaves whose path matches stay as they are, without gradient or moments ("" = none).
     c.mllm.frozen = "^vision/"
     c.clip = ConfigDict()

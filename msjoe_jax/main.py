@@ -9,10 +9,12 @@ import json
 import pathlib
 import time
 
-from absl import app, flags, logging
+import jax
+from absl import flags, logging
 from ml_collections import config_flags
 
-from msjoe_jax.errors import UserError, run_cli
+from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.cli import given_config, run_app
 from msjoe_jax.runtime.workdir import lock_workdir, record_config
 from msjoe_jax.stages import run_stages
 
@@ -27,9 +29,15 @@ MAY_DIFFER = frozenset(
 
 def run() -> None:
     """Checks the flags, locks the work folder and runs the stages."""
-    if _CONFIG.value is None or not _WORKDIR.value:
-        raise UserError("give --config=configs/NAME.py and --workdir=DIR")
-    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it writes
+    config = given_config(_CONFIG)
+    if not _WORKDIR.value:
+        raise UserError("give --workdir=DIR")
+    if "://" in _WORKDIR.value:
+        raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
+    if jax.process_count() > 1:
+        raise UserError("several hosts are not supported yet: use a slice of one host")
+    workdir = pathlib.Path(_WORKDIR.value)
     began = time.perf_counter()
     with lock_workdir(str(workdir)):
         record_config(str(workdir), json.loads(config.to_json()), MAY_DIFFER)
@@ -37,30 +45,5 @@ def run() -> None:
     print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
 
 
-def main(_: list[str]) -> None:
-    """Entry for absl."""
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it writes
-    run_cli(run)
-
-
-def cli() -> None:
-    """Parses the command line; a bad flag or config is one line, not a traceback."""
-    try:
-        app.run(main, flags_parser=_parse)
-    except SystemExit:
-        raise
-
-
-def _parse(argv: list[str]) -> list[str]:
-    def parse() -> None:
-        try:
-            flags.FLAGS(argv)
-        except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-            raise UserError(f"{error}") from None
-
-    run_cli(parse)
-    return argv
-
-
 if __name__ == "__main__":
-    cli()
+    run_app(run)

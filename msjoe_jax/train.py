@@ -97,7 +97,12 @@ def make_optimizers(
 def make_step(config: ConfigDict, stage: str, system: System) -> Callable:
     """The joint step of a stage, not yet jitted: (state, batch) → (state, metrics)."""
     fns = ModelFns(
-        token_stats=token_stats_fn(system, config.rollout.temperature, config.mllm.log_prob_block),
+        token_stats=token_stats_fn(
+            system,
+            config.rollout.temperature,
+            config.mllm.log_prob_block,
+            config.mllm.score_one_by_one,
+        ),
         frame_logits=lambda params, *arrays: system.sampler(params)(*arrays),
     )
     return make_joint_step(
