@@ -85,7 +85,7 @@ def ask(checkpoint: pathlib.Path, video: pathlib.Path, text: str, options: Seque
             mark = fingerprint(params["clip"])
             embed_records(records, clip_encoder(system, params["clip"]), mark, EMBED_BATCH)
         reader = RecordReader(records)
-        programs = Programs(system, config.seed, config.evaluate.smooth)
+        programs = Programs(system, config.evaluate.smooth)
         episodes = Episodes(config, programs, reader, [question])
         batch = _batch(config, system, question, reader)
         weight = np.ones(1, np.float32)

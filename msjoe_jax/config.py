@@ -35,7 +35,8 @@ def base() -> ConfigDict:
     c.warm_up.clip_steps = 0
     c.warm_up.mllm_steps = 0
 
-    # Models. `size`: tiny or a published one; `checkpoint`: a parameter folder ("" = from warm_up).
+    # Models. `size`: tiny or a published one; `checkpoint`: a folder that `main` or `convert`
+    # wrote ("" = from the stage warm_up).
     c.mllm = ConfigDict()
     c.mllm.size = "qwen2.5-vl-7b"
     c.mllm.checkpoint = ""
@@ -58,6 +59,7 @@ def base() -> ConfigDict:
     c.sampler.depth = 6
     c.sampler.kernel = 5
     c.sampler.skip_scale = 1.5
+    c.sampler.checkpoint = ""  # "" = fresh weights
 
     # Frames: T candidates at most, N_init previews, K key frames; patches bound their resolution
     # (4 patches of 14×14 make one visual token).

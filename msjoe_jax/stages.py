@@ -51,7 +51,8 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
         _world(config, workdir / "world")
     system = make_system(config)
     base = _base_params(config, workdir, system, "warm_up" in stages)
-    programs = Programs(system, config.seed, config.evaluate.smooth)
+    save_bundle(workdir / "base", config, system, base)
+    programs = Programs(system, config.evaluate.smooth)
     sets = {"base": base}
     if {"difficulty", "pretrain", "joint"} & set(stages):
         questions = training_questions(config)
@@ -100,14 +101,19 @@ def _base_params(
     config: ConfigDict, workdir: pathlib.Path, system: System, warm_up: bool
 ) -> dict[str, Params]:
     """Starting parameters: supervised here, or read from the checkpoints that the config names."""
-    params = {"sampler": system.init("sampler", config.seed)}
+    params = {}
+    for name in ("mllm", "clip", "sampler"):
+        path = config[name].checkpoint
+        if path:
+            params[name] = load_params(f"{path}/params", system.abstract[name], prefix=name)
+        elif name == "sampler":
+            params[name] = system.init("sampler", config.seed)
+        elif not warm_up:
+            raise UserError(
+                f"config.{name}.checkpoint is not set: name a checkpoint folder or add the stage "
+                "warm_up"
+            )
     if not warm_up:
-        for name in ("mllm", "clip"):
-            path = config[name].checkpoint
-            if not path:
-                raise UserError(f"config.{name}.checkpoint is not set, and there is no warm_up")
-            like = system.abstract[name]
-            params[name] = load_params(f"{path}/params", like, prefix=name)
         return params
     train = RecordReader(config.data.train_records)
     clip = ClipTraining(config.seed, config.warm_up.clip_steps)

@@ -153,7 +153,9 @@ def make_system(config: ConfigDict, *, with_tokenizers: bool = True) -> System:
         clip_tokenizer = Tokenizer(_given(config.clip.tokenizer, "config.clip.tokenizer"))
     qwen = qwen_config(config.mllm.size, tokenizer)
     clip = clip_config(config.clip.size, clip_tokenizer)
-    sampler = SamplerConfig(**config.sampler)
+    sampler = SamplerConfig(
+        **{field.name: config.sampler[field.name] for field in dataclasses.fields(SamplerConfig)}
+    )
     dtype, param_dtype = jnp.dtype(config.mllm.dtype), jnp.dtype(config.mllm.param_dtype)
     build = {
         "mllm": lambda rngs: QwenVL(

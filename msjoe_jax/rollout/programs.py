@@ -52,7 +52,11 @@ def frame_features(model: QwenVL, patches: Patches) -> Float[Array, "B U·M D"]:
 
 
 def question_keys(
-    seed: int, stage: int, step: Int[Array, ""], question: Int[Array, "B"], shape: tuple[int, ...]
+    seed: Int[Array, ""],
+    stage: int,
+    step: Int[Array, ""],
+    question: Int[Array, "B"],
+    shape: tuple[int, ...],
 ) -> Key[Array, "B *shape"]:
     """Keys that depend on seed, stage, step and question only, not on the batch's order."""
     base = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step)
@@ -65,26 +69,26 @@ class Programs:
     Attributes: reason, select, answer: see the functions below.
     """
 
-    def __init__(self, system: System, seed: int, smooth: int):
+    def __init__(self, system: System, smooth: int):
         self.system = system
         self.reason = jax.jit(
-            functools.partial(_reason, system, seed), static_argnames=("rollouts", "sampling")
+            functools.partial(_reason, system), static_argnames=("rollouts", "sampling")
         )
         self.select = jax.jit(
-            functools.partial(_select, system, seed, smooth),
+            functools.partial(_select, system, smooth),
             static_argnames=("selector", "draws", "k"),
         )
         self.answer = jax.jit(
-            functools.partial(_answer, system, seed), static_argnames=("samples", "sampling")
+            functools.partial(_answer, system), static_argnames=("samples", "sampling")
         )
 
 
 def _reason(
     system: System,
-    seed: int,
     mllm: Params,
     prompts: Prompts,
     patches: Patches,
+    seed: Int[Array, ""],
     step: Int[Array, ""],
     question: Int[Array, "B"],
     *,
@@ -100,10 +104,10 @@ def _reason(
 
 def _answer(
     system: System,
-    seed: int,
     mllm: Params,
     prompts: Prompts,
     patches: Patches,
+    seed: Int[Array, ""],
     step: Int[Array, ""],
     question: Int[Array, "B"],
     *,
@@ -119,7 +123,6 @@ def _answer(
 
 def _select(
     system: System,
-    seed: int,
     smooth: int,
     clip: Params,
     sampler: Params,
@@ -127,6 +130,7 @@ def _select(
     query_mask: Bool[Array, "B I Q"],
     embeddings: Float[Array, "B T E"],
     frame_mask: Bool[Array, "B T"],
+    seed: Int[Array, ""],
     step: Int[Array, ""],
     question: Int[Array, "B"],
     *,
