@@ -156,7 +156,9 @@ UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns 
 ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
 # Answers come sooner to a model that has first met questions by a sense's own name, and few frames:
 # the share of each, before and after this part of the steps.
-EASY, EASY_UNTIL = (0.6, 0.1), 0.5
+EASY, EASY_UNTIL = (0.6, 0.1), 0.6
+# The first steps teach only the vision tower, at a sixth of a whole step's cost.
+LOOK_UNTIL, LOOK_VIDEOS = 0.4, 32
 QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # a demonstrated query: the word, its right sense, wrong ones
 
 
@@ -174,14 +176,17 @@ class MllmTraining:
 
 
 class MllmBatch(NamedTuple):
-    """V videos of U frames, G prompts each; `words` names what each visual token M shows."""
+    """V videos of U frames, G prompts each; `words` names what each visual token M shows.
+
+    While only the vision tower learns there are no prompts.
+    """
 
     patches: Patches
-    prompts: Prompts
-    replies: Int[np.ndarray, "V G 1 C"]
-    reply_mask: Float[np.ndarray, "V G 1 C"]
     words: Int[np.ndarray, "V U·M 3"]
     word_weights: Float[np.ndarray, "V U·M 3"]
+    prompts: Prompts | None
+    replies: Int[np.ndarray, "V G 1 C"] | None
+    reply_mask: Float[np.ndarray, "V G 1 C"] | None
 
 
 def mllm_loop(
@@ -202,7 +207,7 @@ def mllm_loop(
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     def init() -> State:
-        params = _widen(system.init("mllm", training.seed), system.qwen.text.width)
+        params = _fresh(system, training.seed)
         return {"params": params, "optimizer": optimizer.init(params)}
 
     def loss_fn(params: Params, batch: MllmBatch) -> tuple[Array, Metrics]:
@@ -210,6 +215,9 @@ def mllm_loop(
         features = frame_features(model, batch.patches)
         seen = jax.nn.log_softmax(model.language.logits(features))
         named = jnp.take_along_axis(seen, batch.words, -1) * batch.word_weights
+        vision = -named.sum(-1).mean()
+        if batch.prompts is None:
+            return vision, {"loss": vision, "vision": vision}
         log_probs, _ = completion_log_probs(
             model,
             batch.prompts,
@@ -221,7 +229,6 @@ def mllm_loop(
         each = (log_probs * batch.reply_mask).sum((-2, -1))  # [V, G]
         answer, query = -each[:, :ANSWERS].mean(), -each[:, ANSWERS].mean()
         described = -each[:, ANSWERS + 1].sum() / batch.reply_mask[:, ANSWERS + 1].sum()
-        vision = -named.sum(-1).mean()
         loss = ANSWERS * answer + training.query_weight * query + training.vision_weight * vision
         loss += training.description_weight * described
         parts = {"answer": answer, "query": query, "description": described, "vision": vision}
@@ -238,25 +245,30 @@ def mllm_loop(
     return Loop(init, lambda state, step: update(state, ahead(step)), training.steps)
 
 
-RESIDUAL = 0.4
+def _fresh(system: System, seed: int) -> Params:
+    """Fresh weights at which a narrow, shallow decoder learns soon to look things up.
 
-
-def _widen(params: Params, width: int) -> Params:
-    """Scales fresh weights from std 0.02 to 1/√width, without which narrow layers hardly learn.
-
-    0.02 suits a width of 2,500. The patch embedding has as many inputs, norms are not random.
+    Std 0.02 suits a width of 2,500; here matrices get 1/√width (norms stay, and so does the patch
+    embedding, which has as many inputs). In one head of every key/value head queries equal keys
+    and the output is the value's transpose: tokens attend to what resembles them and copy it
+    ("mimetic" initialisation, Trockman & Kolter 2023, arXiv 2305.09828, with a copy's sign).
     """
+    width, layers = system.qwen.text.width, system.qwen.text.layers
 
     def scale(path: tuple, leaf: Array) -> Array:
         name = jax.tree_util.keystr(path)
         if "norm" in name or "patch_embed" in name:
             return leaf
-        factor = width**-0.5 / 0.02
-        if "'o'" in name or "'down'" in name:
-            factor *= RESIDUAL
-        return leaf * (2 * factor if "embedding" in name else factor)
+        residual = name.endswith(("['o']", "['down']"))  # a branch each, 2 · layers of them
+        return leaf * (width**-0.5 / 0.02) * ((2 * layers) ** -0.5 if residual else 1.0)
 
-    return jax.tree_util.tree_map_with_path(scale, params)
+    params = jax.tree_util.tree_map_with_path(scale, system.init("mllm", seed))
+    params["language"]["embedding"] *= 2.0  # tokens stand out beside the branches' outputs
+    w = params["language"]["layers"]
+    repeat = w["q"].shape[2] // w["k"].shape[2]
+    w["q"] = w["q"].at[:, :, ::repeat].set(w["k"])
+    w["o"] = w["o"].at[:, ::repeat].set(jnp.transpose(w["v"], (0, 2, 3, 1)))
+    return params
 
 
 class _Ahead:
@@ -297,9 +309,11 @@ class _BatchBuilder:
 
     def __call__(self, step: int) -> MllmBatch:
         rng = np.random.default_rng([self.training.seed, step])
-        easy = EASY[0] if step < self.training.steps * EASY_UNTIL else EASY[1]
+        progress = step / self.training.steps
+        look, easy = progress < LOOK_UNTIL, EASY[progress >= EASY_UNTIL]
         ids = self.reader.ids
-        chosen = [ids[i] for i in rng.integers(len(ids), size=self.training.videos)]
+        count = LOOK_VIDEOS if look else self.training.videos
+        chosen = [ids[i] for i in rng.integers(len(ids), size=count)]
         plans = [self._plan(video_id) for video_id in chosen]
         frames = [self._choose_frames(plan, rng) for plan in plans]
         pixels = np.concatenate(self.reader.gather(list(zip(chosen, frames, strict=True))))
@@ -309,21 +323,23 @@ class _BatchBuilder:
         )
         shape = (len(plans), FRAMES)
         size = (int(grid[0, 0]), int(grid[0, 1]))
+        words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
+        named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
+        seen = (
+            Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
+            named[:, :, 0].astype(np.int32),
+            named[:, :, 1],
+        )
+        if look:
+            return MllmBatch(*seen, None, None, None)
         rows, replies, masks = [], [], []
         for plan, picked in zip(plans, frames, strict=True):
             examples = self._examples(plan, picked, size, easy, rng)
             rows.append([row for row, _, _ in examples])
             replies.append([[np.resize(ids, self.reply_tokens)] for _, ids, _ in examples])
             masks.append([[_pad(mask, self.reply_tokens)] for _, _, mask in examples])
-        words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
-        named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
         return MllmBatch(
-            Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
-            stack_rows(rows),
-            np.array(replies, np.int32),
-            np.array(masks, np.float32),
-            named[:, :, 0].astype(np.int32),
-            named[:, :, 1],
+            *seen, stack_rows(rows), np.array(replies, np.int32), np.array(masks, np.float32)
         )
 
     def _plan(self, video_id: str) -> Plan:
