@@ -1,0 +1,175 @@
+"""Every arm of the tiny world's experiment, several seeds each, as one table.
+
+    python benchmarks/tiny_world.py --workdir=runs/bench --seeds=5
+
+The base models, pass rates and the pre-trained sampler are made once; every arm starts from them
+with the same number of updates and of answer rollouts, and is judged on the same held-out
+questions. Runs go two at a time, one core each; what is finished is not run again. Writes
+`table.md` and `table.json` into the workdir.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+from msjoe_jax.evaluate import paired_difference
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where runs and the table go.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each arm.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each arm; 0: as configs/tiny.py says.")
+_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
+
+BASE_SELECTORS = (
+    "blind",
+    "uniform",
+    "topk_question",
+    "topk_question_smooth",
+    "topk_queries",
+    "topk_queries_smooth",
+    "pretrained",
+    "oracle_queries",
+    "oracle",
+)
+# What an arm overrides, and the selector under which it is judged.
+ARMS: dict[str, tuple[dict[str, object], str]] = {
+    "joint": ({}, "joint"),
+    "sampler_only": ({"joint.train_mllm": False}, "joint"),
+    "mllm_only": ({"joint.train_sampler": False, "rollout.selector": "topk"}, "joint_topk"),
+    "mllm_only_smooth": (
+        {"joint.train_sampler": False, "rollout.selector": "topk_smooth"},
+        "joint_topk_smooth",
+    ),
+    "uniform_control": (
+        {"joint.train_sampler": False, "rollout.selector": "uniform"},
+        "joint_uniform",
+    ),
+}
+LABELS = {
+    "joint": "**joint**",
+    "sampler_only": "sampler only",
+    "mllm_only": "MLLM only, top-k",
+    "mllm_only_smooth": "MLLM only, top-k smoothed",
+    "uniform_control": "control: MLLM trained on uniform frames",
+    "blind": "no frames (blind)",
+    "uniform": "uniform",
+    "topk_question": "top-k by the question",
+    "topk_question_smooth": "top-k by the question, smoothed",
+    "topk_queries": "top-k by the base model's queries",
+    "topk_queries_smooth": "top-k by the base model's queries, smoothed",
+    "pretrained": "pre-trained sampler (start of all arms)",
+    "oracle_queries": "ceiling: oracle queries, top-k smoothed",
+    "oracle": "ceiling: oracle frames",
+}
+
+
+def run_main(workdir: pathlib.Path, fields: dict[str, object], core: int | None) -> None:
+    """One `main` run in its own process, on one core if given; its output goes to a log."""
+    if (workdir / "eval.json").exists():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "msjoe_jax.main", "--config=configs/tiny.py"]
+    command += [f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    with (workdir / "log.txt").open("a") as log:
+        done = subprocess.run(
+            command,
+            stdout=log,
+            stderr=log,
+            check=False,
+            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
+        )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed; see {workdir / 'log.txt'}")
+
+
+def outcomes(workdir: pathlib.Path, selector: str) -> np.ndarray:
+    """1.0 or 0.0 of every held-out question."""
+    rows = map(json.loads, (workdir / "eval_questions.jsonl").read_text().splitlines())
+    return np.array([np.nan if row[selector] is None else row[selector] for row in rows])
+
+
+def main(_: list[str]) -> None:
+    root = pathlib.Path(_WORKDIR.value)
+    base = root / "base"
+    began = time.perf_counter()
+    run_main(
+        base,
+        {
+            "stages": "('world','warm_up','difficulty','pretrain','evaluate')",
+            "evaluate.selectors": str(BASE_SELECTORS),
+        },
+        None,
+    )
+    shared: dict[str, object] = {
+        "stages": "('joint','evaluate')",
+        "data.train_questions": base / "difficulty" / "questions.jsonl",
+        "mllm.tokenizer": base / "world" / "tokenizer.json",
+        "clip.tokenizer": base / "world" / "tokenizer.json",
+        "mllm.checkpoint": base / "base",
+        "clip.checkpoint": base / "base",
+        "sampler.checkpoint": base / "final",
+        "data.train_records": base / "world" / "train",
+        "data.heldout_records": base / "world" / "heldout",
+        "data.heldout_questions": base / "world" / "questions-heldout.jsonl",
+    }
+    if _STEPS.value:
+        shared["joint.steps"] = _STEPS.value
+    cores = sorted(os.sched_getaffinity(0))
+    todo = [(name, seed) for seed in range(_SEEDS.value) for name in ARMS]
+    free = list(range(_JOBS.value))
+
+    def one(arm: tuple[str, int]) -> None:
+        name, seed = arm
+        slot = free.pop()
+        fields, selector = ARMS[name]
+        selectors = f"('{selector}',)"
+        try:
+            run_main(
+                root / f"{name}-{seed}",
+                {**shared, **fields, "seed": seed, "evaluate.selectors": selectors},
+                cores[slot % len(cores)],
+            )
+        finally:
+            free.append(slot)
+
+    with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
+        list(tqdm(pool.map(one, todo), total=len(todo), desc="arms", unit="run"))
+    report(root, time.perf_counter() - began)
+
+
+def report(root: pathlib.Path, seconds: float) -> None:
+    """Accuracy per arm over seeds, and joint minus each, paired by question, with 95 %."""
+    seeds = range(_SEEDS.value)
+    right = {
+        name: np.stack([outcomes(root / f"{name}-{s}", selector) for s in seeds])
+        for name, (_, selector) in ARMS.items()
+    }
+    for name in BASE_SELECTORS:
+        right[name] = np.tile(outcomes(root / "base", name), (len(seeds), 1))
+    joint = right["joint"].mean(0)
+    lines = ["| arm | accuracy | per seed | joint − arm, 95 % |", "|---|---|---|---|"]
+    table = {}
+    for name in (*ARMS, *BASE_SELECTORS):
+        each = right[name].mean(1)
+        mean, low, high = paired_difference(joint, right[name].mean(0))
+        trained = name in ARMS
+        per_seed = " ".join(f"{x:.3f}" for x in each) if trained else "–"
+        gap = "" if name == "joint" else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"| {LABELS[name]} | {each.mean():.3f} | {per_seed} | {gap} |")
+        table[name] = {"seeds": each.tolist(), "joint_minus": [mean, low, high]}
+    text = "\n".join(lines) + "\n"
+    (root / "table.md").write_text(text)
+    (root / "table.json").write_text(json.dumps({"arms": table, "seconds": seconds}, indent=2))
+    print(text)
+
+
+if __name__ == "__main__":
+    app.run(main)
