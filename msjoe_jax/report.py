@@ -45,12 +45,11 @@ pre { margin: 0; padding: 8px 10px; background: #f6f7f9; border: 1px solid var(-
   white-space: pre-wrap; overflow-wrap: anywhere; max-height: 320px; overflow: auto; }
 .good { color: var(--good); } .bad { color: var(--mark); }
 .verdict { margin: 8px 0 0; font-size: 13px; }
-.sheet { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.sheet { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); }
 figure { margin: 0; }
-figure img { width: 100%; max-height: 220px; object-fit: contain; background: #11151c;
+figure img { width: 100%; max-height: 180px; object-fit: contain; background: #11151c;
   border-radius: 5px; display: block; }
 figcaption { font-size: 12px; color: var(--soft); display: flex; justify-content: space-between; }
-.previews { grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); }
 .timeline { width: 100%; display: block; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 td, th { text-align: right; padding: 3px 0 3px 12px; border-bottom: 1px solid var(--line);
@@ -127,7 +126,7 @@ def render(r: Report) -> str:
             "Stage 1 · Preview",
             f"{_count(len(r.previews), 'frame')}, evenly spread, which the model reads at "
             f"{r.preview_size}",
-            f'<div class="sheet previews">{"".join(_frame(f) for f in r.previews)}</div>',
+            f"<div class=sheet>{''.join(_frame(f) for f in r.previews)}</div>",
         ),
         f"<div class=pair>{_reply(r)}{_queries(r)}</div>",
         _timeline(r),
