@@ -158,7 +158,7 @@ ORACLE = 0.75  # share of the other prompts that surely get the frames that answ
 # the share of each, before and after this part of the steps.
 EASY, EASY_UNTIL = (0.6, 0.1), 0.6
 # The first steps teach only the vision tower, at a sixth of a whole step's cost.
-LOOK_UNTIL, LOOK_VIDEOS = 0.4, 32
+LOOK_UNTIL, LOOK_VIDEOS = 0.3, 32
 QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # a demonstrated query: the word, its right sense, wrong ones
 
 
@@ -264,6 +264,7 @@ def _fresh(system: System, seed: int) -> Params:
 
     params = jax.tree_util.tree_map_with_path(scale, system.init("mllm", seed))
     params["language"]["embedding"] *= 2.0  # tokens stand out beside the branches' outputs
+    params["language"]["norm"]["scale"] *= 0.25  # and yet first guesses are not sure of themselves
     w = params["language"]["layers"]
     repeat = w["q"].shape[2] // w["k"].shape[2]
     w["q"] = w["q"].at[:, :, ::repeat].set(w["k"])
