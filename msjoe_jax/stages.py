@@ -75,7 +75,8 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def _world(config: ConfigDict, folder: pathlib.Path) -> None:
     """Builds the world's records and questions and the tokenizer; points the config at them."""
-    build_world(folder, WorldSpec(seed=config.world.seed, **_sizes(config)))
+    w = config.world
+    build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.exists():
         build_word_tokenizer(tokenizer, _texts(config))
@@ -83,10 +84,6 @@ def _world(config: ConfigDict, folder: pathlib.Path) -> None:
     for split in SPLITS:
         config.data[f"{split}_records"] = str(records_path(folder, split))
         config.data[f"{split}_questions"] = str(questions_path(folder, split))
-
-
-def _sizes(config: ConfigDict) -> dict[str, int]:
-    return {f"num_{split}": config.world[f"num_{split}"] for split in SPLITS}
 
 
 def _texts(config: ConfigDict) -> list[str]:

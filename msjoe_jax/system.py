@@ -1,6 +1,7 @@
 """The three models and two tokenizers that a config names, as one object that every loop takes."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -169,7 +170,7 @@ def make_system(config: ConfigDict, *, with_tokenizers: bool = True) -> System:
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
         "sampler": lambda rngs: Sampler(sampler, rngs=rngs),
     }
-    shapes = {name: abstract(lambda f=f: f(nnx.Rngs(0))) for name, f in build.items()}
+    shapes = {name: abstract(functools.partial(f, nnx.Rngs(0))) for name, f in build.items()}
     style = {f.name: config.prompt[f.name] for f in dataclasses.fields(PromptStyle)}
     return System(
         qwen,

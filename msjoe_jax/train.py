@@ -378,7 +378,7 @@ def _show(writer: MetricWriter, step: int, episodes: Episodes, rollout: Rollout)
         similarity[: len(reply.queries), :count],
         list(reply.queries),
         list(images),
-        [int(i) for i in chosen],
+        np.asarray(chosen),
     )
     writer.images(step, {"key_frames": figure_to_image(figure)})
 

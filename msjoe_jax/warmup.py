@@ -152,6 +152,7 @@ def _unit(x: jax.Array) -> jax.Array:
 FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
 ANSWERS = 3  # prompts a video: one about either word, one about both
 DESCRIBE = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # frames, no question
+DESCRIBED = 6  # objects in a description
 UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns to guess well
 ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
 # Answers come sooner to a model that has first met questions by a sense's own name, and few frames:
@@ -249,8 +250,8 @@ def _fresh(system: System, seed: int) -> Params:
     """Fresh weights at which a narrow, shallow decoder learns soon to look things up.
 
     Std 0.02 suits a width of 2,500; here matrices get 1/√width (norms stay, and so does the patch
-    embedding, which has as many inputs). In one head of every key/value head queries equal keys
-    and the output is the value's transpose: tokens attend to what resembles them and copy it
+    embedding, which has as many inputs). In each layer's first head queries equal keys and the
+    output is the value's transpose: tokens attend to what resembles them and copy it
     ("mimetic" initialisation, Trockman & Kolter 2023, arXiv 2305.09828, with a copy's sign).
     """
     width, layers = system.qwen.text.width, system.qwen.text.layers
@@ -266,9 +267,8 @@ def _fresh(system: System, seed: int) -> Params:
     params["language"]["embedding"] *= 2.0  # tokens stand out beside the branches' outputs
     params["language"]["norm"]["scale"] *= 0.25  # and yet first guesses are not sure of themselves
     w = params["language"]["layers"]
-    repeat = w["q"].shape[2] // w["k"].shape[2]
-    w["q"] = w["q"].at[:, :, ::repeat].set(w["k"])
-    w["o"] = w["o"].at[:, ::repeat].set(jnp.transpose(w["v"], (0, 2, 3, 1)))
+    w["q"] = w["q"].at[:, :, 0].set(w["k"][:, :, 0])
+    w["o"] = w["o"].at[:, 0].set(jnp.swapaxes(w["v"][:, :, 0], 1, 2))
     return params
 
 
@@ -300,8 +300,7 @@ class _BatchBuilder:
         self.reader, self.tokenizer = reader, system.tokenizer
         self.assembler = Assembler(system.tokenizer, system.qwen)
         self.length = max(config.prompt.answer_prompt_tokens, config.prompt.query_prompt_tokens)
-        longest_description = 2 * (len(SETTINGS) * 2 + 2)  # six kinds and two words, with colours
-        self.reply_tokens = max(config.prompt.query_tokens, longest_description)
+        self.reply_tokens = max(config.prompt.query_tokens, 1 + 3 * DESCRIBED)
         self.plans: dict[str, Plan] = {}
         self.rows: dict[tuple[tuple[str, str], int], dict[str, np.ndarray]] = {}
         self.word_ids = {
@@ -403,17 +402,23 @@ class _BatchBuilder:
     def _description(
         self, plan: Plan, frames: Sequence[int], rng: np.random.Generator
     ) -> tuple[list[int], list[float]]:
-        """Every object and word with its colour, in random order; only the colours are learnt."""
+        """Objects and words, each with its colour or the letter of it, which alone are learnt."""
         pairs = [
-            (name, COLOURS[event.colour])
+            (name, event.colour)
             for event in plan.events
             if set(frames) & set(event.visible_frames)
             for name in names_of(event.kind)
             if name in KINDS or event in plan.targets(plan.words)
         ]
-        order = rng.permutation(len(pairs))
-        ids = [i for place in order for i in self.tokenizer.encode(" ".join(pairs[place]))]
-        return ids or [0], [0.0, 1.0] * len(pairs) or [0.0]
+        ids, weights = [0], [0.0]
+        for place in rng.permutation(len(pairs))[:DESCRIBED]:
+            name, colour = pairs[place]
+            if rng.random() < 0.5:
+                said, learnt = f"{name} {COLOURS[colour]}", [0.0, 1.0]
+            else:
+                said, learnt = f"{name} <answer> {LETTERS[colour]}", [0.0, 0.0, 1.0]
+            ids, weights = ids + self.tokenizer.encode(said), weights + learnt
+        return ids, weights
 
     def _row(
         self, text: tuple[str, str], picked: Sequence[int], size: tuple[int, int]

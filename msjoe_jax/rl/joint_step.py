@@ -201,7 +201,8 @@ def make_joint_step(
         trainable, fixed = partition(state["mllm"], frozen)
 
         def loss(params: dict[str, Tree], part: RolloutBatch, part_adv: Advantages):
-            out, stats = {}, {}
+            out: dict[str, Array] = {}
+            stats: dict[str, Array] = {}
             if config.train_mllm:
                 mllm = combine(params["mllm"], fixed)
                 out["mllm"], more = _mllm_loss(config, fns, mllm, part, part_adv, denominators)
@@ -291,7 +292,8 @@ def _mllm_loss(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """GRPO over query and answer tokens, on policy: ρ is 1 and carries the gradient."""
     d = denominators
-    loss, stats = jnp.zeros(()), {}
+    loss = jnp.zeros(())
+    stats: dict[str, Array] = {}
     for name, part, advantage, size, tokens in (
         ("query", batch.queries, advantages.query, d.query, d.query_tokens),
         ("answer", batch.answers, advantages.answer, d.answer, d.answer_tokens),

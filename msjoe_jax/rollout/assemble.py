@@ -1,7 +1,7 @@
 """Prompts as padded arrays: tokens, where frame features go, and M-RoPE positions (host, NumPy)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,8 +70,8 @@ class Assembler:
             "feature_index": np.pad(np.array(index[:n], np.int32), (0, pad), constant_values=-1),
             "positions": np.pad(positions[:, :n].astype(np.int32), ((0, 0), (0, pad))),
             "segments": np.pad(np.ones(n, np.int32), (0, pad)),
-            "first_token": tokens[n],
-            "start": np.int32(positions[0, n]),
+            "first_token": np.array(tokens[n]),
+            "start": np.array(positions[0, n], np.int32),
         }
 
     def _encode(self, text: str) -> list[int]:
@@ -89,13 +89,14 @@ def empty_row(length: int) -> dict[str, np.ndarray]:
         "feature_index": np.full(length, -1, np.int32),
         "positions": np.zeros((3, length), np.int32),
         "segments": np.pad(np.ones(1, np.int32), (0, length - 1)),
-        "first_token": np.int32(0),
-        "start": np.int32(1),
+        "first_token": np.array(0, np.int32),
+        "start": np.array(1, np.int32),
     }
 
 
 def stack_rows(rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> Prompts:
     """B lists of G rows as one `Prompts` of arrays [B, G, …]."""
-    return Prompts(
-        **{key: np.stack([[r[key] for r in row] for row in rows]) for key in Prompts._fields}
-    )
+    fields: Any = {
+        key: np.stack([[r[key] for r in row] for row in rows]) for key in Prompts._fields
+    }
+    return Prompts(**fields)

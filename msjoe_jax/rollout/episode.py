@@ -5,7 +5,7 @@ weight 0 and reported; it never stops a run.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,7 @@ class AnswerStage(NamedTuple):
 
 
 def to_patches(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]], patch: int, merge: int, num_patches: int
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]], patch: int, merge: int, num_patches: int
 ) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
     """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside."""
     factor = patch * merge
@@ -229,7 +229,7 @@ class Episodes:
             batch, distinct, min(G * K, self.config.frames.candidates), weight
         )
         per_frame = pixels.shape[2] // self.system.qwen.vision.merge**2
-        rows = []
+        rows: list[list[dict[str, np.ndarray]]] = []
         for b, question in enumerate(questions):
             text = prompts.answer_prompt(style, question.question, question.options)
             place = {int(t): u for u, t in enumerate(distinct[b])}

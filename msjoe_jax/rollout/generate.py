@@ -90,7 +90,7 @@ def generate(
     keys = keys.reshape(R, n)
 
     class State(NamedTuple):
-        index: Int[Array, ""]
+        position: Int[Array, ""]
         current: Int[Array, "R n"]
         alive: Bool[Array, "R n"]
         own: KVCache
@@ -100,29 +100,29 @@ def generate(
 
     def step(s: State) -> State:
         h, own = language.decode_step(
-            language.embed(s.current), s.index, start, cache, segments, s.own
+            language.embed(s.current), s.position, start, cache, segments, s.own
         )
         logits = language.logits(h)
         scaled = jnp.where(banned, -1e30, logits / sampling.scoring_temperature)
         if sampling.temperature > 0:
             noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scaled.shape[-1:])))(
-                jax.vmap(jax.vmap(lambda k: jax.random.fold_in(k, s.index)))(keys)
+                jax.vmap(jax.vmap(lambda k: jax.random.fold_in(k, s.position)))(keys)
             )
             token = jnp.argmax(scaled + noise, -1).astype(jnp.int32)
         else:
             token = jnp.argmax(scaled, -1).astype(jnp.int32)
         log_p, _ = pick(logits, token, banned, sampling.scoring_temperature)
-        put = lambda buffer, value: buffer.at[:, :, s.index].set(  # noqa: E731
+        put = lambda buffer, value: buffer.at[:, :, s.position].set(  # noqa: E731
             jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
         )
         return State(
-            s.index + 1,
+            s.position + 1,
             token,
             s.alive & ~jnp.isin(token, ends),
             own,
             put(s.tokens, token),
             put(s.log_probs, log_p),
-            s.mask.at[:, :, s.index].set(s.alive),
+            s.mask.at[:, :, s.position].set(s.alive),
         )
 
     first = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
@@ -136,7 +136,7 @@ def generate(
         jnp.zeros((R, n, C), bool),
     )
     with jax.named_scope("decode"):
-        state = jax.lax.while_loop(lambda s: (s.index < C) & jnp.any(s.alive), step, state)
+        state = jax.lax.while_loop(lambda s: (s.position < C) & jnp.any(s.alive), step, state)
     shape = (B, G, n, C)
     return Completions(
         state.tokens.reshape(shape),

@@ -31,8 +31,8 @@ from msjoe_jax.system import System
 class Patches(NamedTuple):
     """U frames a question as uint8 patches; `grid` is (height, width) in patches, 0 if unused."""
 
-    pixels: UInt8[Array, "B U P p p 3"]
-    grid: Int[Array, "B U 2"]
+    pixels: UInt8[Array | np.ndarray, "B U P p p 3"]
+    grid: Int[Array | np.ndarray, "B U 2"]
 
 
 class Selection(NamedTuple):
@@ -46,8 +46,8 @@ class Selection(NamedTuple):
 def frame_features(model: QwenVL, patches: Patches) -> Float[Array, "B U·M D"]:
     """Features of every frame, M rows each, flat per question."""
     B, U, P = patches.pixels.shape[:3]
-    inputs = patches_to_inputs(patches.pixels, model.config.vision.temporal_patch)
-    out = model.vision(inputs.reshape(B * U, P, -1), patches.grid.reshape(B * U, 2))
+    inputs = patches_to_inputs(jnp.asarray(patches.pixels), model.config.vision.temporal_patch)
+    out = model.vision(inputs.reshape(B * U, P, -1), jnp.asarray(patches.grid).reshape(B * U, 2))
     return out.reshape(B, -1, out.shape[-1])
 
 

@@ -66,7 +66,7 @@ class QwenConfig:
     def from_hf(cls, config: dict[str, Any]) -> "QwenConfig":
         """Reads a Hugging Face config, with `text_config` nested or flat."""
         text, vision = config.get("text_config") or config, config["vision_config"]
-        rope = text.get("rope_scaling") or text.get("rope_parameters")
+        rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
         return cls(
             text=TextConfig(
                 vocab=text["vocab_size"],
