@@ -1,9 +1,9 @@
 """The three models and two tokenizers that a config names, as one object that every loop takes."""
 
 import dataclasses
-import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -170,7 +170,11 @@ def make_system(config: ConfigDict, *, with_tokenizers: bool = True) -> System:
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
         "sampler": lambda rngs: Sampler(sampler, rngs=rngs),
     }
-    shapes = {name: abstract(functools.partial(f, nnx.Rngs(0))) for name, f in build.items()}
+
+    def of(make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
+        return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made where they are used
+
+    shapes = {name: of(make) for name, make in build.items()}
     style = {f.name: config.prompt[f.name] for f in dataclasses.fields(PromptStyle)}
     return System(
         qwen,
