@@ -74,9 +74,10 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Mean of a − b over the same questions and its 95 % interval (normal, paired)."""
     difference = np.asarray(a, float) - np.asarray(b, float)
-    half = 1.96 * difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 1
-    mean = float(difference.mean())
-    return mean, mean - float(half), mean + float(half)
+    mean, half = float(difference.mean()) if len(difference) else 0.0, 1.0
+    if len(difference) > 1:
+        half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return mean, mean - half, mean + half
 
 
 def _oracle_frames(question: Question, k: int, count: int) -> list[int]:
@@ -89,8 +90,8 @@ def _oracle_frames(question: Question, k: int, count: int) -> list[int]:
     chosen: list[int] = []
     while any(piles) and len(chosen) < k:
         for pile in piles:
-            if pile and len(chosen) < k:
-                chosen.append(pile.pop(0))
+            if pile and len(chosen) < k and (frame := pile.pop(0)) not in chosen:
+                chosen.append(frame)
     others = [t for t in range(count) if t not in set(chosen)]
     step = max(1, len(others) // max(1, k - len(chosen)))
     return sorted(chosen + others[::step][: k - len(chosen)])
