@@ -250,8 +250,8 @@ def _fresh(system: System, seed: int) -> Params:
     """Fresh weights at which a narrow, shallow decoder learns soon to look things up.
 
     Std 0.02 suits a width of 2,500; here matrices get 1/√width (norms stay, and so does the patch
-    embedding, which has as many inputs). In each layer's first head queries equal keys and the
-    output is the value's transpose: tokens attend to what resembles them and copy it
+    embedding, which has as many inputs). In the inner layers queries equal keys, and the output
+    is the value's transpose: tokens attend to what resembles them and copy it
     ("mimetic" initialisation, Trockman & Kolter 2023, arXiv 2305.09828, with a copy's sign).
     """
     width, layers = system.qwen.text.width, system.qwen.text.layers
@@ -267,8 +267,10 @@ def _fresh(system: System, seed: int) -> Params:
     params["language"]["embedding"] *= 2.0  # tokens stand out beside the branches' outputs
     params["language"]["norm"]["scale"] *= 0.25  # and yet first guesses are not sure of themselves
     w = params["language"]["layers"]
-    w["q"] = w["q"].at[:, :, 0].set(w["k"][:, :, 0])
-    w["o"] = w["o"].at[:, 0].set(jnp.swapaxes(w["v"][:, :, 0], 1, 2))
+    repeat = w["q"].shape[2] // w["k"].shape[2]
+    middle = slice(1, -1)
+    w["q"] = w["q"].at[middle, :, ::repeat].set(w["k"][middle])
+    w["o"] = w["o"].at[middle, ::repeat].set(jnp.transpose(w["v"][middle], (0, 2, 3, 1)))
     return params
 
 
