@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
+from PIL import Image
 
 from msjoe_jax import prompts
 from msjoe_jax.data.questions import Question
@@ -60,12 +61,24 @@ class AnswerStage(NamedTuple):
 def to_patches(
     frames: Iterable[UInt8[np.ndarray, "H W 3"]], patch: int, merge: int, num_patches: int
 ) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
-    """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside."""
+    """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside.
+
+    A frame too elongated for the budget (more than num_patches / merge² to 1) is squashed to that.
+    """
     factor = patch * merge
     budget = num_patches * patch**2
+    limit = num_patches // merge**2
+
+    def squash(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        short = min(frame.shape[:2])
+        height, width = (min(side, limit * short) for side in frame.shape[:2])
+        if (height, width) == frame.shape[:2]:
+            return frame
+        return np.asarray(Image.fromarray(frame).resize((width, height)))
+
     cut = [
         frame_to_patches(
-            resize_frame(frame, factor=factor, min_pixels=factor**2, max_pixels=budget),
+            resize_frame(squash(frame), factor=factor, min_pixels=factor**2, max_pixels=budget),
             patch,
             merge,
             num_patches,
