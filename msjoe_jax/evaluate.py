@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -179,6 +179,16 @@ class Evaluator:
         return time_ordered(selection.draw)
 
 
+def check_selectors(names: Sequence[str], sets: Collection[str]) -> None:
+    """Raises UserError if a name is no arm, or an arm needs a parameter set that `sets` lacks."""
+    for name in names:
+        if name not in ARMS:
+            raise UserError(f"config.evaluate.selectors: {name!r} is not one of {', '.join(ARMS)}")
+        for part in (ARMS[name].mllm, ARMS[name].sampler):
+            if part not in sets:
+                raise UserError(f"selector {name} needs the stage {part!r}, which was not run")
+
+
 def evaluate(
     config: ConfigDict,
     workdir: pathlib.Path,
@@ -194,12 +204,7 @@ def evaluate(
       UserError: unknown selector, or no questions.
     """
     names = list(config.evaluate.selectors)
-    for name in names:
-        if name not in ARMS:
-            raise UserError(f"config.evaluate.selectors: {name!r} is not one of {', '.join(ARMS)}")
-        for part in (ARMS[name].mllm, ARMS[name].sampler):
-            if part not in params:
-                raise UserError(f"selector {name} needs the stage {part!r}, which was not run")
+    check_selectors(names, params)
     questions = load_questions(config.data.heldout_questions)
     questions = questions[: config.evaluate.limit or None]
     reader = RecordReader(config.data.heldout_records)

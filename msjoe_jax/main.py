@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.cli import given_config, run_app
 from msjoe_jax.runtime.workdir import lock_workdir, record_config
-from msjoe_jax.stages import run_stages
+from msjoe_jax.stages import check_stages, run_stages
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
@@ -24,6 +24,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one
 # Fields that may change when a run is resumed: they do not change what has been computed.
 MAY_DIFFER = frozenset(
     {"stages", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
+    | {"evaluate.selectors", "evaluate.batch", "evaluate.limit"}
 )
 
 
@@ -37,6 +38,7 @@ def run() -> None:
         raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
     if jax.process_count() > 1:
         raise UserError("several hosts are not supported yet: use a slice of one host")
+    check_stages(config)
     workdir = pathlib.Path(_WORKDIR.value)
     began = time.perf_counter()
     with lock_workdir(str(workdir)):

@@ -23,7 +23,7 @@ from msjoe_jax.data.world import (
 from msjoe_jax.data.world_build import build_world, questions_path, records_path
 from msjoe_jax.difficulty import measure_difficulty
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluate import evaluate
+from msjoe_jax.evaluate import check_selectors, evaluate
 from msjoe_jax.models.functional import Params, fingerprint
 from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_params
@@ -36,15 +36,26 @@ EMBED_BATCH = 96  # frames a call: one tiny-world video
 LOOP_SAVE_EVERY = 100  # steps of a warm-up between checkpoints
 
 
-def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Runs `config.stages`.
+def check_stages(config: ConfigDict) -> None:
+    """Finds slips that would otherwise end a run after hours.
 
     Raises:
-      UserError: an unknown stage, or what a stage says of its input.
+      UserError: an unknown stage, an unknown selector, or one that needs a stage that is not run.
     """
     for stage in config.stages:
         if stage not in STAGES:
             raise UserError(f"config.stages: {stage!r} is not one of {', '.join(STAGES)}")
+    if "evaluate" in config.stages:
+        trained = {"pretrain", "joint"} & set(config.stages)
+        check_selectors(config.evaluate.selectors, {"base", *trained})
+
+
+def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Runs `config.stages`, which `check_stages` has passed.
+
+    Raises:
+      UserError: what a stage says of its input.
+    """
     stages = [stage for stage in STAGES if stage in config.stages]
     config = copy.deepcopy(config)
     if "world" in stages:

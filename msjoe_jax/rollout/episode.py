@@ -18,7 +18,7 @@ from msjoe_jax import prompts
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.functional import Params
-from msjoe_jax.models.qwen2_5_vl.images import frame_to_patches, resize_frame
+from msjoe_jax.models.qwen2_5_vl.images import MAX_ASPECT, frame_to_patches, resize_frame
 from msjoe_jax.rl.subset import Draw
 from msjoe_jax.rollout.assemble import (
     Assembler,
@@ -63,11 +63,11 @@ def to_patches(
 ) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
     """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside.
 
-    A frame too elongated for the budget (more than num_patches / merge² to 1) is squashed to that.
+    A frame too elongated for the budget (num_patches / merge² to 1, or the reference's 200) is squashed to that.
     """
     factor = patch * merge
     budget = num_patches * patch**2
-    limit = num_patches // merge**2
+    limit = min(num_patches // merge**2, MAX_ASPECT)
 
     def squash(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         short = min(frame.shape[:2])

@@ -30,8 +30,9 @@ def run_app(run: Callable[[], None]) -> None:
         try:
             return flags.FLAGS(argv)
         except (AttributeError, KeyError) as error:
-            name = str(error).strip("\"'")
-            raise UserError(f"unknown field in the config: {name}") from None
+            name, _, hint = str(error.args[0]).partition("\n")  # of KeyError, str is a repr
+            name = name.strip("\"'")
+            raise UserError(f"unknown field in the config: {name}; {hint}".rstrip("; ")) from None
         except (flags.Error, ValueError, TypeError, OSError) as error:
             raise UserError(str(error)) from None
 
