@@ -63,7 +63,8 @@ def to_patches(
 ) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
     """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside.
 
-    A frame too elongated for the budget (num_patches / merge² to 1, or the reference's 200) is squashed to that.
+    A frame too elongated for the budget (more than num_patches / merge² to 1, or than the
+    reference's 200 to 1) is squashed to that.
     """
     factor = patch * merge
     budget = num_patches * patch**2
