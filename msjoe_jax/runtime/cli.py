@@ -30,7 +30,8 @@ def run_app(run: Callable[[], None]) -> None:
         try:
             return flags.FLAGS(argv)
         except (AttributeError, KeyError) as error:
-            name, _, hint = str(error.args[0]).partition("\n")  # of KeyError, str is a repr
+            text = str(error.args[0]).replace("\\'", "'").replace("\\n", "\n")  # may be a repr
+            name, _, hint = text.strip("\"'").partition("\n")
             name = name.strip("\"'")
             raise UserError(f"unknown field in the config: {name}; {hint}".rstrip("; ")) from None
         except (flags.Error, ValueError, TypeError, OSError) as error:
