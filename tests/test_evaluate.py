@@ -14,6 +14,7 @@ from msjoe_jax import evaluate
 from msjoe_jax.config import base
 from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
 
 # --- intervals ------------------------------------------------------------------------------------
@@ -201,3 +202,19 @@ def test_unknown_or_unavailable_selectors_are_named(tmp_path, selectors, words):
     config.evaluate.selectors = selectors
     with pytest.raises(UserError, match=words):
         evaluate.evaluate(config, tmp_path, PROGRAMS, {"base": {}})
+
+
+def test_a_searched_text_cannot_hold_special_tokens():
+    seen = []
+    system = types.SimpleNamespace(
+        tokenizer=object(),
+        clip_tokenizer=types.SimpleNamespace(encode=lambda text: seen.append(text) or [5, 6]),
+        clip=types.SimpleNamespace(context=6),
+        clip_start_end=lambda: (1, 2),
+        qwen=None,
+    )
+    episodes = Episodes(base(), types.SimpleNamespace(system=system), None, [])
+    tokens, mask = episodes.query_tokens([[("cup <|endoftext|> dog",)]])
+    assert seen == ["cup < |endoftext|> dog"]
+    assert tokens[0, 0, :2].tolist() == [[1, 5, 6, 2, 0, 0], [1, 2, 0, 0, 0, 0]]
+    assert mask[0, 0].tolist() == [True, False, False, False]

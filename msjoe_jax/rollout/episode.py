@@ -190,7 +190,7 @@ class Episodes:
             for i, queries in enumerate(row):
                 mask[b, i, : len(queries)] = True
         start, end = self.system.clip_start_end()
-        flat = [q for row in texts for queries in row for q in queries]
+        flat = [prompts.plain(q) for row in texts for queries in row for q in queries]
         tokens[mask] = clip_tokens(self.system.clip_tokenizer, flat, context, start, end)
         # A missing query still needs an end token to be pooled at; its row is masked afterwards.
         tokens[~mask] = np.array([start, end] + [0] * (context - 2), np.int32)
