@@ -80,10 +80,15 @@ def paired_difference(
     return mean, mean - half, mean + half
 
 
-def _oracle_frames(question: Question, k: int, count: int) -> list[int]:
-    """Up to k frames that show the answer, the targets taking turns, filled up with others."""
-    piles = [list(frames) for frames in question.extra.get("oracle_frames", [])]
-    if not piles:
+def _oracle_frames(question: Question, k: int, candidates: Sequence[int]) -> list[int]:
+    """Up to k candidates that show the answer, the targets taking turns, filled up with others.
+
+    `candidates` are the frame numbers that the video's candidates have in its record.
+    """
+    place = {int(frame): t for t, frame in enumerate(candidates)}
+    named = question.extra.get("oracle_frames", [])
+    piles = [[place[frame] for frame in frames if frame in place] for frames in named]
+    if not named:
         raise UserError(
             f"question {question.id}: extra.oracle_frames is missing; leave the selector oracle out"
         )
@@ -92,7 +97,7 @@ def _oracle_frames(question: Question, k: int, count: int) -> list[int]:
         for pile in piles:
             if pile and len(chosen) < k and (frame := pile.pop(0)) not in chosen:
                 chosen.append(frame)
-    others = [t for t in range(count) if t not in set(chosen)]
+    others = [t for t in range(len(candidates)) if t not in set(chosen)]
     step = max(1, len(others) // max(1, k - len(chosen)))
     return sorted(chosen + others[::step][: k - len(chosen)])
 
@@ -151,8 +156,8 @@ class Evaluator:
         if arm.selector == "blind":
             return np.full((len(questions), 1, k), -1, np.int32)
         if arm.selector == "oracle":
-            counts = batch["frame_mask"].sum(-1)
-            rows = [_oracle_frames(q, k, int(n)) for q, n in zip(questions, counts, strict=True)]
+            kept = zip(questions, batch["frame_index"], batch["frame_mask"], strict=True)
+            rows = [_oracle_frames(q, k, index[mask]) for q, index, mask in kept]
             return np.array([[row + [-1] * (k - len(row))] for row in rows], np.int32)
         if arm.queries == "policy":
             if arm.mllm not in replies:

@@ -42,8 +42,15 @@ def run() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     began = time.perf_counter()
     with lock_workdir(str(workdir)):
+        fresh = not (workdir / "config.json").exists()
         record_config(str(workdir), json.loads(config.to_json()), MAY_DIFFER)
-        run_stages(config, workdir)
+        try:
+            run_stages(config, workdir)
+        except UserError:
+            # A run that ended before it made anything leaves the folder free for a corrected one.
+            if fresh and {p.name for p in workdir.iterdir()} <= {"config.json", ".lock"}:
+                (workdir / "config.json").unlink()
+            raise
     print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
 
 

@@ -161,7 +161,7 @@ def test_oracle_frames_come_first_and_the_rest_is_filled(data, count, k):
     frames = st.lists(st.integers(0, count - 1), min_size=1, max_size=5, unique=True)
     piles = data.draw(st.lists(frames, min_size=1, max_size=3))
     asked = question([list(p) for p in piles])
-    chosen = evaluate._oracle_frames(asked, k, count)
+    chosen = evaluate._oracle_frames(asked, k, range(count))
     shown = {t for pile in piles for t in pile}
     assert chosen == sorted(set(chosen)) and all(0 <= t < count for t in chosen)
     assert len(chosen) == min(k, count)
@@ -173,7 +173,7 @@ def test_oracle_frames_come_first_and_the_rest_is_filled(data, count, k):
 
 def test_a_question_without_oracle_frames_is_named():
     with pytest.raises(UserError, match=r"question q1: .*oracle_frames"):
-        evaluate._oracle_frames(question([]), 4, 10)
+        evaluate._oracle_frames(question([]), 4, range(10))
 
 
 def test_table():

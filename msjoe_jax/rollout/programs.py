@@ -193,7 +193,7 @@ def _moving_mean(
     rows: Float[Array, "B I Q T"], mask: Bool[Array, "B T"], width: int
 ) -> Float[Array, "B I Q T"]:
     """Mean over the valid frames of a centred window."""
-    kernel = jnp.ones((width,))
+    kernel = jnp.ones((min(width, rows.shape[-1]),))  # "same" is as long as the longer of the two
     conv = lambda x: jnp.convolve(x, kernel, mode="same")  # noqa: E731
     T = rows.shape[-1]
     valid = mask[:, None, None].astype(rows.dtype)
