@@ -159,7 +159,7 @@ ORACLE = 0.75  # share of the other prompts that surely get the frames that answ
 # the share of each, before and after this part of the steps.
 EASY, EASY_UNTIL = (0.6, 0.1), 0.6
 # The first steps teach only the vision tower, at a sixth of a whole step's cost.
-LOOK_UNTIL, LOOK_VIDEOS = 0.2, 32
+LOOK_UNTIL, LOOK_VIDEOS, LOOK_RATE = 0.2, 32, 2.0
 QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # a demonstrated query: the word, its right sense, wrong ones
 
 
@@ -170,7 +170,7 @@ class MllmTraining:
     seed: int = 0
     steps: int = 1000
     videos: int = 16  # a step
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     vision_weight: float = 1.0
     query_weight: float = 0.5
     description_weight: float = 4.0
@@ -202,10 +202,16 @@ def mllm_loop(
     The frames of a video are encoded once for all its prompts.
     """
     builder = _BatchBuilder(config, system, reader, training)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, training.learning_rate, 20, training.steps, 0.05 * training.learning_rate
+    look = round(LOOK_UNTIL * training.steps)
+    rate = training.learning_rate
+    schedule = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, LOOK_RATE * rate, 20),
+            optax.warmup_cosine_decay_schedule(0.0, rate, 50, training.steps - look),
+        ],
+        [look],
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.98))
 
     def init() -> State:
         params = _fresh(system, training.seed)
