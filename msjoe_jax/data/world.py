@@ -180,12 +180,13 @@ def _choose_colours(
 
     Which target comes later is a fair coin, so both questions' answers are balanced.
     """
-    colours = {}
-    for word, target in zip(words, (answer, (answer + rng.integers(1, 4)) % 4), strict=True):
+    colours: dict[int, int] = {}
+    other = (answer + int(rng.integers(1, 4))) % 4
+    for word, target in zip(words, (answer, other), strict=True):
         rest = rng.permutation([c for c in range(len(COLOURS)) if c != target])
         senses = [kind_of(word, s) for s in range(3) if s != setting]
         colours |= {kind: int(c) for kind, c in zip(senses, rest, strict=False)}
-        colours[kind_of(word, setting)] = int(target)
+        colours[kind_of(word, setting)] = target
     return colours
 
 
@@ -270,7 +271,7 @@ def describe_frame(plan: Plan, frame: int) -> list[tuple[int, int, int | None]]:
 
 def apparent_kinds(plan: Plan, frame: int) -> list[int]:
     """Kinds that a frame seems to show at low resolution: its events' and its look-alikes'."""
-    items = (*plan.events, *plan.look_alikes)
+    items: tuple[Event | LookAlike, ...] = (*plan.events, *plan.look_alikes)
     return sorted(i.kind for i in items if i.start <= frame < i.start + i.length)
 
 

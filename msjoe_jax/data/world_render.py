@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from msjoe_jax.data.world import KINDS, SETTINGS, Event, Plan, WorldSpec
+from msjoe_jax.data.world import KINDS, SETTINGS, Event, LookAlike, Plan, WorldSpec
 
 SIZE = 56
 CELL = SIZE // 2
@@ -98,9 +98,9 @@ def _draw_objects(
 ) -> None:
     checker = 2.0 * (np.add.outer(np.arange(SHAPE), np.arange(SHAPE)) % 2)
     middle = (SHAPE - PATCH) // 2
-    for item in (*plan.events, *plan.look_alikes):
-        is_event = isinstance(item, Event)
-        texture = shapes()[item.kind] if is_event else shapes()[item.kind] * checker
+    items: tuple[Event | LookAlike, ...] = (*plan.events, *plan.look_alikes)
+    for item in items:
+        texture = shapes()[item.kind] * (1.0 if isinstance(item, Event) else checker)
         stamp = np.rint(CONTRAST * item.amplitude * texture).astype(np.int16)[..., None]
         top, left = divmod(item.cell, 2)
         # Kept from frame to frame: an object does not hop about.
@@ -111,5 +111,5 @@ def _draw_objects(
         # A look-alike has the grey patch of an event that hides its colour.
         inner = (slice(y + middle, y + middle + PATCH), slice(x + middle, x + middle + PATCH))
         video[(span, *inner)] = _HIDDEN
-        if is_event:
+        if isinstance(item, Event):
             video[(item.visible_frames, *inner)] = _COLOUR_RGB[item.colour]
