@@ -168,7 +168,7 @@ class MllmTraining:
     """Schedule of `mllm_loop`."""
 
     seed: int = 0
-    steps: int = 1000
+    steps: int = 800
     videos: int = 16  # a step
     learning_rate: float = 1.5e-3
     vision_weight: float = 1.0
