@@ -54,11 +54,10 @@ def qwen_config(size: str, tokenizer: Tokenizer | None) -> QwenConfig:
             vocab=tokenizer.size,
             width=64,
             layers=3,
-            heads=4,
+            heads=2,
             kv_heads=2,
             mlp_width=160,
-            mrope_section=(2, 3, 3),
-            rope_theta=1e4,
+            mrope_section=(4, 6, 6),
             tie_embeddings=True,
         )
         vision = VisionConfig(

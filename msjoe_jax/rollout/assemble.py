@@ -1,5 +1,6 @@
 """Prompts as padded arrays: tokens, where frame features go, and M-RoPE positions (host, NumPy)."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,12 +27,13 @@ class Assembler:
     """Turns (text before the frames, frames, text after) into rows of `Prompts`.
 
     Every frame is an image of its own between vision_start and vision_end, one placeholder token
-    per merged patch. Encoded texts are remembered: a group asks the same question many times.
+    per merged patch. A group asks one question of many frame sets: rows are remembered by text and
+    grids, and only where their features lie is worked out anew.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: QwenConfig):
         self._tokenizer, self._config = tokenizer, config
-        self._encoded: dict[str, list[int]] = {}
+        self._rows = functools.lru_cache(maxsize=20_000)(self._build)  # bounded: runs are long
 
     def row(
         self, text: tuple[str, str], frames: Sequence[Frame], length: int
@@ -41,45 +43,46 @@ class Assembler:
         Raises:
           PromptTooLong: it has more tokens than `length` + 1.
         """
+        row, frame_of, offset = self._rows(text, tuple(frame.grid for frame in frames), length)
+        first = np.array([0, *(frame.first_feature for frame in frames)], np.int32)
+        index = np.where(frame_of >= 0, first[frame_of + 1] + offset, -1)
+        return {**row, "feature_index": index.astype(np.int32)}
+
+    def _build(
+        self, text: tuple[str, str], grids: tuple[tuple[int, int], ...], length: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """The row but for feature_index, and which frame (−1: text) and which of its tokens is where."""
         c, merge = self._config, self._config.vision.merge
-        head, tail = (self._encode(part) for part in text)
-        ids, index = list(head), [-1] * len(head)
-        grids = []
-        for frame in frames:
-            h, w = frame.grid
+        head, tail = (self._tokenizer.encode(part) for part in text)
+        ids, frame_of, offset = list(head), [-1] * len(head), [0] * len(head)
+        for number, (h, w) in enumerate(grids):
             count = h * w // merge**2
             ids += [c.vision_start_token_id, *[c.image_token_id] * count, c.vision_end_token_id]
-            index += [-1, *range(frame.first_feature, frame.first_feature + count), -1]
-            grids.append((1, h, w))
+            frame_of += [-1, *[number] * count, -1]
+            offset += [0, *range(count), 0]
         ids += tail
-        index += [-1] * len(tail)
-        if len(ids) - 1 > length:
-            raise PromptTooLong(f"{len(ids) - 1} tokens, more than {length}")
+        n = len(ids) - 1
+        if n > length:
+            raise PromptTooLong(f"{n} tokens, more than {length}")
         tokens = np.array(ids, np.int32)
         positions = mrope_positions(
             tokens,
-            grids,
+            [(1, h, w) for h, w in grids],
             image_token_id=c.image_token_id,
             video_token_id=c.video_token_id,
             merge=merge,
             tokens_per_second=c.tokens_per_second,
-        )
-        n, pad = len(ids) - 1, length - (len(ids) - 1)
-        return {
-            "tokens": np.pad(tokens[:n], (0, pad)),
-            "feature_index": np.pad(np.array(index[:n], np.int32), (0, pad), constant_values=-1),
-            "positions": np.pad(positions[:, :n].astype(np.int32), ((0, 0), (0, pad))),
-            "segments": np.pad(np.ones(n, np.int32), (0, pad)),
-            "first_token": np.array(tokens[n]),
-            "start": np.array(positions[0, n], np.int32),
+        ).astype(np.int32)
+        row = {
+            "tokens": np.pad(tokens[:n], (0, length - n)),
+            "positions": np.pad(positions[:, :n], ((0, 0), (0, length - n))),
+            "segments": np.pad(np.ones(n, np.int32), (0, length - n)),
+            "first_token": tokens[n],
+            "start": positions[0, n],
         }
-
-    def _encode(self, text: str) -> list[int]:
-        if text not in self._encoded:
-            if len(self._encoded) > 100_000:  # bounds memory in long runs
-                self._encoded.clear()
-            self._encoded[text] = self._tokenizer.encode(text)
-        return self._encoded[text]
+        places = np.full((2, length), -1, np.int32)
+        places[:, : len(frame_of)] = frame_of, offset  # the tail is text: −1
+        return row, places[0], places[1]
 
 
 def empty_row(length: int) -> dict[str, np.ndarray]:
