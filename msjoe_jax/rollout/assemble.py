@@ -51,7 +51,7 @@ class Assembler:
     def _build(
         self, text: tuple[str, str], grids: tuple[tuple[int, int], ...], length: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """The row but for feature_index, and which frame (−1: text) and which of its tokens is where."""
+        """The row but for feature_index; of each place its frame (−1: text) and token within it."""
         c, merge = self._config, self._config.vision.merge
         head, tail = (self._tokenizer.encode(part) for part in text)
         ids, frame_of, offset = list(head), [-1] * len(head), [0] * len(head)
