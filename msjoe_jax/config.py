@@ -96,7 +96,9 @@ def base() -> ConfigDict:
     c.rollout.questions = 32
     c.rollout.query_rollouts = 4
     c.rollout.frame_draws = 2
-    c.rollout.temperature = 1.0
+    # Sampling temperatures; log-probs in the loss are of the same distributions.
+    c.rollout.query_temperature = 1.0
+    c.rollout.answer_temperature = 1.0
     # Stage 3 in training: sample (the sampler's draw), or the fixed selectors of the control arms:
     # uniform, topk, topk_smooth (each with one draw a query rollout).
     c.rollout.selector = "sample"

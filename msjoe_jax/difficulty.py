@@ -53,7 +53,7 @@ def measure_difficulty(
             batch,
             time_ordered(chosen.draw),
             0,
-            temperature=config.rollout.temperature,
+            temperature=config.rollout.answer_temperature,
             weight=weight,
             samples=config.difficulty.samples,
         )

@@ -96,13 +96,17 @@ def make_optimizers(
 
 def make_step(config: ConfigDict, stage: str, system: System) -> Callable:
     """The joint step of a stage, not yet jitted: (state, batch) → (state, metrics)."""
+    if min(config.rollout.query_temperature, config.rollout.answer_temperature) <= 0:
+        raise UserError("config.rollout: training needs temperatures above 0 (0 is greedy)")
+    stats = functools.partial(
+        token_stats_fn,
+        system,
+        block=config.mllm.log_prob_block,
+        one_by_one=config.mllm.score_one_by_one,
+    )
     fns = ModelFns(
-        token_stats=token_stats_fn(
-            system,
-            config.rollout.temperature,
-            config.mllm.log_prob_block,
-            config.mllm.score_one_by_one,
-        ),
+        query_stats=stats(config.rollout.query_temperature),
+        answer_stats=stats(config.rollout.answer_temperature),
         frame_logits=lambda params, *arrays: system.sampler(params)(*arrays),
     )
     return make_joint_step(
@@ -156,7 +160,7 @@ def roll_out(
     weight = batch["valid"].astype(np.float32)
     I, J = r.query_rollouts, r.frame_draws
     queries = episodes.reason(
-        params["mllm"], batch, step, rollouts=I, temperature=r.temperature, weight=weight
+        params["mllm"], batch, step, rollouts=I, temperature=r.query_temperature, weight=weight
     )
     tokens, mask = queries.tokens, queries.mask
     if r.queries == "question":
@@ -165,7 +169,7 @@ def roll_out(
     selection = episodes.select(params, batch, tokens, mask, step, selector=r.selector, draws=J)
     frames = time_ordered(selection.draw)
     answers = episodes.answer(
-        params["mllm"], batch, frames, step, temperature=r.temperature, weight=weight
+        params["mllm"], batch, frames, step, temperature=r.answer_temperature, weight=weight
     )
     questions = episodes.batch_questions(batch)
     B = len(questions)

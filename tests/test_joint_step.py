@@ -51,7 +51,7 @@ def frame_logits(sampler, similarity, query_mask, frame_mask):
     return jnp.where(frame_mask, sampler["a"] * best + sampler["b"] * squares, -jnp.inf)
 
 
-FNS = ModelFns(token_stats, frame_logits)
+FNS = ModelFns(token_stats, token_stats, frame_logits)
 
 
 def make_params(seed=0):

@@ -94,11 +94,13 @@ class StepConfig:
 class ModelFns:
     """The models as functions.
 
-    token_stats(mllm_params, prompts, visual, tokens) -> (log-probs, entropies) [B, G, n, C];
+    query_stats, answer_stats(mllm_params, prompts, visual, tokens) -> (log-probs, entropies)
+    [B, G, n, C], at the temperature that each was sampled with;
     frame_logits(sampler_params, similarity [R, Q, T], query_mask [R, Q], frame_mask [R, T]) -> φ.
     """
 
-    token_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
+    query_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
+    answer_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
     frame_logits: Callable[[Tree, Array, Array, Array], Float[Array, "R T"]]
 
 
@@ -294,12 +296,12 @@ def _mllm_loss(
     d = denominators
     loss = jnp.zeros(())
     stats: dict[str, Array] = {}
-    for name, part, advantage, size, tokens in (
-        ("query", batch.queries, advantages.query, d.query, d.query_tokens),
-        ("answer", batch.answers, advantages.answer, d.answer, d.answer_tokens),
+    for name, score, part, advantage, size, tokens in (
+        ("query", fns.query_stats, batch.queries, advantages.query, d.query, d.query_tokens),
+        ("answer", fns.answer_stats, batch.answers, advantages.answer, d.answer, d.answer_tokens),
     ):
         with jax.named_scope(f"score_{name}"):
-            log_p, entropy = fns.token_stats(mllm, part.prompts, part.visual, part.tokens)
+            log_p, entropy = score(mllm, part.prompts, part.visual, part.tokens)
         mask = _token_rows(part, batch.weight)
         log_p, entropy, sampled = (x.reshape(mask.shape) for x in (log_p, entropy, part.log_probs))
         weights, _ = losses.token_weights(mask, config.aggregation)

@@ -238,7 +238,7 @@ def token_stats_fn(
                 features,
                 tokens,
                 banned_ids=system.banned_ids(),
-                temperature=temperature or 1.0,
+                temperature=temperature,
                 block=block,
             )
 
