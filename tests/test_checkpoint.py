@@ -150,7 +150,10 @@ def test_restores_onto_eight_devices(tmp_path):
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), tmp_path],
-        env=environment, capture_output=True, text=True, check=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(done.stdout) == [[2, 2, 2], 8, True]
 
@@ -175,9 +178,10 @@ def test_another_architecture_is_named(tmp_path):
 
 
 def test_missing_and_damaged_checkpoints_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"no checkpoint in .*empty"), Checkpoints(
-        tmp_path / "empty"
-    ) as checkpoints:
+    with (
+        pytest.raises(UserError, match=r"no checkpoint in .*empty"),
+        Checkpoints(tmp_path / "empty") as checkpoints,
+    ):
         checkpoints.restore(make_state(0))
     for missing in (lambda: load_params(tmp_path / "no", {}), lambda: load_meta(tmp_path / "no")):
         with pytest.raises(UserError, match=r"no checkpoint in .*no"):

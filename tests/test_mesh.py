@@ -139,7 +139,10 @@ def test_an_array_laid_out_on_eight_devices():
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
-        env=environment, capture_output=True, text=True, check=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     shape, shard, batch = json.loads(done.stdout)
     assert shape == {"data": 2, "fsdp": 2, "tensor": 2}

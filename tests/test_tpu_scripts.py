@@ -86,7 +86,7 @@ def test_setup_ships_commits_and_installs_on_all_hosts(tmp_path):
 
 def test_launch_starts_the_program_on_a_host(tmp_path):
     """The remote command is run here, with a stand-in for the environment's Python."""
-    overrides = ("--config.note=it's \"$HOME\"", "--config.seed=1")
+    overrides = ('--config.note=it\'s "$HOME"', "--config.seed=1")
     (command,) = dry_run(tmp_path, "launch.sh", "--workdir", "gs://b/run", "--", *overrides)
     assert "--worker=all" in command
     host = tmp_path / "host"
@@ -107,8 +107,13 @@ def test_launch_starts_the_program_on_a_host(tmp_path):
         on_host("for i in $(seq 100); do grep -q seed run.log && break; sleep 0.05; done")
         lines = [shlex.split(line)[0] for line in (host / "run.log").read_text().splitlines()]
         assert lines == [
-            str(host / "msjoe_jax"), "-u", "-m", "msjoe_jax.main",
-            "--config=configs/joint_v4.py", "--workdir=gs://b/run", *overrides,
+            str(host / "msjoe_jax"),
+            "-u",
+            "-m",
+            "msjoe_jax.main",
+            "--config=configs/joint_v4.py",
+            "--workdir=gs://b/run",
+            *overrides,
         ]
     finally:
         (stop,) = dry_run(tmp_path, "launch.sh", "--stop")

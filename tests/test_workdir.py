@@ -23,9 +23,7 @@ with lock_workdir(sys.argv[1]):
 
 def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path):
     run = tmp_path / "run"
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, run], stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", HOLD, run], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "held\n"
     message = rf"run is in use by another run \(pid {child.pid}\)"
     for _ in range(2):  # a refused run must not take the lock or its owner's name away
@@ -42,8 +40,9 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/run as a work folder"), lock_workdir(
-        tmp_path / "file" / "run"
+    with (
+        pytest.raises(UserError, match="file/run as a work folder"),
+        lock_workdir(tmp_path / "file" / "run"),
     ):
         pass
 
@@ -123,7 +122,8 @@ def test_imports_say_nothing():
         "    saved.restore({'a': jnp.ones(())})\n"
     )
     clean = {
-        name: value for name, value in os.environ.items()
+        name: value
+        for name, value in os.environ.items()
         if name not in ("JAX_PLATFORMS", *platform.QUIET)
     }
     done = subprocess.run(

@@ -189,7 +189,8 @@ def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> An
     except Exception as error:
         raise _damaged(path, error) from error
     leaves = [
-        jax.random.wrap_key_data(values[name], impl=_key_impl(leaf)) if _is_key(leaf)
+        jax.random.wrap_key_data(values[name], impl=_key_impl(leaf))
+        if _is_key(leaf)
         else values[name]
         for name, (_, leaf) in zip(names, named, strict=True)
     ]
