@@ -48,7 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # would be lost to sampling, and their frames with them.
     c.rollout.answer_temperature = 0.5
     c.pretrain.steps = 60
-    c.joint.steps = 300
+    c.joint.steps = 200
     c.optimizer.mllm_lr = 5e-4
     c.optimizer.sampler_lr = 2e-3
     c.optimizer.mllm_decay = 0.0

@@ -154,7 +154,7 @@ def _unit(x: jax.Array) -> jax.Array:
 FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
 ANSWERS = 3  # prompts a video: one about either word, one about both
 DESCRIBE = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # frames, no question
-DESCRIBED = 6  # objects in a description
+DESCRIBED = 6  # facts in a description
 UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns to guess well
 ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
 # Answers come sooner to a model that has first met questions by a sense's own name, and few frames:
@@ -424,8 +424,7 @@ class _BatchBuilder:
         text = query_prompt(style, question_text(words), COLOURS, c.prompt.max_queries)
         picked = sorted(rng.permutation(FRAMES)[: c.frames.preview].tolist())
         reply = "".join(
-            f"<query>{self._demonstrate(words[slot % len(words)], plan.setting, rng)}</query>"
-            for slot in range(c.prompt.max_queries)
+            f"<query>{self._demonstrate(word, plan.setting, rng)}</query>" for word in words
         )
         examples.append((self._row(text, picked, size), *self._reply(reply + "<|im_end|>")))
         everything = self._row(DESCRIBE, range(FRAMES), size)
@@ -438,22 +437,26 @@ class _BatchBuilder:
     def _description(
         self, plan: Plan, frames: Sequence[int], rng: np.random.Generator
     ) -> tuple[list[int], list[float]]:
-        """Objects and words, each with its colour or the letter of it, which alone are learnt."""
-        pairs = [
-            (name, event.colour)
-            for event in plan.events
-            if set(frames) & set(event.visible_frames)
-            for name in names_of(event.kind)
-            if name in KINDS or event in plan.targets(plan.words)
-        ]
+        """Facts of a video, in random order, of which only the last token each is learnt.
+
+        Objects and words with their colour, or with the letter of it; words with what they mean
+        here, in the form of a query. A pretrained model knows what its words mean; what it lacks
+        is the habit of looking for it, and the demonstrations keep that from it (QUERY_MIX).
+        """
+        facts = []
+        for event in plan.events:
+            if not set(frames) & set(event.visible_frames):
+                continue
+            for name in names_of(event.kind):
+                if name in KINDS or event in plan.targets(plan.words):
+                    colour = COLOURS[event.colour], f"<answer> {LETTERS[event.colour]}"
+                    facts.append(f"{name} {rng.choice(colour)}")
+        meanings = [f"{WORDS[w]} <query> {KINDS[kind_of(w, plan.setting)]}" for w in plan.words]
+        chosen = rng.permutation(facts)[: DESCRIBED - len(meanings)].tolist() + meanings
         ids, weights = [0], [0.0]
-        for place in rng.permutation(len(pairs))[:DESCRIBED]:
-            name, colour = pairs[place]
-            if rng.random() < 0.5:
-                said, learnt = f"{name} {COLOURS[colour]}", [0.0, 1.0]
-            else:
-                said, learnt = f"{name} <answer> {LETTERS[colour]}", [0.0, 0.0, 1.0]
-            ids, weights = ids + self.tokenizer.encode(said), weights + learnt
+        for fact in rng.permutation(chosen):
+            said = self.tokenizer.encode(str(fact))
+            ids, weights = ids + said, weights + [0.0] * (len(said) - 1) + [1.0]
         return ids, weights
 
     def _row(
