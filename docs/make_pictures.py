@@ -1,17 +1,69 @@
-"""Draws docs/pipeline.png. The rollout picture comes from a run: see its text in the README."""
+"""Draws docs/pipeline.png and, given a finished run of configs/tiny.py, docs/rollout.png.
+
+python docs/make_pictures.py [RUN]
+"""
 
 import pathlib
+import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from msjoe_jax.bundle import load_bundle
+from msjoe_jax.data.pipeline import make_pipeline
+from msjoe_jax.data.questions import load_questions
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.rollout.episode import Episodes, fetch, preview_fn, time_ordered
+from msjoe_jax.rollout.programs import Programs
+from msjoe_jax.runtime.plots import keyframe_figure
+
+HERE = pathlib.Path(__file__).parent
 BLUE, GREEN, ORANGE, GREY = "#dbe8f6", "#dff0dc", "#fbe6cf", "#eeeeee"
 
 
-def main() -> None:
+def rollout(run: pathlib.Path) -> None:
+    """A validation question about two events, as the trained model deals with it."""
+    config, system, params = load_bundle(run / "final")
+    reader = RecordReader(run / "world" / "validation")
+    question = load_questions(run / "world" / "questions-validation.jsonl")[-3]
+    episodes = Episodes(config, Programs(system, config.evaluate.smooth), reader, [question])
+    batch = next(
+        iter(
+            make_pipeline(
+                [question],
+                reader,
+                batch_size=1,
+                num_candidates=config.frames.candidates,
+                num_preview=config.frames.preview,
+                preview_fn=preview_fn(config, system),
+                shuffle=False,
+                num_epochs=1,
+            )
+        )
+    )
+    weight = batch["valid"].astype("float32")
+    queries = episodes.reason(params["mllm"], batch, 0, rollouts=1, temperature=0.0, weight=weight)
+    selection = episodes.select(
+        params, batch, queries.tokens, queries.mask, 0, selector="sampler", draws=1
+    )
+    chosen = time_ordered(selection.draw)
+    answer = episodes.answer(params["mllm"], batch, chosen, 0, temperature=0.0, weight=weight)
+    found = fetch(selection)
+    texts = queries.replies[0][0].queries
+    figure = keyframe_figure(
+        batch["timestamps"][0],
+        found.logits[0, 0],
+        found.similarity[0, 0, : len(texts)],
+        list(texts),
+        list(reader.frames(question.video, chosen[0, 0])),
+        chosen[0, 0],
+        title=f"{question.question}  ({question.extra['setting']})   answer: "
+        f"{answer.texts[0][0]}   right: {question.letter} {question.options[question.answer]}",
+    )
+    figure.savefig(HERE / "rollout.png", dpi=90, bbox_inches="tight")
+
+
+def pipeline() -> None:
     """Four stages left to right, the joint step below them."""
     figure, axes = plt.subplots(figsize=(12, 4.6))
     axes.set_xlim(0, 12)
@@ -84,8 +136,10 @@ def main() -> None:
     arrow((8.6, 1.65), (8.6, top - 0.08), color="#3f8f3a", linestyle="--")
     axes.text(3.7, 2.05, "MLLM weights", fontsize=8.5, color="#3a6ea5")
     axes.text(8.7, 2.05, "sampler weights", fontsize=8.5, color="#3f8f3a")
-    figure.savefig(pathlib.Path(__file__).with_name("pipeline.png"), dpi=110, bbox_inches="tight")
+    figure.savefig(HERE / "pipeline.png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
-    main()
+    pipeline()
+    if len(sys.argv) > 1:
+        rollout(pathlib.Path(sys.argv[1]))
