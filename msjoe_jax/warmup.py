@@ -208,11 +208,12 @@ def mllm_loop(
     """
     builder = _BatchBuilder(config, system, reader, training)
     look = round(LOOK_UNTIL * training.steps)
+    rest = training.steps - look
     rate = training.learning_rate
     schedule = optax.join_schedules(
         [
             optax.linear_schedule(0.0, LOOK_RATE * rate, 20),
-            optax.warmup_cosine_decay_schedule(0.0, rate, 50, training.steps - look),
+            optax.warmup_cosine_decay_schedule(0.0, rate, min(50, rest // 4), rest),
         ],
         [look],
     )
