@@ -1,7 +1,7 @@
 """The whole method on the tiny world, on two CPU cores.
 
-Claim: joint training beats every part of it trained alone (WORLD.md's table; README for numbers).
-Hardware: 2 CPU cores. Duration: see README.
+Claim under test (benchmarks/tiny_world.py): joint training beats each part trained alone.
+Hardware: 2 CPU cores. Duration: 8 min 19 s. Expected: joint about .80, uniform .34 (seed 0).
 Command: python -m msjoe_jax.main --config=configs/tiny.py --workdir=runs/tiny
 """
 
