@@ -29,7 +29,8 @@ from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_params
 from msjoe_jax.system import System, make_system
 from msjoe_jax.train import run_stage, training_questions
-from msjoe_jax.warmup import ClipTraining, Loop, MllmTraining, clip_loop, mllm_loop
+from msjoe_jax.warmup_clip import ClipTraining, Loop, clip_loop
+from msjoe_jax.warmup_mllm import MllmTraining, mllm_loop
 
 STAGES = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
 EMBED_BATCH = 96  # frames a call: one tiny-world video

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.tiny import get_config
-from msjoe_jax import warmup
+from msjoe_jax import warmup_clip, warmup_mllm
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.word_tokenizer import build_word_tokenizer
 from msjoe_jax.data.world import (
@@ -45,10 +45,10 @@ def _run(loop, state, steps):
 
 def test_clip_loop_learns_and_resumes_to_the_same_bits(tiny):
     _, system, reader = tiny
-    training = warmup.ClipTraining(seed=1, steps=30, batch=16)
+    training = warmup_clip.ClipTraining(seed=1, steps=30, batch=16)
 
     def build():
-        return warmup.clip_loop(reader, system.clip_tokenizer, system.clip, training)
+        return warmup_clip.clip_loop(reader, system.clip_tokenizer, system.clip, training)
 
     loop = build()
     first = loop.step(loop.init(), 0)[1]["loss"]
@@ -62,21 +62,23 @@ def test_clip_loop_learns_and_resumes_to_the_same_bits(tiny):
 
 def test_batches_are_a_function_of_seed_and_step(tiny):
     config, system, reader = tiny
-    training = warmup.MllmTraining(seed=3, steps=10, videos=4)
-    builders = [warmup._BatchBuilder(config, system, reader, training) for _ in range(2)]
+    training = warmup_mllm.MllmTraining(seed=3, steps=10, videos=4)
+    builders = [warmup_mllm._BatchBuilder(config, system, reader, training) for _ in range(2)]
     builders[0](7)  # a step taken before must not matter
     for step in (0, 8):  # with the vision tower alone, and with prompts
         for a, b in zip(*(jax.tree.leaves(build(step)) for build in builders), strict=True):
             np.testing.assert_array_equal(a, b)
-    other = warmup._BatchBuilder(config, system, reader, dataclasses.replace(training, seed=4))(8)
+    other = warmup_mllm._BatchBuilder(
+        config, system, reader, dataclasses.replace(training, seed=4)
+    )(8)
     assert (other.replies != builders[0](8).replies).any()
 
 
 def test_examples_say_what_the_video_shows(tiny):
     """Replies and cell names are read back as words and compared with the plan of the video."""
     config, system, reader = tiny
-    training = warmup.MllmTraining(steps=10, videos=12)
-    batch = warmup._BatchBuilder(config, system, reader, training)(9)
+    training = warmup_mllm.MllmTraining(steps=10, videos=12)
+    batch = warmup_mllm._BatchBuilder(config, system, reader, training)(9)
     decode = lambda ids: system.tokenizer.decode([int(i) for i in ids])  # noqa: E731
     plans = [Plan.from_json(reader.info(video_id).extra) for video_id in reader.ids]
     kinds, right = set(), 0

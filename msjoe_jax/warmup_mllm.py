@@ -1,8 +1,4 @@
-"""Supervised warm-up of the tiny world's own models, on its records: first CLIP, then the MLLM.
-
-Each is a `Loop`: a state and a pure step. All randomness comes from (seed, step), so a run that is
-killed and resumed from any saved state ends in the same bits.
-"""
+"""Supervised warm-up of the tiny world's MLLM on its records: to see, to answer, to ask."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
-from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
@@ -27,129 +22,19 @@ from msjoe_jax.data.world import (
     SETTINGS,
     WORDS,
     Plan,
-    apparent_kinds,
     describe_frame,
     kind_of,
     question_about,
     question_text,
 )
-from msjoe_jax.models.clip.config import CLIPConfig
-from msjoe_jax.models.clip.model import CLIP
-from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
-from msjoe_jax.models.functional import Params, split_module
+from msjoe_jax.models.functional import Params
 from msjoe_jax.prompts import LETTERS, answer_prompt, query_prompt
 from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
 from msjoe_jax.rollout.episode import to_patches
 from msjoe_jax.rollout.generate import Prompts, completion_log_probs
 from msjoe_jax.rollout.programs import Patches, frame_features
 from msjoe_jax.system import System
-from msjoe_jax.tokenizer import Tokenizer, clip_tokens
-
-State = dict[str, Any]  # params, optimizer
-Metrics = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """A resumable training loop: `state = init()`, then `step(state, i)` for i in 0 … steps − 1."""
-
-    init: Callable[[], State]
-    step: Callable[[State, int], tuple[State, Metrics]]
-    steps: int
-
-
-# --- CLIP -------------------------------------------------------------------------------------
-
-CLIP_VIDEOS = 120  # about 11,000 captions: enough that memorising them does not pay
-CAPTIONS = ("{}", "the {}", "what colour is the {} ?")
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipTraining:
-    """Schedule of `clip_loop`."""
-
-    seed: int = 0
-    steps: int = 450
-    batch: int = 128
-    learning_rate: float = 3e-3
-
-
-def names_of(kind: int) -> tuple[str, str]:
-    """What a caption calls a kind: the ambiguous word, the sense's own name."""
-    return WORDS[kind // 3], KINDS[kind]
-
-
-def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [F, S, S, 3] of the first videos' frames, once for every kind [F] they seem to show.
-
-    As in captions from the web, a look-alike is called what it looks like.
-    """
-    requests, kinds = [], []
-    for video_id in reader.ids[:CLIP_VIDEOS]:
-        info = reader.info(video_id)
-        plan = Plan.from_json(info.extra)
-        shown = [(f, kind) for f in range(info.num_frames) for kind in apparent_kinds(plan, f)]
-        requests.append((video_id, [frame for frame, _ in shown]))
-        kinds += [kind for _, kind in shown]
-    frames = np.concatenate(reader.gather(requests))
-    return preprocess_frames(frames, image_size), np.asarray(kinds, np.int32)
-
-
-def clip_loop(
-    reader: RecordReader, tokenizer: Tokenizer, cfg: CLIPConfig, training: ClipTraining
-) -> Loop:
-    """Contrastive training (Radford et al. 2021) on single frames that show an event.
-
-    A caption calls the object by the ambiguous word half of the time and by the sense's own name
-    otherwise. Equal captions in a batch share the target: they are not each other's negatives.
-    """
-    frames, kinds = _captioned_frames(reader, cfg.image_size)
-    start = tokenizer.token_id("<|im_start|>")
-    nouns = [*WORDS, *KINDS]
-    texts = [caption.format(noun) for noun in nouns for caption in CAPTIONS]
-    tokens = jnp.asarray(clip_tokens(tokenizer, texts, cfg.context, start, cfg.eot_token_id))
-    pool, kind_of_frame = jnp.asarray(frames), jnp.asarray(kinds)
-    graphdef, _ = split_module(CLIP(cfg, rngs=nnx.Rngs(0)))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, training.learning_rate, training.steps // 20, training.steps
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
-
-    def init() -> State:
-        _, params = split_module(CLIP(cfg, rngs=nnx.Rngs(training.seed)))
-        return {"params": params, "optimizer": optimizer.init(params)}
-
-    def loss_fn(params, pixels, caption):
-        model = nnx.merge(graphdef, params)
-        images = _unit(model.encode_image(normalise(pixels)))
-        written = _unit(model.encode_text(tokens))[caption]
-        logits = jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * images @ written.T
-        same = (caption[:, None] == caption[None, :]).astype(jnp.float32)
-        target = same / same.sum(axis=1, keepdims=True)
-        loss = optax.softmax_cross_entropy(logits, target).mean()
-        return (loss + optax.softmax_cross_entropy(logits.T, target).mean()) / 2
-
-    @jax.jit
-    def update(state, step):
-        key = jax.random.fold_in(jax.random.key(training.seed), step)
-        which, sense, form = jax.random.split(key, 3)
-        rows = jax.random.randint(which, (training.batch,), 0, len(pool))
-        by_sense = jax.random.bernoulli(sense, 0.5, rows.shape)
-        noun = jnp.where(by_sense, len(WORDS) + kind_of_frame[rows], kind_of_frame[rows] // 3)
-        caption = noun * len(CAPTIONS) + jax.random.randint(form, rows.shape, 0, len(CAPTIONS))
-        loss, grads = jax.value_and_grad(loss_fn)(state["params"], pool[rows], caption)
-        updates, memory = optimizer.update(grads, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "optimizer": memory}, {"loss": loss}
-
-    return Loop(init, lambda state, step: update(state, jnp.int32(step)), training.steps)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-# --- MLLM -------------------------------------------------------------------------------------
+from msjoe_jax.warmup_clip import Loop, Metrics, State, names_of
 
 FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
 ANSWERS = 3  # prompts a video: one about either word, one about both
