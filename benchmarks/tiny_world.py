@@ -38,6 +38,7 @@ BASE_SELECTORS = (
     "oracle_queries",
     "oracle",
 )
+OTHER_PREVIEWS = "joint_other_previews"  # the trained joint model, stage 1 shown another video
 # What an arm overrides, and the selector under which it is judged.
 ARMS: dict[str, tuple[dict[str, object], str]] = {
     "joint": ({}, "joint"),
@@ -58,6 +59,7 @@ LABELS = {
     "mllm_only": "MLLM only, top-k",
     "mllm_only_smooth": "MLLM only, top-k smoothed",
     "uniform_control": "control: MLLM trained on uniform frames",
+    OTHER_PREVIEWS: "joint, its queries written on another video's previews",
     "blind": "no frames (blind)",
     "uniform": "uniform",
     "topk_question": "top-k by the question",
@@ -130,11 +132,11 @@ def main(_: list[str]) -> None:
         name, seed = arm
         slot = free.pop()
         fields, selector = ARMS[name]
-        selectors = f"('{selector}',)"
+        selectors = (selector, OTHER_PREVIEWS) if name == "joint" else (selector,)
         try:
             run_main(
                 root / f"{name}-{seed}",
-                {**shared, **fields, "seed": seed, "evaluate.selectors": selectors},
+                {**shared, **fields, "seed": seed, "evaluate.selectors": str(selectors)},
                 cores[slot % len(cores)],
             )
         finally:
@@ -152,16 +154,16 @@ def report(root: pathlib.Path, seconds: float) -> None:
         name: np.stack([outcomes(root / f"{name}-{s}", selector) for s in seeds])
         for name, (_, selector) in ARMS.items()
     }
+    right[OTHER_PREVIEWS] = np.stack([outcomes(root / f"joint-{s}", OTHER_PREVIEWS) for s in seeds])
     for name in BASE_SELECTORS:
         right[name] = np.tile(outcomes(root / "base", name), (len(seeds), 1))
     joint = right["joint"].mean(0)
     lines = ["| arm | accuracy | per seed | joint − arm, 95 % |", "|---|---|---|---|"]
     table = {}
-    for name in (*ARMS, *BASE_SELECTORS):
+    for name in (*ARMS, OTHER_PREVIEWS, *BASE_SELECTORS):
         each = right[name].mean(1)
         mean, low, high = paired_difference(joint, right[name].mean(0))
-        trained = name in ARMS
-        per_seed = " ".join(f"{x:.3f}" for x in each) if trained else "–"
+        per_seed = " ".join(f"{x:.3f}" for x in each) if name not in BASE_SELECTORS else "–"
         gap = "" if name == "joint" else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(f"| {LABELS[name]} | {each.mean():.3f} | {per_seed} | {gap} |")
         table[name] = {"seeds": each.tolist(), "joint_minus": [mean, low, high]}

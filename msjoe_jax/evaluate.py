@@ -27,7 +27,8 @@ class Arm:
 
     mllm, sampler: names of parameter sets; queries: `policy` (stage 1, greedy), `question` (the
     bare question), `oracle` or `none`; selector: as in `programs.select`, or `oracle` (frames that
-    show the answer, where the question record names them), or `blind` (no frames).
+    show the answer, where the question record names them), or `blind` (no frames);
+    own_previews: False shows stage 1 the previews of another video.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Arm:
     queries: str = "none"
     selector: str = "uniform"
     sampler: str = "base"
+    own_previews: bool = True
 
 
 ARMS = {
@@ -50,6 +52,9 @@ ARMS = {
     ),
     "pretrained": Arm("pre-trained sampler", "base", "policy", "sampler", "pretrain"),
     "joint": Arm("joint", "joint", "policy", "sampler", "joint"),
+    "joint_other_previews": Arm(
+        "joint, previews of another video", "joint", "policy", "sampler", "joint", False
+    ),
     "joint_topk": Arm("joint MLLM, top-k", "joint", "policy", "topk", "joint"),
     "joint_topk_smooth": Arm("joint MLLM, top-k smoothed", "joint", "policy", "topk_smooth"),
     "joint_uniform": Arm("joint MLLM, uniform", "joint"),
@@ -102,6 +107,18 @@ def _oracle_frames(question: Question, k: int, candidates: Sequence[int]) -> lis
     return sorted(chosen + others[::step][: k - len(chosen)])
 
 
+def _other_previews(batch: Batch, questions: Sequence[Question]) -> Batch:
+    """The batch with each question's previews taken from the next question of another video."""
+    videos, n = [question.video for question in questions], len(questions)
+    if n and len(set(videos)) == 1:
+        raise UserError("previews of another video: a batch of evaluation holds one video only")
+    later = [[j % n for j in range(b + 1, b + n)] for b in range(n)]
+    order = [next(j for j in later[b] if videos[j] != videos[b]) for b in range(n)]
+    pixels, grids = batch["preview"]
+    preview = pixels[order], grids[order]
+    return {**batch, "preview": preview, "preview_mask": batch["preview_mask"][order]}
+
+
 class Evaluator:
     """Answers questions under arms; greedy throughout, so that two runs agree."""
 
@@ -133,7 +150,7 @@ class Evaluator:
         right = {name: np.full(len(self.questions), np.nan) for name in names}
         total = -(-len(self.questions) // size)
         for batch in tqdm(batches, total=total, desc="evaluate", unit="batch"):
-            replies: dict[str, Any] = {}
+            replies: dict[tuple[str, bool], Any] = {}
             for name in names:
                 weight = batch["valid"].astype(np.float32)
                 frames = self._frames(ARMS[name], batch, replies, weight)
@@ -150,7 +167,7 @@ class Evaluator:
         return right
 
     def _frames(
-        self, arm: Arm, batch: Batch, replies: dict[str, Any], weight: np.ndarray
+        self, arm: Arm, batch: Batch, replies: dict[tuple[str, bool], Any], weight: np.ndarray
     ) -> np.ndarray:
         questions, k = self.episodes.batch_questions(batch), self.config.frames.key
         if arm.selector == "blind":
@@ -160,16 +177,17 @@ class Evaluator:
             rows = [_oracle_frames(q, k, index[mask]) for q, index, mask in kept]
             return np.array([[row + [-1] * (k - len(row))] for row in rows], np.int32)
         if arm.queries == "policy":
-            if arm.mllm not in replies:
-                replies[arm.mllm] = self.episodes.reason(
+            key = arm.mllm, arm.own_previews
+            if key not in replies:
+                replies[key] = self.episodes.reason(
                     self.params[arm.mllm]["mllm"],
-                    batch,
+                    batch if arm.own_previews else _other_previews(batch, questions),
                     0,
                     rollouts=1,
                     temperature=0.0,
                     weight=weight,
                 )
-            tokens, mask = replies[arm.mllm].tokens, replies[arm.mllm].mask
+            tokens, mask = replies[key].tokens, replies[key].mask
         else:
             texts = {
                 "none": lambda q: ("",),

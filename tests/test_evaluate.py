@@ -176,6 +176,20 @@ def test_a_question_without_oracle_frames_is_named():
         evaluate._oracle_frames(question([]), 4, range(10))
 
 
+def test_previews_of_another_video():
+    videos = ["a", "a", "b", "c", "c"]
+    asked = [Question(str(i), v, "?", ("x", "y"), 0) for i, v in enumerate(videos)]
+    mark = np.arange(5)
+    batch = {"preview": (mark * 10, mark * 100), "preview_mask": mark, "embeddings": mark}
+    swapped = evaluate._other_previews(batch, asked)
+    order = [2, 2, 3, 0, 0]
+    assert swapped["preview_mask"].tolist() == order
+    assert [list(x) for x in swapped["preview"]] == [list(mark[order] * s) for s in (10, 100)]
+    assert swapped["embeddings"] is mark and batch["preview_mask"] is mark
+    with pytest.raises(UserError, match="one video only"):
+        evaluate._other_previews(batch, asked[:2])
+
+
 def test_table():
     table = {
         "joint": {"accuracy": 0.75, "ci95": [0.5, 0.9]},
