@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from msjoe_jax.models.qwen2_5_vl.language import KVCache, pick
+from msjoe_jax.models.qwen2_5_vl.language import KVCache
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 
 
@@ -39,12 +39,19 @@ class Completions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens. Temperature 0 is greedy (its log-probs are those at temperature 1)."""
+    """How to draw tokens. Temperature 0 is greedy (its log-probs are those at temperature 1).
+
+    top_k (0: off) and top_p (1: off) narrow the distribution, in this order and after the
+    temperature, and the log-probs are those of what is left. Training rollouts leave them off:
+    their loss scores the whole distribution.
+    """
 
     max_tokens: int
     end_ids: tuple[int, ...]
     banned_ids: tuple[int, ...]
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
 
     @property
     def scoring_temperature(self) -> float:
@@ -54,6 +61,24 @@ class Sampling:
 def banned_mask(vocab: int, banned_ids: tuple[int, ...]) -> Bool[Array, "V"]:
     """True at ids that are never sampled and have no probability in the loss either."""
     return jnp.zeros((vocab,), bool).at[jnp.array(banned_ids, jnp.int32)].set(True)
+
+
+def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Array, "*R V"]:
+    """−1e30 outside the `top_k` largest logits and the smallest set that holds `top_p` of the rest.
+
+    A logit equal to the last one kept is kept too. The likeliest token always is.
+    """
+    if 0 < top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, top_k)[0][..., -1:]
+        logits = jnp.where(logits >= least, logits, -1e30)
+    if top_p < 1:
+        falling = -jnp.sort(-logits, -1)
+        p = jax.nn.softmax(falling)
+        before = jnp.cumsum(p, -1) - p  # of the likelier tokens
+        inside = (before < top_p).at[..., 0].set(True)
+        least = jnp.where(inside, falling, jnp.inf).min(-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -1e30)
+    return logits
 
 
 def prefill(
@@ -102,8 +127,8 @@ def generate(
         h, own = language.decode_step(
             language.embed(s.current), s.position, start, cache, segments, s.own
         )
-        logits = language.logits(h)
-        scaled = jnp.where(banned, -1e30, logits / sampling.scoring_temperature)
+        scaled = language.logits(h) / sampling.scoring_temperature
+        scaled = narrowed(jnp.where(banned, -1e30, scaled), sampling.top_k, sampling.top_p)
         if sampling.temperature > 0:
             noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scaled.shape[-1:])))(
                 jax.vmap(jax.vmap(lambda k: jax.random.fold_in(k, s.position)))(keys)
@@ -111,7 +136,7 @@ def generate(
             token = jnp.argmax(scaled + noise, -1).astype(jnp.int32)
         else:
             token = jnp.argmax(scaled, -1).astype(jnp.int32)
-        log_p, _ = pick(logits, token, banned, sampling.scoring_temperature)
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(scaled), token[..., None], -1)[..., 0]
         put = lambda buffer, value: buffer.at[:, :, s.position].set(  # noqa: E731
             jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
         )
