@@ -4,6 +4,7 @@ Reference: Qwen's own training code and `get_rope_index` of transformers up to 5
 frame or video starts at the largest position so far + 1. Since 5.3 transformers starts it at the
 larger side of the grid instead, which for a video longer than it is wide reuses positions that
 the video itself holds; the published weights were not trained so. For images both are the same.
+Versions of 2025 (4.57, say) also cut the seconds to whole numbers; here they are real numbers.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ def mrope_positions(
     video_token_id: int,
     merge: int,
     tokens_per_second: int,
-    second_per_grid: Sequence[float] | None = None,
+    second_per_grid: Sequence[float | Sequence[float]] | None = None,
 ) -> Int[np.ndarray, "3 L"]:
     """(time, height, width) position of every token of one unpadded prompt.
 
@@ -31,10 +32,12 @@ def mrope_positions(
     Args:
       token_ids: the prompt with one placeholder token per visual token.
       grids: (time, height, width) in patches of every image and video, in order of appearance.
-      second_per_grid: seconds between the time steps of every video, in order; 1 if None.
+      second_per_grid: seconds between the time steps of every video, in order, or the time of each
+        of its steps in seconds, never falling, of which only the distance from the first counts;
+        1 between steps if None.
 
     Raises:
-      ValueError: placeholders and grids do not match.
+      ValueError: placeholders and grids do not match, or a video's times are too few or fall.
     """
     seconds = iter(second_per_grid) if second_per_grid is not None else None
     columns: list[np.ndarray] = []
@@ -57,15 +60,12 @@ def mrope_positions(
             raise ValueError(
                 f"grid {number}, {(steps, height, width)}, needs {length} placeholders at {at}"
             )
-        interval = np.float32(1)
-        if token == video_token_id:  # float32, as the reference multiplies
-            interval = np.float32(tokens_per_second)
-            if seconds is not None:
-                second = next(seconds, None)
-                if second is None:
-                    raise ValueError("second_per_grid has fewer entries than there are videos")
-                interval *= np.float32(second)
-        times = (np.arange(steps, dtype=np.float32) * interval).astype(np.int64)
+        times = np.arange(steps)
+        if token == video_token_id:
+            second = 1.0 if seconds is None else next(seconds, None)
+            if second is None:
+                raise ValueError("second_per_grid has fewer entries than there are videos")
+            times = _time_steps(second, steps, tokens_per_second)
         offsets = np.meshgrid(times, np.arange(rows), np.arange(cols), indexing="ij")
         columns.append(start + np.stack(offsets).reshape(3, -1))
         at, start = at + length, int(columns[-1].max()) + 1
@@ -74,3 +74,17 @@ def mrope_positions(
         raise ValueError(f"placeholders after position {at} belong to none of {len(grids)} grids")
     columns.append(np.tile(start + np.arange(len(token_ids) - at), (3, 1)))
     return np.concatenate(columns, axis=1)
+
+
+def _time_steps(
+    second: float | Sequence[float], steps: int, tokens_per_second: int
+) -> Int[np.ndarray, "steps"]:
+    """Positions of a video's steps from its start, in float32, as the reference multiplies."""
+    if isinstance(second, (int, float)):
+        interval = np.float32(tokens_per_second) * np.float32(second)
+        return (np.arange(steps, dtype=np.float32) * interval).astype(np.int64)
+    times = np.asarray(second, np.float64)
+    if times.shape != (steps,) or (np.diff(times) < 0).any():
+        raise ValueError(f"a video of {steps} steps needs as many times, none before the last")
+    elapsed = (times - times[0]).astype(np.float32)
+    return (elapsed * np.float32(tokens_per_second)).astype(np.int64)
