@@ -8,6 +8,7 @@ from PIL import Image
 # Per-channel statistics of CLIP's training images (RGB, pixels in 0…1); open_clip constants.py.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a file as a bomb
 
 
 def preprocess_frames(
@@ -17,9 +18,20 @@ def preprocess_frames(
 
     The arithmetic of OpenAI's transform: the long side is truncated to whole pixels and the
     crop's corner rounded, as torchvision does.
+
+    Raises:
+      ValueError: a frame is empty, or has over MAX_PIXELS before or after the resize (an elongated
+        frame grows with its aspect ratio). Nothing is allocated then.
     """
     height, width = frames.shape[1:3]
     short = min(height, width)
+    if short < 1:
+        raise ValueError(f"a frame of {height} x {width} pixels is empty")
+    if max(height * width, image_size**2 * max(height, width) // short) > MAX_PIXELS:
+        raise ValueError(
+            f"a frame of {height} x {width} pixels is too large or too elongated "
+            f"(limit {MAX_PIXELS} pixels, before and after the resize); scale it down"
+        )
     size = (image_size * width // short, image_size * height // short)  # PIL order: width, height
     left, top = (round((side - image_size) / 2) for side in size)
     box = (left, top, left + image_size, top + image_size)

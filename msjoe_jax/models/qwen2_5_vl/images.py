@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 MAX_ASPECT = 200  # the reference refuses more: a side would round to less than one block
+MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a file as a bomb
 # Per-channel statistics (RGB, pixels in 0…1) that the published weights were trained with.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -27,8 +28,14 @@ def smart_resize(
     narrow to hold a multiple of `factor` in both may then miss the other bound.
 
     Raises:
-      ValueError: a side is longer than 200 times the other.
+      ValueError: a side is longer than 200 times the other, the frame is empty or over MAX_PIXELS.
     """
+    if min(height, width) < 1:
+        raise ValueError(f"a frame of {height} x {width} pixels is empty")
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"a frame of {height} x {width} pixels is too large (limit {MAX_PIXELS}); scale it down"
+        )
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ValueError(f"a frame of {height} x {width} pixels is too elongated (limit 200:1)")
     h, w = round(height / factor) * factor, round(width / factor) * factor
@@ -46,7 +53,11 @@ def smart_resize(
 def resize_frame(
     frame: UInt8[np.ndarray, "H W 3"], *, factor: int, min_pixels: int, max_pixels: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Bicubic resize (antialiased, as PIL does it) to the size that `smart_resize` names."""
+    """Bicubic resize (antialiased, as PIL does it) to the size that `smart_resize` names.
+
+    Raises:
+      ValueError: as `smart_resize`, before any memory is taken.
+    """
     height, width = smart_resize(
         *frame.shape[:2], factor=factor, min_pixels=min_pixels, max_pixels=max_pixels
     )
