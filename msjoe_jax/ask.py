@@ -36,7 +36,8 @@ from msjoe_jax.models.functional import Params, count_params, fingerprint
 from msjoe_jax.models.qwen2_5_vl.images import MAX_ASPECT, smart_resize
 from msjoe_jax.prompts import LETTERS
 from msjoe_jax.report import Report, Shown, Timing, render
-from msjoe_jax.rollout.episode import Batch, Episodes, fetch, preview_fn, time_ordered
+from msjoe_jax.rollout.episode import Batch, Episodes, fetch, time_ordered
+from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.generate import Completions
 from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.runtime.cli import run_app
@@ -157,7 +158,7 @@ def _batch(config: ConfigDict, system: System, question: Question, reader: Recor
         batch_size=1,
         num_candidates=config.frames.candidates,
         num_preview=config.frames.preview,
-        preview_fn=preview_fn(config, system),
+        preview_fn=preview_fn(config, system.qwen.vision),
         shuffle=False,
         num_epochs=1,
     )
@@ -198,7 +199,8 @@ def _verbatim(system: System, completions: Completions) -> str:
 
 def _models(config: ConfigDict, params: dict[str, Params]) -> list[tuple[str, str, int]]:
     sampler = f"width {config.sampler.width}, depth {config.sampler.depth}"
-    sizes = {"mllm": config.mllm.size, "clip": config.clip.size, "sampler": sampler}
+    named = {name: config[name].size or "as its config.json says" for name in ("mllm", "clip")}
+    sizes = {**named, "sampler": sampler}
     return [(name, size, count_params(params[name])) for name, size in sizes.items()]
 
 

@@ -35,8 +35,9 @@ def base() -> ConfigDict:
     c.warm_up.clip_steps = 0
     c.warm_up.mllm_steps = 0
 
-    # Models. `size`: tiny or a published one; `checkpoint`: a folder that `main` or `convert`
-    # wrote ("" = from the stage warm_up).
+    # Models. `checkpoint`: a folder that `main`, `convert` or `export --format=orbax` wrote ("" =
+    # from the stage warm_up). `size`: tiny or a published one; `tokenizer`: a tokenizer.json ("" =
+    # the checkpoint's, of both).
     c.mllm = ConfigDict()
     c.mllm.size = "qwen2.5-vl-7b"
     c.mllm.checkpoint = ""
@@ -69,6 +70,10 @@ def base() -> ConfigDict:
     c.frames.key = 32
     c.frames.preview_patches = 128
     c.frames.key_patches = 1024
+    # image: each frame on its own. video: consecutive frames fused in pairs, all in one video whose
+    # M-RoPE times are uniform (as the processor states them) or the key frames' true ones.
+    c.frames.mode = "image"
+    c.frames.time = "uniform"
 
     # Prompts and replies. Lengths are in tokens: a longer prompt drops its question (counted),
     # a longer reply is cut off and invalid.

@@ -12,7 +12,8 @@ from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question, load_questions, save_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.functional import Params
-from msjoe_jax.rollout.episode import Episodes, preview_fn, time_ordered
+from msjoe_jax.rollout.episode import Episodes, time_ordered
+from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.programs import Programs
 
 
@@ -39,7 +40,7 @@ def measure_difficulty(
         batch_size=size,
         num_candidates=config.frames.candidates,
         num_preview=config.frames.preview,
-        preview_fn=preview_fn(config, programs.system),
+        preview_fn=preview_fn(config, programs.system.qwen.vision),
         shuffle=False,
         num_epochs=1,
     )

@@ -17,7 +17,8 @@ from msjoe_jax.data.questions import Question, load_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.functional import Params
-from msjoe_jax.rollout.episode import Batch, Episodes, preview_fn, time_ordered
+from msjoe_jax.rollout.episode import Batch, Episodes, time_ordered
+from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.programs import Programs
 
 
@@ -115,8 +116,9 @@ def _other_previews(batch: Batch, questions: Sequence[Question]) -> Batch:
     later = [[j % n for j in range(b + 1, b + n)] for b in range(n)]
     order = [next(j for j in later[b] if videos[j] != videos[b]) for b in range(n)]
     pixels, grids = batch["preview"]
-    preview = pixels[order], grids[order]
-    return {**batch, "preview": preview, "preview_mask": batch["preview_mask"][order]}
+    # `duration` too: in video mode it spaces the previews in time, and stage 1 reads no other.
+    moved = {key: batch[key][order] for key in ("preview_mask", "preview_times", "duration")}
+    return {**batch, "preview": (pixels[order], grids[order]), **moved}
 
 
 class Evaluator:
@@ -143,7 +145,7 @@ class Evaluator:
             batch_size=size,
             num_candidates=self.config.frames.candidates,
             num_preview=self.config.frames.preview,
-            preview_fn=preview_fn(self.config, self.system),
+            preview_fn=preview_fn(self.config, self.system.qwen.vision),
             shuffle=False,
             num_epochs=1,
         )

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from msjoe_jax.errors import UserError
 from msjoe_jax.rl.joint_step import RolloutBatch, TokenRollouts
 from msjoe_jax.rl.subset import Draw
+from msjoe_jax.rollout.frames import frames_per_unit, unit_slots
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.programs import Patches, frame_features
 from msjoe_jax.runtime.cli import given_config, run_app
@@ -167,8 +168,11 @@ def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
     def bools(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.bool_)
 
+    per_unit = frames_per_unit(config, vision)
+    fused = () if per_unit == 1 else (per_unit,)
+
     def rollouts(G: int, n: int, S: int, C: int, frames: int, P: int) -> TokenRollouts:
-        shape = (B, frames, P, vision.patch, vision.patch, 3)
+        shape = (B, frames, *fused, P, vision.patch, vision.patch, 3)
         pixels: Any = jax.ShapeDtypeStruct(shape, jnp.uint8)
         features: Any = jax.eval_shape(
             lambda params, patches: frame_features(system.mllm(params), patches),
@@ -186,9 +190,21 @@ def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
         )
 
     return RolloutBatch(
-        queries=rollouts(1, I, p.query_prompt_tokens, p.query_tokens, f.preview, f.preview_patches),
+        queries=rollouts(
+            1,
+            I,
+            p.query_prompt_tokens,
+            p.query_tokens,
+            -(-f.preview // per_unit),
+            f.preview_patches,
+        ),
         answers=rollouts(
-            I * J, 1, p.answer_prompt_tokens, p.answer_tokens, min(I * J * K, T), f.key_patches
+            I * J,
+            1,
+            p.answer_prompt_tokens,
+            p.answer_tokens,
+            unit_slots(config, per_unit, I * J),
+            f.key_patches,
         ),
         similarity=floats(B, I, Q, T),
         query_mask=bools(B, I, Q),

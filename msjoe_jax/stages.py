@@ -25,6 +25,7 @@ from msjoe_jax.difficulty import measure_difficulty
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluate import check_selectors, evaluate
 from msjoe_jax.models.functional import Params, fingerprint
+from msjoe_jax.rollout.frames import check_frames
 from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_params
 from msjoe_jax.system import System, make_system
@@ -41,8 +42,12 @@ def check_stages(config: ConfigDict) -> None:
     """Finds slips that would otherwise end a run after hours.
 
     Raises:
-      UserError: an unknown stage, an unknown selector, or one that needs a stage that is not run.
+      UserError: an unknown stage, an unknown selector, or one that needs a stage that is not run,
+        a frame mode that is unknown or that the tiny world's warm-up does not teach.
     """
+    check_frames(config)
+    if config.frames.mode == "video" and "warm_up" in config.stages:
+        raise UserError("config.frames.mode=video: the stage warm_up teaches images only")
     for stage in config.stages:
         if stage not in STAGES:
             raise UserError(f"config.stages: {stage!r} is not one of {', '.join(STAGES)}")

@@ -38,9 +38,9 @@ from msjoe_jax.rollout.episode import (
     Episodes,
     QueryStage,
     fetch,
-    preview_fn,
     time_ordered,
 )
+from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.programs import Programs, Selection, token_stats_fn
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.compile_counter import CompileCounter
@@ -248,7 +248,7 @@ def run_stage(
             batch_size=config.rollout.questions,
             num_candidates=config.frames.candidates,
             num_preview=config.frames.preview,
-            preview_fn=preview_fn(config, system),
+            preview_fn=preview_fn(config, system.qwen.vision),
             seed=config.seed,
         )
     )

@@ -30,7 +30,7 @@ from msjoe_jax.data.world import (
 from msjoe_jax.models.functional import Params
 from msjoe_jax.prompts import LETTERS, answer_prompt, query_prompt
 from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
-from msjoe_jax.rollout.episode import to_patches
+from msjoe_jax.rollout.frames import to_patches
 from msjoe_jax.rollout.generate import Prompts, completion_log_probs
 from msjoe_jax.rollout.programs import Patches, frame_features
 from msjoe_jax.system import System

@@ -180,10 +180,11 @@ def test_previews_of_another_video():
     videos = ["a", "a", "b", "c", "c"]
     asked = [Question(str(i), v, "?", ("x", "y"), 0) for i, v in enumerate(videos)]
     mark = np.arange(5)
-    batch = {"preview": (mark * 10, mark * 100), "preview_mask": mark, "embeddings": mark}
+    moved = ("preview_mask", "preview_times", "duration")
+    batch = {"preview": (mark * 10, mark * 100), "embeddings": mark, **dict.fromkeys(moved, mark)}
     swapped = evaluate._other_previews(batch, asked)
     order = [2, 2, 3, 0, 0]
-    assert swapped["preview_mask"].tolist() == order
+    assert all(swapped[key].tolist() == order for key in moved)
     assert [list(x) for x in swapped["preview"]] == [list(mark[order] * s) for s in (10, 100)]
     assert swapped["embeddings"] is mark and batch["preview_mask"] is mark
     with pytest.raises(UserError, match="one video only"):
@@ -225,7 +226,7 @@ def test_a_searched_text_cannot_hold_special_tokens():
         clip_tokenizer=types.SimpleNamespace(encode=lambda text: seen.append(text) or [5, 6]),
         clip=types.SimpleNamespace(context=6),
         clip_start_end=lambda: (1, 2),
-        qwen=None,
+        qwen=types.SimpleNamespace(vision=None),
     )
     episodes = Episodes(base(), types.SimpleNamespace(system=system), None, [])
     tokens, mask = episodes.query_tokens([[("cup <|endoftext|> dog",)]])

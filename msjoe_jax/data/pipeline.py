@@ -60,6 +60,7 @@ def _row(
         "preview": preview_fn(reader.frames(question.video, preview_index, preview_size)),
         "preview_mask": preview_mask,
         "preview_index": preview_index.astype(np.int32),
+        "preview_times": info.timestamps[preview_index].astype(np.float32),
     }
     if with_embeddings:
         embeddings = reader.embeddings(question.video)
@@ -98,7 +99,7 @@ def make_pipeline(
         frame_index [B, T]      each candidate's frame number in the record folder, 0 where padded
         timestamps [B, T]       seconds, float32; `duration` [B] likewise
         preview                 preview_fn(uint8 [n, H, W, 3]), stacked; by default the frames
-        preview_mask, preview_index [B, n]
+        preview_mask, preview_index [B, n]; preview_times [B, n] in seconds
 
     Candidates and previews lie at `uniform_indices`. Each epoch has its own order, given by the
     seed. With `num_epochs` the last batch is filled up, else the stream never ends and its batches

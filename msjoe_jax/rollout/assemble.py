@@ -11,9 +11,12 @@ from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.tokenizer import Tokenizer
 
+# Of a video in a prompt: seconds between its temporal steps, or each step's time in seconds.
+Seconds = float | tuple[float, ...]
+
 
 class Frame(NamedTuple):
-    """A frame in a prompt: where its features begin in the question's rows, and its grid."""
+    """A frame, or one temporal step of a video: where its features begin, and its grid."""
 
     first_feature: int
     grid: tuple[int, int]  # patches (height, width)
@@ -27,8 +30,9 @@ class Assembler:
     """Turns (text before the frames, frames, text after) into rows of `Prompts`.
 
     Every frame is an image of its own between vision_start and vision_end, one placeholder token
-    per merged patch. A group asks one question of many frame sets: rows are remembered by text and
-    grids, and only where their features lie is worked out anew.
+    per merged patch; or all are the temporal steps of one video between one such pair. A group asks
+    one question of many frame sets: rows are remembered by text, grids and the steps' seconds, and
+    only where their features lie is worked out anew.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: QwenConfig):
@@ -36,30 +40,51 @@ class Assembler:
         self._rows = functools.lru_cache(maxsize=20_000)(self._build)  # bounded: runs are long
 
     def row(
-        self, text: tuple[str, str], frames: Sequence[Frame], length: int
+        self,
+        text: tuple[str, str],
+        frames: Sequence[Frame],
+        length: int,
+        seconds: Seconds | None = None,
     ) -> dict[str, np.ndarray]:
         """One prompt, padded to `length` (its last token apart).
 
+        Args:
+          seconds: None if the frames are images; else they are a video's temporal steps, all of
+            one grid (as `mrope_positions` takes it).
+
         Raises:
           PromptTooLong: it has more tokens than `length` + 1.
+          ValueError: the steps of a video differ in their grids, or from `seconds` in number.
         """
-        row, frame_of, offset = self._rows(text, tuple(frame.grid for frame in frames), length)
+        grids = tuple(frame.grid for frame in frames)
+        row, frame_of, offset = self._rows(text, grids, seconds, length)
         first = np.array([0, *(frame.first_feature for frame in frames)], np.int32)
         index = np.where(frame_of >= 0, first[frame_of + 1] + offset, -1)
         return {**row, "feature_index": index.astype(np.int32)}
 
     def _build(
-        self, text: tuple[str, str], grids: tuple[tuple[int, int], ...], length: int
+        self,
+        text: tuple[str, str],
+        grids: tuple[tuple[int, int], ...],
+        seconds: Seconds | None,
+        length: int,
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """The row but for feature_index; of each place its frame (−1: text) and token within it."""
         c, merge = self._config, self._config.vision.merge
         head, tail = (self._tokenizer.encode(part) for part in text)
         ids, frame_of, offset = list(head), [-1] * len(head), [0] * len(head)
-        for number, (h, w) in enumerate(grids):
+        blocks, pad = [(1, h, w) for h, w in grids], c.image_token_id
+        if seconds is not None:
+            if len(set(grids)) > 1:
+                raise ValueError(f"the steps of a video have one grid, not {sorted(set(grids))}")
+            blocks, pad = [(len(grids), *grid) for grid in grids[:1]], c.video_token_id
+        number = 0
+        for steps, h, w in blocks:
             count = h * w // merge**2
-            ids += [c.vision_start_token_id, *[c.image_token_id] * count, c.vision_end_token_id]
-            frame_of += [-1, *[number] * count, -1]
-            offset += [0, *range(count), 0]
+            ids += [c.vision_start_token_id, *[pad] * (steps * count), c.vision_end_token_id]
+            frame_of += [-1, *(number + i // count for i in range(steps * count)), -1]
+            offset += [0, *(i % count for i in range(steps * count)), 0]
+            number += steps
         ids += tail
         n = len(ids) - 1
         if n > length:
@@ -67,11 +92,12 @@ class Assembler:
         tokens = np.array(ids, np.int32)
         positions = mrope_positions(
             tokens,
-            [(1, h, w) for h, w in grids],
+            blocks,
             image_token_id=c.image_token_id,
             video_token_id=c.video_token_id,
             merge=merge,
             tokens_per_second=c.tokens_per_second,
+            second_per_grid=None if seconds is None else [seconds],
         ).astype(np.int32)
         row = {
             "tokens": np.pad(tokens[:n], (0, length - n)),

@@ -4,32 +4,37 @@ A question whose prompt is too long or whose frames cannot be read is dropped fr
 weight 0 and reported; it never stops a run.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
-from PIL import Image
 
 from msjoe_jax import prompts
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.functional import Params
-from msjoe_jax.models.qwen2_5_vl.images import MAX_ASPECT, frame_to_patches, resize_frame
 from msjoe_jax.rl.subset import Draw
 from msjoe_jax.rollout.assemble import (
     Assembler,
     Frame,
     PromptTooLong,
+    Seconds,
     empty_row,
     stack_rows,
 )
+from msjoe_jax.rollout.frames import (
+    Unit,
+    frames_per_unit,
+    step_seconds,
+    to_patches,
+    unit_slots,
+    units_of,
+)
 from msjoe_jax.rollout.generate import Completions, Prompts
 from msjoe_jax.rollout.programs import Patches, Programs, Selection
-from msjoe_jax.system import System
 from msjoe_jax.tokenizer import clip_tokens
 
 Batch = dict[str, Any]  # what data/pipeline.py yields
@@ -58,48 +63,6 @@ class AnswerStage(NamedTuple):
     valid: Float[np.ndarray, "B G"]
 
 
-def to_patches(
-    frames: Iterable[UInt8[np.ndarray, "H W 3"]], patch: int, merge: int, num_patches: int
-) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
-    """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside.
-
-    A frame too elongated for the budget (more than num_patches / merge² to 1, or than the
-    reference's 200 to 1) is squashed to that.
-    """
-    factor = patch * merge
-    budget = num_patches * patch**2
-    limit = min(num_patches // merge**2, MAX_ASPECT)
-
-    def squash(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        short = min(frame.shape[:2])
-        height, width = (min(side, limit * short) for side in frame.shape[:2])
-        if (height, width) == frame.shape[:2]:
-            return frame
-        return np.asarray(Image.fromarray(frame).resize((width, height)))
-
-    cut = [
-        frame_to_patches(
-            resize_frame(squash(frame), factor=factor, min_pixels=factor**2, max_pixels=budget),
-            patch,
-            merge,
-            num_patches,
-        )
-        for frame in frames
-    ]
-    return np.stack([c[0] for c in cut]), np.array([c[1] for c in cut], np.int32)
-
-
-def preview_fn(config: ConfigDict, system: System) -> Callable[[np.ndarray], tuple]:
-    """What the pipeline does with preview frames: low-resolution patches and their grids."""
-    vision = system.qwen.vision
-    return functools.partial(
-        to_patches,
-        patch=vision.patch,
-        merge=vision.merge,
-        num_patches=config.frames.preview_patches,
-    )
-
-
 class Episodes:
     """Runs the stages over batches of `questions` whose frames lie in `reader`.
 
@@ -120,6 +83,7 @@ class Episodes:
         self.config, self.system, self.programs = config, system, programs
         self.reader, self.questions, self.put = reader, questions, put
         self.assembler = Assembler(system.tokenizer, system.qwen)
+        self.per_unit = frames_per_unit(config, system.qwen.vision)
         self.failures: list[dict[str, str]] = []
 
     def batch_questions(self, batch: Batch) -> list[Question]:
@@ -139,14 +103,15 @@ class Episodes:
         """Stage 1. Sets `weight` to 0 where a prompt is too long."""
         c, style = self.config.prompt, self.system.style
         pixels, grids = batch["preview"]
-        unit = self.system.qwen.vision.merge**2
-        per_frame = pixels.shape[2] // unit
         rows = []
         for b, question in enumerate(self.batch_questions(batch)):
-            shown = int(batch["preview_mask"][b].sum())
-            frames = [Frame(u * per_frame, tuple(grids[b, u])) for u in range(shown)]
+            times = batch["preview_times"][b][batch["preview_mask"][b]]
+            units = range(len(units_of(range(len(times)), self.per_unit)))
+            shown = self._shown(pixels, grids[b], units)
+            seconds = self._seconds(times, batch["duration"][b])
             text = prompts.query_prompt(style, question.question, question.options, c.max_queries)
-            rows.append([self._row(question, text, frames, c.query_prompt_tokens, weight, b)])
+            row = self._row(question, text, shown, seconds, c.query_prompt_tokens, weight, b)
+            rows.append([row])
         prompt = self.put(stack_rows(rows))
         completions, features = self.programs.reason(
             mllm,
@@ -233,25 +198,27 @@ class Episodes:
     ) -> AnswerStage:
         """Stage 4 on candidate indices `frames` (−1: none), `samples` answers to each set.
 
-        Each distinct frame of a question is encoded once.
+        Each distinct unit of a question (see rollout/frames.py) is encoded once.
         """
         c, style = self.config.prompt, self.system.style
-        B, G, K = frames.shape
+        B, G, _ = frames.shape
         questions = self.batch_questions(batch)
-        distinct = [np.unique(f[f >= 0]) for f in frames]
-        pixels, grids = self._key_patches(
-            batch, distinct, min(G * K, self.config.frames.candidates), weight
-        )
-        per_frame = pixels.shape[2] // self.system.qwen.vision.merge**2
+        ordered = [[sorted(int(t) for t in f if t >= 0) for f in row] for row in frames]
+        units = [[units_of(f, self.per_unit) for f in row] for row in ordered]
+        distinct = [sorted({unit for units_g in row for unit in units_g}) for row in units]
+        slots = unit_slots(self.config, self.per_unit, G)
+        pixels, grids = self._key_patches(batch, distinct, slots, weight)
         rows: list[list[dict[str, np.ndarray]]] = []
         for b, question in enumerate(questions):
             text = prompts.answer_prompt(style, question.question, question.options)
-            place = {int(t): u for u, t in enumerate(distinct[b])}
+            place = {unit: u for u, unit in enumerate(distinct[b])}
             rows.append([])
             for g in range(G):
-                chosen = [place[t] for t in sorted(int(t) for t in frames[b, g] if t >= 0)]
-                shown = [Frame(u * per_frame, tuple(grids[b, u])) for u in chosen]
-                rows[b].append(self._row(question, text, shown, c.answer_prompt_tokens, weight, b))
+                shown = self._shown(pixels, grids[b], [place[unit] for unit in units[b][g]])
+                seconds = self._seconds(batch["timestamps"][b][ordered[b][g]], batch["duration"][b])
+                rows[b].append(
+                    self._row(question, text, shown, seconds, c.answer_prompt_tokens, weight, b)
+                )
         prompt = self.put(stack_rows(rows))
         completions, features = self.programs.answer(
             mllm,
@@ -297,17 +264,28 @@ class Episodes:
             np.array(valid, np.float32),
         )
 
+    def _shown(
+        self, pixels: np.ndarray, grids: Int[np.ndarray, "U 2"], units: Sequence[int]
+    ) -> list[Frame]:
+        """Units of a question as they enter a prompt; `pixels` ends in P p p 3."""
+        rows = pixels.shape[-4] // self.system.qwen.vision.merge**2
+        return [Frame(u * rows, (int(grids[u, 0]), int(grids[u, 1]))) for u in units]
+
+    def _seconds(self, times: np.ndarray, duration: float) -> Seconds | None:
+        return step_seconds(self.config, self.per_unit, times, duration)
+
     def _row(
         self,
         question: Question,
         text: tuple[str, str],
         frames: list[Frame],
+        seconds: Seconds | None,
         length: int,
         weight: np.ndarray,
         b: int,
     ) -> dict[str, np.ndarray]:
         try:
-            return self.assembler.row(text, frames, length)
+            return self.assembler.row(text, frames, length, seconds)
         except PromptTooLong as error:
             self._drop(question, f"prompt too long: {error}", weight, b)
             return empty_row(length)
@@ -315,16 +293,18 @@ class Episodes:
     def _key_patches(
         self,
         batch: Batch,
-        distinct: list[np.ndarray],
+        distinct: list[list[Unit]],
         slots: int,
         weight: np.ndarray,
-    ) -> tuple[UInt8[np.ndarray, "B U P p p 3"], Int[np.ndarray, "B U 2"]]:
+    ) -> tuple[UInt8[np.ndarray, "B U *t P p p 3"], Int[np.ndarray, "B U 2"]]:
+        """Patches of each question's units, read and cut once a frame (t: frames of a unit)."""
         vision, P = self.system.qwen.vision, self.config.frames.key_patches
         B, p = len(distinct), vision.patch
-        pixels = np.zeros((B, slots, P, p, p, 3), np.uint8)
+        pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)
         grids = np.zeros((B, slots, 2), np.int32)
         questions = self.batch_questions(batch)
-        wanted = [batch["frame_index"][b][distinct[b]] for b in range(B)]
+        needed = [np.unique(np.array(units, np.int32)) for units in distinct]
+        wanted = [batch["frame_index"][b][needed[b]] for b in range(B)]
         try:
             found = self.reader.gather(
                 [(q.video, list(w)) for q, w in zip(questions, wanted, strict=True)]
@@ -335,12 +315,14 @@ class Episodes:
                 for b, (q, w) in enumerate(zip(questions, wanted, strict=True))
             ]
         for b, frames in enumerate(found):
-            n = len(frames)
-            if n:
-                pixels[b, :n], grids[b, :n] = to_patches(frames, p, vision.merge, P)
-            # A dropped question's frames stand in as one block of grey, so that rows line up.
-            grids[b, n : len(distinct[b])] = vision.merge
-        return pixels, grids
+            n = len(distinct[b])
+            if len(frames):
+                cut, grid = to_patches(frames, p, vision.merge, P)
+                at = np.searchsorted(needed[b], distinct[b])  # [n, frames of a unit]
+                pixels[b, :n], grids[b, :n] = cut[at], grid[at[:, 0]]
+            else:  # a dropped question's units stand in as a block of grey, so that rows line up
+                grids[b, :n] = vision.merge
+        return (pixels[:, :, 0] if self.per_unit == 1 else pixels), grids
 
     def _frames_or_drop(
         self, question: Question, wanted: np.ndarray, weight: np.ndarray, b: int

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.functional import Params
-from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
+from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs, patches_to_inputs
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl import subset
 from msjoe_jax.rollout.generate import (
@@ -29,9 +29,12 @@ from msjoe_jax.system import System
 
 
 class Patches(NamedTuple):
-    """U frames a question as uint8 patches; `grid` is (height, width) in patches, 0 if unused."""
+    """U frames a question as uint8 patches; `grid` is (height, width) in patches, 0 if unused.
 
-    pixels: UInt8[Array | np.ndarray, "B U P p p 3"]
+    With an axis t, each of the U is a temporal step of a video: t frames that are fused.
+    """
+
+    pixels: UInt8[Array | np.ndarray, "B U *t P p p 3"]
     grid: Int[Array | np.ndarray, "B U 2"]
 
 
@@ -44,9 +47,13 @@ class Selection(NamedTuple):
 
 
 def frame_features(model: QwenVL, patches: Patches) -> Float[Array, "B U·M D"]:
-    """Features of every frame, M rows each, flat per question."""
-    B, U, P = patches.pixels.shape[:3]
-    inputs = patches_to_inputs(jnp.asarray(patches.pixels), model.config.vision.temporal_patch)
+    """Features of every frame or temporal step, M rows each, flat per question."""
+    pixels = jnp.asarray(patches.pixels)
+    B, U, P = *pixels.shape[:2], pixels.shape[-4]
+    if pixels.ndim == 6:
+        inputs = patches_to_inputs(pixels, model.config.vision.temporal_patch)
+    else:
+        inputs = fused_patches_to_inputs(pixels)
     out = model.vision(inputs.reshape(B * U, P, -1), jnp.asarray(patches.grid).reshape(B * U, 2))
     return out.reshape(B, -1, out.shape[-1])
 

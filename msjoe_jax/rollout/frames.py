@@ -1,0 +1,125 @@
+"""How frames are shown to the MLLM: each as an image of its own, or fused in pairs as a video.
+
+In both modes what the vision tower encodes is a *unit*: one frame (image mode), or `temporal_patch`
+consecutive shown frames (video mode), which is one temporal step of the prompt's one video. Units
+are what a question's prompts share: a pair of frames that two draws have in common is encoded once,
+a frame that they have in different pairs twice.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
+from msjoe_jax.models.qwen2_5_vl.images import MAX_ASPECT, frame_to_patches, resize_frame
+from msjoe_jax.rollout.assemble import Seconds
+
+Unit = tuple[int, ...]  # indices of the frames that are encoded together
+
+
+def check_frames(config: ConfigDict) -> None:
+    """Raises UserError on an unknown mode or time, or true times of images, which have none."""
+    f = config.frames
+    if f.mode not in ("image", "video"):
+        raise UserError(f"config.frames.mode={f.mode!r} is not one of image, video")
+    if f.time not in ("uniform", "true"):
+        raise UserError(f"config.frames.time={f.time!r} is not one of uniform, true")
+    if (f.mode, f.time) == ("image", "true"):
+        raise UserError("config.frames.time=true needs config.frames.mode=video: images have none")
+
+
+def frames_per_unit(config: ConfigDict, vision: VisionConfig) -> int:
+    """1 in image mode, the model's temporal patch in video mode.
+
+    Raises:
+      UserError: as `check_frames`.
+    """
+    check_frames(config)
+    return vision.temporal_patch if config.frames.mode == "video" else 1
+
+
+def units_of(frames: Sequence[int], per_unit: int) -> list[Unit]:
+    """Consecutive frames, `per_unit` at a time; the last is repeated to fill the last unit."""
+    filled = [*frames, *[frames[-1]] * (-len(frames) % per_unit)] if len(frames) else []
+    return [tuple(filled[i : i + per_unit]) for i in range(0, len(filled), per_unit)]
+
+
+def unit_slots(config: ConfigDict, per_unit: int, sets: int) -> int:
+    """How many distinct units `sets` frame sets of a question can have: a compiled size."""
+    f = config.frames
+    return min(sets * f.key, f.candidates) if per_unit == 1 else sets * -(-f.key // per_unit)
+
+
+def step_seconds(
+    config: ConfigDict,
+    per_unit: int,
+    times: Float[np.ndarray, "n"],
+    duration: float,
+) -> Seconds | None:
+    """What M-RoPE's time axis is told of n frames shown at `times` in seconds; None for images.
+
+    `uniform`: seconds between temporal steps as the processor states them for n frames sampled
+    evenly over a video of `duration` seconds, temporal patch / (n / duration), whatever the real
+    times. `true`: the time of each step's first frame.
+    """
+    if per_unit == 1:
+        return None
+    if config.frames.time == "true":
+        return tuple(float(t) for t in times[::per_unit])
+    return per_unit * float(duration) / max(len(times), 1)
+
+
+def to_patches(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]], patch: int, merge: int, num_patches: int
+) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
+    """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside.
+
+    A frame too elongated for the budget (more than num_patches / merge² to 1, or than the
+    reference's 200 to 1) is squashed to that.
+    """
+    factor = patch * merge
+    budget = num_patches * patch**2
+    limit = min(num_patches // merge**2, MAX_ASPECT)
+
+    def squash(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        short = min(frame.shape[:2])
+        height, width = (min(side, limit * short) for side in frame.shape[:2])
+        if (height, width) == frame.shape[:2]:
+            return frame
+        return np.asarray(Image.fromarray(frame).resize((width, height)))
+
+    cut = [
+        frame_to_patches(
+            resize_frame(squash(frame), factor=factor, min_pixels=factor**2, max_pixels=budget),
+            patch,
+            merge,
+            num_patches,
+        )
+        for frame in frames
+    ]
+    return np.stack([c[0] for c in cut]), np.array([c[1] for c in cut], np.int32)
+
+
+def preview_fn(config: ConfigDict, vision: VisionConfig) -> Callable[[np.ndarray], tuple]:
+    """What the pipeline does with preview frames: low-resolution patches of units, their grids."""
+    cut = functools.partial(
+        to_patches,
+        patch=vision.patch,
+        merge=vision.merge,
+        num_patches=config.frames.preview_patches,
+    )
+    per_unit = frames_per_unit(config, vision)
+    if per_unit == 1:
+        return cut
+
+    def fused(frames: np.ndarray) -> tuple:
+        pixels, grids = cut(frames)
+        units = np.array(units_of(range(len(pixels)), per_unit))
+        return pixels[units], grids[units[:, 0]]
+
+    return fused
