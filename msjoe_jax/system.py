@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.config import SIZES, VOCAB, CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.functional import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
@@ -21,6 +21,8 @@ from msjoe_jax.models.sampler import Sampler, SamplerConfig
 from msjoe_jax.prompts import PromptStyle
 from msjoe_jax.rollout.generate import Sampling
 from msjoe_jax.tokenizer import Tokenizer
+
+Sizes = TypeVar("Sizes")
 
 # The ids of Qwen2.5-VL's special tokens are looked up by name, so that any vocabulary serves.
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
@@ -82,14 +84,46 @@ def qwen_config(size: str, tokenizer: Tokenizer | None) -> QwenConfig:
 
 
 def clip_config(size: str, tokenizer: Tokenizer | None) -> CLIPConfig:
-    """Sizes of the CLIP that a config names."""
-    if size == "vit-l-14":
-        return CLIPConfig.vit_l14()
+    """Sizes of one of OpenAI's CLIPs or of the tiny world's."""
+    if size in SIZES:
+        return CLIPConfig.published(size)
     if size == "tiny":
         if tokenizer is None:
             raise UserError("config.clip.size=tiny needs a tokenizer: set config.clip.tokenizer")
         return CLIPConfig.tiny(tokenizer.size, tokenizer.token_id(END_OF_TEXT))
-    raise UserError(f"config.clip.size={size!r} is not one of tiny, vit-l-14")
+    raise UserError(f"config.clip.size={size!r} is not one of {', '.join(['tiny', *SIZES])}")
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: no such file, or no JSON object in it.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # of JSON and of UTF-8
+        raise UserError(f"{file}: no JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: no JSON object")
+    return found
+
+
+def read_sizes(file: pathlib.Path, parse: Callable[[dict[str, Any]], Sizes]) -> Sizes:
+    """Sizes from a `config.json` by `QwenConfig.from_hf` or one of CLIPConfig's parsers.
+
+    Raises:
+      UserError: as `read_json`, or a field is missing, or it is another architecture.
+    """
+    config = read_json(file)
+    try:
+        return parse(config)
+    except KeyError as error:
+        raise UserError(f"{file}: the field {error} is missing") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,23 +170,53 @@ class System:
     def clip_start_end(self) -> tuple[int, int]:
         """CLIP's start and end ids: the OpenAI vocabulary's, or the tiny one's own."""
         assert self.clip_tokenizer is not None
-        if self.clip.vocab == CLIPConfig.vit_l14().vocab:
+        if self.clip.vocab == VOCAB:
             return self.clip.eot_token_id - 1, self.clip.eot_token_id
         return self.clip_tokenizer.token_id("<|im_start|>"), self.clip.eot_token_id
 
 
-def make_system(config: ConfigDict, *, with_tokenizers: bool = True) -> System:
+def make_system(
+    config: ConfigDict, *, with_tokenizers: bool = True, folder: pathlib.Path | None = None
+) -> System:
     """Builds the definitions that a config names; no parameter is allocated.
+
+    Args:
+      config: an empty `size` or `tokenizer` of the MLLM and of CLIP is that of its checkpoint.
+      with_tokenizers: without, text can be neither read nor written, but published sizes planned.
+      folder: a model folder (`bundle.py`), whose sizes and tokenizers then go before the config's;
+        a model that it lacks has the config's size and no tokenizer.
 
     Raises:
       UserError: an unknown size, or a tokenizer that is missing.
     """
-    tokenizer = clip_tokenizer = None
-    if with_tokenizers:
-        tokenizer = Tokenizer(_given(config.mllm.tokenizer, "config.mllm.tokenizer"))
-        clip_tokenizer = Tokenizer(_given(config.clip.tokenizer, "config.clip.tokenizer"))
-    qwen = qwen_config(config.mllm.size, tokenizer)
-    clip = clip_config(config.clip.size, clip_tokenizer)
+    tokenizers: dict[str, Tokenizer | None] = {}
+    sizes: dict[str, Any] = {}
+    parsers: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "mllm": (qwen_config, QwenConfig.from_hf),
+        "clip": (clip_config, CLIPConfig.from_hf),
+    }
+    for name, (named_size, from_hf) in parsers.items():
+        part = config[name]
+        own = pathlib.Path(folder or part.checkpoint) / name if folder or part.checkpoint else None
+        tokenizer = None
+        if with_tokenizers and (folder is None or (folder / name).is_dir()):
+            path = own if folder or not part.tokenizer else part.tokenizer
+            if path is None:
+                raise UserError(
+                    f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or "
+                    f"a checkpoint that holds one (config.{name}.checkpoint)"
+                )
+            tokenizer = Tokenizer(path)
+        if own and (own.is_dir() if folder else not part.size):
+            sizes[name] = read_sizes(own / "config.json", from_hf)
+        elif part.size:
+            sizes[name] = named_size(part.size, tokenizer)
+        else:
+            raise UserError(
+                f"config.{name}.size is empty: name a size, or config.{name}.checkpoint"
+            )
+        tokenizers[name] = tokenizer
+    qwen, clip = sizes["mllm"], sizes["clip"]
     sampler = SamplerConfig(
         **{field.name: config.sampler[field.name] for field in dataclasses.fields(SamplerConfig)}
     )
@@ -182,17 +246,11 @@ def make_system(config: ConfigDict, *, with_tokenizers: bool = True) -> System:
         shapes["clip"][0],
         shapes["sampler"][0],
         {name: params for name, (_, params) in shapes.items()},
-        tokenizer,
-        clip_tokenizer,
+        tokenizers["mllm"],
+        tokenizers["clip"],
         PromptStyle(**style),
         build,
     )
-
-
-def _given(path: str, field: str) -> pathlib.Path:
-    if not path:
-        raise UserError(f"{field} is not set: name a tokenizer.json or its folder")
-    return pathlib.Path(path)
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:

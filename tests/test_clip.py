@@ -18,7 +18,7 @@ from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.functional import abstract, count_params
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
-from msjoe_jax.weights.tables import WeightsError, from_hf
+from msjoe_jax.weights.tables import WeightsError, from_hf, match, slots, to_hf
 
 VOCAB, EOT = 50, 49
 # float32 on both sides; sums over 32 to 147 terms in another order differ by a few ulps a layer.
@@ -149,9 +149,45 @@ def test_text_behind_the_end_token_changes_nothing():
     np.testing.assert_allclose(short[0], a, atol=1e-6)  # fewer keys: another summation order
 
 
-def test_vit_l14_has_the_published_size():
-    _, shapes = build(CLIPConfig.vit_l14())
-    assert count_params(shapes) == 427_616_513  # as open_clip prints for ViT-L-14
+# As open_clip prints for ViT-B-32, ViT-B-16, ViT-L-14 and ViT-L-14-336.
+@pytest.mark.parametrize(
+    "name,count",
+    [
+        ("vit-b-32", 151_277_313),
+        ("vit-b-16", 149_620_737),
+        ("vit-l-14", 427_616_513),
+        ("vit-l-14-336", 427_944_193),
+    ],
+)
+def test_published_sizes(name: str, count: int):
+    """The count, and open_clip's own model of that name: each of its tensors has its place."""
+    declare_torchvision_ops()
+    import open_clip
+    from open_clip.model import CLIP as Reference
+
+    c = CLIPConfig.published(name)
+    _, shapes = build(c)
+    assert count_params(shapes) == count
+    words = open_clip.get_model_config(name.replace("vit", "ViT").replace("-b-", "-B-")
+                                       .replace("-l-", "-L-") + "-quickgelu")  # fmt: skip
+    with torch.device("meta"):
+        reference = Reference(**words)
+    given = {n: (np.dtype(np.float32), tuple(x.shape)) for n, x in reference.state_dict().items()}
+    wanted = slots(OPEN_CLIP, shapes)
+    assert match(given, OPEN_CLIP, wanted) == {n: n for n in wanted}
+    assert CLIPConfig.from_open_clip({"model_cfg": words}) == c
+    assert CLIPConfig.from_hf(c.to_hf()) == c
+
+
+@pytest.mark.parametrize("table", [OPEN_CLIP, HUGGING_FACE], ids=["open_clip", "hugging_face"])
+def test_tensors_come_back_as_they_went(table):
+    c = config(True)
+    make = open_clip_model if table is OPEN_CLIP else hugging_face_model
+    tensors = arrays(make(c))
+    back = to_hf(from_hf(tensors, table, build(c)[1]), table)
+    assert back.keys() == tensors.keys() - table.ignored
+    for name, x in back.items():
+        np.testing.assert_array_equal(x, tensors[name])
 
 
 def test_bad_weights_are_named_together():
@@ -163,20 +199,23 @@ def test_bad_weights_are_named_together():
     tensors["transformer.resblocks.3.ln_1.weight"] = np.zeros(24)
     tensors["ln_final.weight"] = np.zeros(25)
     tensors["visual.conv1.weight"] = tensors["visual.conv1.weight"][:, :2]
+    tensors["text.ln_final.bias"] = tensors["ln_final.bias"]
+    tensors["logit_scale"] = np.array(4)
+    tensors["visual.transformer.resblocks.0.ln_1.bias"] = np.zeros(32, np.float16)
     with pytest.raises(WeightsError) as caught:
         from_hf(tensors, OPEN_CLIP, shapes)
     message = str(caught.value)
     assert "\n" not in message
-    for name in (
-        "vision/projection",
-        "text/blocks/fc_1/bias of layer 1",
-        "visual.head.weight",
-        "transformer.resblocks.3.ln_1.weight",
-        "ln_final.weight [25]",
-        "visual.conv1.weight [32, 2, 7, 7]",
+    for words in (
+        "2 missing (visual.proj, transformer.resblocks.1.mlp.c_fc.bias)",
+        "2 not of this model (visual.head.weight, transformer.resblocks.3.ln_1.weight)",
+        "visual.conv1.weight [32, 2, 7, 7] for [32, 3, 7, 7]",
+        "ln_final.weight [25] for [24]",
+        "logit_scale int64",
+        "visual.transformer.resblocks.{layer}.ln_1.bias ['float16', 'float32']",
+        "1 there twice (ln_final.bias and text.ln_final.bias)",
     ):
-        assert name in message
-    assert "2 missing" in message and "2 not of this model" in message
+        assert words in message, words
 
 
 def assert_open_clips_pixels(frames: np.ndarray, size: int) -> None:

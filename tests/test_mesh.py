@@ -85,7 +85,7 @@ def published_params() -> dict:
     qwen = qwen_config("qwen2.5-vl-7b", None)
     builds = {
         "mllm": lambda: QwenVL(qwen, rngs=nnx.Rngs(0)),
-        "clip": lambda: CLIP(CLIPConfig.vit_l14(), rngs=nnx.Rngs(0)),
+        "clip": lambda: CLIP(CLIPConfig.published("vit-l-14"), rngs=nnx.Rngs(0)),
         "sampler": lambda: Sampler(SamplerConfig(), rngs=nnx.Rngs(0)),
     }
     return {name: abstract(build)[1] for name, build in builds.items()}

@@ -234,7 +234,7 @@ def test_parity(rows, tie):
     config = QwenConfig.from_hf(module.config.to_dict())
     assert config.text.tie_embeddings == tie
     graphdef, shapes = abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0), chunk=8))
-    table, tensors = qwen_table(config.text.tie_embeddings), arrays(module)
+    table, tensors = qwen_table(config), arrays(module)
     params = from_hf(published(tensors), table, shapes)
     jax.tree.map(np.testing.assert_array_equal, params, from_hf(tensors, table, shapes))
 
@@ -253,6 +253,7 @@ def test_7b_has_the_published_size():
     """From the fields of the published config.json, in its flat form."""
     config = QwenConfig.from_hf(
         {
+            "model_type": "qwen2_5_vl",
             "vocab_size": 152064,
             "hidden_size": 3584,
             "num_hidden_layers": 28,

@@ -1,73 +1,83 @@
-"""Qwen2.5-VL weights by the names of Hugging Face, of the published files and of transformers 5."""
+"""Qwen2.5-VL weights by the names of the published files."""
 
-import numpy as np
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, VisionConfig
+from msjoe_jax.weights.tables import (
+    KERNEL,
+    KERNEL_OF_HEADS,
+    VECTOR,
+    Pair,
+    Row,
+    Table,
+    linear,
+    under,
+)
 
-from msjoe_jax.weights.tables import LAYER, Row, linear, part, transpose, under
+# Since 4.52 transformers nests both halves one level deeper in memory, and writes some files so.
+RENAMES = ((r"model\.visual\.", "visual."), (r"model\.language_model\.", "model."))
 
 
-def _patches(x: np.ndarray) -> np.ndarray:
+def _patches(c: VisionConfig) -> Pair:
     """A convolution over patches [D, 3, T, p, p] as a kernel [3·T·p·p, D]."""
-    return x.reshape(x.shape[0], -1).T
+    shape = (c.channels, c.temporal_patch, c.patch, c.patch)
+    return Pair(lambda x: x.reshape(x.shape[0], -1).T, lambda x: x.T.reshape(-1, *shape))
 
 
-def _projection(source: str, path: str) -> list[Row]:
+def _projection(source: str, path: str, pair: Pair = KERNEL) -> list[Row]:
     return [
-        Row(rf"{source}\.weight", path, transpose),
-        Row(rf"{source}\.bias", f"{path}_bias"),
+        Row(f"{source}.weight", (path,), pair),
+        Row(f"{source}.bias", (f"{path}_bias",), VECTOR),
     ]
 
 
-VISION = [
-    Row(r"patch_embed\.proj\.weight", "patch_embed", _patches),
-    Row(r"merger\.ln_q\.weight", "merger/norm/scale"),
-    *linear(r"merger\.mlp\.0", "merger/fc_1"),
-    *linear(r"merger\.mlp\.2", "merger/fc_2"),
-    *under(
-        rf"blocks\.{LAYER}\.",
-        "layers/",
-        [
-            Row(r"norm1\.weight", "norm_1/scale"),
-            Row(r"norm2\.weight", "norm_2/scale"),
-            *(
-                row
-                for i, name in enumerate("qkv")
-                for row in (
-                    Row(r"attn\.qkv\.weight", name, part(i, 3, transpose)),
-                    Row(r"attn\.qkv\.bias", f"{name}_bias", part(i, 3)),
-                )
-            ),
-            *_projection(r"attn\.proj", "o"),
-            *_projection(r"mlp\.gate_proj", "gate"),
-            *_projection(r"mlp\.up_proj", "up"),
-            *_projection(r"mlp\.down_proj", "down"),
-        ],
-    ),
-]
+def _vision(c: VisionConfig) -> list[Row]:
+    return [
+        Row("patch_embed.proj.weight", ("patch_embed",), _patches(c)),
+        Row("merger.ln_q.weight", ("merger/norm/scale",)),
+        *linear("merger.mlp.0", "merger/fc_1"),
+        *linear("merger.mlp.2", "merger/fc_2"),
+        *under(
+            "blocks.{layer}.",
+            "layers/",
+            [
+                Row("norm1.weight", ("norm_1/scale",)),
+                Row("norm2.weight", ("norm_2/scale",)),
+                Row("attn.qkv.weight", ("q", "k", "v"), KERNEL),
+                Row("attn.qkv.bias", ("q_bias", "k_bias", "v_bias"), VECTOR),
+                *_projection("attn.proj", "o", KERNEL_OF_HEADS),
+                *_projection("mlp.gate_proj", "gate"),
+                *_projection("mlp.up_proj", "up"),
+                *_projection("mlp.down_proj", "down"),
+            ],
+        ),
+    ]
+
 
 TEXT = [
-    Row(r"embed_tokens\.weight", "embedding"),
-    Row(r"norm\.weight", "norm/scale"),
+    Row("embed_tokens.weight", ("embedding",)),
+    Row("norm.weight", ("norm/scale",)),
     *under(
-        rf"layers\.{LAYER}\.",
+        "layers.{layer}.",
         "layers/",
         [
-            Row(r"input_layernorm\.weight", "input_norm/scale"),
-            Row(r"post_attention_layernorm\.weight", "post_norm/scale"),
-            *(row for name in "qkv" for row in _projection(rf"self_attn\.{name}_proj", name)),
-            Row(r"self_attn\.o_proj\.weight", "o", transpose),
-            *(
-                Row(rf"mlp\.{name}_proj\.weight", name, transpose)
-                for name in ("gate", "up", "down")
-            ),
+            Row("input_layernorm.weight", ("input_norm/scale",)),
+            Row("post_attention_layernorm.weight", ("post_norm/scale",)),
+            *(row for name in "qkv" for row in _projection(f"self_attn.{name}_proj", name)),
+            Row("self_attn.o_proj.weight", ("o",), KERNEL_OF_HEADS),
+            *(Row(f"mlp.{name}_proj.weight", (name,), KERNEL) for name in ("gate", "up", "down")),
         ],
     ),
 ]
 
 
-def qwen_table(tie_embeddings: bool) -> list[Row]:
-    """Rows of the whole model; with tied embeddings a stored head is a copy and is passed over."""
-    return [
-        *under(r"(?:model\.)?visual\.", "vision/", VISION),
-        *under(r"model\.(?:language_model\.)?", "language/", TEXT),
-        Row(r"lm_head\.weight", None if tie_embeddings else "language/head"),
-    ]
+def qwen_table(config: QwenConfig) -> Table:
+    """The whole model; with tied embeddings a stored head is a copy and is passed over."""
+    tied = config.text.tie_embeddings
+    return Table(
+        [
+            *under("visual.", "vision/", _vision(config.vision)),
+            *under("model.", "language/", TEXT),
+            *([] if tied else [Row("lm_head.weight", ("language/head",))]),
+        ],
+        RENAMES,
+        frozenset(["lm_head.weight"] if tied else []),
+    )

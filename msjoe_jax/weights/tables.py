@@ -1,7 +1,7 @@
-"""Filling a parameter tree from named tensors by a table of (source pattern, path, transform).
+"""One table a model, read both ways: named tensors into a parameter tree, and back.
 
-The tree's shapes come from `functional.abstract`, so nothing is allocated twice: every leaf is one
-NumPy buffer of the final type, filled layer by layer.
+A row says which named tensor fills which leaf and how it is turned. Whole names and shapes of the
+tensors follow from the table and the (abstract) tree, so a misfit is known before a byte is read.
 """
 
 import re
@@ -9,125 +9,173 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from msjoe_jax.errors import UserError
 
-Transform = Callable[[np.ndarray], np.ndarray]
 NAMED = 6  # how many offenders of one kind a message lists
+LAYER = "{layer}"  # in a name: one tensor for every entry of the leaf's first dimension
+# Types that a checkpoint may have; others (fp8, packed integers) need scales that we do not apply.
+READABLE = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
 
 
 class WeightsError(UserError):
     """Tensors and model do not fit together."""
 
 
-class Row(NamedTuple):
-    """Tensors whose whole name matches `source` fill the leaf at `path` (`a/b/c`).
+class Pair(NamedTuple):
+    """How a source tensor becomes a leaf, up to splitting its dimensions, and the way back."""
 
-    A group `(?P<layer>…)` in the pattern selects the row of a stacked leaf. Several rows may
-    match one tensor, each taking a part of it. `path` None: the tensor is known and not needed.
+    forward: Callable[[np.ndarray], np.ndarray]
+    inverse: Callable[[np.ndarray], np.ndarray]
+
+
+AS_IS = Pair(lambda x: x, lambda x: x)
+VECTOR = Pair(lambda x: x, lambda x: x.reshape(-1))  # a bias, whose leaf may be [heads, head dim]
+# A torch Linear's weight [out, in] as a kernel whose first (last) dimension alone is in (out).
+KERNEL = Pair(lambda x: x.T, lambda x: x.reshape(x.shape[0], -1).T)
+KERNEL_OF_HEADS = Pair(lambda x: x.T, lambda x: x.reshape(-1, x.shape[-1]).T)
+
+
+class Row(NamedTuple):
+    """The tensor `source` fills the leaf `paths[0]` (`a/b/c`).
+
+    With several paths the tensor is fused: equal blocks of its rows fill one leaf each.
     """
 
     source: str
-    path: str | None
-    transform: Transform = lambda x: x
+    paths: tuple[str, ...]
+    pair: Pair = AS_IS
 
 
-LAYER = r"(?P<layer>\d+)"
+class Table(NamedTuple):
+    """Rows by the published names.
+
+    `renames`: (pattern, replacement) for the start of names as other versions write them.
+    `ignored`: tensors that may be there and are not needed.
+    """
+
+    rows: Sequence[Row]
+    renames: Sequence[tuple[str, str]] = ()
+    ignored: frozenset[str] = frozenset()
+
+    def published(self, name: str) -> str:
+        """The published form of a tensor's name."""
+        for pattern, replacement in self.renames:
+            name = re.sub("^" + pattern, replacement, name)
+        return name
 
 
-def transpose(x: np.ndarray) -> np.ndarray:
-    """A torch Linear's weight [out, in] as a kernel [in, out]."""
-    return x.T
+class Slot(NamedTuple):
+    """Where one named tensor goes: its row, the layer if it is of a stack, its shape."""
 
+    row: Row
+    layer: int | None
+    shape: tuple[int, ...]
 
-def part(index: int, parts: int, transform: Transform = lambda x: x) -> Transform:
-    """One of `parts` equal blocks of rows, such as q in a fused qkv projection."""
-    return lambda x: transform(np.split(x, parts)[index])
+    def split(self, tensor: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """The tensor's parts by path, as views, to be reshaped to (a layer of) their leaves."""
+        parts = np.split(tensor, len(self.row.paths)) if len(self.row.paths) > 1 else [tensor]
+        return [(p, self.row.pair.forward(x)) for p, x in zip(self.row.paths, parts, strict=True)]
+
+    def join(self, leaves: Sequence[np.ndarray]) -> np.ndarray:
+        """The tensor of its leaves, in the order of the paths."""
+        parts = [self.row.pair.inverse(x) for x in leaves]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def under(source: str, path: str, rows: Sequence[Row]) -> list[Row]:
-    """The same rows with a prefix before every pattern and path."""
+    """The same rows with a prefix before every name and path."""
     return [
-        row._replace(source=source + row.source, path=None if row.path is None else path + row.path)
+        row._replace(source=source + row.source, paths=tuple(path + p for p in row.paths))
         for row in rows
     ]
 
 
-def linear(source: str, path: str, bias: str = "bias", kernel: str = "kernel") -> list[Row]:
+def linear(source: str, path: str) -> list[Row]:
     """A torch Linear with bias as an `nnx.Linear`."""
     return [
-        Row(rf"{source}\.weight", f"{path}/{kernel}", transpose),
-        Row(rf"{source}\.bias", f"{path}/{bias}"),
+        Row(f"{source}.weight", (f"{path}/kernel",), KERNEL),
+        Row(f"{source}.bias", (f"{path}/bias",)),
     ]
 
 
 def layer_norm(source: str, path: str) -> list[Row]:
     """A torch LayerNorm as an `nnx.LayerNorm`."""
-    return [Row(rf"{source}\.weight", f"{path}/scale"), Row(rf"{source}\.bias", f"{path}/bias")]
+    return [Row(f"{source}.weight", (f"{path}/scale",)), Row(f"{source}.bias", (f"{path}/bias",))]
 
 
-def _splits_only(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """Whether reshaping to `target` only splits dimensions, as [N·H] into [N, H] does."""
-    bounds, target_bounds = (tuple(np.cumprod((1, *s)).tolist()) for s in (shape, target))
-    return bounds[-1] == target_bounds[-1] and set(bounds) <= set(target_bounds)
+def flatten(tree: Any) -> dict[str, Any]:
+    """Leaves of a nested dict by path (`a/b/c`)."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
-def from_hf(
-    tensors: Mapping[str, np.ndarray], table: Sequence[Row], abstract_params: dict[str, Any]
-) -> dict[str, Any]:
-    """Parameters, as NumPy arrays of the abstract leaves' shapes and types.
+def slots(table: Table, abstract_params: Any) -> dict[str, Slot]:
+    """Every tensor that the model needs, by published name, in the table's order."""
+    leaves = flatten(abstract_params)
+    found: dict[str, Slot] = {}
+    for row in table.rows:
+        stacked = LAYER in row.source
+        # Zeros without memory: only their shapes are of interest.
+        zeros = [
+            np.broadcast_to(np.int8(0), leaves[p].shape[1:] if stacked else leaves[p].shape)
+            for p in row.paths
+        ]
+        shape = Slot(row, None, ()).join(zeros).shape
+        for layer in range(leaves[row.paths[0]].shape[0]) if stacked else (None,):
+            found[row.source.replace(LAYER, str(layer))] = Slot(row, layer, shape)
+    unfilled = leaves.keys() - {path for row in table.rows for path in row.paths}
+    assert not unfilled, f"the table lacks {sorted(unfilled)}"
+    return found
+
+
+def match(
+    given: Mapping[str, tuple[np.dtype | str, tuple[int, ...]]],
+    table: Table,
+    wanted: Mapping[str, Slot],
+) -> dict[str, str]:
+    """Published name → name in the source, one for each tensor that the model needs.
 
     Args:
-      tensors: by name; read one at a time, so a lazy mapping over safetensors files will do.
-      table: rows of the model.
-      abstract_params: nested dict of `jax.ShapeDtypeStruct`, stacked layers first.
+      given: type and shape of the source's tensors; a type that NumPy lacks is its name.
+      table, wanted: the table and its `slots`.
 
     Raises:
-      WeightsError: naming at once every tensor that is missing, of no use, or of a wrong shape.
+      WeightsError: naming at once every tensor that is missing, of no use, of a wrong shape or
+        type, or there twice.
     """
-    paths, treedef = jax.tree_util.tree_flatten_with_path(abstract_params)
-    leaves = {"/".join(str(k.key) for k in path): leaf for path, leaf in paths}
-    filled = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
-    stacked = {row.path for row in table if "(?P<layer>" in row.source}
-    todo = {
-        (path, i)
-        for path, leaf in leaves.items()
-        for i in (range(leaf.shape[0]) if path in stacked else (None,))
-    }
-    patterns = [(re.compile(row.source), row) for row in table]
-    surplus, misfits = [], []
-    for name in tensors:
-        matches = [(m, row) for pattern, row in patterns if (m := pattern.fullmatch(name))]
-        for match, row in matches:
-            if row.path is None:
-                continue
-            layer = match.groupdict().get("layer")
-            place = (row.path, None if layer is None else int(layer))
-            if row.path not in leaves or (layer and place[1] >= leaves[row.path].shape[0]):
+    names: dict[str, str] = {}
+    surplus, twice, misfits, unreadable = [], [], [], []
+    types: dict[str, set[Any]] = {}  # a stacked leaf has one type
+    for name, (dtype, shape) in given.items():
+        published = table.published(name)
+        slot = wanted.get(published)
+        if slot is None:
+            if published not in table.ignored:
                 surplus.append(name)
-                break
-            todo.discard(place)
-            target = filled[row.path][... if place[1] is None else place[1]]
-            source = np.asarray(tensors[name])
-            try:
-                value = row.transform(source)
-            except ValueError:  # too few dimensions, or not divisible into parts
-                value = None
-            if value is None or not _splits_only(value.shape, target.shape):
-                misfits.append(f"{name} {list(source.shape)} for {row.path} {list(target.shape)}")
-            else:
-                target[...] = value.reshape(target.shape)
-        if not matches:
-            surplus.append(name)
+            continue
+        if published in names:
+            twice.append(f"{names[published]} and {name}")
+        names[published] = name
+        if tuple(shape) != slot.shape:
+            misfits.append(f"{name} {list(shape)} for {list(slot.shape)}")
+        if dtype not in READABLE:
+            unreadable.append(f"{name} {dtype}")
+        types.setdefault(slot.row.source, set()).add(dtype)
+    mixed = [f"{s} {sorted(map(str, t))}" for s, t in types.items() if len(t) > 1]
     problems = {
-        "missing": sorted(p if i is None else f"{p} of layer {i}" for p, i in todo),
+        "missing": [name for name in wanted if name not in names],
         "not of this model": surplus,
         "of the wrong shape": misfits,
+        "of a type that is not read": unreadable,
+        "of several types in one stack": mixed,
+        "there twice": twice,
     }
     if any(problems.values()):
         raise WeightsError("weights do not fit the model: " + "; ".join(_named(problems)))
-    return jax.tree.unflatten(treedef, [filled[path] for path in leaves])
+    return names
 
 
 def _named(problems: dict[str, list[str]]) -> list[str]:
@@ -137,3 +185,36 @@ def _named(problems: dict[str, list[str]]) -> list[str]:
         if names:
             out.append(f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more})")
     return out
+
+
+def from_hf(
+    tensors: Mapping[str, np.ndarray], table: Table, abstract_params: dict[str, Any]
+) -> dict[str, Any]:
+    """Parameters in memory, as NumPy arrays of the abstract leaves' shapes and types.
+
+    Raises:
+      WeightsError: as `match`.
+    """
+    wanted = slots(table, abstract_params)
+    given = {name: (x.dtype, x.shape) for name, x in tensors.items()}
+    names = match(given, table, wanted)
+    leaves = flatten(abstract_params)
+    filled = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+    for published, slot in wanted.items():
+        for path, part in slot.split(tensors[names[published]]):
+            target = filled[path][... if slot.layer is None else slot.layer]
+            target[...] = part.reshape(target.shape)
+    return jax.tree.unflatten(jax.tree.structure(abstract_params), list(filled.values()))
+
+
+def to_hf(params: dict[str, Any], table: Table) -> dict[str, np.ndarray]:
+    """The inverse of `from_hf`: tensors by published name."""
+    leaves = flatten(params)
+
+    def leaf(path: str, layer: int | None) -> np.ndarray:
+        return np.asarray(leaves[path] if layer is None else leaves[path][layer])
+
+    return {
+        name: slot.join([leaf(path, slot.layer) for path in slot.row.paths])
+        for name, slot in slots(table, params).items()
+    }

@@ -64,9 +64,24 @@ class QwenConfig:
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> "QwenConfig":
-        """Reads a Hugging Face config, with `text_config` nested or flat."""
+        """Reads a Hugging Face config, with `text_config` nested or flat.
+
+        Raises:
+          KeyError: a field is missing.
+          ValueError: the config asks for something that this model does not compute.
+        """
+        if config["model_type"] != "qwen2_5_vl":
+            raise ValueError(f"model_type is {config['model_type']!r}, not 'qwen2_5_vl'")
         text, vision = config.get("text_config") or config, config["vision_config"]
         rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+        kind = rope.get("rope_type") or rope.get("type")
+        unknown = {
+            "hidden_act": text.get("hidden_act", "silu") != "silu",
+            "use_sliding_window": text.get("use_sliding_window", False),
+            f"the rope type {kind!r}": kind not in ("default", "mrope"),
+        }
+        if any(unknown.values()):
+            raise ValueError(f"not computed here: {', '.join(k for k, v in unknown.items() if v)}")
         return cls(
             text=TextConfig(
                 vocab=text["vocab_size"],
@@ -78,8 +93,9 @@ class QwenConfig:
                 mrope_section=tuple(rope["mrope_section"]),
                 rope_theta=text.get("rope_theta") or rope["rope_theta"],
                 norm_eps=text["rms_norm_eps"],
-                tie_embeddings=config.get(
-                    "tie_word_embeddings", text.get("tie_word_embeddings", False)
+                # Files of transformers 4 may say so in the inner part only.
+                tie_embeddings=bool(
+                    config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
                 ),
             ),
             vision=VisionConfig(
@@ -93,6 +109,7 @@ class QwenConfig:
                 temporal_patch=vision.get("temporal_patch_size", 2),
                 merge=vision["spatial_merge_size"],
                 window=vision["window_size"],
+                channels=vision.get("in_channels", 3),
             ),
             image_token_id=config["image_token_id"],
             video_token_id=config["video_token_id"],
@@ -100,3 +117,46 @@ class QwenConfig:
             vision_end_token_id=config["vision_end_token_id"],
             tokens_per_second=vision.get("tokens_per_second", 2),
         )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The flat form of the published `config.json`, which every version reads."""
+        text, vision = self.text, self.vision
+        return {
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "model_type": "qwen2_5_vl",
+            "vocab_size": text.vocab,
+            "hidden_size": text.width,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "num_key_value_heads": text.kv_heads,
+            "intermediate_size": text.mlp_width,
+            "hidden_act": "silu",
+            "rms_norm_eps": text.norm_eps,
+            "rope_theta": text.rope_theta,
+            "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
+            "max_position_embeddings": 128000,  # the published value; nothing here depends on it
+            "tie_word_embeddings": text.tie_embeddings,
+            # Which ids begin and end a text is the tokenizer's and the generation config's to say.
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "image_token_id": self.image_token_id,
+            "video_token_id": self.video_token_id,
+            "vision_start_token_id": self.vision_start_token_id,
+            "vision_end_token_id": self.vision_end_token_id,
+            "vision_config": {
+                "model_type": "qwen2_5_vl",
+                "depth": vision.depth,
+                "hidden_size": vision.width,
+                "num_heads": vision.heads,
+                "intermediate_size": vision.mlp_width,
+                "out_hidden_size": vision.out_width,
+                "hidden_act": "silu",
+                "fullatt_block_indexes": list(vision.full_attention_layers),
+                "patch_size": vision.patch,
+                "temporal_patch_size": vision.temporal_patch,
+                "spatial_merge_size": vision.merge,
+                "window_size": vision.window,
+                "in_channels": vision.channels,
+                "tokens_per_second": self.tokens_per_second,
+            },
+        }
