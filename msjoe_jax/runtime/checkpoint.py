@@ -7,6 +7,7 @@ appears under its name only when it is whole; a kill at any moment leaves the on
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,10 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.mesh import path_name
 
 STATE, META = "state", "meta"
+# Parameters are stored in pieces of about this size, so that a reader that needs a part of a leaf,
+# or holds one at a time, reads little else.
+CHUNK_BYTES = 16 << 20
+STACKED = re.compile(r"(^|/)(layers|blocks)/")  # leaves whose first dimension is the layer
 SHOWN = 4  # differing leaves named in an error: one line, and they rarely differ for two reasons
 Meta = dict[str, Any]
 IteratorState = dict[str, Any] | bytes
@@ -117,7 +122,7 @@ def save_params(path: str, params: Any, meta: Meta) -> None:
     if folder.exists():
         raise UserError(f"{path} exists; remove it or name another folder")
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(folder, args=_save_args(params, {"meta": meta}))
+        checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
 
 
 def load_params(path: str, like: Any, prefix: str = "") -> Any:
@@ -144,6 +149,16 @@ def load_meta(path: str) -> Meta:
     return _read_document(_absolute(path))["meta"]
 
 
+def leaf_shapes(path: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of every leaf of a checkpoint folder, by path.
+
+    Raises:
+      UserError: no checkpoint there, or a damaged one.
+    """
+    stored = _stored(_absolute(path))
+    return {n: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype)) for n, x in stored.items()}
+
+
 def _absolute(path: str) -> epath.Path:
     return epath.Path(path).expanduser().resolve()
 
@@ -152,33 +167,36 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _save_args(state: Any, document: Mapping[str, Any]) -> ocp.args.Composite:
+def _save_args(
+    state: Any, document: Mapping[str, Any], chunk_bytes: int | None = None
+) -> ocp.args.Composite:
     leaves = {
         path_name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
     }
+    pieces = {
+        name: ocp.SaveArgs(
+            chunk_byte_size=chunk_bytes,
+            shard_axes=(0,) if chunk_bytes and STACKED.search(name) else (),
+        )
+        for name in leaves
+    }
     return ocp.args.Composite(
-        **{STATE: ocp.args.PyTreeSave(leaves), META: ocp.args.JsonSave(document)}
+        **{STATE: ocp.args.PyTreeSave(leaves, pieces), META: ocp.args.JsonSave(document)}
     )
 
 
 def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> Any:
-    handler = ocp.PyTreeCheckpointHandler()
-    if not (path / STATE).exists():
-        raise UserError(f"no checkpoint in {path}")
+    stored = _stored(path)
     named, treedef = jax.tree_util.tree_flatten_with_path(like)
     start = f"{prefix}/" if prefix else ""
     names = [start + path_name(key_path) for key_path, _ in named]
     wanted = {name: _stored_form(leaf) for name, (_, leaf) in zip(names, named, strict=True)}
-    try:
-        stored = handler.metadata(path / STATE).tree
-    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-        raise _damaged(path, error) from error
     stored = {name: leaf for name, leaf in stored.items() if name.startswith(start)}
     if difference := _difference(wanted, stored, any_dtype):
         raise UserError(f"{path} holds another architecture: {difference}")
     try:
-        values = handler.restore(
+        values = ocp.PyTreeCheckpointHandler().restore(
             path / STATE,
             args=ocp.args.PyTreeRestore(
                 item=wanted,
@@ -195,6 +213,15 @@ def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> An
         for name, (_, leaf) in zip(names, named, strict=True)
     ]
     return jax.tree.unflatten(treedef, leaves)
+
+
+def _stored(path: epath.Path) -> dict[str, Any]:
+    if not (path / STATE).exists():
+        raise UserError(f"no checkpoint in {path}")
+    try:
+        return ocp.PyTreeCheckpointHandler().metadata(path / STATE).tree
+    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        raise _damaged(path, error) from error
 
 
 def _stored_form(leaf: Any) -> jax.ShapeDtypeStruct:

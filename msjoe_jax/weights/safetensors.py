@@ -1,0 +1,166 @@
+"""Safetensors files, read and written a tensor at a time.
+
+The format is a length (8 bytes), a JSON header with type, shape and place of every tensor, and the
+raw values. The library reads through a memory map, whose touched pages count as this process's
+memory until the file is closed, and writes from a dict of all tensors; both would hold a whole
+shard. Types: bfloat16 is `ml_dtypes.bfloat16`, so torch is not needed.
+"""
+
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from msjoe_jax.errors import UserError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+INDEX = "model.safetensors.index.json"
+SINGLE = ("model.safetensors", "open_clip_model.safetensors")
+HEADER_LIMIT = 100 << 20  # the library's own
+SHARD_BYTES = 5 * 10**9  # of the published shards
+
+
+class Tensor(NamedTuple):
+    """Where one tensor lies. `dtype` is the format's own name where NumPy has no such type."""
+
+    file: pathlib.Path
+    start: int
+    stop: int
+    dtype: np.dtype | str
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """The values, in memory of their own."""
+        assert isinstance(self.dtype, np.dtype)
+        with open(self.file, "rb") as file:
+            file.seek(self.start)
+            raw = np.fromfile(file, np.uint8, self.stop - self.start)
+        if raw.size != self.stop - self.start:
+            raise UserError(f"{self.file}: became shorter while it was read")
+        return raw.view(self.dtype).reshape(self.shape)
+
+
+def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
+    """All tensors of a model's folder, by file and place in it.
+
+    Raises:
+      UserError: there is no safetensors file, the index names an absent one, or one is damaged.
+    """
+    if (folder / INDEX).is_file():
+        files = _indexed(folder)
+    else:
+        files = [folder / name for name in SINGLE if (folder / name).is_file()][:1]
+    if not files:
+        raise UserError(
+            f"{folder}: no {INDEX} and no {' or '.join(SINGLE)}; other formats are not read"
+        )
+    found: dict[str, Tensor] = {}
+    for file in files:
+        tensors = read_header(file)
+        if twice := found.keys() & tensors.keys():
+            raise UserError(f"{file}: holds {sorted(twice)[0]}, as {found[min(twice)].file} does")
+        found |= tensors
+    return found
+
+
+def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+        plain = all(pathlib.PurePath(name).name == name for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / INDEX}: no index ({error!r})") from None
+    if not plain:
+        raise UserError(f"{folder / INDEX}: names a file outside its folder")
+    if absent := [name for name in names if not (folder / name).is_file()]:
+        raise UserError(f"{folder / INDEX}: names files that are absent: {', '.join(absent)}")
+    return [folder / name for name in names]
+
+
+def read_header(file: pathlib.Path) -> dict[str, Tensor]:
+    """The tensors of one file in the order in which they lie there.
+
+    Raises:
+      UserError: the file cannot be read, is cut off, or is none.
+    """
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            length = struct.unpack("<Q", stream.read(8))[0]
+            if length > min(size - 8, HEADER_LIMIT):
+                raise ValueError("the header is cut off")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        base, found = 8 + length, {}
+        for name, entry in header.items():
+            start, stop = (base + int(offset) for offset in entry["data_offsets"])
+            dtype, shape = entry["dtype"], tuple(map(int, entry["shape"]))
+            found[name] = Tensor(file, start, stop, DTYPES.get(dtype, dtype), shape)
+            if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
+                raise ValueError(f"{name} has another size than its shape")
+            if not base <= start <= stop:
+                raise ValueError(f"{name} lies outside the file")
+            if stop > size:
+                raise ValueError(f"cut off: {size} bytes of at least {stop}")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise UserError(f"{file}: no safetensors file, or a damaged one ({error})") from None
+    return dict(sorted(found.items(), key=lambda item: item[1].start))
+
+
+def write_file(
+    file: pathlib.Path,
+    tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    load: Callable[[str], np.ndarray],
+) -> None:
+    """Writes one file, asking `load` for one tensor after the other; whole or absent.
+
+    Raises:
+      OSError: the disk is full or refuses.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # which transformers asks for
+    start = 0
+    for name, (dtype, shape) in tensors.items():
+        stop = start + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = file.with_name(file.name + ".partial")
+    with open(partial, "wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for name, (dtype, shape) in tensors.items():
+            values = np.ascontiguousarray(load(name)).astype(dtype, copy=False)
+            assert values.size == math.prod(shape), name
+            stream.write(values.reshape(-1).view(np.uint8).data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def plan_files(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> dict[str, Sequence[str]]:
+    """Names of the tensors by file, in order, each file of at most `limit` bytes if it can be."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {SINGLE[0]: groups[0]}
+    count = len(groups)
+    return {f"model-{i:05}-of-{count:05}.safetensors": g for i, g in enumerate(groups, start=1)}
