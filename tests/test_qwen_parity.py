@@ -1,6 +1,10 @@
-"""The whole Qwen2.5-VL against transformers on random tiny weights in float32."""
+"""The whole Qwen2.5-VL against transformers on drawn tiny configurations in float32.
 
-import dataclasses
+Every draw compares positions, the vision tower, its merger, every decoder layer, and the logits of
+a whole prefill, of `extend` and of `decode_step`, padded on either side.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,279 +12,253 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from torch_stubs import declare_torchvision_ops
-from torch_weights import arrays, randomise
+from qwen_oracle import (
+    IMAGE,
+    VIDEO,
+    VOCAB,
+    Batch,
+    Item,
+    make_batch,
+    ours,
+    reference,
+    reference_inputs,
+)
 
-from msjoe_jax.models.functional import abstract, count_params
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
-from msjoe_jax.weights.qwen import qwen_table
-from msjoe_jax.weights.tables import from_hf
+from msjoe_jax.models.attention import self_attention
+from msjoe_jax.models.qwen2_5_vl.language import mrope_cos_sin
 
-IMAGE, VIDEO, START, END = 50, 51, 52, 53
-PATCHES = 24  # a frame's bucket
-SECONDS = 0.5  # of a video's grid step: one temporal position
-# float32 on both sides, relative to the largest logit: summation order over five layers.
+# float32 on both sides, relative to the largest value of its kind: summation order alone.
 TOLERANCE = 1e-5
 TAIL = 3  # last tokens, all text, that are also run through `extend` and `decode_step`
 
-# One conversation a row: text lengths, and grids (kind, t, h, w) between them.
-IMAGES = [[3, (IMAGE, 1, 4, 6), 2, (IMAGE, 1, 2, 4), 6]]
-VIDEOS = [[4, (VIDEO, 2, 4, 6), 5]]
-TEXT = [[12]]
-MIXED = [[2, (IMAGE, 1, 4, 4), 1, (VIDEO, 2, 6, 4), 7], [9], [1, (VIDEO, 1, 2, 2), 4]]
 
+def draw(seed: int) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """Odd sizes: any number of heads a key head, head dims, sections, windows and merges."""
+    rng = np.random.default_rng(seed)
 
-def reference(tie: bool) -> torch.nn.Module:
-    declare_torchvision_ops()
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    def pick(*choices):
+        return choices[rng.integers(len(choices))]
 
-    module = Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(
-            text_config={
-                "vocab_size": 60,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 128,
-                "rms_norm_eps": 1e-6,
-                "bos_token_id": None,
-                "eos_token_id": None,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1e6,
-                    "mrope_section": [1, 1, 2],
-                },
-            },
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "num_heads": 2,
-                "intermediate_size": 40,
-                "out_hidden_size": 32,
-                "fullatt_block_indexes": [1],
-                "patch_size": 4,
-                "spatial_merge_size": 2,
-                "window_size": 16,
-                "tokens_per_second": 2,
-            },
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-            vision_start_token_id=START,
-            vision_end_token_id=END,
-            tie_word_embeddings=tie,
-        )
-    ).eval()
-    randomise(module)
-    module.tie_weights()
-    return module
-
-
-def published(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The names of the files on the hub: transformers 5 nests the decoder one level deeper."""
-    renamed = {
-        name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): x
-        for name, x in tensors.items()
+    half = pick(3, 4, 5, 6, 8)  # the head dim's
+    cuts = np.sort(rng.choice(np.arange(1, half), 2, replace=False))
+    kv_heads = pick(1, 2, 3)
+    heads = kv_heads * pick(1, 2, 3)
+    text = {
+        "vocab_size": VOCAB,
+        "hidden_size": heads * 2 * half,
+        "intermediate_size": int(rng.integers(11, 60)),
+        "num_hidden_layers": int(rng.integers(1, 4)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "rms_norm_eps": pick(1e-6, 1e-5, 1e-3),
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": pick(1e4, 5e5, 1e6),
+            "mrope_section": np.diff([0, *cuts, half]).tolist(),
+        },
     }
-    assert "visual.patch_embed.proj.weight" in renamed and "model.norm.weight" in renamed
-    return renamed
+    depth, patch, merge, vision_heads = int(rng.integers(1, 5)), pick(2, 3, 5), pick(1, 2, 3), 3
+    vision_heads = pick(1, 2, 3)
+    vision = {
+        "depth": depth,
+        "hidden_size": vision_heads * pick(4, 8, 12),
+        "num_heads": vision_heads,
+        "intermediate_size": int(rng.integers(11, 60)),
+        "out_hidden_size": text["hidden_size"],
+        "fullatt_block_indexes": np.flatnonzero(rng.random(depth) < 0.4).tolist(),
+        "patch_size": patch,
+        "temporal_patch_size": pick(1, 2),
+        "spatial_merge_size": merge,
+        "window_size": patch * merge * pick(1, 2, 3) + pick(0, 1),  # a remainder is dropped
+    }
+    return text, vision, bool(rng.integers(2))
 
 
-@dataclasses.dataclass
-class Batch:
-    """Right-padded rows; arrays for us and the reference's flat inputs."""
+def draw_rows(kind: str, merge: int, rng: np.random.Generator) -> list[list[Item]]:
+    """Two conversations: of the kind, and a shorter one; each ends with TAIL or more of text."""
 
-    tokens: np.ndarray  # [B, S]
-    valid: np.ndarray  # [B, S]
-    positions: np.ndarray  # [B, 3, S]
-    feature_index: np.ndarray  # [B, S]
-    patches: np.ndarray  # [B, F, P, C], NaN where padded
-    grids: np.ndarray  # [B, F, 2]
-    flat: dict[int, list[np.ndarray]]
-    thw: dict[int, list[tuple[int, int, int]]]
+    def grid(of: int) -> Item:
+        rows, columns = (int(n) for n in rng.integers(1, 5, 2))
+        # Within its longer side a video follows both rules of the reference (positions.py).
+        steps = int(rng.integers(1, max(rows, columns) + 1)) if of == VIDEO else 1
+        return of, steps, rows * merge, columns * merge
 
+    def text(least: int = 1) -> int:
+        return int(rng.integers(least, least + 4))
 
-def make_batch(rows, config: QwenConfig) -> Batch:
-    rng = np.random.default_rng(0)
-    merge, dim = config.vision.merge, config.vision.patch_dim
-    frames = max(sum(x[1] for x in row if not isinstance(x, int)) for row in rows) or 1
-    patches = np.full((len(rows), frames, PATCHES, dim), np.nan, np.float32)
-    grids = np.zeros((len(rows), frames, 2), np.int32)
-    flat, thw = {IMAGE: [], VIDEO: []}, {IMAGE: [], VIDEO: []}
-    tokens, index, positions = [], [], []
-    for b, row in enumerate(rows):
-        ids, places, own, f = [], [], [], 0
-        for item in row:
-            if isinstance(item, int):
-                ids += rng.integers(0, IMAGE, item).tolist()
-                places += [-1] * item
-                continue
-            kind, t, h, w = item
-            own.append((t, h, w))
-            thw[kind].append((t, h, w))
-            for _ in range(t):
-                x = rng.normal(size=(h * w, dim)).astype(np.float32)
-                flat[kind].append(x)
-                patches[b, f, : h * w], grids[b, f] = x, (h, w)
-                count = h * w // merge**2
-                ids += [kind] * count
-                places += [f * PATCHES // merge**2 + j for j in range(count)]
-                f += 1
-        tokens.append(ids)
-        index.append(places)
-        positions.append(
-            mrope_positions(
-                np.array(ids),
-                own,
-                image_token_id=IMAGE,
-                video_token_id=VIDEO,
-                merge=merge,
-                tokens_per_second=config.tokens_per_second,
-                second_per_grid=[SECONDS] * len(own),
-            )
-        )
-    length = max(len(ids) for ids in tokens) + (len(rows) > 1)
+    def one(kinds: list[int]) -> list[Item]:
+        row: list[Item] = [text()]
+        for of in kinds:
+            row += [grid(of), text()]
+        return [*row[:-1], text(TAIL + 1)] if kinds else [text(3 * TAIL)]
 
-    def pad(row, value):
-        return np.pad(np.array(row), ((0, length - len(row)),), constant_values=value)
-
-    return Batch(
-        tokens=np.stack([pad(ids, 0) for ids in tokens]),
-        valid=np.stack([pad(np.ones(len(ids), bool), False) for ids in tokens]),
-        positions=np.stack([np.pad(p, ((0, 0), (0, length - p.shape[1]))) for p in positions]),
-        feature_index=np.stack([pad(places, -1) for places in index]),
-        patches=patches,
-        grids=grids,
-        flat=flat,
-        thw=thw,
-    )
+    shown = {
+        "text": [],
+        "image": [IMAGE],
+        "images": [IMAGE] * 3,
+        "video": [VIDEO],
+        "mixed": [VIDEO, IMAGE, VIDEO],
+    }[kind]
+    return [one(shown), one(shown[:1] if kind == "mixed" else [])]
 
 
-def reference_logits(module: torch.nn.Module, batch: Batch) -> np.ndarray:
-    """Logits with the reference's own positions, from its own reading of the layout."""
-    inputs = {}
-    if batch.thw[IMAGE]:
-        inputs["pixel_values"] = torch.from_numpy(np.concatenate(batch.flat[IMAGE]))
-        inputs["image_grid_thw"] = torch.tensor(batch.thw[IMAGE])
-    if batch.thw[VIDEO]:
-        inputs["pixel_values_videos"] = torch.from_numpy(np.concatenate(batch.flat[VIDEO]))
-        inputs["video_grid_thw"] = torch.tensor(batch.thw[VIDEO])
-        inputs["second_per_grid_ts"] = torch.full((len(batch.thw[VIDEO]),), SECONDS)
-    if inputs:
-        kinds = (batch.tokens == IMAGE) + 2 * (batch.tokens == VIDEO)
-        inputs["mm_token_type_ids"] = torch.from_numpy(kinds).int()
+def reference_outputs(module: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+    """Logits [B, S, V], hidden states before and after every layer, positions [3, B, S]."""
+    inputs = reference_inputs(batch)
     with torch.no_grad():
-        return module(
-            input_ids=torch.from_numpy(batch.tokens),
-            attention_mask=torch.from_numpy(batch.valid).long(),
-            **inputs,
-        ).logits.numpy()
+        out = module(**inputs, output_hidden_states=True)
+        positions = None
+        if "mm_token_type_ids" in inputs:
+            pixels = ("pixel_values", "pixel_values_videos")
+            rest = {k: v for k, v in inputs.items() if k not in pixels}
+            positions = module.model.get_rope_index(**rest)[0].numpy()
+        visual = {}
+        for kind, name in ((IMAGE, "pixel_values"), (VIDEO, "pixel_values_videos")):
+            if name in inputs:
+                thw = torch.tensor(batch.thw[kind])
+                visual[kind] = module.model.visual(inputs[name], grid_thw=thw).pooler_output.numpy()
+    hidden = [h.numpy() for h in out.hidden_states]
+    return {
+        "logits": out.logits.numpy(),
+        "hidden": hidden,
+        "positions": positions,
+        "visual": visual,
+    }
 
 
-def our_logits(graphdef, params, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits of a whole prefill, and of the last TAIL tokens by `extend` and by `decode_step`."""
-    lengths = batch.valid.sum(1)
-    head = batch.valid & (np.arange(batch.tokens.shape[1]) < (lengths - TAIL)[:, None])
-    columns = (lengths - TAIL)[:, None] + np.arange(TAIL)
-    tail = np.take_along_axis(batch.tokens, columns, 1)
-    start = np.take_along_axis(batch.positions[:, 0], columns[:, :1], 1)[:, 0]
+class Ours:
+    """Features, hidden states by layer, and three kinds of logits. Every part compiles once."""
 
-    @jax.jit
-    def run(params, patches, grids, tokens, index, positions, valid, head, tail, start):
-        model = nnx.merge(graphdef, params)
-        language = model.language
+    def __init__(self, graphdef: nnx.GraphDef, params: dict[str, Any]):
+        def part(name):
+            call = jax.jit(lambda p, *x: getattr(self, name)(nnx.merge(graphdef, p), *x))
+            return lambda *x: call(params, *x)
+
+        self.language = nnx.merge(graphdef, params).language
+        names = ("embed", "layer", "prefill", "extend", "decode", "embed_tail", "logits")
+        self.run = {name: part(f"_{name}") for name in names}
+
+    @staticmethod
+    def _embed(model, patches, grids, tokens, index):
         B, F = patches.shape[:2]
         features = model.vision(patches.reshape(B * F, *patches.shape[2:]), grids.reshape(-1, 2))
         features = features.reshape(B, -1, features.shape[-1])
-        x = model.prompt_embeds(tokens[:, None], index[:, None], features)[:, 0]
-        hidden, _ = language.prefill(x, positions, valid.astype(jnp.int32))
-        segments = head.astype(jnp.int32)
-        _, cache = language.prefill(x, positions, segments)
-        inputs = jnp.repeat(language.embed(tail)[:, None], 2, 1)  # a group of two alike
-        extended = language.extend(inputs, start, cache, segments)
-        own, steps = language.empty_cache(B, 2, TAIL), []
+        return features, model.prompt_embeds(tokens[:, None], index[:, None], features)[:, 0]
+
+    @staticmethod
+    def _layer(model, i, x, positions, segments):
+        """One decoder layer, without the scan."""
+        definition, layers = nnx.split(model.language.layers)
+        block = nnx.merge(definition, jax.tree.map(lambda p: p[i], layers))
+        q, k, v = block.qkv(x, *mrope_cos_sin(positions, model.language.config))
+        return block.finish(x, self_attention(q, k, v, segments, causal=True))
+
+    @staticmethod
+    def _prefill(model, x, positions, segments):
+        return model.language.prefill(x, positions, segments)
+
+    @staticmethod
+    def _embed_tail(model, tail):
+        embeds = model.language.embed(tail)
+        return jnp.repeat(embeds[:, None], 2, 1)  # a group of two alike
+
+    @staticmethod
+    def _extend(model, inputs, start, cache, segments):
+        return model.language.extend(inputs, start, cache, segments)[:, 1]
+
+    @staticmethod
+    def _decode(model, x, i, start, cache, segments, own):
+        return model.language.decode_step(x, i, start, cache, segments, own)
+
+    @staticmethod
+    def _logits(model, h):
+        return model.language.logits(h)
+
+    def __call__(self, batch: Batch) -> dict[str, Any]:
+        width = batch.tokens.shape[1]
+        end = width - batch.valid[:, ::-1].argmax(1)  # one past the last token
+        head = batch.valid & (np.arange(width) < (end - TAIL)[:, None])
+        columns = (end - TAIL)[:, None] + np.arange(TAIL)
+        tail = np.take_along_axis(batch.tokens, columns, 1)
+        start = np.take_along_axis(batch.positions[:, 0], columns[:, :1], 1)[:, 0]
+        valid, head = batch.valid.astype(np.int32), head.astype(np.int32)
+        run = self.run
+
+        features, x = run["embed"](batch.patches, batch.grids, batch.tokens, batch.feature_index)
+        hidden = [np.where(valid[..., None] > 0, x, 0)]
+        for i in range(self.language.config.layers):
+            hidden.append(np.asarray(run["layer"](i, hidden[-1], batch.positions, valid)))
+        whole, _ = run["prefill"](x, batch.positions, valid)
+        _, cache = run["prefill"](x, batch.positions, head)
+        inputs = run["embed_tail"](tail)
+        extended = run["extend"](inputs, start, cache, head)
+        own = self.language.empty_cache(len(tail), 2, TAIL)
+        steps = []
         for i in range(TAIL):
-            h, own = language.decode_step(
-                inputs[:, :, i], jnp.array(i), start, cache, segments, own
-            )
-            steps.append(h)
-        decoded = jnp.stack(steps, 2)
-        return tuple(language.logits(h) for h in (hidden, extended[:, 1], decoded[:, 1]))
-
-    with jax.default_matmul_precision("highest"):
-        out = run(
-            params,
-            batch.patches,
-            batch.grids,
-            batch.tokens,
-            batch.feature_index,
-            batch.positions,
-            batch.valid,
-            head,
-            tail,
-            start,
-        )
-    return tuple(np.asarray(x) for x in out)
-
-
-@pytest.mark.parametrize(
-    "rows,tie", [(IMAGES, False), (VIDEOS, False), (TEXT, True), (MIXED, False)]
-)
-def test_parity(rows, tie):
-    module = reference(tie)
-    config = QwenConfig.from_hf(module.config.to_dict())
-    assert config.text.tie_embeddings == tie
-    graphdef, shapes = abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0), chunk=8))
-    table, tensors = qwen_table(config), arrays(module)
-    params = from_hf(published(tensors), table, shapes)
-    jax.tree.map(np.testing.assert_array_equal, params, from_hf(tensors, table, shapes))
-
-    batch = make_batch(rows, config)
-    want = reference_logits(module, batch)
-    whole, extended, decoded = our_logits(graphdef, params, batch)
-    for b, length in enumerate(batch.valid.sum(1)):
-        scale = np.abs(want[b, :length]).max()
-        assert scale > 0.5
-        assert np.abs(whole[b, :length] - want[b, :length]).max() <= TOLERANCE * scale
-        for last in (extended[b], decoded[b]):
-            assert np.abs(last - want[b, length - TAIL : length]).max() <= TOLERANCE * scale
-
-
-def test_7b_has_the_published_size():
-    """From the fields of the published config.json, in its flat form."""
-    config = QwenConfig.from_hf(
-        {
-            "model_type": "qwen2_5_vl",
-            "vocab_size": 152064,
-            "hidden_size": 3584,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "intermediate_size": 18944,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 1e6,
-            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-            "tie_word_embeddings": False,
-            "vision_config": {
-                "depth": 32,
-                "hidden_size": 1280,
-                "num_heads": 16,
-                "intermediate_size": 3420,
-                "out_hidden_size": 3584,
-                "fullatt_block_indexes": [7, 15, 23, 31],
-                "patch_size": 14,
-                "spatial_merge_size": 2,
-                "window_size": 112,
-                "tokens_per_second": 2,
-            },
-            "image_token_id": 151655,
-            "video_token_id": 151656,
-            "vision_start_token_id": 151652,
-            "vision_end_token_id": 151653,
+            h, own = run["decode"](inputs[:, :, i], np.int32(i), start, cache, head, own)
+            steps.append(h[:, 1])
+        return {
+            "features": np.asarray(features),
+            "hidden": [*hidden[:-1], np.asarray(whole)],  # the reference's last one is normed
+            "last": hidden[-1],
+            "logits": np.asarray(run["logits"](whole)),
+            "extend": np.asarray(run["logits"](extended)),
+            "decode_step": np.asarray(run["logits"](jnp.stack(steps, 1))),
+            "columns": columns,
         }
-    )
-    _, shapes = abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0)))
-    assert count_params(shapes) == 8_292_166_656  # of Qwen2.5-VL-7B-Instruct
+
+
+def assert_close(got: np.ndarray, want: np.ndarray, what: str) -> None:
+    scale = np.abs(want).max()
+    assert got.shape == want.shape and scale > 0.1, what
+    error = np.abs(got - want).max() / scale
+    assert error <= TOLERANCE, f"{what}: {error:.2e}"
+
+
+KINDS = ["image", "images", "video", "mixed", "text", "mixed"]
+
+
+@pytest.mark.parametrize("seed,kind", enumerate(KINDS), ids=lambda x: str(x))
+def test_parity(seed: int, kind: str):
+    text, vision, tie = draw(seed)
+    module = reference(text, vision, tie=tie, seed=seed)
+    config, graphdef, params = ours(module)
+    assert config.text.tie_embeddings == tie
+    merge = config.vision.merge
+    rows = draw_rows(kind, merge, np.random.default_rng(100 + seed))
+    run = Ours(graphdef, params)
+    for left in (False, True):
+        batch = make_batch(rows, config, num_patches=16 * merge**2, left=left)
+        want, got = reference_outputs(module, batch), run(batch)
+        valid = batch.valid
+        if want["positions"] is not None:
+            np.testing.assert_array_equal(
+                np.moveaxis(batch.positions, 1, 0)[:, valid], want["positions"][:, valid]
+            )
+        for of, values in want["visual"].items():
+            per_frame = 16
+            tokens = [
+                got["features"][b, f * per_frame : f * per_frame + count]
+                for b, f, count in batch.features[of]
+            ]
+            assert_close(np.concatenate(tokens), values, f"visual tokens of {of}")
+        assert len(got["hidden"]) == len(want["hidden"]) == config.text.layers + 1
+        for i, (a, b) in enumerate(zip(got["hidden"], want["hidden"], strict=True)):
+            assert_close(a[valid], b[valid], f"hidden state {i}")
+        normed = module.model.language_model.norm(torch.tensor(got["last"])).detach().numpy()
+        assert_close(normed[valid], want["hidden"][-1][valid], "last layer alone")
+        assert_close(got["logits"][valid], want["logits"][valid], "logits")
+        tail = np.take_along_axis(want["logits"], got["columns"][..., None], 1)
+        assert_close(got["extend"], tail, "extend")
+        assert_close(got["decode_step"], tail, "decode_step")
+
+
+def test_the_merger_alone():
+    module = reference()
+    config, graphdef, params = ours(module)
+    x = np.random.default_rng(0).normal(size=(3, 8, config.vision.width)).astype(np.float32)
+    with jax.default_matmul_precision("highest"):
+        got = nnx.merge(graphdef, params).vision.merger(jnp.asarray(x))
+    with torch.no_grad():
+        want = module.model.visual.merger(torch.from_numpy(x).reshape(24, -1)).numpy()
+    assert_close(np.asarray(got).reshape(want.shape), want, "merger")
