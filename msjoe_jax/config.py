@@ -170,3 +170,6 @@ def base() -> ConfigDict:
     c.evaluate.limit = 0  # questions; 0 = all
     c.evaluate.smooth = 5  # frames under the smoothing of top-k (smoothed)
     return c
+    # Attention over prompts and patches: xla (`attention_chunk` queries at a time), splash (TPU),
+    # cudnn (GPU, 16-bit floats); auto is the kernel of the machine where it takes the inputs.
+    c.mllm.attention = "auto"

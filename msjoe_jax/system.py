@@ -257,3 +257,17 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     """The part of a config that a checkpoint's reader needs, as plain JSON data."""
     keys = ("mllm", "clip", "sampler", "frames", "prompt")
     return {key: json.loads(config[key].to_json()) for key in keys}
+from msjoe_jax.models.attention import BACKENDS, takes_cudnn
+def _check_attention(backend: str, dtype: jnp.dtype, head_dims: tuple[int, ...]) -> None:
+    if backend not in BACKENDS:
+        raise UserError(f"config.mllm.attention={backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError("config.mllm.attention=cudnn needs an NVIDIA GPU; use auto")
+    if backend == "cudnn" and not all(takes_cudnn(dtype, size) for size in head_dims):
+        raise UserError(
+            f"config.mllm.attention=cudnn does not take {dtype} at head dims {head_dims}; use auto"
+        )
+
+
+    _check_attention(config.mllm.attention, dtype, (qwen.text.head_dim, qwen.vision.head_dim))
+            attention=config.mllm.attention,

@@ -12,8 +12,8 @@ from torch_weights import arrays, randomise
 from msjoe_jax.models.functional import abstract, count_params
 from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.vision import VisionTower, patch_layout
-from msjoe_jax.weights.qwen import VISION
-from msjoe_jax.weights.tables import from_hf
+from msjoe_jax.weights.qwen import vision_rows
+from msjoe_jax.weights.tables import Table, from_hf
 
 # float32 on both sides, relative to the largest output: summation order alone.
 TOLERANCE = 1e-5
@@ -66,7 +66,7 @@ def inputs(c: VisionConfig, grids: list[tuple[int, int]], num_patches: int) -> n
 def ours(c: VisionConfig, module: torch.nn.Module, x: np.ndarray, grids) -> np.ndarray:
     """The tower with the reference's weights, in chunks of 24 queries."""
     graphdef, shapes = abstract(lambda: VisionTower(c, rngs=nnx.Rngs(0), chunk=24))
-    params = from_hf(arrays(module), VISION, shapes)
+    params = from_hf(arrays(module), Table(vision_rows(c)), shapes)
     with jax.default_matmul_precision("highest"):
         run = jax.jit(lambda p, x, g: nnx.merge(graphdef, p)(x, g))
         return np.asarray(run(params, x, jnp.array(grids)))

@@ -1,19 +1,27 @@
-"""Masked grouped-query attention, in query chunks so that full score matrices never exist.
+"""Masked grouped-query attention behind one function: plain XLA, or a kernel of TPU or GPU.
 
-Plain XLA, the same on CPU, GPU and TPU. Memory is that of one chunk of queries against all keys,
-forward and backward (each chunk is rematerialised), which is what lets a 7B step fit a v4 slice.
+The plain form works in query chunks, so that full score matrices never exist: memory is that of one
+chunk of queries against all keys, forward and backward (each chunk is rematerialised). Kernels
+serve self-attention (prefill, vision tower); completions over a shared prompt are always plain.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jaxtyping import Array, Bool, Float, Int
+
+from msjoe_jax.models.sharding import on_shards, platform
 
 # Keys and values [B, G or 1, Lk, M, H] and who may see them [B, G or 1, Lq, Lk].
 KeySet = tuple[Float[Array, "B Gk Lk M H"], Float[Array, "B Gk Lk M H"], Bool[Array, "B Gk Lq Lk"]]
 
+BACKENDS = ("auto", "xla", "splash", "cudnn")
+LANES = 128  # splash's blocks are multiples of the width of a TPU's vector registers
 MASKED = -1e30  # finite: a row without any valid key gives zeros, not NaN
 
 
@@ -85,6 +93,22 @@ def attend(
     return out.reshape(B, G, L, N, H).astype(q.dtype)
 
 
+def takes_cudnn(dtype: jnp.dtype, head_dim: int) -> bool:
+    """Whether cuDNN has a kernel, by jax/_src/cudnn/fused_attention_stablehlo.py.
+
+    128 is the limit of GPUs before Hopper, where it is 256.
+    """
+    return dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+
+
+def choose_backend(backend: str, dtype: jnp.dtype, head_dim: int) -> str:
+    """`auto` as one of the others: splash on TPU; cuDNN on GPU where it takes the inputs; XLA."""
+    if backend != "auto":
+        return backend
+    gpu = "cudnn" if takes_cudnn(dtype, head_dim) else "xla"
+    return {"tpu": "splash", "gpu": gpu}.get(platform(), "xla")
+
+
 def self_attention(
     q: Float[Array, "B L N H"],
     k: Float[Array, "B L M H"],
@@ -93,12 +117,45 @@ def self_attention(
     *,
     causal: bool,
     chunk: int = 512,
+    backend: str = "xla",
 ) -> Float[Array, "B L N H"]:
-    """Attention within segments (segment 0 is padding), `chunk` queries at a time.
+    """Attention within segments; segment 0 is padding, whose output is 0, whatever it holds.
 
-    Shapes: N query heads, M key/value heads (M divides N). Padded positions see nothing and are
-    seen by nothing; their output is 0.
+    Shapes: N query heads, M key/value heads (M divides N).
+
+    Args:
+      chunk: queries at a time; of `xla` only.
+      backend: `xla`; `splash` (Pallas for TPU, interpreted elsewhere, which only tests bear);
+        `cudnn` (NVIDIA, 16-bit floats, head dims in multiples of 8); `auto` as `choose_backend`.
+        The kernels run on each device's part of the batch and heads where a mesh is set.
+
+    Raises:
+      ValueError: an unknown backend.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"attention {backend!r} is not one of {', '.join(BACKENDS)}")
+    L = q.shape[1]
+    valid = (segments != 0)[..., None, None]
+    q, k, v = (jnp.where(valid, x, 0) for x in (q, k, v))
+    backend = choose_backend(backend, q.dtype, q.shape[-1])
+    if backend == "xla":
+        return _chunked(q, k, v, segments, causal, chunk)
+    # Padding is a segment of its own here: no row is without a key, and blocks come out even.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -L % LANES), (0, 0), (0, 0))) for x in (q, k, v))
+    padded = jnp.pad(segments, ((0, 0), (0, -L % LANES)))
+    kernel = _splash if backend == "splash" else _cudnn
+    out = on_shards(functools.partial(kernel, causal=causal), (q, k, v), (padded,))
+    return jnp.where(valid, out[:, :L], 0)
+
+
+def _chunked(
+    q: Float[Array, "B L N H"],
+    k: Float[Array, "B L M H"],
+    v: Float[Array, "B L M H"],
+    segments: Int[Array, "B L"],
+    causal: bool,
+    chunk: int,
+) -> Float[Array, "B L N H"]:
     B, L, N, H = q.shape
 
     def block(
@@ -118,3 +175,41 @@ def self_attention(
         lambda x: jax.checkpoint(block)(*x), (q_n.swapaxes(0, 1), seg_n.swapaxes(0, 1), index)
     )
     return out.swapaxes(0, 1).reshape(B, L + pad, N, H)[:, :L]
+
+
+def _splash(
+    q: Float[Array, "B L N H"],
+    k: Float[Array, "B L M H"],
+    v: Float[Array, "B L M H"],
+    segments: Int[Array, "B L"],
+    *,
+    causal: bool,
+) -> Float[Array, "B L N H"]:
+    """Keys are not repeated over their query heads, and head dims need no padding (80 compiles)."""
+    L, N, H = q.shape[1:]
+    block = next(size for size in (4 * LANES, 3 * LANES, 2 * LANES, LANES) if L % size == 0)
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes: dict[str, Any] = {f"block_{name}": block for name in names}
+    mask = splash_mask.CausalMask((L, L)) if causal else splash_mask.FullMask((L, L))
+    kernel = splash.make_splash_mha_single_device(
+        splash_mask.MultiHeadMask([mask] * N),
+        block_sizes=splash.BlockSizes(**sizes),
+        interpret=platform() != "tpu",
+    )
+    q, k, v = (x.swapaxes(1, 2) for x in (q * H**-0.5, k, v))
+    return jax.vmap(kernel)(q, k, v, splash.SegmentIds(segments, segments)).swapaxes(1, 2)
+
+
+def _cudnn(
+    q: Float[Array, "B L N H"],
+    k: Float[Array, "B L M H"],
+    v: Float[Array, "B L M H"],
+    segments: Int[Array, "B L"],
+    *,
+    causal: bool,
+) -> Float[Array, "B L N H"]:
+    """Segments enter as an additive mask [B, 1, L, L] of q's type, the causal part does not."""
+    mask = (segments[:, :, None] == segments[:, None, :])[:, None]
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, is_causal=causal, implementation="cudnn"
+    )

@@ -29,7 +29,8 @@ def _projection(source: str, path: str, pair: Pair = KERNEL) -> list[Row]:
     ]
 
 
-def _vision(c: VisionConfig) -> list[Row]:
+def vision_rows(c: VisionConfig) -> list[Row]:
+    """The vision tower by itself."""
     return [
         Row("patch_embed.proj.weight", ("patch_embed",), _patches(c)),
         Row("merger.ln_q.weight", ("merger/norm/scale",)),
@@ -74,7 +75,7 @@ def qwen_table(config: QwenConfig) -> Table:
     tied = config.text.tie_embeddings
     return Table(
         [
-            *under("visual.", "vision/", _vision(config.vision)),
+            *under("visual.", "vision/", vision_rows(config.vision)),
             *under("model.", "language/", TEXT),
             *([] if tied else [Row("lm_head.weight", ("language/head",))]),
         ],

@@ -123,7 +123,7 @@ class LanguageModel(nnx.Module):
       dtype: of the computation (norms, softmax, rotary tables and logits stay float32).
       param_dtype: of the stored weights.
       remat: rematerialise every layer in the backward pass.
-      chunk: queries per attention block.
+      chunk, attention: of the prompt's `self_attention`: queries at a time, and its backend.
     """
 
     def __init__(
@@ -135,6 +135,7 @@ class LanguageModel(nnx.Module):
         param_dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
         chunk: int = 512,
+        attention: str = "xla",
     ):
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
@@ -148,7 +149,8 @@ class LanguageModel(nnx.Module):
         self.norm = RMSNorm(config.width, config.norm_eps, param_dtype)
         if not config.tie_embeddings:
             self.head = nnx.Param(init(rngs.params(), shape, param_dtype))
-        self.config, self.dtype, self.remat, self.chunk = config, dtype, remat, chunk
+        self.config, self.dtype, self.remat = config, dtype, remat
+        self.chunk, self.attention = chunk, attention
 
     def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]:
         """Token embeddings in the compute dtype."""
@@ -171,7 +173,9 @@ class LanguageModel(nnx.Module):
         def layer(h: Float[Array, "B S D"], p: nnx.State) -> tuple[Array, KVCache]:
             block = nnx.merge(graphdef, p)
             q, k, v = block.qkv(h, cos, sin)
-            out = self_attention(q, k, v, segments, causal=True, chunk=self.chunk)
+            out = self_attention(
+                q, k, v, segments, causal=True, chunk=self.chunk, backend=self.attention
+            )
             return block.finish(h, out), KVCache(k, v)
 
         with jax.named_scope("prefill"):

@@ -1,5 +1,7 @@
 """Qwen2.5-VL: the vision tower and the decoder, and how frames enter a prompt."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -12,7 +14,7 @@ from msjoe_jax.models.qwen2_5_vl.vision import VisionTower
 class QwenVL(nnx.Module):
     """The multimodal LLM. `vision` maps patches to features, `language` reads prompts.
 
-    Args: as `LanguageModel`; `remat` applies to both halves.
+    Args: as `LanguageModel`; `remat` and `attention` apply to both halves.
     """
 
     def __init__(
@@ -24,13 +26,17 @@ class QwenVL(nnx.Module):
         param_dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
         chunk: int = 512,
+        attention: str = "xla",
     ):
-        self.vision = VisionTower(
-            config.vision, rngs=rngs, dtype=dtype, param_dtype=param_dtype, remat=remat
-        )
-        self.language = LanguageModel(
-            config.text, rngs=rngs, dtype=dtype, param_dtype=param_dtype, remat=remat, chunk=chunk
-        )
+        common: dict[str, Any] = {
+            "rngs": rngs,
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "remat": remat,
+            "attention": attention,
+        }
+        self.vision = VisionTower(config.vision, **common)
+        self.language = LanguageModel(config.text, chunk=chunk, **common)
         self.config = config
 
     def prompt_embeds(

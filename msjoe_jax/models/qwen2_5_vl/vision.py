@@ -8,6 +8,7 @@ Windowed layers compute masked full attention. At 1,024 patches of a frame that 
 the layer's arithmetic, the price of one scanned body for both kinds of layer.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -99,8 +100,7 @@ class VisionLayer(nnx.Module):
         self,
         x: Float[Array, "F P D"],
         angles: Float[Array, "F P H/2"],
-        segments: Int[Array, "F P"],
-        chunk: int,
+        attend: Callable[[Array, Array, Array], Array],
     ) -> Float[Array, "F P D"]:
         cast = self._cast
         with jax.named_scope("attention"):
@@ -110,13 +110,14 @@ class VisionLayer(nnx.Module):
                 for w, b in ((self.q, self.q_bias), (self.k, self.k_bias), (self.v, self.v_bias))
             )
             q, k = _rotate(q, angles), _rotate(k, angles)
-            y = self_attention(q, k, v, segments, causal=False, chunk=chunk)
-            x = x + jnp.einsum("FPNH,NHD->FPD", y, cast(self.o)) + cast(self.o_bias)
+            y = attend(q, k, v)
+            # The bias first: in bfloat16 every addition to the larger x rounds anew.
+            x = x + (jnp.einsum("FPNH,NHD->FPD", y, cast(self.o)) + cast(self.o_bias))
         with jax.named_scope("mlp"):
             y = self.norm_2(x)
             gate = jax.nn.silu(y @ cast(self.gate) + cast(self.gate_bias))
             y = gate * (y @ cast(self.up) + cast(self.up_bias))
-            return x + y @ cast(self.down) + cast(self.down_bias)
+            return x + (y @ cast(self.down) + cast(self.down_bias))
 
 
 class Merger(nnx.Module):
@@ -147,6 +148,7 @@ class VisionTower(nnx.Module):
       remat: rematerialise every layer in the backward pass.
       chunk: queries per attention block; 256 keeps the scores of 32 frames of 1,024 patches and
         16 heads at 512 MiB.
+      attention: backend of `self_attention`.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class VisionTower(nnx.Module):
         param_dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
         chunk: int = 256,
+        attention: str = "xla",
     ):
         @nnx.split_rngs(splits=config.depth)
         @nnx.vmap(in_axes=0, out_axes=0)
@@ -169,7 +172,8 @@ class VisionTower(nnx.Module):
         self.patch_embed = nnx.Param(init(rngs.params(), shape, param_dtype))
         self.layers = stack(rngs)
         self.merger = Merger(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        self.config, self.dtype, self.remat, self.chunk = config, dtype, remat, chunk
+        self.config, self.dtype, self.remat = config, dtype, remat
+        self.chunk, self.attention = chunk, attention
 
     def __call__(
         self, patches: Float[Array, "F P C"], grid: Int[Array, "F 2"]
@@ -201,7 +205,13 @@ class VisionTower(nnx.Module):
         def layer(x: Array, xs: tuple[nnx.State, Array]) -> tuple[Array, None]:
             p, is_full = xs
             segments = jnp.where(is_full, layout.frame_segment, layout.window_segment)
-            return nnx.merge(graphdef, p)(x, angles, segments, self.chunk), None
+
+            def attend(q: Array, k: Array, v: Array) -> Array:
+                return self_attention(
+                    q, k, v, segments, causal=False, chunk=self.chunk, backend=self.attention
+                )
+
+            return nnx.merge(graphdef, p)(x, angles, attend), None
 
         with jax.named_scope("vision"):
             x = jnp.where(valid[..., None], patches, 0).astype(self.dtype)
