@@ -45,6 +45,9 @@ def base() -> ConfigDict:
     c.mllm.dtype = "bfloat16"
     c.mllm.param_dtype = "float32"
     c.mllm.remat = True
+    # Attention over prompts and patches: xla (`attention_chunk` queries at a time), splash (TPU),
+    # cudnn (GPU, 16-bit floats); auto is the kernel of the machine where it takes the inputs.
+    c.mllm.attention = "auto"
     c.mllm.attention_chunk = 512
     c.mllm.log_prob_block = 128
     # Score a question's prompts one after the other: less memory, one more forward.
@@ -170,6 +173,3 @@ def base() -> ConfigDict:
     c.evaluate.limit = 0  # questions; 0 = all
     c.evaluate.smooth = 5  # frames under the smoothing of top-k (smoothed)
     return c
-    # Attention over prompts and patches: xla (`attention_chunk` queries at a time), splash (TPU),
-    # cudnn (GPU, 16-bit floats); auto is the kernel of the machine where it takes the inputs.
-    c.mllm.attention = "auto"

@@ -12,6 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.models.attention import BACKENDS, takes_cudnn
 from msjoe_jax.models.clip.config import SIZES, VOCAB, CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.functional import Params, abstract, split_module
@@ -175,6 +176,17 @@ class System:
         return self.clip_tokenizer.token_id("<|im_start|>"), self.clip.eot_token_id
 
 
+def _check_attention(backend: str, dtype: jnp.dtype, head_dims: tuple[int, ...]) -> None:
+    if backend not in BACKENDS:
+        raise UserError(f"config.mllm.attention={backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError("config.mllm.attention=cudnn needs an NVIDIA GPU; use auto")
+    if backend == "cudnn" and not all(takes_cudnn(dtype, size) for size in head_dims):
+        raise UserError(
+            f"config.mllm.attention=cudnn does not take {dtype} at head dims {head_dims}; use auto"
+        )
+
+
 def make_system(
     config: ConfigDict, *, with_tokenizers: bool = True, folder: pathlib.Path | None = None
 ) -> System:
@@ -221,6 +233,7 @@ def make_system(
         **{field.name: config.sampler[field.name] for field in dataclasses.fields(SamplerConfig)}
     )
     dtype, param_dtype = jnp.dtype(config.mllm.dtype), jnp.dtype(config.mllm.param_dtype)
+    _check_attention(config.mllm.attention, dtype, (qwen.text.head_dim, qwen.vision.head_dim))
     build = {
         "mllm": lambda rngs: QwenVL(
             qwen,
@@ -229,6 +242,7 @@ def make_system(
             param_dtype=param_dtype,
             remat=config.mllm.remat,
             chunk=config.mllm.attention_chunk,
+            attention=config.mllm.attention,
         ),
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
         "sampler": lambda rngs: Sampler(sampler, rngs=rngs),
@@ -257,17 +271,3 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     """The part of a config that a checkpoint's reader needs, as plain JSON data."""
     keys = ("mllm", "clip", "sampler", "frames", "prompt")
     return {key: json.loads(config[key].to_json()) for key in keys}
-from msjoe_jax.models.attention import BACKENDS, takes_cudnn
-def _check_attention(backend: str, dtype: jnp.dtype, head_dims: tuple[int, ...]) -> None:
-    if backend not in BACKENDS:
-        raise UserError(f"config.mllm.attention={backend!r} is not one of {', '.join(BACKENDS)}")
-    if backend == "cudnn" and jax.default_backend() != "gpu":
-        raise UserError("config.mllm.attention=cudnn needs an NVIDIA GPU; use auto")
-    if backend == "cudnn" and not all(takes_cudnn(dtype, size) for size in head_dims):
-        raise UserError(
-            f"config.mllm.attention=cudnn does not take {dtype} at head dims {head_dims}; use auto"
-        )
-
-
-    _check_attention(config.mllm.attention, dtype, (qwen.text.head_dim, qwen.vision.head_dim))
-            attention=config.mllm.attention,
