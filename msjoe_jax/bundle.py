@@ -29,6 +29,7 @@ from msjoe_jax.system import System, describe, make_system, read_json, read_size
 from msjoe_jax.tokenizer import Tokenizer
 
 NAMES = ("mllm", "clip", "sampler")
+HOW = ("rollout", "objective", "optimizer")  # parts of a config that concern its training
 TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 SIDE_FILES = (
     *TEXT_FILES,
@@ -56,18 +57,26 @@ def write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def save_bundle(
-    folder: pathlib.Path, config: ConfigDict, system: System, params: dict[str, Params]
+    folder: pathlib.Path,
+    config: ConfigDict,
+    system: System,
+    params: dict[str, Params],
+    trained: Sequence[str] = (),
 ) -> None:
     """Writes the folder, or leaves one that is whole as it is; half a one is replaced.
 
-    What a model's checkpoint had beside its parameters goes with it.
+    What a model's checkpoint had beside its parameters goes with it. `trained`: the stages that
+    the parameters have been through; the meta then holds their settings.
     """
     if folder.exists():
         return
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_params(str(partial / "params"), {n: params[n] for n in NAMES}, describe(config))
+    meta = describe(config)
+    if trained:
+        meta["trained"] = {"stages": list(trained), **describe(config, (*trained, *HOW))}
+    save_params(str(partial / "params"), {n: params[n] for n in NAMES}, meta)
     models: tuple[tuple[str, Any, Tokenizer | None], ...] = (
         ("mllm", system.qwen, system.tokenizer),
         ("clip", system.clip, system.clip_tokenizer),
@@ -100,6 +109,7 @@ def load_bundle(
     check_folder(folder, names)
     config = base()
     meta = load_meta(str(folder / "params"))
+    meta.pop("trained", None)  # for its readers, not for its use
     with config.unlocked():
         for key, fields in meta.items():
             if key not in config:

@@ -68,7 +68,8 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
         _world(config, workdir / "world")
     system = make_system(config)
     base = _base_params(config, workdir, system, "warm_up" in stages)
-    save_bundle(workdir / "base", config, system, base)
+    warmed = [stage for stage in stages if stage == "warm_up"]
+    save_bundle(workdir / "base", config, system, base, warmed)
     programs = Programs(system, config.evaluate.smooth)
     sets = {"base": base}
     if {"difficulty", "pretrain", "joint"} & set(stages):
@@ -82,7 +83,8 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
             params = run_stage(config, stage, workdir, programs, params, questions)
             sets[stage] = params
     if params is not base:
-        save_bundle(workdir / "final", config, system, params)
+        learned = [stage for stage in stages if stage in ("warm_up", "pretrain", "joint")]
+        save_bundle(workdir / "final", config, system, params, learned)
     if "evaluate" in stages:
         evaluate(config, workdir, programs, sets)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -16,6 +16,7 @@ from msjoe_jax.models.attention import BACKENDS, takes_cudnn
 from msjoe_jax.models.clip.config import SIZES, VOCAB, CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.functional import Params, abstract, split_module
+from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.sampler import Sampler, SamplerConfig
@@ -141,10 +142,11 @@ class System:
     clip_tokenizer: Tokenizer | None
     style: PromptStyle
     build: dict[str, Any]
+    lora_scale: float = 1.0
 
     def mllm(self, params: Params) -> QwenVL:
-        """The MLLM with these parameters, inside a jitted function."""
-        return nnx.merge(self.mllm_def, params)
+        """The MLLM with these parameters (adapters added), inside a jitted function."""
+        return nnx.merge(self.mllm_def, merge_lora(params, self.lora_scale))
 
     def clip_model(self, params: Params) -> CLIP:
         """CLIP with these parameters, inside a jitted function."""
@@ -264,10 +266,12 @@ def make_system(
         tokenizers["clip"],
         PromptStyle(**style),
         build,
+        config.mllm.lora_alpha / max(config.mllm.lora_rank, 1),
     )
 
 
-def describe(config: ConfigDict) -> dict[str, Any]:
-    """The part of a config that a checkpoint's reader needs, as plain JSON data."""
-    keys = ("mllm", "clip", "sampler", "frames", "prompt")
-    return {key: json.loads(config[key].to_json()) for key in keys}
+def describe(
+    config: ConfigDict, parts: Sequence[str] = ("mllm", "clip", "sampler", "frames", "prompt")
+) -> dict[str, Any]:
+    """Parts of a config, by default those that a checkpoint's reader needs, as plain JSON data."""
+    return {part: json.loads(config[part].to_json()) for part in parts}

@@ -21,6 +21,8 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import CHUNK_BYTES, META, STATE, Meta, leaf_shapes
 
 Index = int | None
+# A chunk of zeros is stored like any other: what is absent was not written.
+WHOLE = {"store_data_equal_to_fill_value": True}
 
 
 class ParamWriter:
@@ -43,7 +45,10 @@ class ParamWriter:
         self._folder, self._leaves, self._stacked = folder, leaves, stacked
         self._open: dict[str, Any] = {}
         if not folder.exists():
-            _write_frame(folder, list(leaves), meta)
+            try:
+                _write_frame(folder, list(leaves), meta)
+            except (ValueError, OSError) as error:
+                raise _refused(folder, error) from None
 
     def write(self, path: str, layer: Index, values: np.ndarray) -> None:
         """Writes a leaf (`layer` None) or one layer of it; on disk when this returns.
@@ -61,17 +66,14 @@ class ParamWriter:
             if path not in self._open:
                 self._open[path] = self._create(path, leaf, chunk)
             target = self._open[path] if layer is None else self._open[path][layer]
-            if not shape:
-                target.write(values.astype(leaf.dtype)).result()
-            for start in range(0, shape[0] if shape else 0, chunk[0]):
+            if not shape:  # one value, which has no rows
+                target, values, shape, chunk = target[np.newaxis], values[np.newaxis], (1,), (1,)
+            for start in range(0, shape[0], chunk[0]):
                 rows = slice(start, min(start + chunk[0], shape[0]))
                 block = np.ascontiguousarray(values[rows]).astype(leaf.dtype, copy=False)
                 target[rows].write(block, can_reference_source_data_indefinitely=True).result()
         except (ValueError, OSError) as error:  # TensorStore says ValueError for most of it
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(
-                f"{self._folder}: cannot be written ({reason}); the same command resumes"
-            ) from None
+            raise _refused(self._folder, error) from None
 
     def _create(self, path: str, leaf: jax.ShapeDtypeStruct, chunk: tuple[int, ...]) -> Any:
         chunks = (1, *chunk) if path in self._stacked else chunk
@@ -87,7 +89,7 @@ class ParamWriter:
             "zarr_format": 2,
         }
         kvstore = {"driver": "file", "path": f"{self._folder / STATE / path}/"}
-        spec = {"driver": "zarr", "kvstore": kvstore, "metadata": metadata}
+        spec = {"driver": "zarr", "kvstore": kvstore, "metadata": metadata, **WHOLE}
         return ts.open(spec, open=True, create=True).result()
 
 
@@ -103,8 +105,8 @@ class ParamReader:
         self._state = folder.absolute() / STATE
         self._open: dict[str, Any] = {}
 
-    def read(self, path: str, layer: Index = None, rows: slice = slice(None)) -> np.ndarray:
-        """A leaf or one layer of it, or rows of that.
+    def read(self, path: str, layer: Index = None) -> np.ndarray:
+        """A leaf or one layer of it.
 
         Raises:
           UserError: a damaged checkpoint.
@@ -113,26 +115,22 @@ class ParamReader:
             if path not in self._open:
                 spec = {"driver": "zarr", "kvstore": self._kvstore(path)}
                 self._open[path] = ts.open(spec, read=True, write=False).result()
-            store = self._open[path] if layer is None else self._open[path][layer]
-            return (store[rows] if store.ndim else store).read().result()
+            store = self._open[path]
+            return (store if layer is None else store[layer]).read().result()
         except (ValueError, OSError) as error:
             reason = str(error).splitlines()[0][:200]
             raise UserError(f"{self._state.parent} cannot be read: {path}: {reason}") from None
-
-    def blocks(self, path: str, layer: Index) -> list[slice]:
-        """Rows of a leaf or a layer, a chunk's worth at a time."""
-        leaf = self.leaves[path]
-        shape = leaf.shape if layer is None else leaf.shape[1:]
-        if not shape:
-            return [slice(None)]
-        step = _chunk(shape, leaf.dtype)[0]
-        return [slice(i, min(i + step, shape[0])) for i in range(0, shape[0], step)]
 
     def _kvstore(self, path: str) -> dict[str, Any]:
         root = {"driver": "file", "path": f"{self._state}/"}
         if (self._state / "manifest.ocdbt").exists():
             return {"driver": "ocdbt", "base": root, "path": f"{path}/"}
         return root | {"path": f"{self._state / path}/"}
+
+
+def _refused(folder: pathlib.Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0][:200]
+    return UserError(f"{folder}: cannot be written ({reason}); the same command resumes")
 
 
 def _chunk(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:

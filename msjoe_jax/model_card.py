@@ -1,0 +1,67 @@
+"""The README.md of an exported model."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+TRAINED = {
+    "warm_up": "supervised warm-up on the procedural tiny world",
+    "pretrain": "stage I: REINFORCE on the sampler, the language model frozen",
+    "joint": "stage II: GRPO on the language model and REINFORCE on the sampler, jointly",
+}
+SAMPLER = """
+The sampler turns the similarities of the queries with the candidate frames into a choice of frames:
+
+```python
+import json
+from flax import nnx, traverse_util
+from msjoe_jax.models.sampler import Sampler, SamplerConfig
+from safetensors.flax import load_file
+
+sizes = json.load(open("sampler/config.json"))
+sizes.pop("model_type")
+definition = nnx.graphdef(nnx.eval_shape(lambda: Sampler(SamplerConfig(**sizes), rngs=nnx.Rngs(0))))
+sampler = nnx.merge(
+    definition, traverse_util.unflatten_dict(load_file("sampler/sampler.safetensors"), sep=".")
+)
+```
+"""
+
+
+def model_card(name: str, meta: dict[str, Any], present: Sequence[str]) -> str:
+    """The card, from what the checkpoint says of itself.
+
+    Args:
+      name: its heading.
+      meta: the checkpoint's; `trained` in it names the stages and their settings (`save_bundle`).
+      present: the models that are in the folder.
+    """
+    trained = meta.get("trained", {})
+    parts = [
+        "---\nlibrary_name: transformers\npipeline_tag: video-text-to-text\n---\n",
+        f"# {name}\n",
+        "A Qwen2.5-VL multimodal language model"
+        + (", with the frame sampler that chooses what it sees of a long video" if "sampler" in
+           present else "")
+        + (" and the CLIP that scores the frames" if "clip" in present else "")
+        + ". Written by msjoe_jax, an implementation of MSJoE (arXiv 2602.22932).\n",
+        "## How it was trained\n",
+    ]  # fmt: skip
+    if trained:
+        parts += [f"- {TRAINED[stage]}" for stage in trained["stages"]]
+        settings = json.dumps(trained, indent=2, sort_keys=True)
+        parts += ["", "What the checkpoint records of it:\n", f"```json\n{settings}\n```\n"]
+    else:
+        parts += ["Not by msjoe_jax: these are the tensors that were converted.\n"]
+    parts += [
+        "## How to load it\n",
+        "```python\nfrom transformers import Qwen2_5_VLForConditionalGeneration\n",
+        'model = Qwen2_5_VLForConditionalGeneration.from_pretrained(".")\n```',
+        SAMPLER if "sampler" in present else "",
+        "## Limits\n",
+        "Loaded on its own the language model answers from whatever frames it is given; choosing "
+        "them takes CLIP, the sampler and the prompts of msjoe_jax. It may be wrong, as any such "
+        "model, and inherits licence and biases of the model that it was trained from. Nothing "
+        "here says how well it does: measure it on your own questions.\n",
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,231 @@
+"""Published folders into model folders: the tables, what is read, what is refused."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from published import clip_folder, published, qwen_folder
+from qwen_oracle import numpy_of
+from test_clip import config as clip_sizes
+from test_clip import hugging_face_model, open_clip_model
+from torch_stubs import declare_torchvision_ops
+
+from msjoe_jax.bundle import load_bundle, load_mllm
+from msjoe_jax.convert import convert, run
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.functional import abstract, count_params
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.system import QWEN_SIZES, qwen_config
+from msjoe_jax.weights.qwen import qwen_table
+from msjoe_jax.weights.tables import match, slots, to_hf
+
+ROOT = pathlib.Path(__file__).parents[1]
+GENUINE = ROOT.parent / "shared" / "material" / "tokenizer" / "Qwen2.5-VL-7B-Instruct"
+PYTHON = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+def command(*flags: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "msjoe_jax.convert", *flags]
+    return subprocess.run(line, capture_output=True, text=True, env=PYTHON, cwd=ROOT)
+
+
+def shapes_of(config: QwenConfig):
+    return abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0)))[1]
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not GENUINE.is_dir(), reason="the published 7B's index is not at hand")
+def test_published_index():
+    """Every name of the 7B's index has its place, every leaf its tensors, and the bytes agree."""
+    config = QwenConfig.from_hf(json.loads((GENUINE / "config.json").read_text()))
+    index = json.loads((GENUINE / "model.safetensors.index.json").read_text())
+    assert config == qwen_config("qwen2.5-vl-7b", None)
+    wanted = slots(qwen_table(config), shapes_of(config))
+    assert len(wanted) == 729 and wanted.keys() == index["weight_map"].keys()
+    total = sum(2 * int(np.prod(slot.shape)) for slot in wanted.values())
+    assert total == index["metadata"]["total_size"]
+
+
+@pytest.mark.parametrize("size", QWEN_SIZES)
+def test_every_size_is_the_references(size):
+    """Names and shapes of transformers' own model built from our config.json."""
+    declare_torchvision_ops()
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = qwen_config(size, None)
+    assert QwenConfig.from_hf(config.to_hf()) == config
+    with torch.device("meta"):
+        module = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config.to_hf()))
+    table, shapes = qwen_table(config), shapes_of(config)
+    given = {n: (np.dtype(np.float16), tuple(x.shape)) for n, x in module.state_dict().items()}
+    names = match(given, table, slots(table, shapes))
+    assert names.keys() | table.ignored == {published(name) for name in given} | table.ignored
+    assert count_params(shapes) == sum(x.numel() for x in module.parameters())
+
+
+# --- what is read ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": torch.bfloat16, "flat": True},
+        {"tie": True, "sharded": False},
+        {"dtype": torch.float16, "new_names": True},
+    ],
+    ids=["flat-bf16", "tied-single", "nested-names-fp16"],
+)
+def test_every_value_arrives(tmp_path, options):
+    module = qwen_folder(tmp_path / "hf", **options)
+    convert(tmp_path / "hf", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "out"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["mllm", "params"]
+    for file in ("config.json", "tokenizer.json", "preprocessor_config.json", "merges.txt"):
+        copy = tmp_path / "out" / "mllm" / file
+        assert copy.read_bytes() == (tmp_path / "hf" / file).read_bytes()
+    dtype = options.get("dtype", torch.float32)
+    mllm = load_mllm(tmp_path / "out", str(dtype).removeprefix("torch."))
+    assert mllm.settings["preprocessor_config"] == {"min_pixels": 3136, "x": "é"}
+    assert mllm.config.text.tie_embeddings == options.get("tie", False)
+    tensors = to_hf(jax.tree.map(np.asarray, mllm.params), qwen_table(mllm.config))
+    stored = {published(name): x for name, x in module.state_dict().items()}
+    if options.get("tie"):
+        del stored["lm_head.weight"]
+    assert tensors.keys() == stored.keys()
+    for name, x in tensors.items():
+        assert x.tobytes() == numpy_of(stored[name]).tobytes(), name
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+@pytest.mark.parametrize("family", ["open_clip", "hugging_face"])
+def test_clip_computes_what_the_source_does(tmp_path, family, quick_gelu):
+    sizes = clip_sizes(quick_gelu)
+    if family == "open_clip":
+        module = open_clip_model(sizes)
+        model = {
+            "embed_dim": sizes.embed_dim,
+            "vision_cfg": {
+                "image_size": 28,
+                "patch_size": 7,
+                "width": 32,
+                "layers": 2,
+                "head_width": 16,
+            },
+            "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 24, "heads": 3,
+                         "layers": 3},
+        }  # fmt: skip
+        tag = tmp_path / ("clip.openai" if quick_gelu else "clip.laion")  # the tag says it
+        clip_folder(tag, module, {"model_cfg": model, "preprocess_cfg": {}}, True)
+    else:
+        module = hugging_face_model(sizes)
+        tag = tmp_path / "clip"
+        clip_folder(tag, module, module.config.to_dict(), False)
+    convert(tag, tmp_path / "out")
+    _, system, params = load_bundle(tmp_path / "out", ["clip"])
+    assert system.clip == sizes
+    assert system.clip_tokenizer is not None and system.tokenizer is None
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(2, 28, 28, 3)).astype(np.float32)
+    tokens = rng.integers(0, 49, (2, 8))
+    tokens[:, -1] = 49
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        if family == "open_clip":
+            want = module.encode_image(images), module.encode_text(torch.from_numpy(tokens))
+        else:
+            want = (
+                module.get_image_features(images).pooler_output,
+                module.get_text_features(torch.from_numpy(tokens)).pooler_output,
+            )
+    model = system.clip_model(params["clip"])
+    with jax.default_matmul_precision("highest"):
+        got = model.encode_image(jnp.asarray(pixels)), model.encode_text(jnp.asarray(tokens))
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w.numpy(), rtol=1e-5, atol=1e-5)  # as in test_clip
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def edit(file: pathlib.Path, **fields) -> None:
+    content = json.loads(file.read_text())
+    content.update(fields)
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def shard(folder: pathlib.Path) -> pathlib.Path:
+    return sorted(folder.glob("*.safetensors"))[1]
+
+
+def cut(folder: pathlib.Path, size: int) -> None:
+    shard(folder).write_bytes(shard(folder).read_bytes()[:size])
+
+
+def with_index(folder: pathlib.Path, name: str) -> None:
+    edit(folder / "model.safetensors.index.json", weight_map={"a": name})
+
+
+@pytest.mark.parametrize(
+    "spoil,message",
+    [
+        (lambda f: (f / "config.json").unlink(), r"hf: no config.json and no open_clip_config"),
+        (lambda f: (f / "config.json").write_text("[1"), r"config.json: no JSON"),
+        (lambda f: edit(f / "config.json", model_type="qwen2_vl"), r"model_type is 'qwen2_vl'; "),
+        (lambda f: edit(f / "config.json", vision_config=None), r"'vision_config' is missing"),
+        (lambda f: edit(f / "config.json", text_config=7), r"config.json: .*int"),
+        (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json: no readable tokenizer"),
+        (lambda f: edit(f / "preprocessor_config.json", image_mean=[0.5] * 3), r"image_mean is"),
+        (lambda f: shard(f).unlink(), r"files that are absent: model-00002-of-\d+.safetensors"),
+        (lambda f: with_index(f, "../config.json"), r"names a file outside its folder"),
+        (lambda f: cut(f, 4), r"model-00002-of-\d+.safetensors: no safetensors file, or a dam"),
+        (lambda f: cut(f, 100), r"model-00002-of-\d+.safetensors: .*the header is cut off"),
+        (lambda f: cut(f, 20_000), r"model-00002-of-\d+.safetensors: .*cut off: 20000 bytes of"),
+        (lambda f: [p.unlink() for p in f.glob("model*")], r"no model.safetensors.index.json and"),
+    ],
+)
+def test_sources_that_are_refused(tmp_path, spoil, message):
+    qwen_folder(tmp_path / "hf")
+    spoil(tmp_path / "hf")
+    with pytest.raises(UserError, match=message) as caught:
+        convert(tmp_path / "hf", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]  # before anything is written
+
+
+def test_one_line_and_status_2(tmp_path):
+    qwen_folder(tmp_path / "hf", sharded=False)
+    edit(tmp_path / "hf" / "config.json", tie_word_embeddings=True)
+    file = tmp_path / "hf" / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"model.norm.weight", b"model.norm.height"))
+    done = command(f"--source={tmp_path / 'hf'}", f"--out={tmp_path / 'out'}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: weights do not fit the model: 1 missing (model.norm.weight); "
+        "1 not of this model (model.norm.height)\n"
+    )
+    with pytest.raises(UserError, match="--out is missing or empty"):
+        run(str(tmp_path / "hf"), " ")
+
+
+def test_what_is_there_is_left_alone(tmp_path, monkeypatch):
+    qwen_folder(tmp_path / "hf", sharded=False)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out exists; remove it or name another folder"):
+        convert(tmp_path / "hf", tmp_path / "out")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"new needs 0.0 GB, 0.0 GB are free there"):
+        convert(tmp_path / "hf", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
