@@ -52,8 +52,14 @@ def base() -> ConfigDict:
     c.mllm.log_prob_block = 128
     # Score a question's prompts one after the other: less memory, one more forward.
     c.mllm.score_one_by_one = True
-    # Leaves whose path matches stay as they are, without gradient or moments ("" = none).
-    c.mllm.frozen = "^vision/"
+    # Leaves whose path matches this pattern train where the stage trains the MLLM; the others have
+    # no gradient and no moments ("" = all train; the vision tower then runs inside the joint step).
+    c.mllm.trainable = "^language/"
+    # LoRA: factors of this rank on the matrices whose path matches train instead, scaled by
+    # alpha / rank (0 = none). They are merged into the weights at the end of the stage.
+    c.mllm.lora_rank = 0
+    c.mllm.lora_alpha = 32.0
+    c.mllm.lora_targets = "^language/layers/"
     c.clip = ConfigDict()
     c.clip.size = "vit-l-14"
     c.clip.checkpoint = ""
@@ -110,10 +116,20 @@ def base() -> ConfigDict:
     # Stage 3 in training: sample (the sampler's draw), or the fixed selectors of the control arms:
     # uniform, topk, topk_smooth (each with one draw a query rollout).
     c.rollout.selector = "sample"
+    # Updates on each rollout batch; from the second on the ratio to the sampling policy is clipped.
+    c.rollout.updates = 1
+    # Rollout batches at most that are drawn to replace questions whose answers were all right or
+    # all wrong, which teach nothing (DAPO's dynamic sampling; 0 = off).
+    c.rollout.refill = 0
+    # One more answer a question, from uniform frames: logs (and for sampler_advantage =
+    # counterfactual: subtracts) what the chosen frames gain over them.
+    c.rollout.counterfactual = False
+    # Parts of a batch whose host work (parsing, JPEG decoding) overlaps the others' device work.
+    c.rollout.waves = 1
     # What searches: policy (stage 1's queries) or question (the bare question).
     c.rollout.queries = "policy"
 
-    # The objective (SPEC §3, §6); field meanings: rl/joint_step.py, StepConfig.
+    # The objective (SPEC §3, §6); field meanings: rl/objective.py, StepConfig.
     c.objective = ConfigDict()
     c.objective.micro_batches = 1
     c.objective.credit = "routed"
@@ -125,9 +141,15 @@ def base() -> ConfigDict:
     c.objective.info_weight = 0.1
     c.objective.info_kind = "ratio"
     c.objective.info_threshold = 10.0
+    c.objective.ratio = "token"
     c.objective.clip_low = 0.2
     c.objective.clip_high = 0.28
     c.objective.aggregation = "token-mean"
+    c.objective.kl_coef = 0.0
+    c.objective.kl_kind = "k3"
+    c.objective.overlong = "none"
+    c.objective.overlong_buffer = 0
+    c.objective.overlong_penalty = 1.0
     c.objective.query_entropy = 0.0
     c.objective.frame_entropy = 0.02
 
@@ -140,10 +162,20 @@ def base() -> ConfigDict:
         c[name].train_mllm = mllm
         c[name].train_sampler = sampler
         c[name].sampler_advantage = advantage
+        # Advantages times [c (1 − c)]^−this, c the pass rate: 0 = all questions alike, 1 = hard
+        # and easy ones as the paper's stage I weighs them.
+        c[name].difficulty_weight = 0.0
+        # Questions drawn with weight exp(−(c − target)² / 2 width²), the target pass rate going
+        # from start to end over the stage (width 0 = off: every question once an epoch).
+        c[name].curriculum = ConfigDict({"start": 0.7, "end": 0.3, "width": 0.0})
 
     # Pass rates c (SPEC §3): answers drawn per question from uniform frames.
     c.difficulty = ConfigDict()
     c.difficulty.samples = 8
+    # Smoothing: c drawn towards the data's mean as by this many more samples; correction: c of a
+    # guesser becomes 0.
+    c.difficulty.smoothing = 0.0
+    c.difficulty.chance_corrected = False
 
     c.optimizer = ConfigDict()
     c.optimizer.mllm_lr = 1e-6
@@ -164,6 +196,7 @@ def base() -> ConfigDict:
 
     c.log_every = 1
     c.media_every = 50
+    c.rollouts_every = 1  # updates between rows of rollouts.jsonl, from which draws are replayed
     c.checkpoint_every = 50
     c.keep_checkpoints = 2
 

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question, load_questions, save_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.functional import Params
+from msjoe_jax.rl.advantages import chance_corrected, smoothed_pass_rate
 from msjoe_jax.rollout.episode import Episodes, time_ordered
 from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.programs import Programs
@@ -67,3 +69,27 @@ def measure_difficulty(
     file.parent.mkdir(parents=True, exist_ok=True)
     save_questions(file, rated)
     return rated
+
+
+def with_adjusted_rates(config: ConfigDict, questions: list[Question]) -> list[Question]:
+    """The questions with pass rates smoothed and corrected for chance, as the config says.
+
+    A measured rate is a share of few samples: `smoothing` draws it towards the mean of all. A
+    guesser among M options is right once in M: the correction makes that a rate of 0 (SPEC §3).
+    """
+    d = config.difficulty
+    known = [q.difficulty for q in questions if q.difficulty is not None]
+    if not known or not (d.smoothing or d.chance_corrected):
+        return questions
+    mean = float(np.mean(known))
+
+    def adjusted(question: Question) -> Question:
+        if question.difficulty is None:
+            return question
+        right = question.difficulty * d.samples
+        rate = smoothed_pass_rate(jnp.float32(right), d.samples, mean, d.smoothing)
+        if d.chance_corrected:
+            rate = chance_corrected(rate, len(question.options))
+        return dataclasses.replace(question, difficulty=float(rate))
+
+    return [adjusted(question) for question in questions]

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.rl.joint_step import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
 from msjoe_jax.rl.subset import Draw
 from msjoe_jax.rollout.frames import frames_per_unit, unit_slots
 from msjoe_jax.rollout.generate import Prompts
@@ -41,7 +41,7 @@ from msjoe_jax.runtime.mesh import (
 )
 from msjoe_jax.runtime.sharding_tables import STATE_TABLE
 from msjoe_jax.system import System, make_system
-from msjoe_jax.train import abstract_state, make_step
+from msjoe_jax.train_state import abstract_state, make_step
 
 GIB = 2**30
 # Usable memory of a chip by the compiler's own word, in GiB (TPU generations it can compile for).
@@ -187,6 +187,7 @@ def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
             ints(*done),
             bools(*done),
             floats(*done),
+            bools(B, G, n),
         )
 
     return RolloutBatch(
@@ -216,6 +217,7 @@ def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
         parsed=floats(B, I),
         pass_rate=floats(B),
         weight=floats(B),
+        importance=floats(B),
     )
 
 

@@ -4,6 +4,7 @@ One update: draw a batch of questions, roll out the four stages, and hand the re
 step. Metrics of an update are fetched after the next one has been dispatched.
 """
 
+import base64
 import dataclasses
 import functools
 import pathlib
@@ -14,200 +15,77 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jaxtyping import Float
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from msjoe_jax.data.curriculum import curriculum_order
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question, load_questions
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.difficulty import with_adjusted_rates
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.functional import Params
-from msjoe_jax.prompts import QueryReply
-from msjoe_jax.rl.joint_step import (
-    ModelFns,
-    RolloutBatch,
-    StepConfig,
-    TokenRollouts,
-    make_joint_step,
-    partition,
-)
-from msjoe_jax.rollout.episode import (
-    AnswerStage,
-    Batch,
-    Episodes,
-    QueryStage,
-    fetch,
-    time_ordered,
-)
+from msjoe_jax.models.lora import merge_lora
+from msjoe_jax.rl.advantages import difficulty_weight
+from msjoe_jax.roll_out import Collector, Note, Rollout
+from msjoe_jax.rollout.episode import Episodes, fetch
 from msjoe_jax.rollout.frames import preview_fn
-from msjoe_jax.rollout.programs import Programs, Selection, token_stats_fn
+from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
-from msjoe_jax.runtime.metrics import MetricWriter
+from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.plots import figure_to_image, keyframe_figure
 from msjoe_jax.runtime.sharding_tables import STATE_TABLE
 from msjoe_jax.system import System, describe
+from msjoe_jax.train_state import (
+    State,
+    abstract_state,
+    init_state,
+    make_scoring,
+    make_step,
+    step_config,
+    trains_vision,
+)
 
-State = dict[str, Any]
-
-
-# --- what is trained, and how ------------------------------------------------------------------
-
-
-def step_config(config: ConfigDict, stage: str) -> StepConfig:
-    """The objective of a stage: the shared fields and the stage's own."""
-    return StepConfig(
-        train_mllm=config[stage].train_mllm,
-        train_sampler=config[stage].train_sampler,
-        sampler_advantage=config[stage].sampler_advantage,
-        **config.objective,
-    )
+# Beyond this spread of the logits the paper's formula for a draw's likelihood points away from the
+# true gradient (SPEC §4).
+MARGINAL_LOGIT_STD = 2.0
 
 
-def make_optimizers(
-    config: ConfigDict, stage: str
-) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """AdamW for the MLLM (constant rate) and for the sampler (cosine to a tenth), each clipped
-    by its own norm, so that the large model's gradient does not scale the small one's.
-    """
-    o, steps = config.optimizer, config[stage].steps
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a stage's loop works with; see `run_stage`."""
 
-    def decayed(params: Params) -> Any:  # matrices only: no norm scales, no biases
-        def is_matrix(path: tuple, _: Any) -> bool:
-            name = jax.tree_util.keystr(path, simple=True, separator="/").lower()
-            return not ("norm" in name or "bias" in name or "scale" in name)
+    config: ConfigDict
+    name: str
+    folder: pathlib.Path
+    system: System
+    episodes: Episodes
+    collector: Collector
+    stream: Any
+    joint_step: Callable
+    scoring: Callable
+    clip: Params
+    reference: Params | None
 
-        return jax.tree_util.tree_map_with_path(is_matrix, params)
-
-    def adamw(rate: optax.Schedule, decay: float, clip: float) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=decay, mask=decayed)
-        )
-
-    ramp = optax.linear_schedule(0.0, 1.0, max(1, o.warmup_steps))
-    cosine = optax.cosine_decay_schedule(1.0, max(1, steps), alpha=0.1)
-    return (
-        adamw(lambda n: o.mllm_lr * ramp(n + 1), o.mllm_decay, o.mllm_clip),
-        adamw(lambda n: o.sampler_lr * ramp(n + 1) * cosine(n), o.sampler_decay, o.sampler_clip),
-    )
-
-
-def make_step(config: ConfigDict, stage: str, system: System) -> Callable:
-    """The joint step of a stage, not yet jitted: (state, batch) → (state, metrics)."""
-    if min(config.rollout.query_temperature, config.rollout.answer_temperature) <= 0:
-        raise UserError("config.rollout: training needs temperatures above 0 (0 is greedy)")
-    stats = functools.partial(
-        token_stats_fn,
-        system,
-        block=config.mllm.log_prob_block,
-        one_by_one=config.mllm.score_one_by_one,
-    )
-    fns = ModelFns(
-        query_stats=stats(config.rollout.query_temperature),
-        answer_stats=stats(config.rollout.answer_temperature),
-        frame_logits=lambda params, *arrays: system.sampler(params)(*arrays),
-    )
-    return make_joint_step(
-        step_config(config, stage), fns, *make_optimizers(config, stage), config.mllm.frozen
-    )
-
-
-def init_state(config: ConfigDict, stage: str, mllm: Params, sampler: Params) -> State:
-    """The training state. Moments exist only for what the stage trains."""
-    mllm_optimizer, sampler_optimizer = make_optimizers(config, stage)
-    trainable, _ = partition(mllm, config.mllm.frozen)
-    return {
-        "mllm": mllm,
-        "sampler": sampler,
-        "mllm_opt": mllm_optimizer.init(trainable) if config[stage].train_mllm else {},
-        "sampler_opt": sampler_optimizer.init(sampler) if config[stage].train_sampler else {},
-        "step": jnp.zeros((), jnp.int32),
-        "skipped": jnp.zeros((), jnp.int32),
-    }
-
-
-def abstract_state(config: ConfigDict, stage: str, system: System) -> State:
-    """`init_state` as shapes: what a plan, a sharding or a restore needs, at any model size."""
-    return jax.eval_shape(
-        functools.partial(init_state, config, stage),
-        system.abstract["mllm"],
-        system.abstract["sampler"],
-    )
-
-
-# --- one rollout batch -------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Rollout:
-    """What one batch produced: the joint step's input, and what people look at."""
-
-    batch: Batch
-    queries: QueryStage
-    selection: Selection
-    frames: np.ndarray  # [B, I·J, K] candidate indices by time
-    answers: AnswerStage
-    arrays: RolloutBatch
-
-
-def roll_out(
-    config: ConfigDict, episodes: Episodes, params: dict[str, Params], batch: Batch, step: int
-) -> Rollout:
-    """Runs the four stages on a batch, with I query rollouts × J frame draws a question."""
-    r = config.rollout
-    weight = batch["valid"].astype(np.float32)
-    I, J = r.query_rollouts, r.frame_draws
-    queries = episodes.reason(
-        params["mllm"], batch, step, rollouts=I, temperature=r.query_temperature, weight=weight
-    )
-    tokens, mask = queries.tokens, queries.mask
-    if r.queries == "question":
-        questions = episodes.batch_questions(batch)
-        tokens, mask = episodes.query_tokens([[(q.question,)] * I for q in questions])
-    selection = episodes.select(params, batch, tokens, mask, step, selector=r.selector, draws=J)
-    frames = time_ordered(selection.draw)
-    answers = episodes.answer(
-        params["mllm"], batch, frames, step, temperature=r.answer_temperature, weight=weight
-    )
-    questions = episodes.batch_questions(batch)
-    B = len(questions)
-
-    def per_reply(value: Callable[[QueryReply], bool]) -> np.ndarray:
-        return np.array([[value(reply) for reply in row] for row in queries.replies], np.float32)
-
-    host = {
-        "query_mask": mask,
-        "frame_mask": batch["frame_mask"],
-        "correct": answers.correct.reshape(B, I, J),
-        "answer_valid": answers.valid.reshape(B, I, J),
-        "query_valid": np.array([[x.valid for x in row] for row in queries.replies], np.float32),
-        "parsed": np.array(
-            [[x.num_parsed > 0 for x in row] for row in queries.replies], np.float32
-        ),
-        "pass_rate": np.array(
-            [np.nan if q.difficulty is None else q.difficulty for q in questions], np.float32
-        ),
-        "weight": weight,
-    }
-    done = [
-        TokenRollouts(
-            s.prompts, s.features, s.completions.tokens, s.completions.mask, s.completions.log_probs
-        )
-        for s in (queries, answers)
-    ]
-    arrays = RolloutBatch(
-        queries=done[0],
-        answers=done[1],
-        similarity=selection.similarity,
-        draw=selection.draw,
-        **episodes.put(host),
-    )
-    return Rollout(batch, queries, selection, frames, answers, arrays)
-
-
-# --- the loop ----------------------------------------------------------------------------------
+    def prepared(self, state: State, rollout: Rollout) -> Rollout:
+        """With the log-probs that the objective needs beside those of the step itself."""
+        arrays = rollout.arrays
+        if self.reference is not None:
+            query, answer = self.scoring(self.reference, arrays)
+            arrays = arrays._replace(
+                queries=arrays.queries._replace(ref_log_probs=query),
+                answers=arrays.answers._replace(ref_log_probs=answer),
+            )
+        if self.config.rollout.updates > 1:
+            query, answer = self.scoring(state["mllm"], arrays)
+            arrays = arrays._replace(
+                queries=arrays.queries._replace(old_log_probs=query),
+                answers=arrays.answers._replace(old_log_probs=answer),
+            )
+        return rollout._replace(arrays=arrays)
 
 
 def run_stage(
@@ -231,11 +109,13 @@ def run_stage(
       UserError: bad data, a checkpoint of another architecture, or too many skipped updates.
     """
     steps, folder = config[stage].steps, workdir / stage
+    objective = step_config(config, stage)
     mesh = make_mesh(**config.mesh)
     rules = AxisRules()
     put = functools.partial(jax.device_put, device=batch_sharding(mesh, rules))
     reader = RecordReader(config.data.train_records)
-    if step_config(config, stage).sampler_advantage == "difficulty":
+    questions = with_adjusted_rates(config, questions)
+    if objective.sampler_advantage == "difficulty":
         questions = [q for q in questions if _teaches(q)]
         if not questions:
             raise UserError(f"{config.data.train_questions}: no question has a pass rate below 1")
@@ -249,15 +129,38 @@ def run_stage(
             num_candidates=config.frames.candidates,
             num_preview=config.frames.preview,
             preview_fn=preview_fn(config, system.qwen.vision),
+            order=_order(config, stage, questions),
             seed=config.seed,
         )
     )
 
     shapes = abstract_state(config, stage, system)
     shardings = param_shardings(shapes, STATE_TABLE, mesh, rules)
-    clip = jax.device_put(params["clip"], param_shardings(params["clip"], STATE_TABLE, mesh, rules))
-    joint_step = jax.jit(
-        make_step(config, stage, system), donate_argnums=0, out_shardings=(shardings, None)
+
+    def place(tree: Params) -> Params:
+        return jax.device_put(tree, param_shardings(tree, STATE_TABLE, mesh, rules))
+
+    with_reference = objective.train_mllm and objective.kl_coef
+    work = Stage(
+        config,
+        stage,
+        folder,
+        system,
+        episodes,
+        Collector(
+            config,
+            episodes,
+            stream,
+            _importance(config, stage, questions),
+            objective.train_mllm and trains_vision(config, system),
+        ),
+        stream,
+        jax.jit(
+            make_step(config, stage, system), donate_argnums=0, out_shardings=(shardings, None)
+        ),
+        jax.jit(make_scoring(config, system)),
+        place(params["clip"]),
+        place(params["mllm"]) if with_reference else None,
     )
     with Checkpoints(str(folder / "checkpoints"), keep=config.keep_checkpoints) as checkpoints:
         start = checkpoints.latest_step() or 0
@@ -272,20 +175,10 @@ def run_stage(
                 params["mllm"], params["sampler"]
             )
         if start < steps:
-            state = _loop(
-                config,
-                stage,
-                folder,
-                system,
-                episodes,
-                joint_step,
-                stream,
-                state,
-                clip,
-                checkpoints,
-                start,
-            )
-    return {"mllm": state["mllm"], "sampler": state["sampler"], "clip": params["clip"]}
+            state = _loop(work, state, checkpoints, start)
+    merge = jax.jit(functools.partial(merge_lora, scale=system.lora_scale))
+    mllm = merge(state["mllm"]) if "lora" in state["mllm"] else state["mllm"]
+    return {"mllm": mllm, "sampler": state["sampler"], "clip": params["clip"]}
 
 
 def _teaches(question: Question) -> bool:
@@ -293,34 +186,68 @@ def _teaches(question: Question) -> bool:
     return question.difficulty is not None and question.difficulty < 1.0
 
 
-def _loop(
-    config: ConfigDict,
-    stage: str,
-    folder: pathlib.Path,
-    system: System,
-    episodes: Episodes,
-    joint_step: Callable,
-    stream: Any,
-    state: State,
-    clip: Params,
-    checkpoints: Checkpoints,
-    start: int,
-) -> State:
+def _rates(questions: list[Question]) -> Float[np.ndarray, "n"]:
+    return np.array([np.nan if q.difficulty is None else q.difficulty for q in questions])
+
+
+def _importance(
+    config: ConfigDict, stage: str, questions: list[Question]
+) -> Float[np.ndarray, "n"]:
+    """What each question's advantages are multiplied by, 1 on average over the questions."""
+    exponent = config[stage].difficulty_weight
+    rates = _rates(questions)
+    if not exponent:
+        return np.ones(len(questions))
+    if np.isnan(rates).any():
+        raise UserError(
+            f"config.{stage}.difficulty_weight needs every question's difficulty: run the stage "
+            "difficulty"
+        )
+    weights = np.asarray(difficulty_weight(jnp.asarray(rates), exponent))
+    return weights / weights.mean()
+
+
+def _order(config: ConfigDict, stage: str, questions: list[Question]) -> np.ndarray | None:
+    """The curriculum's order, long enough for every batch that may be drawn; None: a shuffle."""
+    c = config[stage].curriculum
+    if not c.width:
+        return None
+    return curriculum_order(
+        _rates(questions),
+        batch_size=config.rollout.questions,
+        batches=config[stage].steps * (1 + config.rollout.refill),
+        seed=config.seed,
+        **c,
+    )
+
+
+def _loop(work: Stage, state: State, checkpoints: Checkpoints, start: int) -> State:
+    config, stage, episodes = work.config, work.name, work.episodes
     steps = config[stage].steps
+    marginal = config.objective.likelihood == "marginal" and config[stage].train_sampler
     compiles = CompileCounter()
     meta = {"config": describe(config), "stage": stage}
     waiting: tuple[int, dict[str, Any]] | None = None
+    warned = False
     with (
-        MetricWriter(str(folder), start + 1) as writer,
+        MetricWriter(str(work.folder), start + 1) as writer,
+        JsonLines(str(work.folder / "rollouts.jsonl"), start + 1) as log,
         tqdm(total=steps, initial=start, desc=stage, unit="update") as bar,
     ):
 
         def report(index: int, metrics: dict[str, Any]) -> None:
+            nonlocal warned
             values = {k: float(v) for k, v in fetch(metrics).items()}
             if values.get("skipped_updates", 0) > config.optimizer.max_skipped:
                 raise UserError(
                     f"{stage} update {index}: {int(values['skipped_updates'])} updates had a "
                     "gradient that is not finite; lower the learning rates"
+                )
+            if marginal and not warned and values["sampler/logit_std"] > MARGINAL_LOGIT_STD:
+                warned = True
+                bar.write(
+                    f"{stage} update {index}: the logits' std is above {MARGINAL_LOGIT_STD}, where "
+                    "config.objective.likelihood=marginal misleads; use plackett_luce"
                 )
             if index % config.log_every == 0:
                 writer.scalars(index, values)
@@ -330,59 +257,90 @@ def _loop(
 
         for index in range(start + 1, steps + 1):
             began = time.perf_counter()
-            batch = next(stream)
-            params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": clip}
-            rollout = roll_out(config, episodes, params, batch, index)
+            params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": work.clip}
+            rollout, refills = work.collector.collect(params, index)
             rolled = time.perf_counter()
-            state, metrics = joint_step(state, rollout.arrays)
+            rollout = work.prepared(state, rollout)
+            for _ in range(config.rollout.updates):
+                state, metrics = work.joint_step(state, rollout.arrays)
+            episodes.clock.follow("joint_step", metrics["reward"])
             if waiting:
                 report(*waiting)
-            metrics["time/rollout_s"] = rolled - began
-            metrics["time/data_and_rollout_share"] = (rolled - began) / (
-                time.perf_counter() - began
-            )
-            metrics["compile_count"] = compiles.count
-            metrics["dropped_questions"] = len(episodes.failures)
+            busy, idle = episodes.clock.take()
+            metrics |= {f"time/{kind}_s": seconds for kind, seconds in busy.items()}
+            metrics |= {
+                "time/rollout_s": rolled - began,
+                "device_idle_share": idle,
+                "num_tokens": rollout.query_tokens + rollout.answer_tokens,
+                "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
+                "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
+                "refills": refills,
+                "compile_count": compiles.count,
+                "dropped_questions": len(episodes.failures),
+            }
             waiting = (index, metrics)
             bar.update()
+            if index % config.rollouts_every == 0:
+                for note in rollout.notes:
+                    log.write(logged(config, index, note))
             if index % config.media_every == 0 or index == steps:
-                _show(writer, index, episodes, rollout)
+                _show(writer, index, episodes, rollout.notes[0])
             if index % config.checkpoint_every == 0 or index == steps:
                 report(*waiting)
                 waiting = None
                 writer.flush()
-                checkpoints.save(index, state, stream.get_state(), meta)
+                checkpoints.save(index, state, work.stream.get_state(), meta)
     return state
 
 
-def _show(writer: MetricWriter, step: int, episodes: Episodes, rollout: Rollout) -> None:
-    """One question's rollout as text, and its key frames with the logits over time."""
-    question = episodes.batch_questions(rollout.batch)[0]
-    similarity, logits = fetch((rollout.selection.similarity[0, 0], rollout.selection.logits[0, 0]))
-    reply, frames = rollout.queries.replies[0][0], rollout.frames[0, 0]
-    chosen = frames[frames >= 0]
-    count = int(rollout.batch["frame_mask"][0].sum())
-    times = rollout.batch["timestamps"][0]
+def logged(config: ConfigDict, step: int, note: Note) -> dict[str, Any]:
+    """A question's row of `rollouts.jsonl`: all that `replay` needs to repeat its draws.
+
+    Logits are the valid frames' float32 bytes in base64, a query rollout each.
+    """
+    return {
+        "step": step,
+        "id": note.question.id,
+        "seed": int(config.seed),
+        "selector": config.rollout.selector,
+        "likelihood": config.objective.likelihood,
+        "frames": int(note.frame_mask.sum()),
+        "candidates": len(note.frame_mask),
+        "queries": [list(reply.queries) for reply in note.replies],
+        "query_valid": [reply.valid for reply in note.replies],
+        "logits": [
+            base64.b64encode(row[note.frame_mask].astype("<f4").tobytes()).decode()
+            for row in note.logits
+        ],
+        "draws": note.draws.tolist(),
+        "answers": note.answers,
+        "correct": note.correct.tolist(),
+    }
+
+
+def _show(writer: MetricWriter, step: int, episodes: Episodes, note: Note) -> None:
+    """One question's first rollout as text, and its key frames with the logits over time."""
+    question, reply = note.question, note.replies[0]
+    chosen = np.sort(note.draws[0, 0][note.draws[0, 0] >= 0])
+    times, mask = note.timestamps, note.frame_mask
     text = "\n".join(
         [
             f"question  {question.question}",
             f"options   {' | '.join(question.options)}   (right: {question.letter})",
             f"queries   {' | '.join(reply.queries)}   (form {'ok' if reply.valid else 'broken'})",
             f"frames    {', '.join(f'{times[i]:.0f} s' for i in chosen)}",
-            f"answer    {rollout.answers.texts[0][0]}",
+            f"answer    {note.answers[0]}",
         ]
     )
     writer.texts(step, {"rollout": text})
-    images = episodes.reader.frames(
-        question.video, [int(rollout.batch["frame_index"][0, i]) for i in chosen]
-    )
+    images = episodes.reader.frames(question.video, [int(note.frame_index[i]) for i in chosen])
     figure = keyframe_figure(
-        times[:count],
-        logits[:count],
-        similarity[: len(reply.queries), :count],
+        times[mask],
+        note.logits[0][mask],
+        note.similarity[0, : len(reply.queries)][:, mask],
         list(reply.queries),
         list(images),
-        np.asarray(chosen),
+        chosen,
     )
     writer.images(step, {"key_frames": figure_to_image(figure)})
 

@@ -20,13 +20,13 @@ from flax import nnx
 from msjoe_jax.models.functional import abstract
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.rl.joint_step import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
 from msjoe_jax.rl.subset import gumbel_top_k
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.runtime.sharding_tables import STATE_TABLE
 from msjoe_jax.system import make_system
-from msjoe_jax.train import init_state, make_step
+from msjoe_jax.train_state import init_state, make_step
 
 # (data, fsdp, tensor); the last with two micro-batches.
 MESHES = {
@@ -83,6 +83,7 @@ def make_batch(rng):
             rng.integers(4, V, shape).astype(np.int32),
             np.arange(C) < rng.integers(1, C + 1, shape[:3])[..., None],
             rng.normal(size=shape).astype(np.float32),
+            rng.random(shape[:3]) < 0.8,
         )
 
     frames = np.arange(T) < rng.integers(3, T + 1, B)[:, None]
@@ -102,6 +103,7 @@ def make_batch(rng):
         parsed=bit(B, I),
         pass_rate=rng.random(B).astype(np.float32),
         weight=np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32),
+        importance=np.ones(B, np.float32),
     )
 
 

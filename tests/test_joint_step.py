@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -10,15 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from msjoe_jax.rl.joint_step import (
-    ModelFns,
-    RolloutBatch,
-    StepConfig,
-    TokenRollouts,
-    combine,
-    make_joint_step,
-    partition,
-)
+from msjoe_jax.rl.joint_step import combine, make_joint_step, partition
+from msjoe_jax.rl.objective import ModelFns, RolloutBatch, StepConfig, TokenRollouts
 from msjoe_jax.rl.subset import Draw
 
 B, I, J, C, Q, T, K, D, V = 4, 3, 2, 5, 2, 6, 3, 3, 4
@@ -73,6 +67,7 @@ def make_batch(seed=0):
             rng.integers(0, V, shape).astype(np.int32),
             mask,
             np.where(mask, rng.normal(size=shape), np.nan).astype(np.float32),
+            rng.random(shape[:3]) < 0.7,
         )
 
     frame_mask = np.arange(T) < np.array(VALID_FRAMES)[:, None]
@@ -97,25 +92,46 @@ def make_batch(seed=0):
         parsed=bit(B, I),
         pass_rate=np.array([0.0, 0.3, 0.5, 0.95], np.float32),
         weight=np.ones(B, np.float32),
+        importance=np.array([1, 0.5, 2, 1.5], np.float32),
+    )
+
+
+def make_later_batch(seed=0):
+    """With old and reference log-probs near those of the parameters, so that some ratios clip."""
+    rng = np.random.default_rng(seed + 100)
+    batch, (mllm, _) = make_batch(seed), make_params()
+
+    def near(part, spread):
+        log_p, _ = token_stats(mllm, part.prompts, part.visual, part.tokens)
+        noisy = np.asarray(log_p) + rng.normal(size=part.tokens.shape) * spread
+        return np.where(part.mask, noisy, np.nan).astype(np.float32)
+
+    def more(part):
+        return part._replace(old_log_probs=near(part, 0.3), ref_log_probs=near(part, 0.5))
+
+    return batch._replace(
+        queries=more(batch.queries),
+        answers=more(batch.answers),
+        counterfactual=rng.integers(0, 2, B).astype(np.float32),
     )
 
 
 @functools.cache
-def step_of(config, optimizer="descent", frozen=""):
+def step_of(config, optimizer="descent", trainable=""):
     make = {"descent": lambda: optax.sgd(1.0), "adam": lambda: optax.adam(0.1)}[optimizer]
-    fns = (make_joint_step(config, FNS, make(), make(), frozen), make)
+    fns = (make_joint_step(config, FNS, make(), make(), trainable), make)
     return jax.jit(fns[0], compiler_options=FAST), make
 
 
-def run(config, batch, optimizer="descent", frozen="", state=None):
+def run(config, batch, optimizer="descent", trainable="", state=None):
     """(state before, state after, metrics) of one update."""
-    step, make = step_of(config, optimizer, frozen)
+    step, make = step_of(config, optimizer, trainable)
     if state is None:
         mllm, sampler = make_params()
         state = {
             "mllm": mllm,
             "sampler": sampler,
-            "mllm_opt": make().init(partition(mllm, frozen)[0]),
+            "mllm_opt": make().init(partition(mllm, trainable)[0]),
             "sampler_opt": make().init(sampler),
             "step": jnp.int32(0),
             "skipped": jnp.int32(0),
@@ -152,9 +168,22 @@ def oracle_advantages(config, batch):
         both = batch.query_valid[b, i] * answer_ok
         total[b, i, j] = wa * right + wf * both + wi * info[b, i]
         own[b, i, j] = wa * right + wf * answer_ok
+    ask = total.copy()
+    if config.overlong == "penalty":
+        for b, i, j in np.ndindex(B, I, J):
+
+            def cost(part, g, s, b=b):
+                free = C - config.overlong_buffer
+                over = (part.mask[b, g, s].sum() - free) / config.overlong_buffer
+                return config.overlong_penalty * min(max(over, 0), 1)
+
+            long_query, long_answer = cost(batch.queries, 0, i), cost(batch.answers, i * J + j, 0)
+            total[b, i, j] -= long_query + long_answer
+            ask[b, i, j] -= long_query
+            own[b, i, j] -= long_answer
     routed = config.credit == "routed"
     paid = {
-        "query": total,
+        "query": ask if routed else total,
         "answer": own if routed else total,
         "draw": batch.correct.astype(float) if routed else total,
     }
@@ -165,7 +194,9 @@ def oracle_advantages(config, batch):
             r = reward[b]
             for i, j in np.ndindex(I, J):
                 others = [r[x] for x in np.ndindex(I, J) if x != (i, j)]
-                if config.advantage == "group":
+                if config.advantage == "leave_one_out":
+                    advantage[b, i, j] = r[i, j] - np.mean(others)
+                elif config.advantage == "group":
                     spread = r.std(ddof=1) + 1e-4 if config.advantage_std == "group" else 1.0
                     advantage[b, i, j] = (r[i, j] - r.mean()) / spread
                 elif part == "query":
@@ -183,6 +214,11 @@ def oracle_advantages(config, batch):
             c = min(max(c, 0.1), 0.9)
             value = 1 / c if right else -1 / (1 - c)
             out["draw"][b, i, j] = 0.0 if batch.pass_rate[b] == 0 and not right else value
+    if config.sampler_advantage == "counterfactual":
+        out["draw"] = batch.correct - batch.counterfactual[:, None, None].astype(float)
+    for part, advantage in out.items():
+        shape = (B,) + (1,) * (advantage.ndim - 1)
+        out[part] = advantage * batch.importance.reshape(shape)
     return out, total, info
 
 
@@ -200,20 +236,38 @@ def oracle_losses(config, batch, advantages, mllm, sampler, mllm_0):
         means, flat = [], []
         for b in asked:
             for g, s in np.ndindex(part.tokens.shape[1:3]):
+                if config.overlong == "mask" and not part.finished[b, g, s]:
+                    continue
                 a = advantages[name][b].reshape(-1)[max(g, s)]
-                terms = []
+                terms, log_ratios, kls = [], [], []
                 for c in range(int(part.mask[b, g, s].sum())):
                     token = part.tokens[b, g, s, c]
                     now = log_softmax(mllm, part, b, g, c)
-                    rho = math.exp(now[token] - log_softmax(mllm_0, part, b, g, c)[token])
-                    low, high = 1 - config.clip_low, 1 + config.clip_high
-                    terms.append(-min(rho * a, min(max(rho, low), high) * a))
+                    old = log_softmax(mllm_0, part, b, g, c)[token]
+                    if part.old_log_probs is not None:
+                        old = float(part.old_log_probs[b, g, s, c])
+                    log_ratios.append(now[token] - old)
+                    if config.kl_coef:
+                        u = float(part.ref_log_probs[b, g, s, c]) - now[token]
+                        value = {"k1": -u, "k2": u * u / 2, "k3": math.exp(u) - u - 1}
+                        kls.append(value[config.kl_kind])
                     if name == "query":
                         entropies.append(-(np.exp(now) * now).sum())
+                if config.ratio == "sequence":
+                    log_ratios = [np.mean(log_ratios)] * len(log_ratios)
+                for c, rho in enumerate(np.exp(log_ratios)):
+                    low, high = 1 - config.clip_low, 1 + config.clip_high
+                    terms.append(-min(rho * a, min(max(rho, low), high) * a))
+                    if kls:
+                        terms[-1] += config.kl_coef * kls[c]
                 means.append(np.mean(terms))
                 flat += terms
         token_count += len(flat)
-        mllm_loss += np.mean(means) if config.aggregation == "sequence-mean" else sum(flat)
+        mllm_loss += {
+            "token-mean": sum(flat),
+            "sequence-mean": np.mean(means),
+            "fixed-length": sum(flat) / (len(means) * C),
+        }[config.aggregation]
     if config.aggregation == "token-mean":
         mllm_loss /= token_count
     mllm_loss -= config.query_entropy * np.mean(entropies)
@@ -226,9 +280,21 @@ def oracle_losses(config, batch, advantages, mllm, sampler, mllm_0):
             s = np.array(rows, float)
             phi = sampler["a"] * s.max(0) + sampler["b"] * (s**2).sum(0)
             p = np.exp(phi) / np.exp(phi).sum()
+            if config.likelihood == "cb":
+                sets = [
+                    phi[list(chosen)].sum()
+                    for chosen in itertools.combinations(range(n), min(n, K))
+                ]
+                log_total = np.log(np.exp(sets).sum())
+                p = np.exp(sets - log_total)
             frame_entropies.append(-(p * np.log(p)).sum())
             for j in range(J):
                 left, log_p = list(range(n)), 0.0
+                if config.likelihood == "cb":
+                    chosen = batch.draw.indices[b, i, j][batch.draw.valid[b, i, j]]
+                    log_p = phi[chosen].sum() - log_total
+                    log_ps.append(advantages["draw"][b, i, j] * log_p * (n > K))
+                    continue
                 for f in batch.draw.indices[b, i, j][batch.draw.valid[b, i, j]]:
                     log_p += phi[f] - np.log(np.exp(phi[left]).sum())
                     if config.likelihood == "plackett_luce":
@@ -274,8 +340,28 @@ def same(actual, expected):
 
 ROUTED = StepConfig(query_entropy=0.05, frame_entropy=0.1)
 SHARED = StepConfig(credit="shared", advantage="group", aggregation="sequence-mean")
+LATER = StepConfig(  # a second update on one batch, with a reference
+    advantage="leave_one_out",
+    sampler_advantage="counterfactual",
+    likelihood="cb",
+    aggregation="fixed-length",
+    kl_coef=0.2,
+    overlong="mask",
+    frame_entropy=0.1,
+)
 CONFIGS = {
     "routed, nested, token-mean": ROUTED,
+    "counterfactual, cb, KL, old log-probs": LATER,
+    "sequence ratio, k2, long replies": dataclasses.replace(
+        LATER,
+        likelihood="plackett_luce",
+        ratio="sequence",
+        kl_kind="k2",
+        overlong="penalty",
+        overlong_buffer=3,
+        overlong_penalty=0.7,
+        aggregation="sequence-mean",
+    ),
     "shared, group, sequence-mean": SHARED,
     "difficulty, marginal": StepConfig(
         advantage="group",
@@ -297,7 +383,8 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gradients_are_the_oracles(name):
-    config, batch = CONFIGS[name], make_batch()
+    config = CONFIGS[name]
+    batch = make_later_batch() if config.kl_coef else make_batch()
     grads, metrics = gradients(config, batch)
     want, (mllm_loss, sampler_loss) = oracle_gradients(config, batch)
     assert all(np.abs(x).max() > 50 * TOLERANCE for x in jax.tree.leaves(want))
@@ -323,22 +410,69 @@ def test_metrics_are_means_over_questions_that_count():
         "completions/query_mean_length": batch.queries.mask[kept].sum(-1).mean(),
     }
     close({key: metrics[key] for key in want}, want, 1e-5)
-    mllm, _ = make_params()
-    for name, part in (("query", batch.queries), ("answer", batch.answers)):
+    (mllm, _), gaps = make_params(), []
+    for part in (batch.queries, batch.answers):
         log_p, _ = token_stats(mllm, part.prompts, part.visual, part.tokens)
-        gap = np.abs(np.asarray(log_p) - part.log_probs)[kept][part.mask[kept]]
-        close(metrics[f"log_prob_difference/{name}"], gap.mean(), 1e-5)
+        gaps.append(np.abs(np.asarray(log_p) - part.log_probs)[kept][part.mask[kept]])
+    gaps = np.concatenate(gaps)
+    close(metrics["sampling/sampling_logp_difference/mean"], gaps.mean(), 1e-5)
+    close(metrics["sampling/sampling_logp_difference/max"], gaps.max(), 1e-5)
 
 
-@pytest.mark.parametrize("config, parts", [(ROUTED, 2), (ROUTED, 4), (SHARED, 2)])
-def test_micro_batches_do_not_change_the_update(config, parts):
-    """Token counts are uneven and one question is dropped: only the order of additions differs."""
-    batch = make_batch(1)._replace(weight=np.array([1, 1, 0, 1], np.float32))
+def eight_questions():
+    """Uneven token counts, one question dropped, one of equal rewards."""
+    halves = [make_later_batch(seed) for seed in (1, 2)]
+    batch = jax.tree.map(lambda *x: np.concatenate(x), *halves)
+    correct = batch.correct.copy()
+    correct[3] = 1.0
+    return batch._replace(correct=correct, weight=np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32))
+
+
+@pytest.mark.parametrize("config", [ROUTED, SHARED, LATER], ids=["routed", "shared", "later"])
+def test_micro_batches_do_not_change_the_update(config):
+    """1×8, 2×4, 4×2 and 8×1 differ in the order of additions only."""
+    batch = eight_questions()
     whole, whole_metrics = gradients(config, batch)
-    split = dataclasses.replace(config, micro_batches=parts)
-    grads, metrics = gradients(split, batch)
+    assert whole_metrics["frac_reward_zero_std"] > 0
+    for parts in (2, 4, 8):
+        grads, metrics = gradients(dataclasses.replace(config, micro_batches=parts), batch)
+        close(grads, whole)
+        close(metrics, whole_metrics, 1e-5)
+
+
+def test_the_order_of_the_batch_does_not_matter():
+    batch = eight_questions()
+    order = np.random.default_rng(0).permutation(8)
+    shuffled = jax.tree.map(lambda x: x[order], batch)
+    whole, metrics = gradients(LATER, batch)
+    grads, other = gradients(LATER, shuffled)
     close(grads, whole)
-    close(metrics, whole_metrics, 1e-5)
+    close(other, metrics, 1e-5)
+
+
+def test_some_ratios_are_clipped_and_none_without_old_log_probs():
+    batch = make_later_batch()
+    _, metrics = gradients(LATER, batch)
+    assert metrics["clip_ratio/low_mean"] > 0 < metrics["clip_ratio/high_mean"]
+
+    def forget(part):
+        return part._replace(old_log_probs=None)
+
+    first = batch._replace(queries=forget(batch.queries), answers=forget(batch.answers))
+    assert gradients(LATER, first)[1]["clip_ratio/region_mean"] == 0
+
+
+def test_k3_plus_has_the_value_of_k3_and_the_gradient_of_k2():
+    """The KL term alone: equal rewards teach nothing."""
+    batch = make_later_batch()
+    batch = batch._replace(importance=np.zeros(B, np.float32))
+    by_kind = {
+        kind: gradients(dataclasses.replace(LATER, kl_kind=kind), batch)
+        for kind in ("k2", "k3", "k3+")
+    }
+    close(by_kind["k3+"][0]["mllm"], by_kind["k2"][0]["mllm"])
+    assert np.abs(by_kind["k3"][0]["mllm"]["head"] - by_kind["k2"][0]["mllm"]["head"]).max() > 1e-3
+    assert by_kind["k3+"][1]["kl"] == by_kind["k3"][1]["kl"] != by_kind["k2"][1]["kl"]
 
 
 # --- who is trained by what --------------------------------------------------------------------
@@ -424,12 +558,12 @@ def test_an_untrained_part_stays_and_does_not_change_the_other(alone):
 
 
 def test_frozen_leaves_stay_and_have_no_moments():
-    before, after, _ = run(ROUTED, make_batch(), "adam", frozen="^tower/")
+    before, after, _ = run(ROUTED, make_batch(), "adam", trainable="^head")
     same(after["mllm"]["tower"], before["mllm"]["tower"])
     assert (after["mllm"]["head"] != before["mllm"]["head"]).all()
     moments = [x.shape for x in jax.tree.leaves(after["mllm_opt"]) if x.ndim]
     assert moments == [(D, V)] * 2
-    both = partition(before["mllm"], "^tower/")
+    both = partition(before["mllm"], "^head")
     same(combine(*both), before["mllm"])
 
 
@@ -442,13 +576,13 @@ def test_an_update_that_is_not_finite_is_left_out(where):
         bad = good._replace(answers=good.answers._replace(visual=visual))
     else:
         bad = good._replace(similarity=poison(good.similarity, 0))
-    _, warm, _ = run(ROUTED, good, "adam", frozen="^tower/")
-    _, after, metrics = run(ROUTED, bad, "adam", frozen="^tower/", state=warm)
+    _, warm, _ = run(ROUTED, good, "adam", trainable="^head")
+    _, after, metrics = run(ROUTED, bad, "adam", trainable="^head", state=warm)
     for name in ("mllm", "sampler", "mllm_opt", "sampler_opt"):
         same(after[name], warm[name])
     assert (after["step"], after["skipped"], metrics["skipped_updates"]) == (2, 1, 1)
-    _, later, _ = run(ROUTED, good, "adam", frozen="^tower/", state=after)
-    _, direct, _ = run(ROUTED, good, "adam", frozen="^tower/", state=warm)
+    _, later, _ = run(ROUTED, good, "adam", trainable="^head", state=after)
+    _, direct, _ = run(ROUTED, good, "adam", trainable="^head", state=warm)
     same(later["mllm"], direct["mllm"])
     same(later["sampler_opt"], direct["sampler_opt"])
     assert later["skipped"] == 1

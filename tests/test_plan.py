@@ -23,7 +23,7 @@ from msjoe_jax.plan import (
 )
 from msjoe_jax.runtime.mesh import make_mesh
 from msjoe_jax.system import make_system
-from msjoe_jax.train import abstract_state, make_step
+from msjoe_jax.train_state import abstract_state, make_step
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"

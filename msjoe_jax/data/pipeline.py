@@ -82,6 +82,7 @@ def make_pipeline(
     with_embeddings: bool = True,
     seed: int = 0,
     shuffle: bool = True,
+    order: Int[np.ndarray, "n"] | None = None,
     num_epochs: int | None = None,
     num_hosts: int = 1,
     host_index: int = 0,
@@ -108,6 +109,8 @@ def make_pipeline(
 
     Args:
         batch_size: global, over all hosts.
+        order: positions in `questions` in which an epoch goes through them, with any repetitions
+            (see data/curriculum.py), in place of the shuffle.
         preview_size: (H, W) to which the previews are resized; None keeps the stored size, which
             must then be the same for all videos unless `preview_fn` makes it so.
         threads, read_ahead: host threads that make batches and how many batches they run ahead.
@@ -140,15 +143,16 @@ def make_pipeline(
         )
         return {"index": np.int32(index), "valid": np.bool_(valid), **row}
 
-    order = grain.MapDataset.source([(i, True) for i in range(len(questions))]).seed(seed)
-    if shuffle:
-        order = order.shuffle()
-    order = order.repeat(num_epochs)
-    missing = -len(order) % batch_size
+    epoch = range(len(questions)) if order is None else order.tolist()
+    items = grain.MapDataset.source([(i, True) for i in epoch]).seed(seed)
+    if shuffle and order is None:
+        items = items.shuffle()
+    items = items.repeat(num_epochs)
+    missing = -len(items) % batch_size
     if num_epochs is not None and missing:
         filler = grain.MapDataset.source([(0, False)] * missing)
-        order = grain.MapDataset.concatenate([order, filler])
-    rows = order[host_shard(num_hosts, host_index)].map(make_row)
+        items = grain.MapDataset.concatenate([items, filler])
+    rows = items[host_shard(num_hosts, host_index)].map(make_row)
     batches = rows.batch(batch_size // num_hosts, drop_remainder=True)
     return batches.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, read_ahead))

@@ -91,6 +91,16 @@ def difficulty_aware(
     return jnp.where(silent, 0.0, advantage)
 
 
+def difficulty_weight(pass_rate: Float[Array, "..."], exponent: float) -> Float[Array, "..."]:
+    """[c (1 − c)]^−exponent, c clipped to [0.1, 0.9]: 0 weighs all alike, 1 as the paper's stage I.
+
+    To be divided by its mean over the data set, and to multiply advantages: inside a reward that
+    is then normalised by its group's std it would cancel (RL.md §2.2).
+    """
+    c = jnp.clip(pass_rate, RATE_FLOOR, 1.0 - RATE_FLOOR)
+    return (c * (1.0 - c)) ** -exponent
+
+
 def smoothed_pass_rate(
     successes: Int[Array, "..."],
     samples: Int[Array, "..."],

@@ -4,6 +4,7 @@ A question whose prompt is too long or whose frames cannot be read is dropped fr
 weight 0 and reported; it never stops a run.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from msjoe_jax.rollout.assemble import (
     empty_row,
     stack_rows,
 )
+from msjoe_jax.rollout.clock import DeviceClock
 from msjoe_jax.rollout.frames import (
     Unit,
     frames_per_unit,
@@ -41,11 +43,16 @@ Batch = dict[str, Any]  # what data/pipeline.py yields
 
 
 class QueryStage(NamedTuple):
-    """Stage 1 of B questions × I rollouts. `tokens` and `mask` are CLIP's input [B, I, Q, C]."""
+    """Stage 1 of B questions × I rollouts; `num_tokens` were drawn.
+
+    `tokens` and `mask` are CLIP's input [B, I, Q, C].
+    """
 
     prompts: Prompts
+    patches: Patches
     features: Any
     completions: Completions
+    num_tokens: int
     replies: list[list[prompts.QueryReply]]
     tokens: Int[np.ndarray, "B I Q C"]
     mask: Bool[np.ndarray, "B I Q"]
@@ -55,12 +62,19 @@ class AnswerStage(NamedTuple):
     """Stage 4 of B questions × G frame sets × n samples; `correct` and `valid` are [B, G·n]."""
 
     prompts: Prompts
+    patches: Patches
     features: Any
     completions: Completions
+    num_tokens: int
     replies: list[list[prompts.AnswerReply]]
     texts: list[list[str]]
     correct: Float[np.ndarray, "B G"]
     valid: Float[np.ndarray, "B G"]
+
+
+def question_number(question_id: str) -> int:
+    """A question's id as the 32 bits from which its random choices derive."""
+    return zlib.crc32(question_id.encode())
 
 
 class Episodes:
@@ -85,6 +99,13 @@ class Episodes:
         self.assembler = Assembler(system.tokenizer, system.qwen)
         self.per_unit = frames_per_unit(config, system.qwen.vision)
         self.failures: list[dict[str, str]] = []
+        self.clock = DeviceClock()
+
+    def _seeds(self, batch: Batch, step: int) -> tuple[Any, Any, Any]:
+        """What every random choice of a batch derives from: seed, step, question ids."""
+        ids = [question_number(question.id) for question in self.batch_questions(batch)]
+        seed, step_ = np.uint32(self.config.seed), np.uint32(step)
+        return seed, step_, self.put(np.array(ids, np.uint32))
 
     def batch_questions(self, batch: Batch) -> list[Question]:
         """The questions of a batch, in its order."""
@@ -113,19 +134,20 @@ class Episodes:
             row = self._row(question, text, shown, seconds, c.query_prompt_tokens, weight, b)
             rows.append([row])
         prompt = self.put(stack_rows(rows))
-        completions, features = self.programs.reason(
-            mllm,
-            prompt,
-            self.put(Patches(pixels, grids)),
-            np.int32(self.config.seed),
-            np.int32(step),
-            self.put(batch["index"]),
-            rollouts=rollouts,
-            sampling=self.system.sampling(c.query_tokens, temperature),
-        )
-        tokens, mask, finished = fetch(
-            (completions.tokens[:, 0], completions.mask[:, 0], completions.finished[:, 0])
-        )
+        patches = self.put(Patches(pixels, grids))
+        with self.clock("reason"):
+            completions, features = self.programs.complete(
+                mllm,
+                prompt,
+                patches,
+                *self._seeds(batch, step),
+                stage=1,
+                samples=rollouts,
+                sampling=self.system.sampling(c.query_tokens, temperature),
+            )
+            tokens, mask, finished = (
+                x[:, 0] for x in fetch((completions.tokens, completions.mask, completions.finished))
+            )
         replies = [
             [
                 prompts.parse_queries(
@@ -140,7 +162,9 @@ class Episodes:
             for b, question in enumerate(self.batch_questions(batch))
         ]
         texts = [[reply.queries for reply in row] for row in replies]
-        return QueryStage(prompt, features, completions, replies, *self.query_tokens(texts))
+        found = self.query_tokens(texts)
+        num_tokens = int(mask.sum())
+        return QueryStage(prompt, patches, features, completions, num_tokens, replies, *found)
 
     def query_tokens(
         self, texts: Sequence[Sequence[Sequence[str]]]
@@ -177,9 +201,7 @@ class Episodes:
             params["clip"],
             params["sampler"],
             *self.put((tokens, mask, batch["embeddings"], batch["frame_mask"])),
-            np.int32(self.config.seed),
-            np.int32(step),
-            self.put(batch["index"]),
+            *self._seeds(batch, step),
             selector=selector,
             draws=draws,
             k=self.config.frames.key,
@@ -220,20 +242,21 @@ class Episodes:
                     self._row(question, text, shown, seconds, c.answer_prompt_tokens, weight, b)
                 )
         prompt = self.put(stack_rows(rows))
-        completions, features = self.programs.answer(
-            mllm,
-            prompt,
-            self.put(Patches(pixels, grids)),
-            np.int32(self.config.seed),
-            np.int32(step),
-            self.put(batch["index"]),
-            samples=samples,
-            sampling=self.system.sampling(c.answer_tokens, temperature),
-        )
-        tokens, mask, finished = (
-            x.reshape(B, G * samples, *x.shape[3:])
-            for x in fetch((completions.tokens, completions.mask, completions.finished))
-        )
+        patches = self.put(Patches(pixels, grids))
+        with self.clock("answer"):
+            completions, features = self.programs.complete(
+                mllm,
+                prompt,
+                patches,
+                *self._seeds(batch, step),
+                stage=4,
+                samples=samples,
+                sampling=self.system.sampling(c.answer_tokens, temperature),
+            )
+            tokens, mask, finished = (
+                x.reshape(B, G * samples, *x.shape[3:])
+                for x in fetch((completions.tokens, completions.mask, completions.finished))
+            )
         texts = [
             [self._text(*row) for row in zip(tokens[b], mask[b], strict=True)] for b in range(B)
         ]
@@ -256,8 +279,10 @@ class Episodes:
         valid = [[float(reply.valid) for reply in row] for row in replies]
         return AnswerStage(
             prompt,
+            patches,
             features,
             completions,
+            int(mask.sum()),
             replies,
             texts,
             np.array(correct, np.float32),

@@ -17,7 +17,7 @@ from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.functional import Params
 from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs, patches_to_inputs
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.rl import subset
+from msjoe_jax.rl import conditional_bernoulli, subset
 from msjoe_jax.rollout.generate import (
     Completions,
     Prompts,
@@ -65,32 +65,36 @@ def question_keys(
     question: Int[Array, "B"],
     shape: tuple[int, ...],
 ) -> Key[Array, "B *shape"]:
-    """Keys that depend on seed, stage, step and question only, not on the batch's order."""
+    """Keys that depend on seed, stage, step and question id only, not on the batch's order."""
     base = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step)
     return jax.vmap(lambda q: jax.random.split(jax.random.fold_in(base, q), shape))(question)
+
+
+def draw_keys(
+    seed: Int[Array, ""], step: Int[Array, ""], question: Int[Array, "B"], rollouts: int, draws: int
+) -> Key[Array, "B I J"]:
+    """Keys of stage 3, with which a logged draw is replayed (see replay.py)."""
+    return question_keys(seed, 3, step, question, (rollouts, draws))
 
 
 class Programs:
     """Jitted programs for one system. Shapes come in as arrays, choices as static arguments.
 
-    Attributes: reason, select, answer: see the functions below.
+    Attributes: complete, select: see the functions below.
     """
 
     def __init__(self, system: System, smooth: int):
         self.system = system
-        self.reason = jax.jit(
-            functools.partial(_reason, system), static_argnames=("rollouts", "sampling")
+        self.complete = jax.jit(
+            functools.partial(_complete, system), static_argnames=("stage", "samples", "sampling")
         )
         self.select = jax.jit(
             functools.partial(_select, system, smooth),
             static_argnames=("selector", "draws", "k"),
         )
-        self.answer = jax.jit(
-            functools.partial(_answer, system), static_argnames=("samples", "sampling")
-        )
 
 
-def _reason(
+def _complete(
     system: System,
     mllm: Params,
     prompts: Prompts,
@@ -99,32 +103,14 @@ def _reason(
     step: Int[Array, ""],
     question: Int[Array, "B"],
     *,
-    rollouts: int,
-    sampling: Sampling,
-) -> tuple[Completions, Float[Array, "B U D"]]:
-    """Stage 1: preview features and `rollouts` sampled query replies a question."""
-    model = system.mllm(mllm)
-    features = frame_features(model, patches)
-    keys = question_keys(seed, 1, step, question, (1, rollouts))
-    return generate(model, prompts, features, keys, sampling), features
-
-
-def _answer(
-    system: System,
-    mllm: Params,
-    prompts: Prompts,
-    patches: Patches,
-    seed: Int[Array, ""],
-    step: Int[Array, ""],
-    question: Int[Array, "B"],
-    *,
+    stage: int,
     samples: int,
     sampling: Sampling,
 ) -> tuple[Completions, Float[Array, "B U D"]]:
-    """Stage 4: features of the group's distinct key frames, `samples` answers a prompt."""
+    """Stage 1 or 4: features of a question's distinct frames, `samples` replies to each prompt."""
     model = system.mllm(mllm)
     features = frame_features(model, patches)
-    keys = question_keys(seed, 4, step, question, (prompts.tokens.shape[1], samples))
+    keys = question_keys(seed, stage, step, question, (prompts.tokens.shape[1], samples))
     return generate(model, prompts, features, keys, sampling), features
 
 
@@ -147,7 +133,8 @@ def _select(
 ) -> Selection:
     """Stages 2 and 3: cosine of queries and frames, frame logits, K frames.
 
-    selector: `sample` (Gumbel-top-K of the sampler's logits), `sampler` (their top K), `topk` and
+    selector: `sample` (Gumbel-top-K of the sampler's logits), `sample_set` (a set of K by
+    conditional Bernoulli, in time order), `sampler` (their top K), `topk` and
     `topk_smooth` (best query's similarity, plain or averaged over `smooth` frames), `uniform`.
     """
     B, I, Q, C = tokens.shape
@@ -158,7 +145,7 @@ def _select(
     )
     similarity = jnp.where(query_mask[..., None] & frame_mask[:, None, None], similarity, 0.0)
     frames = jnp.broadcast_to(frame_mask[:, None], (B, I, T))
-    if selector in ("sample", "sampler"):
+    if selector in ("sample", "sample_set", "sampler"):
         logits = system.sampler(sampler)(
             similarity.reshape(B * I, Q, T), query_mask.reshape(B * I, Q), frames.reshape(B * I, T)
         ).reshape(B, I, T)
@@ -174,9 +161,10 @@ def _select(
         logits = jnp.where(frames, logits, -jnp.inf)
     wide = jnp.broadcast_to(logits[:, :, None], (B, I, draws, T))
     wide_mask = jnp.broadcast_to(frames[:, :, None], wide.shape)
-    if selector == "sample":
-        keys = question_keys(seed, 3, step, question, (I, draws))
-        draw = subset.gumbel_top_k(keys, wide, wide_mask, k)
+    if selector in ("sample", "sample_set"):
+        keys = draw_keys(seed, step, question, I, draws)
+        sample = subset.gumbel_top_k if selector == "sample" else conditional_bernoulli.sample
+        draw = sample(keys, wide, wide_mask, k)
     else:
         draw = subset.top_k(wide, wide_mask, k)
     return Selection(similarity, logits, draw)

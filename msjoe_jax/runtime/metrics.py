@@ -10,13 +10,40 @@ import numpy as np
 from etils import epath
 
 
+class JsonLines:
+    """A JSONL file of rows with a `step`, each on disk when `write` returns.
+
+    Rows at or after `start_step` are dropped on opening, so that a resumed run's file equals an
+    uninterrupted one's: give the first step that will be written. Untried on object storage.
+    """
+
+    def __init__(self, path: str, start_step: int = 0) -> None:
+        file = epath.Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _drop_rows(file, start_step)
+        self._file = file.open("a")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends one row."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
 class MetricWriter:
     """Writes scalars to TensorBoard and `metrics.jsonl`, texts and images to TensorBoard.
 
-    The JSONL file has one row a call, `{"step": …, name: number, …}`, on disk when the call
-    returns. Rows at or after `start_step` are dropped on opening, so that a resumed run's file
-    equals an uninterrupted one's: give the first step that will be written. Untried on object
-    storage (gs://…).
+    The JSONL file (see `JsonLines`, also for `start_step`) has one row a call,
+    `{"step": …, name: number, …}`.
 
     In a run of several hosts only the first should make one.
     """
@@ -28,17 +55,14 @@ class MetricWriter:
         folder = epath.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._tensorboard = metric_writers.SummaryWriter(os.fspath(folder / "tensorboard"))
-        self._path = folder / "metrics.jsonl"
-        _drop_rows(self._path, start_step)
-        self._file = self._path.open("a")
+        self._rows = JsonLines(os.fspath(folder / "metrics.jsonl"), start_step)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes numbers (Python, NumPy or JAX scalars); JSON has no NaN, so it gets null."""
         row = {name: float(np.asarray(value)) for name, value in values.items()}
         self._tensorboard.write_scalars(step, row)
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        self._rows.write({"step": step, **finite})
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         """Writes texts, shown verbatim (TensorBoard would read them as Markdown)."""
@@ -55,7 +79,7 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self._file.close()
+        self._rows.close()
         self._tensorboard.close()
 
     def __enter__(self) -> "MetricWriter":

@@ -54,4 +54,7 @@ SAMPLER: Table = (
     (r"head", REPLICATED),
 )
 
-STATE_TABLE: Table = (*LANGUAGE, *VISION, *CLIP, *SAMPLER)
+# First: below it, adapters repeat the other models' paths. Their factors are small.
+LORA: Table = ((r"lora/.*/[ab]", REPLICATED),)
+
+STATE_TABLE: Table = (*LORA, *LANGUAGE, *VISION, *CLIP, *SAMPLER)

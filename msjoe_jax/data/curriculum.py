@@ -1,0 +1,41 @@
+"""Which questions come when: sampling weights by pass rate, the wanted rate moving over training.
+
+After AdaRFT and Kimi k1.5 (RL.md §2.1), with a fixed schedule in place of a fed-back one, so that
+the order depends on the seed alone and a resumed run repeats it.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from msjoe_jax.errors import UserError
+
+
+def curriculum_order(
+    pass_rates: Float[np.ndarray, "n"],
+    *,
+    batch_size: int,
+    batches: int,
+    start: float,
+    end: float,
+    width: float,
+    seed: int,
+) -> Int[np.ndarray, "batches·batch_size"]:
+    """Question numbers of all batches, in order; within a batch none comes twice.
+
+    Batch i draws without replacement with weights exp(−(c − target)² / (2 width²)), the target
+    going linearly from `start` to `end`.
+
+    Raises:
+      UserError: fewer questions than a batch, or a question without pass rate (NaN).
+    """
+    if len(pass_rates) < batch_size:
+        raise UserError(f"{len(pass_rates)} questions are fewer than a batch of {batch_size}")
+    if np.isnan(pass_rates).any():
+        raise UserError("a curriculum needs every question's difficulty: run the stage difficulty")
+    order = np.empty((batches, batch_size), np.int64)
+    for i in range(batches):
+        target = start + (end - start) * i / max(batches - 1, 1)
+        log_weight = -((pass_rates - target) ** 2) / (2 * width**2)
+        noise = np.random.default_rng((seed, i)).gumbel(size=len(pass_rates))
+        order[i] = np.argsort(-(log_weight + noise), kind="stable")[:batch_size]
+    return order.ravel()
