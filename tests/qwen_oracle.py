@@ -4,11 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import torch
 from flax import nnx
 from torch_stubs import declare_torchvision_ops
-from torch_weights import arrays, randomise
+from torch_weights import randomise
 
 from msjoe_jax.models.functional import abstract
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
@@ -51,13 +52,14 @@ def reference(
     *,
     tie: bool = False,
     seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.nn.Module:
-    """The reference of those sizes with random weights."""
+    """The reference of those sizes with random weights; buffers (rotary frequencies) in float32."""
     declare_torchvision_ops()
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     ends = {"max_position_embeddings": 128, "bos_token_id": None, "eos_token_id": None}
-    module = Qwen2_5_VLForConditionalGeneration(
+    module = Qwen2_5_VLForConditionalGeneration._from_config(
         Qwen2_5_VLConfig(
             text_config={**ends, **text},
             vision_config={"tokens_per_second": 2, **vision},
@@ -66,11 +68,19 @@ def reference(
             vision_start_token_id=START,
             vision_end_token_id=END,
             tie_word_embeddings=tie,
-        )
+        ),
+        dtype=dtype,
     ).eval()
     randomise(module, seed)
     module.tie_weights()
     return module
+
+
+def numpy_of(tensor: torch.Tensor) -> np.ndarray:
+    """The array, of bfloat16 too, which torch does not hand over itself."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
 
 def ours(
@@ -81,7 +91,8 @@ def ours(
     graphdef, shapes = abstract(
         lambda: QwenVL(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, chunk=chunk)
     )
-    return config, graphdef, from_hf(arrays(module), qwen_table(config), shapes)
+    tensors = {name: numpy_of(tensor) for name, tensor in module.state_dict().items()}
+    return config, graphdef, from_hf(tensors, qwen_table(config), shapes)
 
 
 @dataclasses.dataclass

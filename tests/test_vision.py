@@ -4,16 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import qwen_oracle
 import torch
 from flax import nnx
-from torch_stubs import declare_torchvision_ops
-from torch_weights import arrays, randomise
 
 from msjoe_jax.models.functional import abstract, count_params
 from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.vision import VisionTower, patch_layout
-from msjoe_jax.weights.qwen import vision_rows
-from msjoe_jax.weights.tables import Table, from_hf
 
 # float32 on both sides, relative to the largest output: summation order alone.
 TOLERANCE = 1e-5
@@ -25,7 +22,7 @@ def config(full: tuple[int, ...] = (1,), window: int = 16, merge: int = 2) -> Vi
         width=32,
         heads=2,
         mlp_width=40,
-        out_width=24,
+        out_width=32,
         full_attention_layers=full,
         patch=4,
         window=window,
@@ -34,28 +31,23 @@ def config(full: tuple[int, ...] = (1,), window: int = 16, merge: int = 2) -> Vi
 
 
 def reference(c: VisionConfig) -> torch.nn.Module:
-    declare_torchvision_ops()
-    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-        Qwen2_5_VisionTransformerPretrainedModel,
+    """A whole model, so that the table of weights applies; only its tower is used."""
+    text = {**qwen_oracle.TEXT_SIZES, "hidden_size": c.out_width}
+    return qwen_oracle.reference(
+        text,
+        {
+            "depth": c.depth,
+            "hidden_size": c.width,
+            "num_heads": c.heads,
+            "intermediate_size": c.mlp_width,
+            "out_hidden_size": c.out_width,
+            "fullatt_block_indexes": list(c.full_attention_layers),
+            "patch_size": c.patch,
+            "temporal_patch_size": c.temporal_patch,
+            "spatial_merge_size": c.merge,
+            "window_size": c.window,
+        },
     )
-
-    module = Qwen2_5_VisionTransformerPretrainedModel(
-        Qwen2_5_VLVisionConfig(
-            depth=c.depth,
-            hidden_size=c.width,
-            num_heads=c.heads,
-            intermediate_size=c.mlp_width,
-            out_hidden_size=c.out_width,
-            fullatt_block_indexes=list(c.full_attention_layers),
-            patch_size=c.patch,
-            temporal_patch_size=c.temporal_patch,
-            spatial_merge_size=c.merge,
-            window_size=c.window,
-        )
-    ).eval()
-    randomise(module)
-    return module
 
 
 def inputs(c: VisionConfig, grids: list[tuple[int, int]], num_patches: int) -> np.ndarray:
@@ -65,11 +57,11 @@ def inputs(c: VisionConfig, grids: list[tuple[int, int]], num_patches: int) -> n
 
 def ours(c: VisionConfig, module: torch.nn.Module, x: np.ndarray, grids) -> np.ndarray:
     """The tower with the reference's weights, in chunks of 24 queries."""
-    graphdef, shapes = abstract(lambda: VisionTower(c, rngs=nnx.Rngs(0), chunk=24))
-    params = from_hf(arrays(module), Table(vision_rows(c)), shapes)
+    graphdef, _ = abstract(lambda: VisionTower(c, rngs=nnx.Rngs(0), chunk=24))
+    _, _, params = qwen_oracle.ours(module)
     with jax.default_matmul_precision("highest"):
         run = jax.jit(lambda p, x, g: nnx.merge(graphdef, p)(x, g))
-        return np.asarray(run(params, x, jnp.array(grids)))
+        return np.asarray(run(params["vision"], x, jnp.array(grids)))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +72,9 @@ def params():
     return jax.tree.map(lambda x: rng.normal(0.1, 0.2, x.shape).astype(x.dtype), shapes)
 
 
-def applied(chunk: int = 256, remat: bool = False):
+def applied(chunk: int = 256, remat: bool = False, dtype=jnp.float32):
     graphdef, _ = abstract(
-        lambda: VisionTower(config(), rngs=nnx.Rngs(0), chunk=chunk, remat=remat)
+        lambda: VisionTower(config(), rngs=nnx.Rngs(0), chunk=chunk, remat=remat, dtype=dtype)
     )
     return jax.jit(lambda p, x, g: nnx.merge(graphdef, p)(x, g))
 
@@ -105,7 +97,7 @@ def test_parity(full, window, merge, grids):
     flat = np.concatenate([x[i, : h * w] for i, (h, w) in enumerate(grids)])
     thw = torch.tensor([(1, h, w) for h, w in grids])
     with torch.no_grad():
-        want = module(torch.from_numpy(flat), grid_thw=thw).pooler_output.numpy()
+        want = module.model.visual(torch.from_numpy(flat), grid_thw=thw).pooler_output.numpy()
 
     for i, (h, w) in enumerate(grids):
         x[i, h * w :] = np.nan
@@ -121,38 +113,56 @@ def test_temporal_steps_are_a_batch():
     x = inputs(c, [(6, 8)] * 3, 48)
     with torch.no_grad():
         flat = torch.from_numpy(x.reshape(-1, c.patch_dim))
-        want = module(flat, grid_thw=torch.tensor([(3, 6, 8)])).pooler_output.numpy()
+        want = module.model.visual(flat, grid_thw=torch.tensor([(3, 6, 8)])).pooler_output.numpy()
     got = ours(c, module, x, [(6, 8)] * 3)
     assert np.abs(got.reshape(want.shape) - want).max() <= TOLERANCE * np.abs(want).max()
 
 
-def test_padding_changes_nothing(params):
-    """Values and gradients, in parameters and patches, with padded patches and a padding frame."""
-    apply = applied(chunk=24)
-    grids = jnp.array([(6, 4), (4, 4), (0, 0)])
-    clean = inputs(config(), [(6, 4), (4, 4), (0, 0)], 32)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_padding_changes_nothing(params, dtype):
+    """Values and gradients, in parameters and patches, of padded patches and padding frames.
+
+    One compiled program of a bucket of 3 frames x 32 patches serves every size.
+    """
+    apply = applied(chunk=24 if dtype == jnp.float32 else 32, dtype=dtype)
 
     @jax.jit
-    def step(p, x):
+    def step(p, x, grids):
         def loss(p, x):
-            out = apply(p, x, grids)
+            out = apply(p, x, grids).astype(jnp.float32)
             return (out**2).sum(), out
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(p, x)
 
-    want = step(params, clean)
-    for poison in (np.nan, np.inf, 1e30):
-        bad = clean.copy()
-        bad[0, 24:] = bad[1, 16:] = bad[2] = poison
-        jax.tree.map(np.testing.assert_array_equal, step(params, bad), want)
+    buckets = [
+        [(6, 4), (4, 4), (0, 0)],  # a padding frame behind
+        [(0, 0), (2, 16), (0, 0)],  # padding frames around
+        [(8, 4), (4, 8), (2, 2)],  # frames that fill the bucket
+        [(0, 0), (0, 0), (0, 0)],
+    ]
+    for grids in buckets:
+        clean, bad = (inputs(config(), grids, 32) for _ in range(2))
+        want = step(params, clean, jnp.array(grids))
+        for poison in (np.nan, np.inf, 1e30):
+            for frame, (h, w) in zip(bad, grids, strict=True):
+                frame[h * w :] = poison
+            got = step(params, bad, jnp.array(grids))
+            jax.tree.map(np.testing.assert_array_equal, got, want)
+        (value, out), (dp, dx) = jax.tree.map(np.asarray, want)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, dp, dx)))
+        assert (value > 0) == any(h for h, _ in grids)
+        for x, y, (h, w) in zip(dx, out, grids, strict=True):
+            assert x[: h * w].any(-1).all() and not x[h * w :].any()
+            assert not y[h * w // 4 :].any()
+    assert step._cache_size() == 1
 
-    (value, out), (_, dx) = jax.tree.map(np.asarray, want)
-    assert value > 0
-    assert not dx[0, 24:].any() and not dx[1, 16:].any() and not dx[2].any()
-    assert dx[0, :24].any(-1).all() and dx[1, :16].any(-1).all()
-    assert not out[0, 6:].any() and not out[1, 4:].any() and not out[2].any()
-    tight = apply(params, jnp.asarray(clean[:1, :24]), grids[:1])
-    np.testing.assert_allclose(tight[0], out[0, :6], rtol=TOLERANCE)  # fewer keys: summation order
+
+def test_a_wider_bucket_changes_no_value(params):
+    apply, grids = applied(), jnp.array([(6, 4)])
+    x = inputs(config(), [(6, 4)], 32)
+    wide, tight = apply(params, x, grids), apply(params, x[:, :24], grids)
+    # Fewer keys, hence another summation order.
+    np.testing.assert_allclose(tight[0], wide[0, :6], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_frames_do_not_see_each_other(params):

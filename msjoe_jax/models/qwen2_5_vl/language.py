@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import attend, self_attention
+from msjoe_jax.models.linear import affine
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
 
 
@@ -93,9 +94,9 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Float[Array, "*BL N H"], Float[Array, "*BL M H"], Float[Array, "*BL M H"]]:
         """Rotated queries and keys, and values, of the normed input."""
         y = self.input_norm(x)
-        q = _project(y, self._cast(self.q)) + self._cast(self.q_bias)
-        k = _project(y, self._cast(self.k)) + self._cast(self.k_bias)
-        v = _project(y, self._cast(self.v)) + self._cast(self.v_bias)
+        q = affine(y, self._cast(self.q), self.q_bias[...])
+        k = affine(y, self._cast(self.k), self.k_bias[...])
+        v = affine(y, self._cast(self.v), self.v_bias[...])
         return _rotate(q, cos, sin), _rotate(k, cos, sin), v
 
     def finish(

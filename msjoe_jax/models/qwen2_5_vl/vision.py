@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import self_attention
+from msjoe_jax.models.linear import affine
 from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.language import RMSNorm
 
@@ -93,31 +94,27 @@ class VisionLayer(nnx.Module):
         self.gate_bias, self.up_bias, self.down_bias = bias(M), bias(M), bias(D)
         self.dtype = dtype
 
-    def _cast(self, p: nnx.Param) -> Array:
-        return p[...].astype(self.dtype)
-
     def __call__(
         self,
         x: Float[Array, "F P D"],
         angles: Float[Array, "F P H/2"],
         attend: Callable[[Array, Array, Array], Array],
     ) -> Float[Array, "F P D"]:
-        cast = self._cast
+        def project(y: Array, w: nnx.Param, b: nnx.Param) -> Array:
+            return affine(y, w[...].astype(self.dtype), b[...])
+
         with jax.named_scope("attention"):
             y = self.norm_1(x)
-            q, k, v = (
-                jnp.einsum("FPD,DNH->FPNH", y, cast(w)) + cast(b)
-                for w, b in ((self.q, self.q_bias), (self.k, self.k_bias), (self.v, self.v_bias))
-            )
-            q, k = _rotate(q, angles), _rotate(k, angles)
-            y = attend(q, k, v)
-            # The bias first: in bfloat16 every addition to the larger x rounds anew.
-            x = x + (jnp.einsum("FPNH,NHD->FPD", y, cast(self.o)) + cast(self.o_bias))
+            q = _rotate(project(y, self.q, self.q_bias), angles)
+            k = _rotate(project(y, self.k, self.k_bias), angles)
+            y = attend(q, k, project(y, self.v, self.v_bias))
+            o = self.o[...].astype(self.dtype)
+            x = x + affine(y.reshape(*x.shape), o.reshape(-1, o.shape[-1]), self.o_bias[...])
         with jax.named_scope("mlp"):
             y = self.norm_2(x)
-            gate = jax.nn.silu(y @ cast(self.gate) + cast(self.gate_bias))
-            y = gate * (y @ cast(self.up) + cast(self.up_bias))
-            return x + (y @ cast(self.down) + cast(self.down_bias))
+            gate = jax.nn.silu(project(y, self.gate, self.gate_bias))
+            y = gate * project(y, self.up, self.up_bias)
+            return x + project(y, self.down, self.down_bias)
 
 
 class Merger(nnx.Module):
@@ -134,8 +131,13 @@ class Merger(nnx.Module):
 
     def __call__(self, x: Float[Array, "F P D"]) -> Float[Array, "F P/unit out"]:
         F, P, _ = x.shape
-        y = self.fc_1(self.norm(x).reshape(F, P // self.unit, -1))
-        return self.fc_2(jax.nn.gelu(y, approximate=False))
+        y = self._fc(self.fc_1, self.norm(x).reshape(F, P // self.unit, -1))
+        return self._fc(self.fc_2, jax.nn.gelu(y, approximate=False))
+
+    @staticmethod
+    def _fc(linear: nnx.Linear, y: Array) -> Array:
+        assert linear.bias is not None
+        return affine(y, linear.kernel[...].astype(y.dtype), linear.bias[...])
 
 
 class VisionTower(nnx.Module):
