@@ -127,9 +127,10 @@ def compile_for_topology(
     hbm = HBM_GIB[topology.split(":")[0]] * GIB
     began = time.perf_counter()
     # keep_unused: what a stage does not read is in memory all the same.
-    lowered = jax.jit(
-        function, out_shardings=out_shardings, donate_argnums=donate, keep_unused=True
-    ).lower(*arguments)
+    with jax.set_mesh(leaves[0].sharding.mesh):  # as in training
+        lowered = jax.jit(
+            function, out_shardings=out_shardings, donate_argnums=donate, keep_unused=True
+        ).lower(*arguments)
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"xla_dump_to": folder}
         if effort:

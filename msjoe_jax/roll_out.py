@@ -205,8 +205,14 @@ class Collector:
         if waves == 1:
             return self._roll_out(params, batch, step)
         parts = [jax.tree.map(lambda x, i=i: x[i::waves], batch) for i in range(waves)]
+        mesh = jax.sharding.get_mesh()  # a thread starts without
+
+        def wave(part: Batch) -> Rollout:
+            with jax.set_mesh(mesh):
+                return self._roll_out(params, part, step)
+
         with concurrent.futures.ThreadPoolExecutor(waves) as pool:
-            done = list(pool.map(lambda part: self._roll_out(params, part, step), parts))
+            done = list(pool.map(wave, parts))
         each = len(batch["index"]) // waves
         return join(done, [i * each + j for j in range(each) for i in range(waves)])
 

@@ -175,7 +175,8 @@ def run_stage(
                 params["mllm"], params["sampler"]
             )
         if start < steps:
-            state = _loop(work, state, checkpoints, start)
+            with jax.set_mesh(mesh):  # attention kernels run on each device's part of it
+                state = _loop(work, state, checkpoints, start)
     merge = jax.jit(functools.partial(merge_lora, scale=system.lora_scale))
     mllm = merge(state["mllm"]) if "lora" in state["mllm"] else state["mllm"]
     return {"mllm": mllm, "sampler": state["sampler"], "clip": params["clip"]}

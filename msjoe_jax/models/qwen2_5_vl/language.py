@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from msjoe_jax.models.attention import attend, self_attention
 from msjoe_jax.models.linear import affine
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
+from msjoe_jax.models.sharding import BATCH, constrain
 
 
 class KVCache(NamedTuple):
@@ -154,8 +155,14 @@ class LanguageModel(nnx.Module):
         self.chunk, self.attention = chunk, attention
 
     def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]:
-        """Token embeddings in the compute dtype."""
-        return self.embedding[...][tokens].astype(self.dtype)
+        """Token embeddings in the compute dtype.
+
+        On a mesh the width of the table is split, that of what comes after is not: said in one
+        step, the gradient's way back is one that XLA can only take by replicating it everywhere.
+        """
+        x = self.embedding[...][tokens].astype(self.dtype)
+        x = constrain(x, ("data",), *[()] * (x.ndim - 2), ("fsdp",))
+        return constrain(x, BATCH)
 
     def prefill(
         self,
