@@ -175,10 +175,15 @@ def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params
         for tensor, slot in work:
             mark = f"{tensor.file.name} {tensor.start}"
             if mark not in made.finished:
-                for path, values in slot.split(tensor.read()):
-                    writer.write(f"{name}/{path}", slot.layer, values)
+                _move(tensor, slot, name, writer)
                 made.note(mark)
             bar.update(tensor.stop - tensor.start)
+
+
+def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
+    """A function of its own, so that no tensor outlives its turn."""
+    for path, values in slot.split(tensor.read()):
+        writer.write(f"{name}/{path}", slot.layer, values)
 
 
 def _origin(source: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

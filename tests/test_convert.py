@@ -19,13 +19,16 @@ from test_clip import config as clip_sizes
 from test_clip import hugging_face_model, open_clip_model
 from torch_stubs import declare_torchvision_ops
 
-from msjoe_jax.bundle import load_bundle, load_mllm
+from msjoe_jax.bundle import load_bundle, load_mllm, save_bundle
+from msjoe_jax.config import base
 from msjoe_jax.convert import convert, run
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.functional import abstract, count_params
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.functional import abstract, count_params, fingerprint
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.system import QWEN_SIZES, qwen_config
+from msjoe_jax.runtime.checkpoint import load_meta, load_params
+from msjoe_jax.system import QWEN_SIZES, make_system, qwen_config
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import match, slots, to_hf
 
@@ -73,6 +76,24 @@ def test_every_size_is_the_references(size):
     names = match(given, table, slots(table, shapes))
     assert names.keys() | table.ignored == {published(name) for name in given} | table.ignored
     assert count_params(shapes) == sum(x.numel() for x in module.parameters())
+
+
+def test_fields_left_out_are_the_references():
+    declare_torchvision_ops()
+    from transformers import CLIPConfig as ReferenceCLIP
+    from transformers import Qwen2_5_VLConfig
+
+    flat = qwen_config("qwen2.5-vl-3b", None).to_hf()
+    flat["vision_config"] = {"hidden_size": 1280, "out_hidden_size": 2048}
+    whole = Qwen2_5_VLConfig(**json.loads(json.dumps(flat))).to_dict()  # it takes its input apart
+    assert QwenConfig.from_hf(flat) == QwenConfig.from_hf(whole)
+    assert CLIPConfig.from_hf({"model_type": "clip"}) == CLIPConfig.published("vit-b-32")
+    assert CLIPConfig.from_hf(ReferenceCLIP().to_dict()) == CLIPConfig.published("vit-b-32")
+    bare = {"model_cfg": {"embed_dim": 512, "quick_gelu": True, "vision_cfg": {}, "text_cfg": {}}}
+    assert CLIPConfig.from_open_clip(bare) == CLIPConfig.published("vit-b-16")
+    old = CLIPConfig.published("vit-l-14").to_hf()
+    old["text_config"]["eos_token_id"] = 2  # as OpenAI's own are published
+    assert CLIPConfig.from_hf(old) == CLIPConfig.published("vit-l-14")
 
 
 # --- what is read ------------------------------------------------------------------------------
@@ -154,6 +175,45 @@ def test_clip_computes_what_the_source_does(tmp_path, family, quick_gelu):
         got = model.encode_image(jnp.asarray(pixels)), model.encode_text(jnp.asarray(tokens))
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(g, w.numpy(), rtol=1e-5, atol=1e-5)  # as in test_clip
+
+
+def test_sizes_tokenizers_and_settings_go_with_a_run(tmp_path):
+    """A run that names checkpoints alone, up to the folder that it leaves."""
+    qwen_folder(tmp_path / "hf", sharded=False)
+    convert(tmp_path / "hf", tmp_path / "mllm")
+    module = hugging_face_model(clip_sizes(True))
+    clip_folder(tmp_path / "hf_clip", module, module.config.to_dict(), False)
+    convert(tmp_path / "hf_clip", tmp_path / "clip")
+    config = base()
+    config.mllm.size = config.clip.size = ""
+    config.mllm.checkpoint, config.clip.checkpoint = (str(tmp_path / n) for n in ("mllm", "clip"))
+    config.sampler.width, config.sampler.depth = 8, 1
+    system = make_system(config)
+    assert system.clip == clip_sizes(True) and system.qwen.text.layers == 2
+    params = {
+        name: load_params(str(tmp_path / name / "params"), system.abstract[name], prefix=name)
+        for name in ("mllm", "clip")
+    }
+    params["sampler"] = system.init("sampler", 0)
+    save_bundle(tmp_path / "final", config, system, params, ["joint"])
+    for file in ("tokenizer.json", "preprocessor_config.json", "merges.txt"):
+        copy = tmp_path / "final" / "mllm" / file
+        assert copy.read_bytes() == (tmp_path / "hf" / file).read_bytes()
+    for name, source in (("mllm", "hf"), ("clip", "hf_clip")):
+        written = json.loads((tmp_path / "final" / name / "config.json").read_text())
+        assert written == json.loads((tmp_path / source / "config.json").read_text())
+    for name in ("mllm", "clip"):
+        shutil.rmtree(tmp_path / name)  # the folder stands on its own
+    _, again, loaded = load_bundle(tmp_path / "final")
+    assert (again.qwen, again.clip) == (system.qwen, system.clip)
+    assert {n: fingerprint(p) for n, p in loaded.items()} == {
+        n: fingerprint(p) for n, p in params.items()
+    }
+    assert load_meta(str(tmp_path / "final" / "params"))["trained"]["stages"] == ["joint"]
+    config.mllm.checkpoint = ""
+    config.mllm.tokenizer = str(tmp_path / "hf")
+    with pytest.raises(UserError, match=r"config.mllm.size is empty: name a size, or config.mllm"):
+        make_system(config)
 
 
 # --- what is refused ---------------------------------------------------------------------------

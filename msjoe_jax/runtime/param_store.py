@@ -1,11 +1,14 @@
 """Parameters on disk in `checkpoint.py`'s layout, written and read a block at a time.
 
 `save_params` takes the whole tree in memory. A converted checkpoint has no such moment: Orbax
-writes its own files for a tree of the same names, and TensorStore then puts the arrays in the place
-of the placeholders, as plain Zarr (one file a chunk, so that a chunk is there or is not).
+writes its own files for a tree of the same names, and the arrays are then put in the place of the
+placeholders, as Zarr of raw chunks: a file each, which is there or is not. (TensorStore could write
+them, but keeps some copies on the way: 200 MB more at the peak.)
 """
 
+import json
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -21,8 +24,6 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import CHUNK_BYTES, META, STATE, Meta, leaf_shapes
 
 Index = int | None
-# A chunk of zeros is stored like any other: what is absent was not written.
-WHOLE = {"store_data_equal_to_fill_value": True}
 
 
 class ParamWriter:
@@ -43,7 +44,7 @@ class ParamWriter:
         meta: Meta,
     ) -> None:
         self._folder, self._leaves, self._stacked = folder, leaves, stacked
-        self._open: dict[str, Any] = {}
+        self._begun: set[str] = set()
         if not folder.exists():
             try:
                 _write_frame(folder, list(leaves), meta)
@@ -58,39 +59,29 @@ class ParamWriter:
         Raises:
           UserError: the disk is full or refuses.
         """
-        leaf = self._leaves[path]
-        shape = leaf.shape[1:] if path in self._stacked else leaf.shape
+        leaf, stacked = self._leaves[path], path in self._stacked
+        shape = leaf.shape[1:] if stacked else leaf.shape
         chunk = _chunk(shape, leaf.dtype)
         values = values.reshape(shape)
+        folder = self._folder / STATE / path
         try:
-            if path not in self._open:
-                self._open[path] = self._create(path, leaf, chunk)
-            target = self._open[path] if layer is None else self._open[path][layer]
-            if not shape:  # one value, which has no rows
-                target, values, shape, chunk = target[np.newaxis], values[np.newaxis], (1,), (1,)
-            for start in range(0, shape[0], chunk[0]):
-                rows = slice(start, min(start + chunk[0], shape[0]))
-                block = np.ascontiguousarray(values[rows]).astype(leaf.dtype, copy=False)
-                target[rows].write(block, can_reference_source_data_indefinitely=True).result()
-        except (ValueError, OSError) as error:  # TensorStore says ValueError for most of it
+            if path not in self._begun:
+                folder.mkdir(parents=True, exist_ok=True)
+                _write_file(folder / ".zarray", _zarray(leaf, (1, *chunk) if stacked else chunk))
+                self._begun.add(path)
+            # A chunk is a file of its index in every dimension; all but the rows are whole.
+            front = [str(layer)] if stacked else []
+            rest = ["0"] * (len(shape) - 1)
+            for index in range(-(-shape[0] // chunk[0]) if shape else 1):
+                rows = values[index * chunk[0] : (index + 1) * chunk[0]] if shape else values
+                block = np.ascontiguousarray(rows).astype(leaf.dtype, copy=False)
+                if shape and len(rows) < chunk[0]:  # the last one is filled up
+                    empty = np.zeros((chunk[0] - len(rows), *chunk[1:]), leaf.dtype)
+                    block = np.concatenate([block, empty])
+                name = ".".join([*front, *([str(index), *rest] if shape else [])]) or "0"
+                _write_file(folder / name, block.reshape(-1).view(np.uint8).data)
+        except OSError as error:
             raise _refused(self._folder, error) from None
-
-    def _create(self, path: str, leaf: jax.ShapeDtypeStruct, chunk: tuple[int, ...]) -> Any:
-        chunks = (1, *chunk) if path in self._stacked else chunk
-        metadata = {
-            "shape": leaf.shape,
-            "chunks": chunks,
-            "dtype": "bfloat16" if leaf.dtype == jnp.bfloat16 else np.dtype(leaf.dtype).str,
-            # Weights hardly compress, and a chunk that is copied as it is needs no second buffer.
-            "compressor": None,
-            "fill_value": None,
-            "order": "C",
-            "filters": None,
-            "zarr_format": 2,
-        }
-        kvstore = {"driver": "file", "path": f"{self._folder / STATE / path}/"}
-        spec = {"driver": "zarr", "kvstore": kvstore, "metadata": metadata, **WHOLE}
-        return ts.open(spec, open=True, create=True).result()
 
 
 class ParamReader:
@@ -103,6 +94,9 @@ class ParamReader:
     def __init__(self, folder: pathlib.Path) -> None:
         self.leaves = leaf_shapes(str(folder))
         self._state = folder.absolute() / STATE
+        # One thread at a time: memory that several have freed does not serve the others.
+        one = {"limit": 1}
+        self._context = ts.Context({"data_copy_concurrency": one, "file_io_concurrency": one})
         self._open: dict[str, Any] = {}
 
     def read(self, path: str, layer: Index = None) -> np.ndarray:
@@ -114,7 +108,8 @@ class ParamReader:
         try:
             if path not in self._open:
                 spec = {"driver": "zarr", "kvstore": self._kvstore(path)}
-                self._open[path] = ts.open(spec, read=True, write=False).result()
+                opened = ts.open(spec, read=True, write=False, context=self._context)
+                self._open[path] = opened.result()
             store = self._open[path]
             return (store if layer is None else store[layer]).read().result()
         except (ValueError, OSError) as error:
@@ -128,17 +123,44 @@ class ParamReader:
         return root | {"path": f"{self._state / path}/"}
 
 
+def _zarray(leaf: jax.ShapeDtypeStruct, chunks: tuple[int, ...]) -> bytes:
+    """Zarr's metadata (version 2) of an array in raw chunks, as TensorStore reads it."""
+    metadata = {
+        "shape": leaf.shape,
+        "chunks": chunks,
+        "dtype": "bfloat16" if leaf.dtype == jnp.bfloat16 else np.dtype(leaf.dtype).str,
+        "compressor": None,  # weights hardly compress
+        "dimension_separator": ".",
+        "fill_value": None,
+        "filters": None,
+        "order": "C",
+        "zarr_format": 2,
+    }
+    return json.dumps(metadata).encode()
+
+
+def _write_file(file: pathlib.Path, content: bytes | memoryview) -> None:
+    """The file whole under its name, and on the disk, or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    with open(partial, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
 def _refused(folder: pathlib.Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0][:200]
     return UserError(f"{folder}: cannot be written ({reason}); the same command resumes")
 
 
 def _chunk(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
-    """Whole rows of up to CHUNK_BYTES."""
+    """Whole rows, about as many in every chunk, of up to CHUNK_BYTES."""
     if not shape:
         return ()
-    row = math.prod(shape[1:]) * np.dtype(dtype).itemsize
-    return (min(shape[0], max(1, CHUNK_BYTES // row)), *shape[1:])
+    limit = max(1, CHUNK_BYTES // (math.prod(shape[1:]) * np.dtype(dtype).itemsize))
+    count = -(-shape[0] // limit)
+    return (-(-shape[0] // count), *shape[1:])
 
 
 def _write_frame(folder: pathlib.Path, paths: list[str], meta: Meta) -> None:

@@ -146,18 +146,18 @@ class CLIPConfig:
             unknown.append("mlp_ratio")
         if unknown:
             raise ValueError(f"not computed here: {', '.join(unknown)}")
-        vocab, width = text.get("vocab_size", VOCAB), vision["width"]
+        vocab, width = text.get("vocab_size", VOCAB), vision.get("width", 768)
         return cls(
-            image_size=vision["image_size"],
-            patch=vision["patch_size"],
+            image_size=vision.get("image_size", 224),
+            patch=vision.get("patch_size", 16),
             vision_width=width,
-            vision_layers=vision["layers"],
+            vision_layers=vision.get("layers", 12),
             vision_heads=width // vision.get("head_width", HEAD),
             context=text.get("context_length", 77),
             vocab=vocab,
-            text_width=text["width"],
-            text_layers=text["layers"],
-            text_heads=text["heads"],
+            text_width=text.get("width", 512),
+            text_layers=text.get("layers", 12),
+            text_heads=text.get("heads", 8),
             embed_dim=model["embed_dim"],
             quick_gelu=model.get("quick_gelu", False),
             eot_token_id=vocab - 1,  # open_clip pools at the largest id

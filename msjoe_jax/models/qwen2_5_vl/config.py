@@ -3,6 +3,23 @@
 import dataclasses
 from typing import Any
 
+# What transformers assumes of fields that a `vision_config` leaves out, as files that were saved
+# as a difference from these do (configuration_qwen2_5_vl.py).
+VISION_DEFAULTS = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "num_heads": 16,
+    "intermediate_size": 3420,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "window_size": 112,
+    "in_channels": 3,
+    "tokens_per_second": 4,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
@@ -72,7 +89,8 @@ class QwenConfig:
         """
         if config["model_type"] != "qwen2_5_vl":
             raise ValueError(f"model_type is {config['model_type']!r}, not 'qwen2_5_vl'")
-        text, vision = config.get("text_config") or config, config["vision_config"]
+        text = config.get("text_config") or config
+        vision = VISION_DEFAULTS | config["vision_config"]
         rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
         kind = rope.get("rope_type") or rope.get("type")
         unknown = {
@@ -106,16 +124,16 @@ class QwenConfig:
                 out_width=vision["out_hidden_size"],
                 full_attention_layers=tuple(vision["fullatt_block_indexes"]),
                 patch=vision["patch_size"],
-                temporal_patch=vision.get("temporal_patch_size", 2),
+                temporal_patch=vision["temporal_patch_size"],
                 merge=vision["spatial_merge_size"],
                 window=vision["window_size"],
-                channels=vision.get("in_channels", 3),
+                channels=vision["in_channels"],
             ),
             image_token_id=config["image_token_id"],
             video_token_id=config["video_token_id"],
             vision_start_token_id=config["vision_start_token_id"],
             vision_end_token_id=config["vision_end_token_id"],
-            tokens_per_second=vision.get("tokens_per_second", 2),
+            tokens_per_second=vision["tokens_per_second"],
         )
 
     def to_hf(self) -> dict[str, Any]:
