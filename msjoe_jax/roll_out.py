@@ -125,7 +125,7 @@ def roll_out(
             batch["frame_mask"][b],
             batch["frame_index"][b],
             batch["timestamps"][b],
-            answers.texts[b],
+            answers.texts[b][: I * J],
             correct[b],
             float(weight[b]),
         )
