@@ -1,23 +1,22 @@
-"""The command `generate`: token for token what transformers generates, and its handling of input."""
+"""The command `generate`: token for token what transformers generates, and how it takes input."""
 
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 import torch
 from flax import nnx
-from test_qwen_parity import IMAGE, VIDEO, reference
-from torch_weights import arrays
+from PIL import Image
+from qwen_oracle import IMAGE, VIDEO, ours, reference
+from tiny import tiny_bundle, tiny_video
 
 from msjoe_jax import generate as command
-from msjoe_jax.models.functional import abstract
+from msjoe_jax.errors import UserError
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
-from msjoe_jax.weights.qwen import qwen_table
-from msjoe_jax.weights.tables import from_hf
 
 TOKENS = 64
 ENDS = (8,)
@@ -32,10 +31,8 @@ class Words:
 
 @functools.cache
 def models():
-    module = reference(tie=False)
-    config = QwenConfig.from_hf(module.config.to_dict())
-    definition, shapes = abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0), chunk=16))
-    return module, config, definition, from_hf(arrays(module), qwen_table(False), shapes)
+    module = reference()
+    return module, *ours(module, chunk=16)
 
 
 def frames(count: int, height: int, width: int) -> list[np.ndarray]:
@@ -123,8 +120,8 @@ def test_greedy_is_transformers_greedy(name):
     program = jax.jit(functools.partial(command.complete, definition), static_argnames="sampling")
     with jax.default_matmul_precision("highest"):
         done = program(params, inputs, np.int32(0), sampling=greedy(()))
-    ours = np.asarray(done.tokens[0, 0, 0])[np.asarray(done.mask[0, 0, 0])].tolist()
-    assert ours == want and len(want) == TOKENS
+    found = np.asarray(done.tokens[0, 0, 0])[np.asarray(done.mask[0, 0, 0])].tolist()
+    assert found == want and len(want) == TOKENS
 
 
 def test_a_batch_of_unequal_prompts():
@@ -172,5 +169,108 @@ def test_a_batch_of_unequal_prompts():
     with jax.default_matmul_precision("highest"):
         done = run(params, prompts, [(r.patches, r.grid) for r in rows])
     flat = (np.asarray(x).reshape(len(rows), -1) for x in (done.tokens, done.mask))
-    ours = [tokens[mask].tolist() for tokens, mask in zip(*flat, strict=True)]
-    assert ours == want
+    found = [tokens[mask].tolist() for tokens, mask in zip(*flat, strict=True)]
+    assert found == want
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("generate"))
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    Image.fromarray(frames(1, 40, 50)[0]).save(folder / "picture.png")
+    tiny_video(folder / "clip.mp4", frames=12, rate=5, size=56)
+    (folder / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((1, 400, 3), np.uint8)).save(folder / "long.png")
+    return folder
+
+
+HOW = {
+    "system": "",
+    "fps": 2.0,
+    "max_pixels": 28 * 28 * 4,
+    "sampling": {"max_tokens": 5, "temperature": 0.0, "top_k": 0, "top_p": 1.0},
+    "seed": 0,
+    "dtype": "float32",
+    "as_json": True,
+}
+
+
+def run(bundle, images=(), videos=(), prompt="what colour is the cup ?", **changes):
+    command.run(str(bundle), prompt, images, videos, **{**HOW, **changes})
+
+
+def test_the_last_line_is_json(bundle, media, capsys):
+    run(bundle, [str(media / "picture.png")], [str(media / "clip.mp4")])
+    text, last = capsys.readouterr().out.rstrip("\n").rsplit("\n", 1)
+    reply = json.loads(last)
+    assert set(reply) == {"token_ids", "text", "logprobs"} and reply["text"] == text
+    assert 1 <= len(reply["token_ids"]) == len(reply["logprobs"]) <= 5
+    assert all(x <= 0 for x in reply["logprobs"])
+    run(bundle, [str(media / "picture.png")], [str(media / "clip.mp4")], as_json=False)
+    assert capsys.readouterr().out.rstrip("\n") == text
+    run(bundle)  # another prompt: no picture
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["logprobs"] != reply["logprobs"]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"images": ["none.png"]}, r"none\.png: No such file"),
+        ({"images": ["broken.png"]}, r"broken\.png: not a readable image"),
+        ({"images": ["long.png"]}, r"long\.png: .*too elongated"),
+        ({"videos": ["broken.png"]}, r"broken\.png"),
+        ({"prompt": " "}, "--prompt is missing or empty"),
+        ({"bundle": ""}, "--checkpoint is missing"),
+        ({"bundle": "nowhere"}, "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(bundle, media, flags, words):
+    for kind in ("images", "videos"):
+        flags = {**flags, kind: [str(media / name) for name in flags.get(kind, [])]}
+    with pytest.raises(UserError, match=words) as error:
+        run(**{"bundle": bundle, **flags})
+    assert "\n" not in str(error.value)
+
+
+def test_a_gigapixel_image_is_refused_unread(bundle, media, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"picture\.png: more than 1000 pixels"):
+        run(bundle, [str(media / "picture.png")])
+
+
+def test_frames_of_a_video(media, tmp_path):
+    """12 frames at 5 a second: 2.4 s."""
+    path = str(media / "clip.mp4")
+    keep = lambda frame: frame[:28, :28]  # noqa: E731
+    shown, rate = command.read_video(path, 5.0, keep)
+    assert len(shown) == 12 and rate == 5.0 and shown[0].shape == (28, 28, 3)
+    assert len(command.read_video(path, 2.0, keep)[0]) == 5
+    shown, rate = command.read_video(path, 1.0, keep)  # three frames would be too few
+    assert (len(shown), rate) == (5, 2.0)
+    still = tiny_video(tmp_path / "still.mp4", frames=1, rate=5, size=56)
+    shown, rate = command.read_video(str(still), 1.0, keep)
+    assert len(shown) >= 4
+
+
+def test_a_long_video_is_thinned_evenly(monkeypatch):
+    monkeypatch.setattr(command, "MAX_FRAMES", 8)
+    times = [(i / 2, np.full((1, 1, 3), i, np.uint8)) for i in range(45)]
+    monkeypatch.setattr(command, "decode", lambda path, fps: iter(times))
+    shown, rate = command.read_video("x", 2.0, lambda frame: frame)
+    numbers = [int(frame[0, 0, 0]) for frame in shown]
+    assert numbers == list(range(0, 45, 8)) and rate == 2.0 / 8
+
+
+def test_a_visuals_frames_are_fused_in_pairs():
+    config = models()[1]
+    made = clip(config, 5)
+    assert made.patches.shape[0] == 3 and made.seconds == 0.5
+    np.testing.assert_array_equal(made.patches[2, :, 0], made.patches[2, :, 1])  # repeated
+    assert (made.patches[0, :, 0] != made.patches[0, :, 1]).any()
