@@ -8,17 +8,16 @@ questions. Runs go two at a time, one core each; what is finished is not run aga
 `table.md` and `table.json` into the workdir.
 """
 
-import concurrent.futures
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import time
 
 import numpy as np
 from absl import app, flags
-from tqdm import tqdm
+from runs import ROOT, Run, from_base, outcomes, run_all, run_main
+
+sys.path.insert(0, str(ROOT))
 
 from msjoe_jax.evaluate import paired_difference
 
@@ -27,6 +26,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each arm.")
 _STEPS = flags.DEFINE_integer("steps", 0, "Updates of each arm; 0: as configs/tiny.py says.")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
 
+CONFIG = "configs/tiny.py"
 BASE_SELECTORS = (
     "blind",
     "uniform",
@@ -72,78 +72,26 @@ LABELS = {
 }
 
 
-def run_main(workdir: pathlib.Path, fields: dict[str, object], core: int | None) -> None:
-    """One `main` run in its own process, on one core if given; its output goes to a log."""
-    if (workdir / "eval.json").exists():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "msjoe_jax.main", "--config=configs/tiny.py"]
-    command += [f"--workdir={workdir}"]
-    command += [f"--config.{name}={value}" for name, value in fields.items()]
-    with (workdir / "log.txt").open("a") as log:
-        done = subprocess.run(
-            command,
-            stdout=log,
-            stderr=log,
-            check=False,
-            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
-        )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed; see {workdir / 'log.txt'}")
-
-
-def outcomes(workdir: pathlib.Path, selector: str) -> np.ndarray:
-    """1.0 or 0.0 of every held-out question."""
-    rows = map(json.loads, (workdir / "eval_questions.jsonl").read_text().splitlines())
-    return np.array([np.nan if row[selector] is None else row[selector] for row in rows])
-
-
 def main(_: list[str]) -> None:
     root = pathlib.Path(_WORKDIR.value)
     base = root / "base"
     began = time.perf_counter()
-    run_main(
-        base,
-        {
-            "stages": "('world','warm_up','difficulty','pretrain','evaluate')",
-            "evaluate.selectors": str(BASE_SELECTORS),
-        },
-        None,
-    )
-    shared: dict[str, object] = {
-        "stages": "('joint','evaluate')",
-        "data.train_questions": base / "difficulty" / "questions.jsonl",
-        "mllm.tokenizer": base / "world" / "tokenizer.json",
-        "clip.tokenizer": base / "world" / "tokenizer.json",
-        "mllm.checkpoint": base / "base",
-        "clip.checkpoint": base / "base",
-        "sampler.checkpoint": base / "final",
-        "data.train_records": base / "world" / "train",
-        "data.heldout_records": base / "world" / "heldout",
-        "data.heldout_questions": base / "world" / "questions-heldout.jsonl",
+    fields: dict[str, object] = {
+        "stages": "('world','warm_up','difficulty','pretrain','evaluate')",
+        "evaluate.selectors": str(BASE_SELECTORS),
     }
+    if not run_main(Run(base, CONFIG, fields)):
+        sys.exit(f"error: the base run failed; see {base / 'log.txt'}")
+    shared = from_base(base)
     if _STEPS.value:
         shared["joint.steps"] = _STEPS.value
-    cores = sorted(os.sched_getaffinity(0))
-    todo = [(name, seed) for seed in range(_SEEDS.value) for name in ARMS]
-    free = list(range(_JOBS.value))
-
-    def one(arm: tuple[str, int]) -> None:
-        name, seed = arm
-        slot = free.pop()
-        fields, selector = ARMS[name]
-        selectors = (selector, OTHER_PREVIEWS) if name == "joint" else (selector,)
-        try:
-            run_main(
-                root / f"{name}-{seed}",
-                {**shared, **fields, "seed": seed, "evaluate.selectors": str(selectors)},
-                cores[slot % len(cores)],
-            )
-        finally:
-            free.append(slot)
-
-    with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
-        list(tqdm(pool.map(one, todo), total=len(todo), desc="arms", unit="run"))
+    runs = []
+    for seed in range(_SEEDS.value):
+        for name, (fields, selector) in ARMS.items():
+            selectors = (selector, OTHER_PREVIEWS) if name == "joint" else (selector,)
+            own = {**fields, "seed": seed, "evaluate.selectors": str(selectors)}
+            runs.append(Run(root / f"{name}-{seed}", CONFIG, {**shared, **own}))
+    run_all(runs, _JOBS.value)
     report(root, time.perf_counter() - began)
 
 

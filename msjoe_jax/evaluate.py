@@ -53,6 +53,9 @@ ARMS = {
     ),
     "pretrained": Arm("pre-trained sampler", "base", "policy", "sampler", "pretrain"),
     "joint": Arm("joint", "joint", "policy", "sampler", "joint"),
+    "joint_question": Arm(
+        "joint, the question as the one query", "joint", "question", "sampler", "joint"
+    ),
     "joint_other_previews": Arm(
         "joint, previews of another video", "joint", "policy", "sampler", "joint", False
     ),

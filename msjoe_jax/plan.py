@@ -197,7 +197,7 @@ def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
             I,
             p.query_prompt_tokens,
             p.query_tokens,
-            -(-f.preview // per_unit),
+            max(1, -(-f.preview // per_unit)),
             f.preview_patches,
         ),
         answers=rollouts(

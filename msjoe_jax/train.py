@@ -256,6 +256,7 @@ def _loop(work: Stage, state: State, checkpoints: Checkpoints, start: int) -> St
                     reward=f"{values['reward']:.3f}", right=f"{values['rewards/accuracy']:.3f}"
                 )
 
+        done = time.perf_counter()
         for index in range(start + 1, steps + 1):
             began = time.perf_counter()
             params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": work.clip}
@@ -268,9 +269,11 @@ def _loop(work: Stage, state: State, checkpoints: Checkpoints, start: int) -> St
             if waiting:
                 report(*waiting)
             busy, idle = episodes.clock.take()
+            before, done = done, time.perf_counter()
             metrics |= {f"time/{kind}_s": seconds for kind, seconds in busy.items()}
             metrics |= {
                 "time/rollout_s": rolled - began,
+                "time/update_s": done - before,
                 "device_idle_share": idle,
                 "num_tokens": rollout.query_tokens + rollout.answer_tokens,
                 "tokens_per_s/reason": rollout.query_tokens / busy["reason"],

@@ -6,7 +6,6 @@ are what a question's prompts share: a pair of frames that two draws have in com
 a frame that they have in different pairs twice.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -106,20 +105,21 @@ def to_patches(
 
 
 def preview_fn(config: ConfigDict, vision: VisionConfig) -> Callable[[np.ndarray], tuple]:
-    """What the pipeline does with preview frames: low-resolution patches of units, their grids."""
-    cut = functools.partial(
-        to_patches,
-        patch=vision.patch,
-        merge=vision.merge,
-        num_patches=config.frames.preview_patches,
-    )
-    per_unit = frames_per_unit(config, vision)
-    if per_unit == 1:
-        return cut
+    """What the pipeline does with preview frames: low-resolution patches of units, their grids.
 
-    def fused(frames: np.ndarray) -> tuple:
-        pixels, grids = cut(frames)
+    Of no previews (N_init = 0) it makes one unused unit, which the prompt does not show.
+    """
+    size, p = config.frames.preview_patches, vision.patch
+    per_unit = frames_per_unit(config, vision)
+    together = () if per_unit == 1 else (per_unit,)
+
+    def cut(frames: np.ndarray) -> tuple:
+        if not len(frames):
+            return np.zeros((1, *together, size, p, p, 3), np.uint8), np.zeros((1, 2), np.int32)
+        pixels, grids = to_patches(frames, p, vision.merge, size)
+        if per_unit == 1:
+            return pixels, grids
         units = np.array(units_of(range(len(pixels)), per_unit))
         return pixels[units], grids[units[:, 0]]
 
-    return fused
+    return cut

@@ -1,0 +1,266 @@
+"""Every ablation of configs/ablations/, several seeds each, as one table and one picture.
+
+    python benchmarks/ablations.py --workdir=runs/ablations --seeds=1
+
+World, base models, pass rates and stage I are made once (`--base` names those of another
+benchmark); a variant repeats of them what it changes: only stage I. All are judged on the same
+first `--questions` held-out questions. Runs go `--jobs` at a time, one core each; what is finished
+is not run again. Writes into the workdir:
+
+    table.md, table.json   accuracy, difference from the default, cost, reward at the end
+    reward_curves.png      reward and share of right answers of every update's rollouts
+    stage_times.json       inference time of the four stages of the default
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+from jaxtyping import Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from runs import ROOT, Run, from_base, outcomes, run_all, run_main
+
+sys.path.insert(0, str(ROOT))
+
+from msjoe_jax.data.questions import load_questions
+from msjoe_jax.evaluate import paired_difference, wilson
+
+FAMILIES = ("frames", "parts", "queries", "rewards", "previews", "options")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table and picture go.")
+_BASE = flags.DEFINE_string("base", "", "A finished base run to start from; default: one here.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each variant.")
+_ONLY = flags.DEFINE_list("only", list(FAMILIES), "Families to run, and FAMILY:VARIANT.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each run; 0: as its config says.")
+_QUESTIONS = flags.DEFINE_integer("questions", 500, "Held-out questions.")
+_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
+
+SMOOTH = 20  # updates under the mean of a curve, and of the reward at the end
+LABELS = {"uniform": "uniform", "topk_queries": "top-k by the base model's queries"}
+
+
+class Variant(NamedTuple):
+    """A line of the table."""
+
+    family: str
+    name: str
+
+    @property
+    def claim(self) -> str:
+        return self._module().VARIANTS[self.name][0]
+
+    def config(self) -> ConfigDict:
+        """Its whole config."""
+        return self._module().get_config(self.name)
+
+    def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
+        return root / f"{self.family}-{self.name}-{seed}"
+
+    def _module(self) -> Any:
+        return importlib.import_module(f"configs.ablations.{self.family}")
+
+
+DEFAULT = Variant("frames", "k6")
+
+
+def chosen(names: Sequence[str]) -> list[Variant]:
+    """The variants that `names` (of families, or FAMILY:VARIANT) stand for, the default first.
+
+    Raises ValueError where there is no such family or variant.
+    """
+    found = [DEFAULT]
+    for name in names:
+        family, _, variant = name.partition(":")
+        if family not in FAMILIES:
+            raise ValueError(f"--only: {family!r} is not one of {', '.join(FAMILIES)}")
+        known = importlib.import_module(f"configs.ablations.{family}").VARIANTS
+        if variant and variant not in known:
+            raise ValueError(f"--only: {family} has no {variant!r}; it has: {', '.join(known)}")
+        found += [Variant(family, v) for v in ([variant] if variant else known)]
+    return list(dict.fromkeys(found))
+
+
+def planned(variant: Variant, base: pathlib.Path) -> dict[str, object]:
+    """What a run of `variant` overrides to start from `base`, but where it differs."""
+    config, fields = variant.config(), from_base(base)
+    if "pretrain" not in config.stages:
+        fields["sampler.checkpoint"] = ""
+    elif config.pretrain != DEFAULT.config().pretrain:
+        fields["sampler.checkpoint"] = ""
+        fields["stages"] = "('pretrain','joint','evaluate')"
+    return fields
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def curve(folder: pathlib.Path, name: str) -> Float[np.ndarray, "steps"]:
+    """A metric of every update of stage II; empty if there were none."""
+    file = folder / "joint" / "metrics.jsonl"
+    rows = map(json.loads, file.read_text().splitlines()) if file.exists() else []
+    return np.array([row[name] for row in rows], float)
+
+
+def summary(
+    root: pathlib.Path, variant: Variant, selector: str, default: Float[np.ndarray, "seeds n"]
+) -> dict[str, Any]:
+    """One row. `default`: outcomes of the default, for the paired difference."""
+    folders = [variant.folder(root, seed) for seed in range(len(default))]
+    right = np.stack([outcomes(folder, selector) for folder in folders])
+    known = right[:, ~np.isnan(right).any(0)].mean(0)  # a dropped question counts nowhere
+    both = ~np.isnan(right + default).any(0)
+    rewards, seconds = ([curve(f, name) for f in folders] for name in ("reward", "time/update_s"))
+    trained = all(map(len, rewards))
+    return {
+        "family": variant.family,
+        "variant": variant.name,
+        "claim": variant.claim,
+        "selector": selector,
+        "seeds": [float(np.nanmean(row)) for row in right],
+        "accuracy": float(known.mean()),
+        "ci95": list(wilson(float(known.sum()), len(known))),
+        "minus_default": list(paired_difference(right[:, both].mean(0), default[:, both].mean(0))),
+        "seconds_per_update": float(np.median(np.concatenate(seconds))) if trained else None,
+        "reward_at_end": float(np.mean([r[-SMOOTH:].mean() for r in rewards])) if trained else None,
+    }
+
+
+def table(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -> list[dict[str, Any]]:
+    """A row a variant and selector."""
+    judged = {v: list(v.config().evaluate.selectors) for v in variants}
+    folders = [DEFAULT.folder(root, seed) for seed in range(seeds)]
+    default = np.stack([outcomes(folder, judged[DEFAULT][-1]) for folder in folders])
+    return [summary(root, v, name, default) for v in variants for name in judged[v]]
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as Markdown, family by family."""
+    lines = [
+        "| | variant | accuracy, 95 % | minus default, paired, 95 % | s/update | reward at end |",
+        "|---|---|---|---|---|---|",
+    ]
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    for family in FAMILIES:
+        for row in (r for r in rows if r["family"] == family):
+            (low, high), (gap, least, most) = row["ci95"], row["minus_default"]
+            trained = row["selector"] not in LABELS
+            claim = row["claim"] + ("" if trained else f": {LABELS[row['selector']]}")
+            cells = [
+                f"{family}:{row['variant']}",
+                claim,
+                f"{row['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+                f"{gap:+.3f} [{least:+.3f}, {most:+.3f}]"
+                if (gap, least, most) != (0, 0, 0)
+                else "",
+                number(row["seconds_per_update"] if trained else None),
+                number(row["reward_at_end"] if trained else None),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+def smoothed(values: Float[np.ndarray, "n"], width: int = SMOOTH) -> Float[np.ndarray, "n"]:
+    """Mean of each value and up to width − 1 before it."""
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - width, 0)
+    return (total[end] - total[start]) / (end - start)
+
+
+def curves_figure(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -> Figure:
+    """A column a family: total reward above, share of right answers below, mean over seeds.
+
+    Total rewards of unlike weights do not compare; right answers do.
+    """
+    families = [f for f in FAMILIES if any(v.family == f for v in variants)]
+    figure = Figure(figsize=(4.6 * len(families), 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(families), sharex=True, sharey="row", squeeze=False)
+    names = {"reward": "reward", "rewards/accuracy": "right answers"}
+    for column, family in enumerate(families):
+        shown = [DEFAULT, *(v for v in variants if v.family == family and v != DEFAULT)]
+        for (metric, label), row in zip(names.items(), axes, strict=True):
+            for number, variant in enumerate(shown):
+                runs = [curve(variant.folder(root, seed), metric) for seed in range(seeds)]
+                runs = [r[: min(map(len, runs))] for r in runs]
+                if not len(runs[0]):
+                    continue
+                row[column].plot(
+                    1 + np.arange(len(runs[0])),
+                    smoothed(np.mean(runs, 0)),
+                    color="black" if variant == DEFAULT else f"C{(number - 1) % 10}",
+                    linestyle=("-", "--", ":")[(number - 1) // 10] if number else "-",
+                    linewidth=1.6 if variant == DEFAULT else 1.0,
+                    label="default" if variant == DEFAULT else variant.name,
+                )
+            row[column].grid(alpha=0.3)
+            if not column:
+                row[column].set_ylabel(f"{label}, mean of {SMOOTH} updates")
+        axes[0, column].set_title(family)
+        axes[1, column].set_xlabel("update")
+        axes[1, column].legend(fontsize=7, ncols=2 if len(shown) > 8 else 1)
+    return figure
+
+
+def report(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -> None:
+    """Writes table and picture, prints the table."""
+    rows = table(root, variants, seeds)
+    text = format_table(rows)
+    (root / "table.md").write_text(text)
+    (root / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+    curves_figure(root, variants, seeds).savefig(root / "reward_curves.png", dpi=100)
+    print(text)
+
+
+def time_stages(root: pathlib.Path, base: pathlib.Path, count: int) -> None:
+    """Times inference of the default's first seed, unless that was done."""
+    from stage_times import format_times, measure  # JAX: not before the runs have the machine
+
+    file, data = root / "stage_times.json", from_base(base)
+    questions = load_questions(str(data["data.heldout_questions"]))[:count]
+    if not file.exists():
+        final = DEFAULT.folder(root, 0) / "final"
+        times = measure(final, str(data["data.heldout_records"]), questions, 1)
+        file.write_text(json.dumps(times, indent=2) + "\n")
+    print(format_times(json.loads(file.read_text()), len(questions), 1))
+
+
+def main(_: list[str]) -> None:
+    try:
+        variants = chosen(_ONLY.value)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    root = pathlib.Path(_WORKDIR.value)
+    base = pathlib.Path(_BASE.value or root / "base")
+    stages = "('world','warm_up','difficulty','pretrain','evaluate')"
+    made = {"stages": stages, "evaluate.selectors": "('uniform','pretrained')"}
+    if not run_main(Run(base, "configs/tiny.py", made)):
+        sys.exit(f"error: the base run failed; see {base / 'log.txt'}")
+    common: dict[str, object] = {"evaluate.limit": _QUESTIONS.value}
+    runs = []
+    for seed in range(_SEEDS.value):
+        for v in variants:
+            fields = {**planned(v, base), **common, "seed": seed}
+            if _STEPS.value and v.config().joint.steps:
+                fields["joint.steps"] = _STEPS.value
+            config = f"configs/ablations/{v.family}.py:{v.name}"
+            runs.append(Run(v.folder(root, seed), config, fields))
+    run_all(runs, _JOBS.value)
+    report(root, variants, _SEEDS.value)
+    time_stages(root, base, _QUESTIONS.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,83 @@
+"""Runs of `msjoe_jax.main` side by side, one core each; what is finished is not run again."""
+
+import concurrent.futures
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Run(NamedTuple):
+    """One run: its folder, config file (with variant) and overridden fields."""
+
+    workdir: pathlib.Path
+    config: str
+    fields: Mapping[str, object]
+
+
+def run_main(run: Run) -> bool:
+    """One run in its own process, on this thread's cores; True if it is finished afterwards.
+
+    Its output goes to `log.txt`. A run that was killed goes on where it stopped.
+    """
+    workdir = run.workdir.absolute()
+    if (workdir / "eval.json").exists():
+        return True
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "msjoe_jax.main", f"--config={run.config}"]
+    command += [f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in run.fields.items()]
+    with (workdir / "log.txt").open("a") as log:
+        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
+    return not done.returncode
+
+
+def run_all(runs: Sequence[Run], jobs: int) -> None:
+    """All runs, `jobs` at a time, one core each.
+
+    Raises SystemExit when all have ended, if some failed: their logs are named.
+    """
+    cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
+
+    def pin() -> None:
+        os.sched_setaffinity(0, {next(cores)})  # of this thread, and of what it starts
+
+    with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
+        done = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
+    failed = [str(r.workdir / "log.txt") for r, ok in zip(runs, done, strict=True) if not ok]
+    if failed:
+        sys.exit(f"error: {len(failed)} of {len(runs)} runs failed; see {', '.join(failed)}")
+
+
+def from_base(base: pathlib.Path) -> dict[str, object]:
+    """Fields of a run that starts from the models, data and pass rates of the run in `base`."""
+    base = base.absolute()
+    world = base / "world"
+    return {
+        "stages": "('joint','evaluate')",
+        "data.train_questions": base / "difficulty" / "questions.jsonl",
+        "mllm.tokenizer": world / "tokenizer.json",
+        "clip.tokenizer": world / "tokenizer.json",
+        "mllm.checkpoint": base / "base",
+        "clip.checkpoint": base / "base",
+        "sampler.checkpoint": base / "final",
+        "data.train_records": world / "train",
+        "data.heldout_records": world / "heldout",
+        "data.heldout_questions": world / "questions-heldout.jsonl",
+    }
+
+
+def outcomes(workdir: pathlib.Path, selector: str) -> Float[np.ndarray, "n"]:
+    """1.0 or 0.0 of every held-out question, NaN where it was dropped."""
+    rows = map(json.loads, (workdir / "eval_questions.jsonl").read_text().splitlines())
+    return np.array([np.nan if row[selector] is None else row[selector] for row in rows])

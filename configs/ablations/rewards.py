@@ -1,0 +1,21 @@
+"""The reward settings of the paper's reward curves, and stage I without difficulty.
+
+The weights of accuracy stay 0.8, so that curves differ in nothing but the added terms. All terms
+together are the default.
+"""
+
+from configs.ablations.variants import family
+
+VARIANTS = {
+    "accuracy": (
+        "accuracy alone",
+        {"objective.format_weight": 0.0, "objective.info_weight": 0.0},
+    ),
+    "format": ("accuracy and format", {"objective.info_weight": 0.0}),
+    "info": ("accuracy and informativeness", {"objective.format_weight": 0.0}),
+    "no_difficulty": (
+        "stage I with group-relative in place of difficulty-aware advantages",
+        {"pretrain.sampler_advantage": "relative"},
+    ),
+}
+get_config = family(VARIANTS)

@@ -1,0 +1,34 @@
+"""What the families of this folder share: `configs/tiny.py` with the overrides of a named variant.
+
+A family is a file with `VARIANTS`: name → (claim, overrides), and the `get_config` of `family`.
+One variant alone, from data to table (benchmarks/ablations.py runs all from one base):
+python -m msjoe_jax.main --config=configs/ablations/rewards.py:accuracy --workdir=runs/accuracy
+"""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from configs import tiny
+
+Variants = Mapping[str, tuple[str, Mapping[str, object]]]
+FRAME_TOKENS = 6  # a frame of the tiny world in a prompt: four visual tokens between two marks
+
+
+def family(variants: Variants) -> Callable[[str], ConfigDict]:
+    """The `get_config` of a family: raises ValueError where a variant is not one of `variants`."""
+
+    def get_config(variant: str) -> ConfigDict:
+        if variant not in variants:
+            raise ValueError(f"no variant {variant!r}; it has: {', '.join(variants)}")
+        c = tiny.get_config()
+        c.evaluate.selectors = ("joint",)
+        previews, keys = c.frames.preview, c.frames.key
+        c.lock()  # an override of a field that does not exist is refused
+        c.update_from_flattened_dict(variants[variant][1])
+        c.prompt.query_prompt_tokens += FRAME_TOKENS * (c.frames.preview - previews)
+        c.prompt.answer_prompt_tokens += FRAME_TOKENS * (c.frames.key - keys)
+        c.unlock()
+        return c
+
+    return get_config
