@@ -1,0 +1,402 @@
+"""Our models against transformers: same machine, same weights, same prompts, same run.
+
+    python benchmarks/models.py                        # CPU, float32, a decoder of 150 M parameters
+    python benchmarks/models.py --device=gpu           # the 7B shapes in bfloat16 on one card
+
+Weights are random; each pair of models is first checked to compute the same. Times are medians of
+`--repeats`, compilation and a warm-up left out. Decoding draws `--new` tokens for each of G answers
+to one prompt, prefill subtracted: we decode against one prompt's cache, transformers repeats the
+prompt G times, as TRL does. On a GPU the table also says which share of the card's measured matrix
+rate the prefill reaches, and of its measured memory bandwidth the decoding.
+"""
+
+# ruff: noqa: E402  (paths and memory are settled before JAX is imported)
+import argparse
+import functools
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+# Both frameworks share a card: JAX would otherwise take three quarters of it at once.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+from flax import nnx
+from torch_stubs import declare_torchvision_ops
+
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.functional import Params, abstract, count_params
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.rollout.generate import Prompts, Sampling, generate, prefill
+from msjoe_jax.weights.clip import HUGGING_FACE
+from msjoe_jax.weights.qwen import qwen_table
+from msjoe_jax.weights.tables import from_hf
+
+TOKENS = {"image_token_id": 1, "video_token_id": 2}
+MARKS = {"vision_start_token_id": 3, "vision_end_token_id": 4}
+# (text: width, layers, heads, kv heads, mlp, vocabulary), (vision: depth, width, heads, mlp), then
+# prompt tokens, frames and patches (height, width) of a frame, CLIP images.
+SIZES: dict[str, tuple] = {
+    "tiny": ((256, 2, 2, 1, 512, 512), (2, 160, 2, 320), 64, 2, (4, 4), 2),
+    "small": ((1024, 6, 8, 2, 5440, 32768), (6, 640, 8, 1712), 1024, 8, (16, 24), 16),
+    "7b": ((3584, 28, 28, 4, 18944, 152064), (32, 1280, 16, 3420), 8192, 32, (32, 32), 256),
+}
+# Relative difference of outputs above which the two are not one model.
+SAME = {"float32": 1e-3, "bfloat16": 5e-2}
+
+
+def hf_config(size: str) -> dict[str, Any]:
+    """What a published `config.json` of these sizes would say."""
+    (width, layers, heads, kv_heads, mlp, vocab), (depth, v_width, v_heads, v_mlp), *_ = SIZES[size]
+    return {
+        "text_config": {
+            "vocab_size": vocab,
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "intermediate_size": mlp,
+            "rms_norm_eps": 1e-6,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [16, 24, 24],
+            },
+        },
+        "vision_config": {
+            "depth": depth,
+            "hidden_size": v_width,
+            "num_heads": v_heads,
+            "intermediate_size": v_mlp,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [i for i in range(depth) if i % 8 == 7] or [depth - 1],
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "window_size": 112,
+            "tokens_per_second": 2,
+        },
+        "tie_word_embeddings": False,
+        **TOKENS,
+        **MARKS,
+    }
+
+
+# --- arithmetic -----------------------------------------------------------------------------------
+
+
+def prefill_flops(c: TextConfig, tokens: int) -> float:
+    """Multiplications and additions of one prompt: matrices, and causal attention's half."""
+    matrices = c.layers * _layer_weights(c)
+    attention = c.layers * c.heads * c.head_dim * tokens**2  # 2 matmuls · 2 · L²/2
+    return 2.0 * matrices * tokens + 2.0 * attention
+
+
+def decode_bytes(c: TextConfig, prompt: int, group: int, done: float, itemsize: int) -> float:
+    """Bytes that one decoding step of `group` answers must read: each weight and key once.
+
+    The prompt's keys and values count once, not `group` times; `done` tokens of every answer lie
+    behind it. Of the embedding table only the head's copy is read.
+    """
+    weights = c.layers * _layer_weights(c) + c.vocab * c.width
+    keys = 2 * c.layers * c.kv_heads * c.head_dim * (prompt + group * done)
+    return float(itemsize) * (weights + keys)
+
+
+def _layer_weights(c: TextConfig) -> int:
+    return c.width * c.head_dim * 2 * (c.heads + c.kv_heads) + 3 * c.width * c.mlp_width
+
+
+# --- timing ---------------------------------------------------------------------------------------
+
+
+def median_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median time of each call, in turns, so that what slows the machine slows all of them.
+
+    A call must not return before its result is there. The first round warms up.
+    """
+    rounds = []
+    for _ in range(1 + repeats):
+        rounds.append([])
+        for call in calls:
+            began = time.perf_counter()
+            call()
+            rounds[-1].append(time.perf_counter() - began)
+    return [float(x) for x in np.median(rounds[1:], 0)]
+
+
+class Bench:
+    """Times calls of both sides and keeps the rows of the table."""
+
+    def __init__(self, device: str, repeats: int):
+        self.device, self.repeats = device, repeats
+        self.rows: list[tuple[str, float, float]] = []
+
+    def ours(self, f: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        """A function of arrays, compiled for these on the device."""
+        arguments = jax.device_put(arguments)
+        compiled = jax.jit(f).lower(*arguments).compile()
+        return lambda: jax.block_until_ready(compiled(*arguments))
+
+    def theirs(self, f: Callable[[], Any]) -> Callable[[], Any]:
+        """A call of torch, without gradients."""
+
+        def run() -> None:
+            with torch.inference_mode():
+                f()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    def seconds(self, *calls: Callable[[], Any]) -> list[float]:
+        """Median time of each call."""
+        return median_seconds(calls, self.repeats)
+
+    def row(self, what: str, amount: float, ours: float, theirs: float) -> None:
+        """Adds `amount` per second on both sides, and shows it at once."""
+        if min(ours, theirs) <= 0:
+            print(f"| {what} | lost in the noise: raise --new or --repeats | | |", flush=True)
+            return
+        self.rows.append((what, amount / ours, amount / theirs))
+        print(format_row(self.rows[-1]), flush=True)
+
+
+def format_row(row: tuple[str, float, float]) -> str:
+    what, ours, theirs = row
+    return f"| {what} | {ours:,.1f} | {theirs:,.1f} | {ours / theirs:.2f} |"
+
+
+def check_same(what: str, ours: Any, theirs: torch.Tensor, dtype: str) -> None:
+    """Exits unless both outputs are one model's."""
+    a, b = np.asarray(ours, np.float32), theirs.detach().float().cpu().numpy()
+    error = float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max())
+    if not error < SAME[dtype]:
+        sys.exit(f"error: {what}: outputs differ by {error:.1e} of the largest; not one model")
+
+
+def arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The weights by name, bfloat16 kept."""
+
+    def array(x: torch.Tensor) -> np.ndarray:
+        x = x.detach().cpu()
+        if x.dtype == torch.bfloat16:
+            return x.view(torch.int16).numpy().view(jnp.bfloat16)
+        return x.numpy()
+
+    return {name: array(x) for name, x in module.state_dict().items()}
+
+
+# --- the models -----------------------------------------------------------------------------------
+
+
+def time_qwen(bench: Bench, size: str, dtype: str, groups: tuple[int, ...], new: int) -> QwenConfig:
+    """Prefill, decoding and the vision tower of Qwen2.5-VL."""
+    published = transformers.Qwen2_5_VLConfig(**hf_config(size))
+    c = QwenConfig.from_hf(published.to_dict())
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device(bench.device):
+        reference = transformers.Qwen2_5_VLForConditionalGeneration(published).eval()
+    torch.set_default_dtype(torch.float32)
+    definition, shapes = abstract(
+        lambda: QwenVL(
+            c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, attention="auto", chunk=512
+        )
+    )
+    params = jax.device_put(from_hf(arrays(reference), qwen_table(c), shapes))
+    model = functools.partial(nnx.merge, definition)
+    _, _, length, frames, (height, width), _ = SIZES[size]
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, c.text.vocab, (1, length))
+    ids = torch.from_numpy(tokens).to(bench.device)
+
+    prompt = text_prompt(tokens)
+    features = np.zeros((1, 1, c.text.width), dtype)
+    hidden = jax.jit(
+        lambda p, t: model(p).language.prefill(model(p).language.embed(t), *positions_of(t))[0]
+    )(params, tokens)
+    decoder = reference.model.language_model
+    with torch.inference_mode():
+        check_same("decoder", hidden, decoder(input_ids=ids).last_hidden_state, dtype)
+    bench.row(
+        f"prefill, tokens/s ({length} tokens)",
+        length,
+        *bench.seconds(
+            bench.ours(lambda p, x, f: prefill(model(p), x, f)[0], params, prompt, features),
+            bench.theirs(lambda: decoder(input_ids=ids, use_cache=True)),
+        ),
+    )
+    for group in groups:
+        keys = jax.random.split(jax.random.key(0), (1, 1, group))
+        repeated = ids.repeat(group, 1)
+        calls = []
+        for count in (1, new):
+            sampling = Sampling(count, (), tuple(TOKENS.values()))
+
+            def ours(p: Params, x: Prompts, f: Any, k: Any, sampling: Sampling = sampling) -> Any:
+                return generate(model(p), x, f, k, sampling).tokens
+
+            def theirs(count: int = count, repeated: torch.Tensor = repeated) -> Any:
+                return reference.generate(
+                    repeated,
+                    attention_mask=torch.ones_like(repeated),
+                    do_sample=True,
+                    top_k=0,
+                    min_new_tokens=count,
+                    max_new_tokens=count,
+                    pad_token_id=0,
+                )
+
+            calls += [bench.ours(ours, params, prompt, features, keys), bench.theirs(theirs)]
+        ours_1, theirs_1, ours_n, theirs_n = bench.seconds(*calls)
+        decoded = group * (new - 1)
+        bench.row(f"decode, tokens/s (G = {group})", decoded, ours_n - ours_1, theirs_n - theirs_1)
+        whole = f"rollout, tokens/s (G = {group}, {new} tokens, prefill included)"
+        bench.row(whole, group * new, ours_n, theirs_n)
+
+    patches = rng.normal(size=(frames, height * width, c.vision.patch_dim)).astype(dtype)
+    grid = np.full((frames, 2), (height, width), np.int32)
+    flat = torch.from_numpy(patches.astype(np.float32)).to(bench.device, getattr(torch, dtype))
+    flat = flat.reshape(-1, c.vision.patch_dim)
+    thw = torch.tensor([(1, height, width)] * frames, device=bench.device)
+    tower = reference.model.visual
+    seen = jax.jit(lambda p, x, g: model(p).vision(x, g))(params, patches, grid)
+    with torch.inference_mode():
+        check_same("vision tower", seen, tower(flat, grid_thw=thw).pooler_output, dtype)
+    bench.row(
+        f"vision tower, patches/s ({frames} frames of {height} × {width})",
+        frames * height * width,
+        *bench.seconds(
+            bench.ours(lambda p, x, g: model(p).vision(x, g), params, patches, grid),
+            bench.theirs(lambda: tower(flat, grid_thw=thw)),
+        ),
+    )
+    return c
+
+
+def text_prompt(tokens: np.ndarray) -> Prompts:
+    """The prompt [1, L] as `generate` takes it, its last token apart."""
+    cut = tokens[:, None, :-1].astype(np.int32)
+    positions, segments = positions_of(tokens[:, :-1])
+    return Prompts(
+        cut,
+        np.full(cut.shape, -1, np.int32),
+        np.asarray(positions)[:, None],
+        np.asarray(segments)[:, None],
+        tokens[:, -1:].astype(np.int32),
+        np.full((1, 1), tokens.shape[1] - 1, np.int32),
+    )
+
+
+def positions_of(tokens: Any) -> tuple[Any, Any]:
+    """Positions [B, 3, L] and segments [B, L] of text."""
+    B, L = tokens.shape
+    return jnp.broadcast_to(jnp.arange(L), (B, 3, L)), jnp.ones((B, L), jnp.int32)
+
+
+def time_clip(bench: Bench, size: str, dtype: str) -> None:
+    """CLIP's image tower at the shapes of ViT-B/32."""
+    with torch.device(bench.device):
+        reference = transformers.CLIPModel(transformers.CLIPConfig()).eval()
+    reference = reference.to(getattr(torch, dtype))
+    c = CLIPConfig.published("vit-b-32")
+    definition, shapes = abstract(lambda: CLIP(c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    params = jax.device_put(from_hf(arrays(reference), HUGGING_FACE, shapes))
+    images = SIZES[size][-1]
+    pixels = np.random.default_rng(0).normal(size=(images, 224, 224, 3)).astype(dtype)
+    there = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+    there = there.to(bench.device, getattr(torch, dtype))
+
+    def embed(p: Params, x: Any) -> Any:
+        return nnx.merge(definition, p).encode_image(x)
+
+    with torch.inference_mode():
+        want = reference.get_image_features(there).pooler_output
+    check_same("CLIP", jax.jit(embed)(params, pixels), want, dtype)
+    bench.row(
+        f"CLIP ViT-B/32, images/s ({images} at a time)",
+        images,
+        *bench.seconds(
+            bench.ours(embed, params, pixels),
+            bench.theirs(lambda: reference.get_image_features(there)),
+        ),
+    )
+
+
+# --- a card's own limits --------------------------------------------------------------------------
+
+
+def matmul_rate(bench: Bench, n: int = 8192) -> float:
+    """Measured FLOP/s of a bfloat16 matrix product."""
+    x = jnp.ones((n, n), jnp.bfloat16)
+    return 2.0 * n**3 / bench.seconds(bench.ours(lambda a, b: a @ b, x, x))[0]
+
+
+def memory_bandwidth(bench: Bench, n: int = 2**30) -> float:
+    """Measured bytes/s, reading and writing, of a pass over 2 GiB."""
+    x = jnp.ones((n,), jnp.bfloat16)
+    return 2 * 2.0 * n / bench.seconds(bench.ours(lambda a: a + 1, x))[0]
+
+
+def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new: int) -> list[str]:
+    """What the rows measured so far are of the card's measured limits."""
+    rate, bandwidth = matmul_rate(bench), memory_bandwidth(bench)
+    lines = [f"matrix product {rate / 1e12:.0f} TFLOP/s, memory {bandwidth / 1e12:.2f} TB/s"]
+    for what, ours, _ in bench.rows:
+        if what.startswith("prefill"):
+            share = ours / length * prefill_flops(c, length) / rate
+            lines.append(f"{what}: {share:.1%} of the matrix rate")
+        if what.startswith("decode"):
+            group = int(what.split("G = ")[1].rstrip(")"))
+            read = decode_bytes(c, length, group, new / 2, itemsize=2)
+            lines.append(f"{what}: {ours / group * read / bandwidth:.1%} of the bandwidth")
+    return lines
+
+
+def main() -> None:
+    """Prints the table, row by row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--size", choices=SIZES, help="default: small on a CPU, 7b on a GPU")
+    parser.add_argument("--groups", type=int, nargs="+", default=[1, 8], help="answers a prompt")
+    parser.add_argument("--new", type=int, default=32, help="tokens of an answer, at least 2")
+    parser.add_argument("--repeats", type=int, default=5)
+    a = parser.parse_args()
+    size = a.size or ("small" if a.device == "cpu" else "7b")
+    if jax.default_backend() != a.device:
+        sys.exit(f"error: --device={a.device}, but JAX runs on {jax.default_backend()}")
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    declare_torchvision_ops()
+    transformers.logging.set_verbosity_error()
+    dtype = "float32" if a.device == "cpu" else "bfloat16"
+    bench = Bench("cpu" if a.device == "cpu" else "cuda", a.repeats)
+    print(
+        f"{jax.devices()[0].device_kind}, {threads} threads, {dtype}, size {size}, "
+        f"median of {a.repeats}; jax {jax.__version__}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}\n"
+    )
+    print("| | msjoe_jax | transformers | ratio |\n|---|---|---|---|")
+    c = time_qwen(bench, size, dtype, tuple(a.groups), a.new)
+    time_clip(bench, size, dtype)
+    shapes = abstract(lambda: QwenVL(c, rngs=nnx.Rngs(0)))[1]
+    print(f"\n{count_params(shapes) / 1e6:,.0f} M parameters")
+    if a.device == "gpu":
+        print("\n".join(shares_of_the_card(bench, c.text, SIZES[size][2], a.new)))
+
+
+if __name__ == "__main__":
+    main()
