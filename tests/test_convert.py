@@ -15,6 +15,7 @@ import torch
 from flax import nnx
 from published import clip_folder, published, qwen_folder
 from qwen_oracle import numpy_of
+from safetensors.torch import load_file, save_file
 from test_clip import config as clip_sizes
 from test_clip import hugging_face_model, open_clip_model
 from torch_stubs import declare_torchvision_ops
@@ -277,6 +278,22 @@ def test_one_line_and_status_2(tmp_path):
     )
     with pytest.raises(UserError, match="--out is missing or empty"):
         run(str(tmp_path / "hf"), " ")
+
+
+def test_types_that_are_not_read_are_named(tmp_path):
+    qwen_folder(tmp_path / "hf", sharded=False)
+    file = tmp_path / "hf" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int64)
+    name = "visual.blocks.0.norm1.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, file)
+    words = (
+        r"2 of a type that is not read \(model.norm.weight I64, .*norm1.weight F8_E4M3\); 1 of se"
+        r"veral types in one stack \(visual.blocks.{layer}.norm1.weight \['F8_E4M3', 'float32'\]\)"
+    )
+    with pytest.raises(UserError, match=words):
+        convert(tmp_path / "hf", tmp_path / "out")
 
 
 def test_what_is_there_is_left_alone(tmp_path, monkeypatch):

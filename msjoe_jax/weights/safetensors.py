@@ -29,6 +29,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 INDEX = "model.safetensors.index.json"
 SINGLE = ("model.safetensors", "open_clip_model.safetensors")
 HEADER_LIMIT = 100 << 20  # the library's own
+# What a header or an index that is none raises, the deepest nesting included.
+BAD = (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
 SHARD_BYTES = 5 * 10**9  # of the published shards
 
 
@@ -79,7 +81,7 @@ def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
     try:
         names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
         plain = all(pathlib.PurePath(name).name == name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except BAD as error:
         raise UserError(f"{folder / INDEX}: no index ({error!r})") from None
     if not plain:
         raise UserError(f"{folder / INDEX}: names a file outside its folder")
@@ -115,7 +117,7 @@ def read_header(file: pathlib.Path) -> dict[str, Tensor]:
                 raise ValueError(f"cut off: {size} bytes of at least {stop}")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except BAD as error:
         raise UserError(f"{file}: no safetensors file, or a damaged one ({error})") from None
     return dict(sorted(found.items(), key=lambda item: item[1].start))
 
