@@ -1,0 +1,198 @@
+"""One rollout batch of random text and frames, as our programs and as transformers take it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import transformers
+from models import TOKENS, hf_config
+
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
+from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.subset import Draw
+from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
+from msjoe_jax.rollout.generate import Prompts
+from msjoe_jax.rollout.programs import Patches
+
+HEAD = 4  # tokens of text before the frames
+
+
+class Shape(NamedTuple):
+    """Sizes of a batch: B questions × I query rollouts × J frame draws.
+
+    Frames are `grid` patches (height, width); the J · I sets of `keys` frames are drawn from
+    `candidates` of a question. `text`: tokens of a prompt beside its frames.
+    """
+
+    questions: int
+    queries: int
+    draws: int
+    previews: int
+    preview_grid: tuple[int, int]
+    keys: int
+    key_grid: tuple[int, int]
+    candidates: int
+    text: int
+    query_tokens: int
+    answer_tokens: int
+
+
+SHAPES = {
+    "tiny": Shape(2, 2, 2, 2, (4, 4), 3, (4, 8), 5, 12, 6, 4),
+    "mini": Shape(2, 4, 2, 4, (4, 4), 8, (8, 8), 32, 64, 32, 16),
+    # 8,704 tokens of an answer's prompt, 1,024 of a query's: configs/joint_v4.py, fewer questions.
+    "7b": Shape(2, 4, 2, 16, (8, 16), 32, (32, 32), 128, 448, 128, 64),
+}
+
+
+def hf_sizes(size: str) -> transformers.PreTrainedConfig:
+    """What transformers builds the model from. mini: 23 M parameters, heads as the 7B's."""
+    config = hf_config("small" if size == "mini" else size)
+    if size == "mini":
+        text, vision = config["text_config"], config["vision_config"]
+        text.update(hidden_size=512, num_hidden_layers=4, intermediate_size=2048, vocab_size=8192)
+        text.update(num_attention_heads=4, num_key_value_heads=2)
+        vision.update(depth=2, hidden_size=160, num_heads=2, intermediate_size=428)
+        vision.update(out_hidden_size=512, fullatt_block_indexes=[1])
+    return transformers.Qwen2_5_VLConfig(**config)
+
+
+class Part(NamedTuple):
+    """One stage of the batch: G prompts of each of B questions, n completions of each prompt.
+
+    pixels [B, U, P, p, p, 3] of a question's distinct frames; shown [B, G, F], which of them each
+    prompt shows; tokens and mask [B, G, n, C] of completions to train on.
+    """
+
+    prompts: Prompts
+    patches: Patches
+    shown: np.ndarray
+    tokens: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def samples(self) -> int:
+        return self.tokens.shape[2]
+
+
+class Numbers:
+    """A tokenizer of numbers: "3 4 5"."""
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+
+def make_part(
+    c: QwenConfig,
+    rng: np.random.Generator,
+    shown: np.ndarray,
+    distinct: int,
+    grid: tuple[int, int],
+    text: int,
+    samples: int,
+    new: int,
+) -> Part:
+    """Random text around the frames `shown` [B, G, F] of each question's `distinct`."""
+    B, G, F = shown.shape
+    P, p = grid[0] * grid[1], c.vision.patch
+    M = P // c.vision.merge**2
+    assembler = Assembler(Numbers(), c)  # type: ignore[arg-type]
+
+    def words(count: int) -> str:
+        return " ".join(map(str, rng.integers(5, c.text.vocab, count)))
+
+    rows = []
+    for b in range(B):
+        around = words(HEAD), words(text - HEAD)
+        rows.append(
+            [
+                assembler.row(around, [Frame(int(u) * M, grid) for u in s], text - 1 + F * (M + 2))
+                for s in shown[b]
+            ]
+        )
+    shape = (B, G, samples, new)
+    return Part(
+        stack_rows(rows),
+        Patches(
+            rng.integers(0, 256, (B, distinct, P, p, p, 3), np.uint8),
+            np.full((B, distinct, 2), grid, np.int32),
+        ),
+        shown,
+        rng.integers(5, c.text.vocab, shape).astype(np.int32),
+        np.arange(new) < rng.integers(new // 2, new + 1, shape[:3])[..., None],
+    )
+
+
+def make_parts(c: QwenConfig, s: Shape) -> tuple[Part, Part]:
+    """Stage 1 (one prompt a question, I completions) and stage 4 (I · J prompts, one each)."""
+    rng = np.random.default_rng(0)
+    B, G = s.questions, s.queries * s.draws
+    seen = np.broadcast_to(np.arange(s.previews), (B, 1, s.previews))
+    drawn = np.array(
+        [[np.sort(rng.permutation(s.candidates)[: s.keys]) for _ in range(G)] for _ in range(B)]
+    )
+    return (
+        make_part(c, rng, seen, s.previews, s.preview_grid, s.text, s.queries, s.query_tokens),
+        make_part(c, rng, drawn, s.candidates, s.key_grid, s.text, 1, s.answer_tokens),
+    )
+
+
+def rewards(s: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right answers [B, I, J] and valid forms of queries [B, I] and answers [B, I, J]."""
+    bit = np.random.default_rng(1).integers
+    B, I, J = s.questions, s.queries, s.draws
+    return tuple(bit(0, 2, n).astype(np.float32) for n in ((B, I, J), (B, I), (B, I, J)))
+
+
+def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> RolloutBatch:
+    """As the joint step takes it; with log-probs of 0, so that it reports their mean size."""
+    B, I, J = s.questions, s.queries, s.draws
+    correct, query_valid, answer_valid = rewards(s)
+    ones = np.ones(B, np.float32)
+
+    def rollouts(part: Part, visual: Any) -> TokenRollouts:
+        zeros = np.zeros(part.tokens.shape, np.float32)
+        ended = np.ones(part.tokens.shape[:3], np.float32)
+        return TokenRollouts(part.prompts, visual, part.tokens, part.mask, zeros, ended)
+
+    queries, answers = map(rollouts, parts, features)
+    drawn = parts[1].shown.reshape(B, I, J, -1).astype(np.int32)
+    return RolloutBatch(
+        queries,
+        answers,
+        similarity=np.zeros((B, I, 1, s.candidates), np.float32),
+        query_mask=np.ones((B, I, 1), bool),
+        frame_mask=np.ones((B, s.candidates), bool),
+        draw=Draw(drawn, np.ones(drawn.shape, bool)),
+        correct=correct,
+        answer_valid=answer_valid,
+        query_valid=query_valid,
+        parsed=np.ones((B, I), np.float32),
+        pass_rate=ones / 2,
+        weight=ones,
+        importance=ones,
+    )
+
+
+def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.ndarray]:
+    """Every prompt repeated once a completion, with the pixels of its own frames."""
+    n = part.samples
+    x = part.prompts
+    ids = np.concatenate([x.tokens, x.first_token[..., None]], -1)[questions]
+    ids = np.repeat(ids.reshape(-1, ids.shape[-1]), n, 0)
+    shown, patches = part.shown[questions], part.patches.pixels[questions]
+    flat = np.asarray(patches_to_inputs(patches, c.vision.temporal_patch))  # [B, U, P, C]
+
+    def of_prompts(frames: np.ndarray) -> np.ndarray:
+        own = frames[np.arange(len(shown))[:, None, None], shown]  # [B, G, F, …]
+        return np.repeat(own.reshape(-1, *own.shape[2:]), n, 0)
+
+    pixels = of_prompts(flat).reshape(-1, flat.shape[-1])
+    grids = of_prompts(part.patches.grid[questions]).reshape(-1, 2)
+    return {
+        "input_ids": ids.astype(np.int64),
+        "attention_mask": np.ones_like(ids, np.int64),
+        "mm_token_type_ids": (ids == TOKENS["image_token_id"]).astype(np.int32),
+        "pixel_values": pixels,
+        "image_grid_thw": np.pad(grids, ((0, 0), (1, 0)), constant_values=1).astype(np.int64),
+    }

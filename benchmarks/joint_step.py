@@ -1,0 +1,395 @@
+"""The rollout and the joint update against PyTorch: same shapes, same machine, both ours.
+
+    python benchmarks/joint_step.py                # CPU, float32, 23 M parameters
+    python benchmarks/joint_step.py --device=gpu   # the 7B in bfloat16 on one card
+
+Per question I query completions to one prompt and I · J answers, each to its own frames (random
+text, random weights). Both sides first score one batch on a tiny model: the loss, the mean
+log-prob and every gradient must agree. Then each runs in a process of its own, for its peak
+memory: the rollout of both stages, and the update (GRPO over query and answer tokens, gradients,
+clipping, AdamW on the decoder; the sampler is left out). We encode a question's distinct frames
+once, prefill a prompt once, and keep the features for the update; PyTorch (torch_grpo.py) repeats
+prompts and pixels, as TRL does. Moments are of the weights' type. Medians; compilation and one
+warm-up are left out. The floating-point operations that count are those of distinct prompts and of
+completions, three forwards an update, whatever a side repeats or computes again.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+from models import ROOT, TOKENS, arrays, prefill_flops
+
+sys.path.insert(0, str(ROOT))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import transformers
+from flax import nnx
+from joint_batch import SHAPES, Part, Shape, hf_sizes, make_parts, our_batch, rewards, their_inputs
+from torch_grpo import advantages, backward, completions
+from torch_stubs import declare_torchvision_ops
+
+from msjoe_jax.models.functional import Params, abstract, split_module
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.rl.joint_step import make_joint_step, partition
+from msjoe_jax.rl.objective import ModelFns, StepConfig
+from msjoe_jax.rollout.generate import Sampling, generate
+from msjoe_jax.rollout.programs import frame_features, token_stats_fn
+from msjoe_jax.weights.qwen import qwen_table
+from msjoe_jax.weights.tables import from_hf
+
+BANNED = tuple(TOKENS.values())
+TRAINED = "^language/"
+LEARNING_RATE, DECAY, CLIP = 1e-6, 0.01, 1.0
+# Of the largest entry of a gradient: float32 sums of thousands of terms in another order.
+SAME = 1e-4
+RATE = 1024.0
+OBJECTIVE = StepConfig(
+    train_sampler=False,
+    credit="shared",
+    advantage="group",
+    info_weight=0.0,
+)
+
+
+# --- ours -----------------------------------------------------------------------------------------
+
+
+class Ours:
+    """Our programs for one size. `large`: remat, and a question's prompts scored one by one."""
+
+    def __init__(self, c: QwenConfig, dtype: str, large: bool, parts: int):
+        def make() -> QwenVL:
+            return QwenVL(c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat=large)
+
+        self.definition, self.shapes = abstract(make)
+        self.init = jax.jit(lambda: split_module(make())[1])
+        system = types.SimpleNamespace(mllm=self.model, banned_ids=lambda: BANNED)
+        stats: Any = token_stats_fn(system, 1.0, block=128, one_by_one=large)  # type: ignore
+        self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()))
+        self.parts = parts
+
+    def model(self, params: Params) -> QwenVL:
+        return nnx.merge(self.definition, params)
+
+    def rollout(self, params: Params, part: Part, key: Any) -> tuple[Any, Any]:
+        """Completions of a stage and the frames' features, to be jitted."""
+        model = self.model(params)
+        features = frame_features(model, part.patches)
+        sampling = Sampling(part.tokens.shape[-1], (), BANNED)
+        keys = jax.random.split(key, part.tokens.shape[:3])
+        return generate(model, part.prompts, features, keys, sampling).tokens, features
+
+    def step(self, optimizer: optax.GradientTransformation) -> Callable:
+        config = dataclasses.replace(OBJECTIVE, micro_batches=self.parts)
+        return make_joint_step(config, self.fns, optimizer, optimizer, TRAINED)
+
+    def state(self, params: Params, optimizer: optax.GradientTransformation) -> dict[str, Any]:
+        moving, _ = partition(params, TRAINED)
+        zero = jnp.zeros((), jnp.int32)
+        moments = optimizer.init(moving)
+        empty: dict[str, Any] = {"sampler": {}, "sampler_opt": {}}
+        return {**empty, "mllm": params, "mllm_opt": moments, "step": zero, "skipped": zero}
+
+
+def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of the stages and the update, and peak memory."""
+    ours, parts = Ours(c, a.dtype, a.large, a.parts), make_parts(c, s)
+    params = ours.init()
+    key, out, features = jax.random.key(0), {}, []
+    for name, part in zip(("reason", "answer"), parts, strict=True):
+        # The tokens to train on stay out of the program's inputs: only their shape is used.
+        program = jax.jit(functools.partial(_rollout, ours, part))
+        inputs = jax.device_put((part.prompts, part.patches))
+        call = lambda p=program, i=inputs: jax.block_until_ready(p(params, *i, key))  # noqa: E731
+        features.append(call()[1])
+        out[name] = median(call, a.repeats)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(CLIP), optax.adamw(LEARNING_RATE, weight_decay=DECAY)
+    )
+    state = ours.state(params, optimizer)
+    batch = jax.device_put(our_batch(s, parts, (features[0], features[1])))
+    step = jax.jit(ours.step(optimizer), donate_argnums=0)
+
+    def update() -> None:
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    update()
+    out["update"] = median(update, a.repeats)
+    if a.device == "gpu":
+        out["peak"] = jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+    n = 8192 if a.device == "gpu" else 2048
+    x = jnp.ones((n, n), a.dtype)
+    product = jax.jit(jnp.matmul)
+    out["matmul"] = 2.0 * n**3 / median(lambda: jax.block_until_ready(product(x, x)), a.repeats)
+    return out
+
+
+def _rollout(ours: Ours, part: Part, params: Params, prompts: Any, patches: Any, key: Any) -> Any:
+    return ours.rollout(params, part._replace(prompts=prompts, patches=patches), key)
+
+
+# --- theirs ---------------------------------------------------------------------------------------
+
+
+def their_model(
+    sizes: transformers.PreTrainedConfig, device: str, dtype: str, large: bool
+) -> torch.nn.Module:
+    """Random weights on the device; the tower is frozen."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device(device):
+        model = transformers.Qwen2_5_VLForConditionalGeneration(sizes)
+    torch.set_default_dtype(torch.float32)
+    model.model.visual.requires_grad_(False)
+    if large:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    return model
+
+
+def on_device(inputs: dict[str, np.ndarray], device: str, dtype: str) -> dict[str, torch.Tensor]:
+    out = {name: torch.from_numpy(np.array(x)).to(device) for name, x in inputs.items()}
+    return {**out, "pixel_values": out["pixel_values"].to(getattr(torch, dtype))}
+
+
+def their_pieces(
+    c: QwenConfig, s: Shape, parts: tuple[Part, Part], micro: int, device: str, dtype: str
+) -> tuple[list[tuple], float]:
+    """What `torch_grpo.backward` takes, of `micro` micro-batches."""
+    pieces = []
+    each = s.questions // micro
+    for first in range(0, s.questions, each):
+        questions = slice(first, first + each)
+        for part, advantage in zip(parts, advantages(*rewards(s)), strict=True):
+            rows = [
+                torch.from_numpy(x[questions].reshape(-1, x.shape[-1]).copy()).to(device)
+                for x in (part.tokens.astype(np.int64), part.mask.astype(np.float32))
+            ]
+            paid = torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
+            inputs = on_device(their_inputs(c, part, questions), device, dtype)
+            pieces.append((inputs, *rows, paid))
+    return pieces, float(sum(part.mask.sum() for part in parts))
+
+
+def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
+    """As `time_ours`, of PyTorch."""
+    device = "cuda" if a.device == "gpu" else "cpu"
+    sync = torch.cuda.synchronize if a.device == "gpu" else lambda: None
+    model, parts = their_model(hf_sizes(a.size), device, a.dtype, a.large), make_parts(c, s)
+    out = {}
+    for name, part in zip(("reason", "answer"), parts, strict=True):
+        inputs = on_device(their_inputs(c, part, slice(None)), device, a.dtype)
+        model.eval()
+
+        def call(inputs: dict = inputs, new: int = part.tokens.shape[-1]) -> None:
+            completions(model, inputs, new, BANNED)
+            sync()
+
+        call()
+        out[name] = median(call, a.repeats)
+        del inputs
+    model.train(a.large)
+    pieces, total = their_pieces(c, s, parts, a.parts, device, a.dtype)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=DECAY)
+
+    def update() -> None:
+        backward(model, pieces, total, BANNED)
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        sync()
+
+    update()
+    out["update"] = median(update, a.repeats)
+    if a.device == "gpu":
+        out["peak"] = torch.cuda.max_memory_allocated()
+    return out
+
+
+# --- both -----------------------------------------------------------------------------------------
+
+
+def median(call: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of a call that has been warmed up."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def check(micro: int) -> dict[str, float]:
+    """Loss, mean log-prob and gradients of both on one tiny model and batch, in float32.
+
+    Exits where they differ: a gradient by more than SAME of its largest entry.
+    """
+    s, sizes = SHAPES["tiny"], hf_sizes("tiny")
+    c = QwenConfig.from_hf(sizes.to_dict())
+    parts = make_parts(c, s)
+    model = their_model(sizes, "cpu", "float32", large=False)
+    ours = Ours(c, "float32", False, micro)
+    table = qwen_table(c)
+    params = from_hf(arrays(model), table, ours.shapes)
+    pieces, total = their_pieces(c, s, parts, micro, "cpu", "float32")
+    loss, surprise = backward(model, pieces, total, BANNED)
+    gradients = {
+        name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
+        for name, p in model.named_parameters()
+    }
+    theirs, _ = partition(from_hf(gradients, table, ours.shapes), TRAINED)
+    with jax.default_matmul_precision("highest"):
+        see = jax.jit(lambda p, x: frame_features(ours.model(p), x))
+        features = [see(params, part.patches) for part in parts]
+        # The weights move by so many gradients that their own rounding does not count.
+        plain = optax.sgd(RATE)
+        state = ours.state(jax.device_put(params), plain)
+        batch = our_batch(s, parts, (features[0], features[1]))
+        moved, metrics = jax.jit(ours.step(plain))(state, batch)
+    before, after = (partition(p, TRAINED)[0] for p in (params, moved["mllm"]))
+    worst = 0.0
+    for old, new, want in zip(*map(jax.tree.leaves, (before, after, theirs)), strict=True):
+        found = (np.asarray(old, np.float64) - np.asarray(new, np.float64)) / RATE
+        worst = max(worst, float(np.abs(found - want).max() / np.abs(want).max()))
+    out = {
+        "loss": loss,
+        "our_loss": float(metrics["loss/mllm"]),
+        "surprise": surprise,
+        "our_surprise": float(metrics["sampling/sampling_logp_difference/mean"]),
+        "gradient": worst,
+    }
+    near = all(abs(out[f"our_{k}"] - out[k]) < 1e-5 for k in ("loss", "surprise"))
+    if not near or not worst < SAME:
+        sys.exit(f"error: the two updates differ: {out}")
+    return out
+
+
+def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
+    """Of one forward of the decoder: each distinct prompt and each completion once."""
+    total = 0.0
+    for part in parts:
+        prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape
+        start, end = prefill_flops(c.text, prompt), prefill_flops(c.text, prompt + new)
+        head = 2.0 * new * c.text.vocab * c.text.width
+        total += B * G * (start + n * (end - start + head))
+    return total
+
+
+def child(part: str, a: argparse.Namespace) -> dict[str, float]:
+    """Runs one part in a process of its own; exits where that fails."""
+    env = dict(os.environ)
+    if part != "ours":
+        env["JAX_PLATFORMS"] = "cpu"
+    names = ("device", "size", "questions", "parts", "repeats")
+    command = [sys.executable, __file__, f"--only={part}"]
+    command += [f"--{name}={getattr(a, name)}" for name in names]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"error: {part} failed with status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Prints the check and the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--size", choices=tuple(SHAPES), help="default: mini on a CPU, 7b on a GPU")
+    parser.add_argument("--questions", type=int, help="in a batch; default: as the size says")
+    parser.add_argument("--parts", type=int, help="micro-batches; default: 1 on a CPU, else B")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("check", "ours", "theirs"), help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    a.size = a.size or ("mini" if a.device == "cpu" else "7b")
+    s = SHAPES[a.size]
+    s = s._replace(questions=a.questions or s.questions)
+    a.questions, a.parts = s.questions, a.parts or (1 if a.device == "cpu" else s.questions)
+    a.large, a.dtype = a.size == "7b", "float32" if a.device == "cpu" else "bfloat16"
+    if s.questions % a.parts:
+        sys.exit(f"error: --parts={a.parts} does not divide {s.questions} questions")
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    declare_torchvision_ops()
+    transformers.logging.set_verbosity_error()
+    c = QwenConfig.from_hf(hf_sizes(a.size).to_dict())
+    if a.only:
+        print(json.dumps(part_of(a.only, c, s, a)))
+        return
+    same = child("check", a)
+    print(
+        f"Both compute one update (tiny model, float32): loss {same['our_loss']:.7f} and "
+        f"{same['loss']:.7f}, mean −log p {same['our_surprise']:.6f} and {same['surprise']:.6f}, "
+        f"gradients apart by {same['gradient']:.1e} of their largest entry at most.\n"
+    )
+    print(format_table(c, s, a, child("ours", a), child("theirs", a), threads))
+
+
+def part_of(name: str, c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
+    """What a child process does; `peak` is by how much its memory grew, in bytes."""
+    if name == "check":
+        return check(micro=2)
+    if name == "ours" and jax.default_backend() != a.device:
+        sys.exit(f"error: --device={a.device}, but JAX runs on {jax.default_backend()}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    out = (time_ours if name == "ours" else time_theirs)(c, s, a)
+    grown = 1024.0 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return {"peak": grown, **out}
+
+
+def format_table(
+    c: QwenConfig,
+    s: Shape,
+    a: argparse.Namespace,
+    ours: dict[str, float],
+    theirs: dict[str, float],
+    threads: int,
+) -> str:
+    """Tokens a second, seconds, memory, and the share of the matrix rate, with ratios."""
+    parts = make_parts(c, s)
+    flops = 3.0 * useful_flops(c, s, parts)
+    rows = []
+    for name, label, part in zip(("reason", "answer"), ("1", "4"), parts, strict=True):
+        count = part.tokens.size
+        what = f"rollout, stage {label}: completion tokens/s ({count} tokens)"
+        rows.append((what, count / ours[name], count / theirs[name], "{:,.1f}", True))
+    rows.append(("update, s", ours["update"], theirs["update"], "{:.3f}", False))
+    shares = [flops / x["update"] / ours["matmul"] for x in (ours, theirs)]
+    rows.append(("update, share of the measured matrix rate", *shares, "{:.1%}", True))
+    gib = [x["peak"] / 2**30 for x in (ours, theirs)]
+    rows.append(("peak memory, GiB", *gib, "{:.2f}", False))
+    length = [part.prompts.tokens.shape[-1] + 1 for part in parts]
+    lines = [
+        f"{a.device}, {threads} threads, {a.dtype}, size {a.size}; {s.questions} questions × "
+        f"{s.queries} queries × {s.draws} draws, prompts of {length[0]} and {length[1]} tokens, "
+        f"{a.parts} micro-batches, median of {a.repeats}; matrix product "
+        f"{ours['matmul'] / 1e9:,.0f} GFLOP/s; jax {jax.__version__}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}\n",
+        "| | msjoe_jax | PyTorch | better by |",
+        "|---|---|---|---|",
+    ]
+    for what, x, y, form, more in rows:
+        ratio = x / y if more else y / x
+        lines.append(f"| {what} | {form.format(x)} | {form.format(y)} | {ratio:.2f} × |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The joint step's MLLM half as PyTorch does it: ours, after TRL's GRPOTrainer.
+
+Prompts and their pixels are repeated once a completion, for generation and for the loss; the
+logits of all completion tokens exist at once, over the whole vocabulary, in float32; the vision
+tower is frozen but runs again in the loss. What TRL does too: SDPA attention, a key-value cache,
+logits of completion tokens only, one forward a micro-batch.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+Inputs = Mapping[str, torch.Tensor]
+
+
+def completions(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    new: int,
+    banned: tuple[int, ...],
+) -> torch.Tensor:
+    """`new` sampled tokens [R, new] of every row."""
+    with torch.inference_mode():
+        out = model.generate(
+            **inputs,
+            do_sample=True,
+            top_k=0,
+            suppress_tokens=list(banned),
+            min_new_tokens=new,
+            max_new_tokens=new,
+            pad_token_id=0,
+        )
+    return out[:, inputs["input_ids"].shape[1] :]
+
+
+def log_probs(
+    model: torch.nn.Module,
+    inputs: Inputs,
+    tokens: torch.Tensor,
+    banned: tuple[int, ...],
+) -> torch.Tensor:
+    """Of completion tokens [R, C], the banned ids left out of the distribution."""
+    ids = torch.cat([inputs["input_ids"], tokens], 1)
+    kinds = inputs["mm_token_type_ids"]
+    out = model(
+        **{k: v for k, v in inputs.items() if k.startswith(("pixel", "image"))},
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=torch.cat([kinds, torch.zeros_like(tokens, dtype=kinds.dtype)], 1),
+        logits_to_keep=tokens.shape[1] + 1,
+        use_cache=False,
+    )
+    logits = out.logits[:, :-1].float()
+    logits[..., list(banned)] = -1e30
+    picked = logits.gather(-1, tokens[..., None])[..., 0]
+    return picked - torch.logsumexp(logits, -1)
+
+
+def advantages(
+    correct: np.ndarray, query_valid: np.ndarray, answer_valid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """GRPO's, of 0.8 · right + 0.1 · both forms, over the I · J rollouts of a question: [B, I] (the
+    mean of its draws) for query tokens, [B, I · J] for answer tokens."""
+    reward = 0.8 * correct + 0.1 * query_valid[..., None] * answer_valid
+    flat = reward.reshape(len(reward), -1)
+    centred = flat - flat.mean(1, keepdims=True)
+    flat = centred / (flat.std(1, ddof=1, keepdims=True) + 1e-4)
+    return flat.reshape(reward.shape).mean(-1), flat
+
+
+def backward(
+    model: torch.nn.Module,
+    pieces: list[tuple[Inputs, torch.Tensor, torch.Tensor, torch.Tensor]],
+    total: float,
+    banned: tuple[int, ...],
+) -> tuple[float, float]:
+    """Adds gradients of the clipped loss, mean over the batch's `total` tokens.
+
+    `pieces`: (inputs, tokens [R, C], mask [R, C], advantages [R]) of every micro-batch and stage.
+    Returns the loss and the mean negative log-prob. On policy, so that the ratio is 1.
+    """
+    loss, surprise = 0.0, 0.0
+    for inputs, tokens, mask, advantage in pieces:
+        log_p = log_probs(model, inputs, tokens, banned)
+        ratio = torch.exp(log_p - log_p.detach())
+        clipped = ratio.clamp(0.8, 1.28)
+        a = advantage[:, None]
+        part = -(torch.minimum(ratio * a, clipped * a) * mask).sum() / total
+        part.backward()
+        loss += part.item()
+        surprise -= (log_p.detach() * mask).sum().item() / total
+    return loss, surprise
