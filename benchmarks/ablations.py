@@ -37,7 +37,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table a
 _BASE = flags.DEFINE_string("base", "", "A finished base run to start from; default: one here.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each variant.")
 _ONLY = flags.DEFINE_list("only", list(FAMILIES), "Families to run, and FAMILY:VARIANT.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each run; 0: as its config says.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each stage; 0: as the config says.")
 _QUESTIONS = flags.DEFINE_integer("questions", 500, "Held-out questions.")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
 
@@ -253,8 +253,9 @@ def main(_: list[str]) -> None:
     for seed in range(_SEEDS.value):
         for v in variants:
             fields = {**planned(v, base), **common, "seed": seed}
-            if _STEPS.value and v.config().joint.steps:
-                fields["joint.steps"] = _STEPS.value
+            if _STEPS.value:
+                stages = ("pretrain", "joint")
+                fields |= {f"{s}.steps": _STEPS.value for s in stages if v.config()[s].steps}
             config = f"configs/ablations/{v.family}.py:{v.name}"
             runs.append(Run(v.folder(root, seed), config, fields))
     run_all(runs, _JOBS.value)
