@@ -16,13 +16,14 @@ import time
 import numpy as np
 from absl import app, flags
 from runs import ROOT, Run, from_base, outcomes, run_all, run_main
+from scipy import stats
 
 sys.path.insert(0, str(ROOT))
 
 from msjoe_jax.evaluate import paired_difference
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where runs and the table go.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each arm.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each arm.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("steps", 0, "Updates of each arm; 0: as configs/tiny.py says.")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
 
@@ -96,7 +97,11 @@ def main(_: list[str]) -> None:
 
 
 def report(root: pathlib.Path, seconds: float) -> None:
-    """Accuracy per arm over seeds, and joint minus each, paired by question, with 95 %."""
+    """Accuracy per arm over seeds, and joint minus each with two 95 % intervals.
+
+    By question: means over seeds, paired by question (other questions might have been asked). By
+    seed: seed by seed, Student's t (other seeds might have been run).
+    """
     seeds = range(_SEEDS.value)
     right = {
         name: np.stack([outcomes(root / f"{name}-{s}", selector) for s in seeds])
@@ -106,15 +111,23 @@ def report(root: pathlib.Path, seconds: float) -> None:
     for name in BASE_SELECTORS:
         right[name] = np.tile(outcomes(root / "base", name), (len(seeds), 1))
     joint = right["joint"].mean(0)
-    lines = ["| arm | accuracy | per seed | joint − arm, 95 % |", "|---|---|---|---|"]
+    lines = [
+        "| arm | accuracy | per seed | joint − arm | 95 % by question | 95 % by seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    t = float(stats.t.ppf(0.975, len(seeds) - 1))
     table = {}
     for name in (*ARMS, OTHER_PREVIEWS, *BASE_SELECTORS):
         each = right[name].mean(1)
         mean, low, high = paired_difference(joint, right[name].mean(0))
         per_seed = " ".join(f"{x:.3f}" for x in each) if name not in BASE_SELECTORS else "–"
-        gap = "" if name == "joint" else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        half = t * float((right["joint"].mean(1) - each).std(ddof=1)) / len(seeds) ** 0.5
+        by_seed = [mean - half, mean + half]
+        gap = f"{mean:+.3f} | [{low:+.3f}, {high:+.3f}] | [{by_seed[0]:+.3f}, {by_seed[1]:+.3f}]"
+        gap = "| |" if name == "joint" else gap
         lines.append(f"| {LABELS[name]} | {each.mean():.3f} | {per_seed} | {gap} |")
-        table[name] = {"seeds": each.tolist(), "joint_minus": [mean, low, high]}
+        table[name] = {"seeds": each.tolist(), "joint_minus": mean}
+        table[name] |= {"by_question": [low, high], "by_seed": by_seed}
     text = "\n".join(lines) + "\n"
     (root / "table.md").write_text(text)
     (root / "table.json").write_text(json.dumps({"arms": table, "seconds": seconds}, indent=2))
