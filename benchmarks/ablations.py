@@ -185,7 +185,7 @@ def curves_figure(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -
     Total rewards of unlike weights do not compare; right answers do.
     """
     families = [f for f in FAMILIES if any(v.family == f for v in variants)]
-    figure = Figure(figsize=(4.6 * len(families), 7.5), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(families), 8.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(families), sharex=True, sharey="row", squeeze=False)
     names = {"reward": "reward", "rewards/accuracy": "right answers"}
@@ -210,7 +210,7 @@ def curves_figure(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -
                 row[column].set_ylabel(f"{label}, mean of {SMOOTH} updates")
         axes[0, column].set_title(family)
         axes[1, column].set_xlabel("update")
-        axes[1, column].legend(fontsize=7, ncols=2 if len(shown) > 8 else 1)
+        axes[1, column].legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     return figure
 
 

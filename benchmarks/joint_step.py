@@ -75,7 +75,9 @@ class Ours:
 
     def __init__(self, c: QwenConfig, dtype: str, large: bool, parts: int):
         def make() -> QwenVL:
-            return QwenVL(c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat=large)
+            return QwenVL(
+                c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat=large, attention="auto"
+            )
 
         self.definition, self.shapes = abstract(make)
         self.init = jax.jit(lambda: split_module(make())[1])
