@@ -4,7 +4,7 @@
 
 World, base models, pass rates and stage I are made once (`--base` names those of another
 benchmark); a variant repeats of them what it changes: only stage I. All are judged on the same
-first `--questions` held-out questions. Runs go `--jobs` at a time, one core each; what is finished
+first `--questions` held-out questions, whose interval says nothing of other seeds. Runs go `--jobs` at a time, one core each; what is finished
 is not run again. Writes into the workdir:
 
     table.md, table.json   accuracy, difference from the default, cost, reward at the end
@@ -42,6 +42,7 @@ _QUESTIONS = flags.DEFINE_integer("questions", 500, "Held-out questions.")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
 
 SMOOTH = 20  # updates under the mean of a curve, and of the reward at the end
+TIMED = 1000  # questions, as the paper's inference times
 LABELS = {"uniform": "uniform", "topk_queries": "top-k by the base model's queries"}
 
 
@@ -224,12 +225,12 @@ def report(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -> None:
     print(text)
 
 
-def time_stages(root: pathlib.Path, base: pathlib.Path, count: int) -> None:
+def time_stages(root: pathlib.Path, base: pathlib.Path) -> None:
     """Times inference of the default's first seed, unless that was done."""
     from stage_times import format_times, measure  # JAX: not before the runs have the machine
 
     file, data = root / "stage_times.json", from_base(base)
-    questions = load_questions(str(data["data.heldout_questions"]))[:count]
+    questions = load_questions(str(data["data.heldout_questions"]))[:TIMED]
     if not file.exists():
         final = DEFAULT.folder(root, 0) / "final"
         times = measure(final, str(data["data.heldout_records"]), questions, 1)
@@ -244,8 +245,10 @@ def main(_: list[str]) -> None:
         sys.exit(f"error: {error}")
     root = pathlib.Path(_WORKDIR.value)
     base = pathlib.Path(_BASE.value or root / "base")
-    stages = "('world','warm_up','difficulty','pretrain','evaluate')"
-    made = {"stages": stages, "evaluate.selectors": "('uniform','pretrained')"}
+    made = {
+        "stages": "('world','warm_up','difficulty','pretrain','evaluate')",
+        "evaluate.selectors": "('uniform','pretrained')",
+    }
     if not run_main(Run(base, "configs/tiny.py", made)):
         sys.exit(f"error: the base run failed; see {base / 'log.txt'}")
     common: dict[str, object] = {"evaluate.limit": _QUESTIONS.value}
@@ -260,7 +263,7 @@ def main(_: list[str]) -> None:
             runs.append(Run(v.folder(root, seed), config, fields))
     run_all(runs, _JOBS.value)
     report(root, variants, _SEEDS.value)
-    time_stages(root, base, _QUESTIONS.value)
+    time_stages(root, base)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl.joint_step import make_joint_step, partition
 from msjoe_jax.rl.objective import ModelFns, StepConfig
-from msjoe_jax.rollout.generate import Sampling, generate
-from msjoe_jax.rollout.programs import frame_features, token_stats_fn
+from msjoe_jax.rollout.generate import Prompts, Sampling, generate
+from msjoe_jax.rollout.programs import Patches, frame_features, token_stats_fn
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
 
@@ -89,13 +89,15 @@ class Ours:
     def model(self, params: Params) -> QwenVL:
         return nnx.merge(self.definition, params)
 
-    def rollout(self, params: Params, part: Part, key: Any) -> tuple[Any, Any]:
-        """Completions of a stage and the frames' features, to be jitted."""
+    def rollout(
+        self, shape: tuple[int, ...], params: Params, prompts: Prompts, patches: Patches, key: Any
+    ) -> tuple[Any, Any]:
+        """Completions of a stage, `shape` [B, G, n, C], and the frames' features; to be jitted."""
         model = self.model(params)
-        features = frame_features(model, part.patches)
-        sampling = Sampling(part.tokens.shape[-1], (), BANNED)
-        keys = jax.random.split(key, part.tokens.shape[:3])
-        return generate(model, part.prompts, features, keys, sampling).tokens, features
+        features = frame_features(model, patches)
+        sampling = Sampling(shape[-1], (), BANNED)
+        keys = jax.random.split(key, shape[:-1])
+        return generate(model, prompts, features, keys, sampling).tokens, features
 
     def step(self, optimizer: optax.GradientTransformation) -> Callable:
         config = dataclasses.replace(OBJECTIVE, micro_batches=self.parts)
@@ -115,8 +117,7 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
     params = ours.init()
     key, out, features = jax.random.key(0), {}, []
     for name, part in zip(("reason", "answer"), parts, strict=True):
-        # The tokens to train on stay out of the program's inputs: only their shape is used.
-        program = jax.jit(functools.partial(_rollout, ours, part))
+        program = jax.jit(functools.partial(ours.rollout, part.tokens.shape))
         inputs = jax.device_put((part.prompts, part.patches))
         call = lambda p=program, i=inputs: jax.block_until_ready(p(params, *i, key))  # noqa: E731
         features.append(call()[1])
@@ -142,10 +143,6 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
     product = jax.jit(jnp.matmul)
     out["matmul"] = 2.0 * n**3 / median(lambda: jax.block_until_ready(product(x, x)), a.repeats)
     return out
-
-
-def _rollout(ours: Ours, part: Part, params: Params, prompts: Any, patches: Any, key: Any) -> Any:
-    return ours.rollout(params, part._replace(prompts=prompts, patches=patches), key)
 
 
 # --- theirs ---------------------------------------------------------------------------------------
