@@ -4,8 +4,9 @@
 
 World, base models, pass rates and stage I are made once (`--base` names those of another
 benchmark); a variant repeats of them what it changes: only stage I. All are judged on the same
-first `--questions` held-out questions, whose interval says nothing of other seeds. Runs go `--jobs` at a time, one core each; what is finished
-is not run again. Writes into the workdir:
+first `--questions` held-out questions; the intervals are over questions and say nothing of other
+seeds. Runs go `--jobs` at a time, one core each, some seven minutes a run; what is finished is not
+run again. Writes into the workdir:
 
     table.md, table.json   accuracy, difference from the default, cost, reward at the end
     reward_curves.png      reward and share of right answers of every update's rollouts
