@@ -24,7 +24,7 @@ quiet_cpu_default()
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from msjoe_jax.bundle import load_bundle
@@ -53,6 +53,7 @@ def measure(
     folder: pathlib.Path, records: str, questions: Sequence[Question], batch_size: int
 ) -> Times:
     """Seconds a question of every stage, `device` and `total`, with the models in `folder`."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it reads
     config, system, params = load_bundle(folder)
     reader = RecordReader(records)
     episodes = Episodes(config, Programs(system, config.evaluate.smooth), reader, questions)
