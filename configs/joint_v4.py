@@ -25,4 +25,6 @@ def get_config() -> ConfigDict:
     c.joint.steps = 1000
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 8, 2
     c.objective.micro_batches = 4
+    c.rollout.waves = 2  # half the batch is parsed and decoded while the other half computes
+    c.rollouts_every = 10  # 2.5 MB a row of updates
     return c

@@ -100,6 +100,9 @@ def base() -> ConfigDict:
     c.prompt.think_instruction = "Reason first, inside <think> </think>."
     c.prompt.think = False
     c.prompt.max_queries = 4
+    # Compiled lengths of each prompt: a batch takes the shortest of this many even steps up to the
+    # limits below that holds its longest prompt, and a program compiles once for each.
+    c.prompt.length_buckets = 1
     c.prompt.query_prompt_tokens = 1024
     c.prompt.answer_prompt_tokens = 8704
     c.prompt.query_tokens = 256

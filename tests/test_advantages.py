@@ -137,7 +137,9 @@ def exact_gradient(advantage, draws: int) -> tuple[np.ndarray, np.ndarray]:
     return got, p * (reward - p @ reward)
 
 
-@pytest.mark.parametrize("mode", ["loo", "nested_0", "nested_half", "nested_1"])
+@pytest.mark.parametrize(
+    "mode", ["loo", "nested_0", "nested_half", "nested_1", "pass_rate", "counterfactual"]
+)
 def test_baselines_leave_the_expected_gradient(mode):
     def nested(shrink):
         return lambda r: adv.nested(r.reshape(-1, 2, 2), shrink)[1].reshape(r.shape)
@@ -147,6 +149,9 @@ def test_baselines_leave_the_expected_gradient(mode):
         "nested_0": nested(0.0),
         "nested_half": nested(0.5),
         "nested_1": nested(1.0),
+        # Any number that does not depend on the action: the base model's rate, or its one answer.
+        "pass_rate": lambda r: 0.24 * adv.difficulty_aware(r, jnp.float32(0.4)),
+        "counterfactual": lambda r: r - 1.0,
     }[mode]
     got, truth = exact_gradient(call, 4)
     np.testing.assert_allclose(got, truth, atol=TOLERANCE)

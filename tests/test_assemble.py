@@ -18,7 +18,7 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
-from msjoe_jax.rollout.assemble import Assembler, Frame, PromptTooLong
+from msjoe_jax.rollout.assemble import Assembler, Frame, PromptTooLong, stack_rows
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.frames import (
     check_frames,
@@ -242,6 +242,31 @@ def test_modes_are_checked():
         c.frames[field] = "other"
         with pytest.raises(UserError, match=rf"config\.frames\.{field}='other'"):
             check_stages(c)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 7), st.data())
+def test_rows_are_cut_to_the_shortest_bucket(length, buckets, data):
+    counts = data.draw(st.lists(st.integers(0, length), min_size=2, max_size=4))
+    rows = [
+        [
+            {
+                "tokens": np.arange(length),
+                "feature_index": np.arange(length),
+                "positions": np.tile(np.arange(length), (3, 1)),
+                "segments": (np.arange(length) < count).astype(np.int32),
+                "first_token": np.array(count),
+                "start": np.array(count),
+            }
+        ]
+        for count in counts
+    ]
+    out = stack_rows(rows, buckets)
+    lengths = sorted({int(np.ceil(length * i / buckets)) for i in range(1, buckets + 1)})
+    want = min(n for n in lengths if n >= max(counts))
+    assert out.tokens.shape == (len(counts), 1, want) == out.segments.shape
+    assert out.positions.shape == (len(counts), 1, 3, want)
+    assert out.segments.sum(-1).ravel().tolist() == counts  # nothing is cut off
 
 
 # --- the four stages in video mode ----------------------------------------------------------------

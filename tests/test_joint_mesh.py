@@ -125,9 +125,10 @@ def main(folder):
             out_shardings=(where, None),
             compiler_options={"xla_backend_optimization_level": "0"},  # two thirds of the time
         )
-        after, metrics = step(
-            jax.device_put(state, where), jax.device_put(batch, batch_sharding(mesh, rules))
-        )
+        with jax.set_mesh(mesh):  # as in training
+            after, metrics = step(
+                jax.device_put(state, where), jax.device_put(batch, batch_sharding(mesh, rules))
+            )
         q = after["mllm"]["language"]["layers"]["q"]
         split = q.size // q.addressable_shards[0].data.size
         return jax.tree.map(np.asarray, after), {k: float(v) for k, v in metrics.items()}, split

@@ -554,6 +554,35 @@ def test_an_untrained_part_stays_and_does_not_change_the_other(alone):
     assert f"loss/{other}" not in metrics and f"grad_norm/{other}" not in metrics
 
 
+def test_replies_that_were_all_cut_off_teach_nothing_when_masked():
+    """And change no parameter; unmasked they do."""
+    batch = make_batch()
+
+    def cut(part):
+        return part._replace(finished=np.zeros_like(part.finished))
+
+    batch = batch._replace(queries=cut(batch.queries), answers=cut(batch.answers))
+    masked = dataclasses.replace(ROUTED, overlong="mask")
+    before, after, metrics = run(masked, batch)
+    same(after["mllm"], before["mllm"])
+    assert metrics["loss/mllm"] == 0 and metrics["completions/clipped_ratio"] == 1
+    assert np.abs(gradients(ROUTED, batch)[0]["mllm"]["head"]).max() > 1e-3
+
+
+def test_a_reward_of_the_frames_alone_teaches_tokens_nothing_on_average():
+    """E over the frame draw of the tokens' gradient is 0 where the reward is of the draw only.
+
+    Two draws, equally likely, the one right and the other wrong, in every pattern over a group.
+    """
+    batch, total = make_batch(), 0.0
+    config = dataclasses.replace(ROUTED, query_entropy=0.0, format_weight=0.0, info_weight=0.0)
+    for pattern in itertools.product((0.0, 1.0), repeat=I * J):
+        right = np.tile(np.array(pattern, np.float32).reshape(1, I, J), (B, 1, 1))
+        grads, _ = gradients(config, batch._replace(correct=right))
+        total = jax.tree.map(np.add, total, grads["mllm"]) if total else grads["mllm"]
+    close(jax.tree.map(lambda x: x / 2 ** (I * J), total), jax.tree.map(np.zeros_like, total))
+
+
 # --- frozen leaves, updates that are not finite --------------------------------------------------
 
 

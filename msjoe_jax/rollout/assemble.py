@@ -123,9 +123,17 @@ def empty_row(length: int) -> dict[str, np.ndarray]:
     }
 
 
-def stack_rows(rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> Prompts:
-    """B lists of G rows as one `Prompts` of arrays [B, G, …]."""
+def stack_rows(rows: Sequence[Sequence[dict[str, np.ndarray]]], buckets: int = 1) -> Prompts:
+    """B lists of G rows as one `Prompts` of arrays [B, G, …].
+
+    Cut to the shortest of `buckets` evenly spaced lengths that holds the longest prompt: a program
+    compiles once for each length that occurs.
+    """
     fields: Any = {
         key: np.stack([[r[key] for r in row] for row in rows]) for key in Prompts._fields
     }
+    full, longest = fields["tokens"].shape[-1], int(fields["segments"].sum(-1).max())
+    length = next(n for i in range(1, buckets + 1) if (n := -(-full * i // buckets)) >= longest)
+    for key in ("tokens", "feature_index", "positions", "segments"):
+        fields[key] = fields[key][..., :length]
     return Prompts(**fields)

@@ -133,7 +133,7 @@ class Episodes:
             text = prompts.query_prompt(style, question.question, question.options, c.max_queries)
             row = self._row(question, text, shown, seconds, c.query_prompt_tokens, weight, b)
             rows.append([row])
-        prompt = self.put(stack_rows(rows))
+        prompt = self.put(stack_rows(rows, c.length_buckets))
         patches = self.put(Patches(pixels, grids))
         with self.clock("reason"):
             completions, features = self.programs.complete(
@@ -241,7 +241,7 @@ class Episodes:
                 rows[b].append(
                     self._row(question, text, shown, seconds, c.answer_prompt_tokens, weight, b)
                 )
-        prompt = self.put(stack_rows(rows))
+        prompt = self.put(stack_rows(rows, c.length_buckets))
         patches = self.put(Patches(pixels, grids))
         with self.clock("answer"):
             completions, features = self.programs.complete(
