@@ -105,10 +105,10 @@ class Ours:
 
     def state(self, params: Params, optimizer: optax.GradientTransformation) -> dict[str, Any]:
         moving, _ = partition(params, TRAINED)
-        step, skipped = jnp.zeros((2, 1), jnp.int32)[:, 0]  # two buffers: the state is donated
+        counts = {name: jnp.zeros((), jnp.int32) for name in ("step", "skipped")}
         moments = optimizer.init(moving)
         empty: dict[str, Any] = {"sampler": {}, "sampler_opt": {}}
-        return {**empty, "mllm": params, "mllm_opt": moments, "step": step, "skipped": skipped}
+        return {**empty, "mllm": params, "mllm_opt": moments, **counts}
 
 
 def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
