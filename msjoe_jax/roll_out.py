@@ -107,8 +107,11 @@ def roll_out(
     }
     if r.counterfactual:
         host["counterfactual"] = answers.correct[:, I * J]
+    asked = _tokens(queries, encode_in_step)
+    if r.queries == "question":  # the replies had no part in what followed
+        asked = asked._replace(mask=jnp.zeros_like(asked.mask))
     arrays = RolloutBatch(
-        queries=_tokens(queries, encode_in_step),
+        queries=asked,
         answers=_first_sets(_tokens(answers, encode_in_step), I * J),
         similarity=selection.similarity,
         draw=selection.draw,

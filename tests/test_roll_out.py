@@ -224,6 +224,7 @@ def test_the_question_searches(made, plain):
     assert mask.tolist() == [[[True, False]] * I] * B  # one query: the question
     np.testing.assert_array_equal(similarity[:, 0], similarity[:, 1])  # of all rollouts alike
     assert np.abs(similarity[:, 0, 0]).max() > 0
+    assert not np.asarray(after.arrays.queries.mask).any()  # replies without a part teach nothing
 
 
 def note_of(number, correct, weight=1.0):
