@@ -1,5 +1,6 @@
 """The mesh, and the sharding of every leaf of the training state."""
 
+import functools
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.functional import abstract
+from msjoe_jax.models.lora import add_lora
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.sampler import Sampler, SamplerConfig
 from msjoe_jax.runtime import mesh as mesh_lib
@@ -106,7 +108,10 @@ def test_the_published_models_lie_evenly_on_sixteen_chips():
 
 
 def test_every_row_of_the_tables_is_the_first_match_of_some_parameter():
-    leaves = jax.tree_util.tree_flatten_with_path(published_params())[0]
+    params = published_params()
+    adapt = functools.partial(add_lora, targets="^language/layers/", rank=8, seed=0)
+    params = {**params, "mllm": jax.eval_shape(adapt, params["mllm"])}
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [mesh_lib.path_name(path) for path, leaf in leaves if leaf.ndim]
     used = set()
     for name in names:
