@@ -30,6 +30,7 @@ from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_params
 from msjoe_jax.system import System, make_system
 from msjoe_jax.train import run_stage, training_questions
+from msjoe_jax.train_state import check_training
 from msjoe_jax.warmup_clip import ClipTraining, Loop, clip_loop
 from msjoe_jax.warmup_mllm import MllmTraining, mllm_loop
 
@@ -43,7 +44,8 @@ def check_stages(config: ConfigDict) -> None:
 
     Raises:
       UserError: an unknown stage, an unknown selector, or one that needs a stage that is not run,
-        a frame mode that is unknown or that the tiny world's warm-up does not teach.
+        a frame mode that is unknown or that the tiny world's warm-up does not teach, or what
+        `check_training` finds.
     """
     check_frames(config)
     if config.frames.mode == "video" and "warm_up" in config.stages:
@@ -51,6 +53,9 @@ def check_stages(config: ConfigDict) -> None:
     for stage in config.stages:
         if stage not in STAGES:
             raise UserError(f"config.stages: {stage!r} is not one of {', '.join(STAGES)}")
+    for stage in ("pretrain", "joint"):
+        if stage in config.stages:
+            check_training(config, stage)
     if "evaluate" in config.stages:
         trained = {"pretrain", "joint"} & set(config.stages)
         check_selectors(config.evaluate.selectors, {"base", *trained})

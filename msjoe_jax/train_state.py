@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,50 @@ def step_config(config: ConfigDict, stage: str) -> StepConfig:
         sampler_advantage=config[stage].sampler_advantage,
         **config.objective,
     )
+
+
+def check_training(config: ConfigDict, stage: str) -> None:
+    """Finds choices that do not exist, or do not go together, before anything is compiled.
+
+    Raises:
+      UserError: naming the field.
+    """
+    hints = get_type_hints(StepConfig)
+    objective, r = step_config(config, stage), config.rollout
+    choices = {
+        f"config.{'objective' if name in config.objective else stage}.{name}": (
+            getattr(objective, name),
+            get_args(hint),
+        )
+        for name, hint in hints.items()
+        if get_origin(hint) is Literal
+    }
+    choices["config.rollout.selector"] = r.selector, ("sample", "uniform", "topk", "topk_smooth")
+    choices["config.rollout.queries"] = r.queries, ("policy", "question")
+    for field, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(f"{field}={value!r} is not one of {', '.join(known)}")
+    for field, parts in (
+        ("objective.micro_batches", objective.micro_batches),
+        ("rollout.waves", r.waves),
+    ):
+        if parts < 1 or r.questions % parts:
+            raise UserError(
+                f"config.{field}={parts} does not divide config.rollout.questions={r.questions}"
+            )
+    nested = objective.advantage == "nested"
+    if (r.query_rollouts if nested else r.query_rollouts * r.frame_draws) < 2:
+        field = "query_rollouts" if nested else "query_rollouts × frame_draws"
+        raise UserError(
+            f"config.rollout: {field} must be at least 2 for advantage={objective.advantage}"
+        )
+    if objective.overlong == "penalty" and objective.overlong_buffer < 1:
+        raise UserError("config.objective.overlong=penalty needs overlong_buffer of at least 1")
+    if objective.sampler_advantage == "counterfactual" and not r.counterfactual:
+        raise UserError(
+            f"config.{stage}.sampler_advantage=counterfactual needs "
+            "config.rollout.counterfactual=True"
+        )
 
 
 def trainable(config: ConfigDict) -> str:

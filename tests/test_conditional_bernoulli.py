@@ -148,27 +148,6 @@ def test_extreme_logits_and_padding(poison, size):
     assert not np.asarray(gradient)[~mask].any()
 
 
-def test_learns_a_bandit():
-    """REINFORCE on the set's log-probability finds 2 useful frames of 12 with 2 picks."""
-    mask, draws = jnp.ones((64, 12), bool), 64
-
-    def step(logits, key):
-        rows = jnp.broadcast_to(logits, (draws, 12))
-        draw = cb.sample(key, rows, mask, 2)
-        reward = ((draw.indices == 3) | (draw.indices == 8)).sum(1) / 2
-        advantage = reward - reward.mean()
-
-        def loss(logits):
-            rows = jnp.broadcast_to(logits, (draws, 12))
-            return -(advantage * cb.log_prob(rows, draw, mask)).mean()
-
-        return logits - 2.0 * jax.grad(loss)(logits), reward.mean()
-
-    _, history = jax.lax.scan(step, jnp.zeros(12), jax.random.split(jax.random.key(0), 150))
-    assert history[0] < 0.4
-    assert np.mean(history[-20:]) > 0.95
-
-
 def test_long_videos_keep_their_digits():
     """T = 2048, K = 32, equal logits: the log-probability is −log C(T, K), the KL 0."""
     frames, k = 2048, 32

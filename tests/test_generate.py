@@ -14,7 +14,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from msjoe_jax.models.attention import self_attention
 from msjoe_jax.models.functional import abstract
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 from msjoe_jax.models.qwen2_5_vl.language import LanguageModel
@@ -421,52 +420,3 @@ def test_narrowed_tokens_come_with_their_probabilities():
     assert stats.chisquare(observed, p * count).pvalue > 1e-3
     want = np.log([p[list(nucleus).index(t)] for t in tokens])
     np.testing.assert_allclose(np.asarray(done.log_probs).ravel(), want, atol=TOLERANCE)
-
-
-# --- attention ----------------------------------------------------------------------------------
-
-L = 11
-SEGMENTS = np.array([[1] * 5 + [2] * 4 + [0] * 2, [0] * L], np.int32)
-
-
-def oracle_attention(q, k, v, causal):
-    out = np.zeros(q.shape)
-    for b, i, head in np.ndindex(q.shape[:3]):
-        keys = [
-            j for j in range(L) if SEGMENTS[b, i] == SEGMENTS[b, j] != 0 and (j <= i or not causal)
-        ]
-        if keys:
-            s = k[b, keys, head // (N // M)] @ q[b, i, head] / np.sqrt(H)
-            e = np.exp(s - s.max())
-            out[b, i, head] = e / e.sum() @ v[b, keys, head // (N // M)]
-    return out
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_chunked_attention_is_attention(causal):
-    """Grouped heads, two segments, padding, and a row (the second) in which nobody sees anything.
-
-    Tolerance: float32 sums of 11 terms of size 1.
-    """
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.normal(size=(2, L, heads, H)).astype(np.float32) for heads in (N, M, M))
-    weigh = rng.normal(size=q.shape).astype(np.float32)
-
-    @functools.partial(jax.jit, static_argnums=3)
-    def run(q, k, v, chunk):
-        def loss(q, k, v):
-            out = self_attention(q, k, v, SEGMENTS, causal=causal, chunk=chunk)
-            return (out * weigh).sum(), out
-
-        grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
-        return out, grads
-
-    whole, grads = run(q, k, v, L)
-    want = oracle_attention(*(x.astype(np.float64) for x in (q, k, v)), causal)
-    np.testing.assert_allclose(whole, want, atol=TOLERANCE)
-    assert not np.asarray(whole)[SEGMENTS == 0].any()
-    chunked, chunked_grads = run(q, k, v, 4)  # 11 = 4 + 4 + 3
-    np.testing.assert_allclose(chunked, whole, atol=TOLERANCE)
-    for a, b in zip(chunked_grads, grads, strict=True):
-        assert np.isfinite(a).all() and not np.asarray(a)[SEGMENTS == 0].any()
-        np.testing.assert_allclose(a, b, atol=TOLERANCE)

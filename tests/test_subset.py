@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from msjoe_jax.rl import subset
+from msjoe_jax.rl import conditional_bernoulli, subset
 
 # float32 logits of size a few against float64: some tens of roundings of 6e-8.
 TOLERANCE = 1e-5
@@ -259,19 +259,27 @@ def test_entropy_against_scipy_and_its_gradient_by_differences():
         np.testing.assert_allclose(gradient[frame], (moved[0] - moved[1]) / 2e-5, atol=TOLERANCE)
 
 
-def test_learns_a_bandit():
-    """REINFORCE on the ordered log-probability finds 2 useful frames of 12 with 2 picks."""
+@pytest.mark.parametrize(
+    "sample, log_prob",
+    [
+        (gumbel_top_k, subset.plackett_luce_log_prob),
+        (conditional_bernoulli.sample, conditional_bernoulli.log_prob),
+    ],
+    ids=["plackett_luce", "cb"],
+)
+def test_learns_a_bandit(sample, log_prob):
+    """REINFORCE on a draw's log-probability finds 2 useful frames of 12 with 2 picks."""
     mask, draws = jnp.ones((64, 12), bool), 64
 
     def step(logits, key):
         rows = jnp.broadcast_to(logits, (draws, 12))
-        draw = gumbel_top_k(key, rows, mask, 2)
+        draw = sample(key, rows, mask, 2)
         reward = ((draw.indices == 3) | (draw.indices == 8)).sum(1) / 2
         advantage = reward - reward.mean()
 
         def loss(logits):
             rows = jnp.broadcast_to(logits, (draws, 12))
-            return -(advantage * subset.plackett_luce_log_prob(rows, draw, mask)).mean()
+            return -(advantage * log_prob(rows, draw, mask)).mean()
 
         return logits - 2.0 * jax.grad(loss)(logits), reward.mean()
 

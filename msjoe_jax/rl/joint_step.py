@@ -97,6 +97,10 @@ def make_joint_step(
         grads, stats = _accumulate(loss, params, (batch, advantages), config.micro_batches)
         metrics = stats | reward_metrics
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
+
+        def keep(fresh: Array, old: Array) -> Array:
+            return jnp.where(finite, fresh, old)
+
         new = dict(state)
         for name, optimizer in (("mllm", mllm_optimizer), ("sampler", sampler_optimizer)):
             if name not in params:
@@ -104,7 +108,6 @@ def make_joint_step(
             metrics[f"grad_norm/{name}"] = optax.global_norm(grads[name])
             updates, opt = optimizer.update(grads[name], state[f"{name}_opt"], params[name])
             moved = optax.apply_updates(params[name], updates)
-            keep = lambda fresh, old: jnp.where(finite, fresh, old)  # noqa: E731
             moved = jax.tree.map(keep, moved, params[name])
             new[name] = combine(moved, fixed) if name == "mllm" else moved
             new[f"{name}_opt"] = jax.tree.map(keep, opt, state[f"{name}_opt"])

@@ -35,11 +35,12 @@ from msjoe_jax.rollout.frames import (
     unit_slots,
     units_of,
 )
-from msjoe_jax.rollout.generate import Completions, Prompts
+from msjoe_jax.rollout.generate import Completions, Prompts, Sampling
 from msjoe_jax.rollout.programs import Patches, Programs, Selection
 from msjoe_jax.tokenizer import clip_tokens
 
 Batch = dict[str, Any]  # what data/pipeline.py yields
+STAGES = {"reason": 1, "answer": 4}  # of the method, by their kind of work
 
 
 class QueryStage(NamedTuple):
@@ -70,6 +71,16 @@ class AnswerStage(NamedTuple):
     texts: list[list[str]]
     correct: Float[np.ndarray, "B G"]
     valid: Float[np.ndarray, "B G"]
+
+
+class _Done(NamedTuple):
+    """Replies as they lie on the device, and their (tokens, mask, finished) [B, G·n, …] here."""
+
+    prompts: Prompts
+    patches: Patches
+    features: Any
+    completions: Completions
+    replies: tuple[np.ndarray, ...]
 
 
 def question_number(question_id: str) -> int:
@@ -133,21 +144,9 @@ class Episodes:
             text = prompts.query_prompt(style, question.question, question.options, c.max_queries)
             row = self._row(question, text, shown, seconds, c.query_prompt_tokens, weight, b)
             rows.append([row])
-        prompt = self.put(stack_rows(rows, c.length_buckets))
-        patches = self.put(Patches(pixels, grids))
-        with self.clock("reason"):
-            completions, features = self.programs.complete(
-                mllm,
-                prompt,
-                patches,
-                *self._seeds(batch, step),
-                stage=1,
-                samples=rollouts,
-                sampling=self.system.sampling(c.query_tokens, temperature),
-            )
-            tokens, mask, finished = (
-                x[:, 0] for x in fetch((completions.tokens, completions.mask, completions.finished))
-            )
+        sampling = self.system.sampling(c.query_tokens, temperature)
+        done = self._complete("reason", mllm, rows, pixels, grids, batch, step, rollouts, sampling)
+        tokens, mask, finished = done.replies
         replies = [
             [
                 prompts.parse_queries(
@@ -163,8 +162,7 @@ class Episodes:
         ]
         texts = [[reply.queries for reply in row] for row in replies]
         found = self.query_tokens(texts)
-        num_tokens = int(mask.sum())
-        return QueryStage(prompt, patches, features, completions, num_tokens, replies, *found)
+        return QueryStage(*done[:4], int(mask.sum()), replies, *found)
 
     def query_tokens(
         self, texts: Sequence[Sequence[Sequence[str]]]
@@ -241,22 +239,9 @@ class Episodes:
                 rows[b].append(
                     self._row(question, text, shown, seconds, c.answer_prompt_tokens, weight, b)
                 )
-        prompt = self.put(stack_rows(rows, c.length_buckets))
-        patches = self.put(Patches(pixels, grids))
-        with self.clock("answer"):
-            completions, features = self.programs.complete(
-                mllm,
-                prompt,
-                patches,
-                *self._seeds(batch, step),
-                stage=4,
-                samples=samples,
-                sampling=self.system.sampling(c.answer_tokens, temperature),
-            )
-            tokens, mask, finished = (
-                x.reshape(B, G * samples, *x.shape[3:])
-                for x in fetch((completions.tokens, completions.mask, completions.finished))
-            )
+        sampling = self.system.sampling(c.answer_tokens, temperature)
+        done = self._complete("answer", mllm, rows, pixels, grids, batch, step, samples, sampling)
+        tokens, mask, finished = done.replies
         texts = [
             [self._text(*row) for row in zip(tokens[b], mask[b], strict=True)] for b in range(B)
         ]
@@ -278,16 +263,43 @@ class Episodes:
         ]
         valid = [[float(reply.valid) for reply in row] for row in replies]
         return AnswerStage(
-            prompt,
-            patches,
-            features,
-            completions,
+            *done[:4],
             int(mask.sum()),
             replies,
             texts,
             np.array(correct, np.float32),
             np.array(valid, np.float32),
         )
+
+    def _complete(
+        self,
+        kind: str,
+        mllm: Params,
+        rows: Sequence[Sequence[dict[str, np.ndarray]]],
+        pixels: np.ndarray,
+        grids: np.ndarray,
+        batch: Batch,
+        step: int,
+        samples: int,
+        sampling: Sampling,
+    ) -> "_Done":
+        """Stage 1 or 4 on the device: `samples` replies to each of B × G prompts, fetched."""
+        prompt = self.put(stack_rows(rows, self.config.prompt.length_buckets))
+        patches = self.put(Patches(pixels, grids))
+        with self.clock(kind):
+            completions, features = self.programs.complete(
+                mllm,
+                prompt,
+                patches,
+                *self._seeds(batch, step),
+                stage=STAGES[kind],
+                samples=samples,
+                sampling=sampling,
+            )
+            found = fetch((completions.tokens, completions.mask, completions.finished))
+        B, G = found[0].shape[:2]
+        replies = tuple(x.reshape(B, G * samples, *x.shape[3:]) for x in found)
+        return _Done(prompt, patches, features, completions, replies)
 
     def _shown(
         self, pixels: np.ndarray, grids: Int[np.ndarray, "U 2"], units: Sequence[int]
