@@ -38,7 +38,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table a
 _BASE = flags.DEFINE_string("base", "", "A finished base run to start from; default: one here.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each variant.")
 _ONLY = flags.DEFINE_list("only", list(FAMILIES), "Families to run, and FAMILY:VARIANT.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each stage; 0: as the config says.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each stage at most; 0: as the config says.")
 _QUESTIONS = flags.DEFINE_integer("questions", 500, "Held-out questions.")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
 
@@ -259,7 +259,7 @@ def main(_: list[str]) -> None:
             fields = {**planned(v, base), **common, "seed": seed}
             if _STEPS.value:
                 stages = ("pretrain", "joint")
-                fields |= {f"{s}.steps": _STEPS.value for s in stages if v.config()[s].steps}
+                fields |= {f"{s}.steps": min(_STEPS.value, v.config()[s].steps) for s in stages}
             config = f"configs/ablations/{v.family}.py:{v.name}"
             runs.append(Run(v.folder(root, seed), config, fields))
     run_all(runs, _JOBS.value)
