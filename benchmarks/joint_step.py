@@ -82,7 +82,7 @@ class Ours:
         self.definition, self.shapes = abstract(make)
         self.init = jax.jit(lambda: split_module(make())[1])
         system = types.SimpleNamespace(mllm=self.model, banned_ids=lambda: BANNED)
-        stats: Any = token_stats_fn(system, 1.0, block=128, one_by_one=large)  # type: ignore
+        stats: Any = token_stats_fn(system, 1.0, chunk=4096, one_by_one=large)  # type: ignore
         self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()))
         self.parts = parts
 

@@ -49,7 +49,7 @@ def base() -> ConfigDict:
     # cudnn (GPU, 16-bit floats); auto is the kernel of the machine where it takes the inputs.
     c.mllm.attention = "auto"
     c.mllm.attention_chunk = 512
-    c.mllm.log_prob_block = 128
+    c.mllm.log_prob_chunk = 4096  # ids of the vocabulary at a time
     # Score a question's prompts one after the other: less memory, one more forward.
     c.mllm.score_one_by_one = True
     # Leaves whose path matches this pattern train where the stage trains the MLLM; the others have

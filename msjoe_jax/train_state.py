@@ -125,7 +125,7 @@ def model_fns(config: ConfigDict, system: System) -> ModelFns:
     stats = functools.partial(
         token_stats_fn,
         system,
-        block=config.mllm.log_prob_block,
+        chunk=config.mllm.log_prob_chunk,
         one_by_one=config.mllm.score_one_by_one,
     )
     return ModelFns(

@@ -1,6 +1,6 @@
 """One joint update of the real models gives the same result on every mesh of eight devices.
 
-The file runs itself in a process with eight virtual CPU devices (`main`).
+The file runs itself in a process with eight virtual CPU devices, and in two with four (`main`).
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -23,7 +24,7 @@ from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
 from msjoe_jax.rl.subset import gumbel_top_k
 from msjoe_jax.rollout.generate import Prompts
-from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
+from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings, replicated
 from msjoe_jax.runtime.sharding_tables import STATE_TABLE
 from msjoe_jax.system import make_system
 from msjoe_jax.train_state import init_state, make_step
@@ -34,6 +35,8 @@ MESHES = {
     "2,2,2": ((2, 2, 2), 1),
     "1,4,2 in two parts": ((1, 4, 2), 2),
 }
+PROCESSES = 2
+SHARED = {"2,2,2 of two processes": ((2, 2, 2), 1)}
 B, I, J, Q, T, K, S, U, C, V, D = 8, 2, 2, 2, 16, 4, 10, 6, 4, 40, 32
 
 
@@ -43,6 +46,7 @@ def make_parts(folder):
 
     config = tiny_config(folder)
     config.optimizer.mllm_lr, config.optimizer.warmup_steps = 0.01, 1
+    config.mllm.log_prob_chunk = 7  # of 20 ids on each of two devices
     text = TextConfig(V, D, 2, 4, 2, 32, (1, 1, 2), rope_theta=100.0)
     vision = VisionConfig(1, 16, 2, 16, D, (0,), window=28)
     qwen = QwenConfig(text, vision, 2, 3, 0, 1)
@@ -107,8 +111,14 @@ def make_batch(rng):
     )
 
 
-def main(folder):
-    """Prints, for each mesh, how far its update is from one device's, as JSON."""
+def main(folder, port="", process=""):
+    """Writes, for each mesh, how far its update is from one device's to `folder`/report.json.
+
+    With a port it is one of several processes whose devices make one mesh.
+    """
+    if port:
+        jax.distributed.initialize(f"localhost:{port}", PROCESSES, int(process))
+    meshes = SHARED if port else MESHES
     config, system = make_parts(pathlib.Path(folder))
     rng = np.random.default_rng(0)
     params = {name: make_params(system.abstract[name], rng) for name in ("mllm", "sampler")}
@@ -116,7 +126,8 @@ def main(folder):
 
     def update(sizes, parts):
         config.objective.micro_batches = parts
-        mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
+        devices = jax.devices() if math.prod(sizes) > 1 else jax.local_devices()[:1]
+        mesh = make_mesh(*sizes, devices=devices)
         state = init_state(config, "joint", params["mllm"], params["sampler"])
         where = param_shardings(state, STATE_TABLE, mesh, rules)
         step = jax.jit(
@@ -131,15 +142,17 @@ def main(folder):
             )
         q = after["mllm"]["language"]["layers"]["q"]
         split = q.size // q.addressable_shards[0].data.size
-        return jax.tree.map(np.asarray, after), {k: float(v) for k, v in metrics.items()}, split
+        whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
+        after = jax.tree.map(lambda x: np.asarray(whole(x).addressable_data(0)), after)
+        return after, {k: float(v.addressable_data(0)) for k, v in metrics.items()}, split
 
     one, metrics, _ = update((1, 1, 1), 1)
-    others = [update(*how) for how in MESHES.values()]
+    others = [update(*how) for how in meshes.values()]
     out = {
         name: compare(config, params, one, metrics, *other)
-        for name, other in zip(MESHES, others, strict=True)
+        for name, other in zip(meshes, others, strict=True)
     }
-    print(json.dumps(out))
+    (pathlib.Path(folder) / "report.json").write_text(json.dumps(out))
 
 
 def parts_of(state, model):
@@ -185,20 +198,32 @@ def compare(config, params, one, metrics, other, other_metrics, split):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
-    }
-    folder = tmp_path_factory.mktemp("mesh")
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    def start(devices, *args):
+        folder = tmp_path_factory.mktemp("mesh")
+        env = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+        }
+        with (folder / "log.txt").open("w") as log:
+            line = [sys.executable, __file__, str(folder), *args]
+            return folder, subprocess.Popen(line, env=env, stdout=log, stderr=log)
+
+    def finish(folder, process):
+        assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
+        return json.loads((folder / "report.json").read_text())
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    alone = finish(*start(8))
+    shared = [start(8 // PROCESSES, port, str(i)) for i in range(PROCESSES)]
+    both = [finish(*each) for each in shared]
+    assert both[0] == both[1]
+    return alone | both[0]
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", MESHES | SHARED)
 def test_a_mesh_changes_only_the_order_of_additions(report, name):
     """Bounds: float32 sums of a few hundred terms, reordered, are good to some 1e-6 relative.
 
@@ -207,11 +232,11 @@ def test_a_mesh_changes_only_the_order_of_additions(report, name):
     where the gradient is clearly not zero.
     """
     found = report[name]
-    (_, fsdp, tensor), _ = MESHES[name]
+    (_, fsdp, tensor), _ = (MESHES | SHARED)[name]
     assert found["split"] == fsdp * tensor  # the weights did lie in pieces
     assert found["gradients"] < 1e-4 and found["steps"] < 1e-3 and found["metrics"] < 1e-5
     assert found["least step"] > 0.5 and found["frozen"]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

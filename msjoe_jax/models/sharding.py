@@ -32,6 +32,14 @@ def _axes_if_they_divide(size: int, axes: Axes) -> Axes | None:
     return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
 
 
+def ways(size: int, axes: Axes) -> int:
+    """Into how many parts a dimension of this size is split that lies over these axes."""
+    if not _split() or not _axes_if_they_divide(size, axes):
+        return 1
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 def constrain(x: Array, *dims: Axes) -> Array:
     """`x` with its leading dimensions laid over these axes, the rest whole on every device."""
     if not _split():

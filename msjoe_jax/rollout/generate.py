@@ -179,7 +179,7 @@ def completion_log_probs(
     *,
     banned_ids: tuple[int, ...],
     temperature: float,
-    block: int = 128,
+    chunk: int = 4096,
 ) -> tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]:
     """Log-probs and entropies of given completions in one pass, for training.
 
@@ -196,6 +196,6 @@ def completion_log_probs(
         tokens.reshape(R, n, C),
         banned=banned_mask(model.language.config.vocab, banned_ids),
         temperature=temperature,
-        block=block,
+        chunk=chunk,
     )
     return log_p.reshape(tokens.shape), entropy.reshape(tokens.shape)

@@ -212,7 +212,7 @@ def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndar
 
 
 def token_stats_fn(
-    system: System, temperature: float, block: int, one_by_one: bool
+    system: System, temperature: float, chunk: int, one_by_one: bool
 ) -> Callable[[Params, Prompts, Any, Array], tuple[Array, Array]]:
     """The joint step's scoring function: features, or patches where the tower is trained.
 
@@ -234,7 +234,7 @@ def token_stats_fn(
                 tokens,
                 banned_ids=system.banned_ids(),
                 temperature=temperature,
-                block=block,
+                chunk=chunk,
             )
 
         if not one_by_one:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import attend, self_attention
 from msjoe_jax.models.linear import affine
+from msjoe_jax.models.log_probs import log_probs
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
 from msjoe_jax.models.sharding import BATCH, constrain
 
@@ -256,9 +257,8 @@ class LanguageModel(nnx.Module):
 
     def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]:
         """Next-token logits in float32. Only for a few positions at a time: see `log_probs`."""
-        table = (self.embedding if self.config.tie_embeddings else self.head)[...]
         return jnp.einsum(
-            "...D,VD->...V", h, table.astype(self.dtype), preferred_element_type=jnp.float32
+            "...D,VD->...V", h, self._table().astype(self.dtype), preferred_element_type=jnp.float32
         )
 
     def log_probs(
@@ -268,28 +268,19 @@ class LanguageModel(nnx.Module):
         *,
         banned: Bool[Array, "V"],
         temperature: float = 1.0,
-        block: int = 128,
+        chunk: int = 4096,
     ) -> tuple[Float[Array, "B G C"], Float[Array, "B G C"]]:
-        """Log-probs of `targets` and entropies (nats), `block` positions at a time under remat.
+        """Log-probs of `targets` and entropies (nats), `chunk` ids of the vocabulary at a time.
 
         The distribution is the one that sampling draws from: banned ids removed, temperature
-        applied. Logits of all positions never exist at once, forward or backward.
+        applied. Logits of the whole vocabulary never exist, forward or backward.
         """
-
-        def part(h_c: Array, t_c: Array) -> tuple[Array, Array]:
-            return pick(self.logits(h_c), t_c, banned, temperature)
-
-        B, G, C, D = h.shape
-        if block >= C:
-            return jax.checkpoint(part)(h, targets)
-        pad = -C % block
-        h = jnp.pad(h, ((0, 0), (0, 0), (0, pad), (0, 0))).reshape(B, G, -1, block, D)
-        targets = jnp.pad(targets, ((0, 0), (0, 0), (0, pad))).reshape(B, G, -1, block)
-        out = jax.lax.map(
-            lambda x: jax.checkpoint(part)(*x), (jnp.moveaxis(h, 2, 0), jnp.moveaxis(targets, 2, 0))
+        return log_probs(
+            h, self._table(), targets, banned=banned, temperature=temperature, chunk=chunk
         )
-        lp, ent = (jnp.moveaxis(y, 0, 2).reshape(B, G, -1)[:, :, :C] for y in out)
-        return lp, ent
+
+    def _table(self) -> Float[Array, "V D"]:
+        return (self.embedding if self.config.tie_embeddings else self.head)[...]
 
     def _maybe_remat(self, layer):
         return jax.checkpoint(layer) if self.remat else layer
@@ -300,15 +291,3 @@ class LanguageModel(nnx.Module):
         positions = (start[:, None] + offsets)[:, None, None, :]
         shape = (start.shape[0], 3, group, offsets.shape[0])
         return mrope_cos_sin(jnp.broadcast_to(positions, shape), self.config)
-
-
-def pick(
-    logits: Float[Array, "*R V"],
-    targets: Int[Array, "*R"],
-    banned: Bool[Array, "V"],
-    temperature: float,
-) -> tuple[Float[Array, "*R"], Float[Array, "*R"]]:
-    """Log-prob of each target and entropy of its distribution, from raw logits."""
-    log_p = jax.nn.log_softmax(jnp.where(banned, -1e30, logits / temperature))
-    entropy = -jnp.sum(jnp.exp(log_p) * jnp.where(banned, 0.0, log_p), -1)
-    return jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0], entropy

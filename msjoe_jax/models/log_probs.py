@@ -1,0 +1,76 @@
+"""Log-probs and entropies of tokens from hidden states, a chunk of the vocabulary at a time.
+
+Logits [*, V] of a whole vocabulary never exist, forward or backward: a chunk's are made, folded
+into the running sums of the softmax (as flash attention does over keys) and made again in the
+backward pass. Chunks of positions would bound memory as well, but then every one of them would read
+the whole table and add to a whole gradient; here a row of the table is read, and its gradient
+written, once a pass.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from msjoe_jax.models.sharding import BATCH, HEADS, constrain, ways
+
+LOWEST = -1e30
+
+
+def log_probs(
+    h: Float[Array, "*R D"],
+    table: Float[Array, "V D"],
+    targets: Int[Array, "*R"],
+    *,
+    banned: Bool[Array, "V"],
+    temperature: float = 1.0,
+    chunk: int = 4096,
+) -> tuple[Float[Array, "*R"], Float[Array, "*R"]]:
+    """Log-probs of `targets` and entropies (nats) of softmax(h · tableᵀ / temperature), float32.
+
+    Args:
+      banned: ids that have no probability: as targets they get -1e30.
+      chunk: ids at a time on every device (each has its own part of the vocabulary).
+    """
+    rows = h.reshape(-1, h.shape[-1])
+    wanted = targets.reshape(-1)
+    V = table.shape[0]
+    shards = ways(V, HEADS)
+    count = -(-V // shards // chunk)
+    size = -(-V // shards // count)
+
+    def cut(x: Array, fill: int | bool) -> Array:
+        """[V, …] as [count, shards, size, …]: a chunk takes as much of every device's part."""
+        x = x.reshape(shards, V // shards, *x.shape[1:])
+        ends = ((0, 0), (0, count * size - V // shards), *[(0, 0)] * (x.ndim - 2))
+        x = jnp.pad(x, ends, constant_values=fill).reshape(shards, count, size, *x.shape[2:])
+        return constrain(jnp.moveaxis(x, 1, 0), (), HEADS, (), ("fsdp",))
+
+    def fold(sums: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+        top, total, centred, found = sums
+        weights, ids, out = part
+        logits = jnp.einsum("RD,scD->Rsc", rows, weights, preferred_element_type=jnp.float32)
+        logits = constrain(logits, BATCH, HEADS) / temperature
+        logits = jnp.where(out, LOWEST, logits)
+        found += jnp.where(ids == wanted[:, None, None], logits, 0.0).sum((1, 2))
+        # The sums are the same whatever is taken from all logits, so its gradient is none.
+        higher = jnp.maximum(top, jax.lax.stop_gradient(logits.max((1, 2))))
+        over = jnp.where(out, 0.0, logits - higher[:, None, None])
+        mass = jnp.where(out, 0.0, jnp.exp(over))
+        fell = top - higher
+        shrink = jnp.exp(fell)
+        centred = shrink * (centred + fell * total) + (mass * over).sum((1, 2))
+        return (higher, shrink * total + mass.sum((1, 2)), centred, found), None
+
+    zeros = jnp.zeros(len(rows), jnp.float32)
+    parts = (
+        cut(table.astype(h.dtype), 0),
+        cut(jnp.arange(V, dtype=jnp.int32), -1),
+        cut(banned, True),
+    )
+    with jax.named_scope("log_probs"):
+        (top, total, centred, found), _ = jax.lax.scan(
+            jax.checkpoint(fold), (zeros + LOWEST, zeros, zeros, zeros), parts
+        )
+    norm = jnp.log(total)
+    shape = targets.shape
+    return (found - top - norm).reshape(shape), (norm - centred / total).reshape(shape)
