@@ -153,6 +153,7 @@ def base() -> ConfigDict:
     c.objective.overlong = "none"
     c.objective.overlong_buffer = 0
     c.objective.overlong_penalty = 1.0
+    c.objective.mask_silent = False
     c.objective.query_entropy = 0.0
     c.objective.frame_entropy = 0.02
 

@@ -115,10 +115,7 @@ def run_stage(
     put = functools.partial(jax.device_put, device=batch_sharding(mesh, rules))
     reader = RecordReader(config.data.train_records)
     questions = with_adjusted_rates(config, questions)
-    if objective.sampler_advantage == "difficulty":
-        questions = [q for q in questions if _teaches(q)]
-        if not questions:
-            raise UserError(f"{config.data.train_questions}: no question has a pass rate below 1")
+    questions = _usable(config, stage, questions)
     system = programs.system
     episodes = Episodes(config, programs, reader, questions, put)
     stream = iter(
@@ -182,9 +179,24 @@ def run_stage(
     return {"mllm": mllm, "sampler": state["sampler"], "clip": params["clip"]}
 
 
-def _teaches(question: Question) -> bool:
-    """Stage I leaves out what the base model always gets right (SPEC §3)."""
-    return question.difficulty is not None and question.difficulty < 1.0
+def _usable(config: ConfigDict, stage: str, questions: list[Question]) -> list[Question]:
+    """Those with a pass rate where the stage goes by it; stage I wants it below 1 (SPEC §3).
+
+    Raises:
+      UserError: there is none.
+    """
+    own, found = config[stage], questions
+    absolute = own.sampler_advantage == "difficulty"
+    if absolute or own.curriculum.width or own.difficulty_weight:
+        found = [q for q in found if q.difficulty is not None]
+        if not found:
+            raise UserError(
+                f"{config.data.train_questions}: config.{stage} goes by the questions' difficulty, "
+                "and none has one: run the stage difficulty"
+            )
+    if absolute and not (found := [q for q in found if q.difficulty < 1.0]):
+        raise UserError(f"{config.data.train_questions}: no question has a pass rate below 1")
+    return found
 
 
 def _rates(questions: list[Question]) -> Float[np.ndarray, "n"]:
@@ -196,15 +208,9 @@ def _importance(
 ) -> Float[np.ndarray, "n"]:
     """What each question's advantages are multiplied by, 1 on average over the questions."""
     exponent = config[stage].difficulty_weight
-    rates = _rates(questions)
     if not exponent:
         return np.ones(len(questions))
-    if np.isnan(rates).any():
-        raise UserError(
-            f"config.{stage}.difficulty_weight needs every question's difficulty: run the stage "
-            "difficulty"
-        )
-    weights = np.asarray(difficulty_weight(jnp.asarray(rates), exponent))
+    weights = np.asarray(difficulty_weight(jnp.asarray(_rates(questions)), exponent))
     return weights / weights.mean()
 
 
@@ -217,6 +223,7 @@ def _order(config: ConfigDict, stage: str, questions: list[Question]) -> np.ndar
         _rates(questions),
         batch_size=config.rollout.questions,
         batches=config[stage].steps * (1 + config.rollout.refill),
+        ramp=config[stage].steps,
         seed=config.seed,
         **c,
     )
@@ -288,7 +295,7 @@ def _loop(work: Stage, state: State, checkpoints: Checkpoints, start: int) -> St
                 for note in rollout.notes:
                     log.write(logged(config, index, note))
             if index % config.media_every == 0 or index == steps:
-                _show(writer, index, episodes, rollout.notes[0])
+                _show(writer, index, episodes, rollout.notes)
             if index % config.checkpoint_every == 0 or index == steps:
                 report(*waiting)
                 waiting = None
@@ -322,8 +329,14 @@ def logged(config: ConfigDict, step: int, note: Note) -> dict[str, Any]:
     }
 
 
-def _show(writer: MetricWriter, step: int, episodes: Episodes, note: Note) -> None:
-    """One question's first rollout as text, and its key frames with the logits over time."""
+def _show(writer: MetricWriter, step: int, episodes: Episodes, notes: list[Note]) -> None:
+    """A question's first rollout as text, and its key frames with the logits over time.
+
+    The first that was not dropped, if there is one.
+    """
+    note = next((n for n in notes if n.weight > 0), None)
+    if note is None:
+        return
     question, reply = note.question, note.replies[0]
     chosen = np.sort(note.draws[0, 0][note.draws[0, 0] >= 0])
     times, mask = note.timestamps, note.frame_mask
@@ -337,7 +350,10 @@ def _show(writer: MetricWriter, step: int, episodes: Episodes, note: Note) -> No
         ]
     )
     writer.texts(step, {"rollout": text})
-    images = episodes.reader.frames(question.video, [int(note.frame_index[i]) for i in chosen])
+    try:
+        images = episodes.reader.frames(question.video, [int(note.frame_index[i]) for i in chosen])
+    except Exception:  # the rollout could read them; no picture is worth a run
+        return
     figure = keyframe_figure(
         times[mask],
         note.logits[0][mask],

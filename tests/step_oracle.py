@@ -192,14 +192,14 @@ def oracle_advantages(config, batch):
             r = reward[b]
             for i, j in np.ndindex(I, J):
                 others = [r[x] for x in np.ndindex(I, J) if x != (i, j)]
-                if config.advantage == "leave_one_out":
-                    advantage[b, i, j] = r[i, j] - np.mean(others)
-                elif config.advantage == "group":
+                if config.advantage == "group":
                     spread = r.std(ddof=1) + 1e-4 if config.advantage_std == "group" else 1.0
                     advantage[b, i, j] = (r[i, j] - r.mean()) / spread
                 elif part == "query":
                     rest = np.mean([r[x].mean() for x in range(I) if x != i])
                     advantage[b, i, j] = r[i].mean() - rest
+                elif config.advantage == "leave_one_out":
+                    advantage[b, i, j] = r[i, j] - np.mean(others)
                 else:
                     siblings = np.mean([r[i, x] for x in range(J) if x != j])
                     advantage[b, i, j] = r[i, j] - (siblings + np.mean(others)) / 2
@@ -285,7 +285,7 @@ def oracle_losses(config, batch, advantages, mllm, sampler, mllm_0):
                 ]
                 log_total = np.log(np.exp(sets).sum())
                 p = np.exp(sets - log_total)
-            frame_entropies.append(-(p * np.log(p)).sum())
+            frame_entropies.append(-(p * np.log(p)).sum() * (n > K))
             for j in range(J):
                 left, log_p = list(range(n)), 0.0
                 if config.likelihood == "cb":

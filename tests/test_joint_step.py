@@ -12,8 +12,10 @@ from step_oracle import (
     D,
     I,
     J,
+    K,
     V,
     close,
+    frame_logits,
     gradients,
     make_batch,
     make_later_batch,
@@ -91,13 +93,36 @@ def test_metrics_are_means_over_questions_that_count():
     kept = [0, 2, 3]
     _, total, info = oracle_advantages(ROUTED, batch)
     equal = [len(set(batch.correct[b].ravel())) == 1 for b in kept]
+    _, sampler = make_params()
+    spread, entropy, logit_std = [], [], []
+    for b in kept:
+        n = batch.frame_mask[b].sum()
+        for i in range(I):
+            phi = frame_logits(
+                sampler,
+                batch.similarity[b, i : i + 1],
+                batch.query_mask[b, i : i + 1],
+                batch.frame_mask[b : b + 1],
+            )
+            phi = np.asarray(phi, float)[0, :n]
+            p = np.exp(phi) / np.exp(phi).sum()
+            entropy.append(-(p * np.log(p)).sum() * (n > K))
+            logit_std.append(phi.std())
+            for j in range(J):
+                drawn = batch.draw.indices[b, i, j][batch.draw.valid[b, i, j]]
+                spread.append(np.sqrt(12) * drawn.std() / n)
     want = {
         "reward": total[kept].mean(),
         "reward_std": np.mean([total[b].std(ddof=1) for b in kept]),
         "rewards/accuracy": batch.correct[kept].mean(),
         "rewards/info": info[kept].mean(),
         "rewards/query_format": batch.query_valid[kept].mean(),
-        "frac_reward_zero_std": np.mean(equal),
+        "frac_accuracy_zero_std": np.mean(equal),
+        "frac_reward_zero_std": np.mean([np.ptp(total[b]) == 0 for b in kept]),
+        "queries/num_valid": (batch.query_mask.sum(-1) * batch.parsed)[kept].mean(),
+        "frames/spread": np.mean(spread),
+        "sampler/entropy": np.mean(entropy),
+        "sampler/logit_std": np.mean(logit_std),
         "completions/answer_mean_length": batch.answers.mask[kept].sum(-1).mean(),
         "completions/query_mean_length": batch.queries.mask[kept].sum(-1).mean(),
     }
@@ -109,6 +134,10 @@ def test_metrics_are_means_over_questions_that_count():
     gaps = np.concatenate(gaps)
     close(metrics["sampling/sampling_logp_difference/mean"], gaps.mean(), 1e-5)
     close(metrics["sampling/sampling_logp_difference/max"], gaps.max(), 1e-5)
+    later = make_later_batch()
+    _, metrics = gradients(LATER, later)
+    gain = (later.correct - later.counterfactual[:, None, None]).mean()
+    close(metrics["rewards/gain_over_uniform"], gain, 1e-6)
 
 
 def eight_questions():
@@ -125,7 +154,7 @@ def test_micro_batches_do_not_change_the_update(config):
     """1×8, 2×4, 4×2 and 8×1 differ in the order of additions only."""
     batch = eight_questions()
     whole, whole_metrics = gradients(config, batch)
-    assert whole_metrics["frac_reward_zero_std"] > 0
+    assert whole_metrics["frac_accuracy_zero_std"] > 0
     for parts in (2, 4, 8):
         grads, metrics = gradients(dataclasses.replace(config, micro_batches=parts), batch)
         close(grads, whole)
@@ -183,6 +212,47 @@ def test_equal_rewards_teach_nothing():
     grads, metrics = gradients(SHARED, batch)
     same(grads, jax.tree.map(np.zeros_like, grads))
     assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm/mllm"] == 0
+
+
+def test_silent_questions_can_be_masked():
+    """Nothing of them is left in the MLLM's update, as if dropped; the sampler's stays."""
+    batch = make_later_batch()
+    ones = np.ones((I, J), np.float32)
+
+    def fixed(x, value):
+        x = x.copy()
+        x[1] = value
+        return x
+
+    batch = batch._replace(
+        correct=fixed(batch.correct, ones),
+        answer_valid=fixed(batch.answer_valid, ones),
+        query_valid=fixed(batch.query_valid, 1.0),
+        parsed=fixed(batch.parsed, 0.0),
+    )
+    config = dataclasses.replace(LATER, overlong="none", query_entropy=0.1)
+    plain, metrics = gradients(config, batch)
+    masked, masked_metrics = gradients(dataclasses.replace(config, mask_silent=True), batch)
+    dropped, _ = gradients(config, batch._replace(weight=np.array([1, 0, 1, 1], np.float32)))
+    assert metrics["frac_reward_zero_std"] == 0.25
+    close(masked["mllm"], dropped["mllm"], 1e-7)
+    assert np.abs(masked["mllm"]["head"] - plain["mllm"]["head"]).max() > 1e-3
+    same(masked["sampler"], plain["sampler"])
+    assert masked_metrics["reward"] == metrics["reward"]
+
+
+@pytest.mark.parametrize("likelihood", ["plackett_luce", "marginal", "cb"])
+def test_without_a_choice_of_frames_the_sampler_learns_nothing(likelihood):
+    """T ≤ K: the loss is exactly 0, its entropy bonus included."""
+    batch = make_batch()
+    few = np.arange(batch.frame_mask.shape[1]) < np.minimum(batch.frame_mask.sum(1), K)[:, None]
+    indices = np.broadcast_to(np.arange(K), batch.draw.indices.shape)
+    valid = np.broadcast_to(few[:, None, None, :K], indices.shape)
+    draw = batch.draw._replace(indices=indices.astype(np.int32), valid=valid)
+    config = dataclasses.replace(ROUTED, likelihood=likelihood, frame_entropy=0.5)
+    grads, metrics = gradients(config, batch._replace(frame_mask=few, draw=draw))
+    same(grads["sampler"], jax.tree.map(np.zeros_like, grads["sampler"]))
+    assert metrics["loss/sampler"] == 0
 
 
 def poison(x, b):
@@ -273,6 +343,17 @@ def test_a_reward_of_the_frames_alone_teaches_tokens_nothing_on_average():
         grads, _ = gradients(config, batch._replace(correct=right))
         total = jax.tree.map(np.add, total, grads["mllm"]) if total else grads["mllm"]
     close(jax.tree.map(lambda x: x / 2 ** (I * J), total), jax.tree.map(np.zeros_like, total))
+
+
+def test_a_reward_of_the_queries_alone_teaches_the_sampler_nothing_on_average():
+    """E of its gradient is 0 where the reward is the same whatever frames are drawn."""
+    batch, total = make_batch(), 0.0
+    config = dataclasses.replace(ROUTED, frame_entropy=0.0)
+    for pattern in itertools.product((0.0, 1.0), repeat=I):
+        right = np.tile(np.array(pattern, np.float32).reshape(1, I, 1), (B, 1, J))
+        grads, _ = gradients(config, batch._replace(correct=right))
+        total = jax.tree.map(np.add, total, grads["sampler"]) if total else grads["sampler"]
+    close(jax.tree.map(lambda x: x / 2**I, total), jax.tree.map(np.zeros_like, total))
 
 
 # --- frozen leaves, updates that are not finite --------------------------------------------------

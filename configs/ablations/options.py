@@ -36,6 +36,10 @@ VARIANTS = {
     "no_frame_entropy": ("no entropy bonus on frames", {"objective.frame_entropy": 0.0}),
     "no_query_entropy": ("no entropy bonus on queries", {"objective.query_entropy": 0.0}),
     "refill": ("silent questions replaced, two further batches at most", {"rollout.refill": 2}),
+    "mask_silent": (
+        "questions whose rewards are all equal count nowhere",
+        {"objective.mask_silent": True},
+    ),
     "overlong_mask": (
         "replies that were cut off are not trained on",
         {"objective.overlong": "mask"},

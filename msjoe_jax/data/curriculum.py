@@ -15,6 +15,7 @@ def curriculum_order(
     *,
     batch_size: int,
     batches: int,
+    ramp: int,
     start: float,
     end: float,
     width: float,
@@ -23,18 +24,16 @@ def curriculum_order(
     """Question numbers of all batches, in order; within a batch none comes twice.
 
     Batch i draws without replacement with weights exp(−(c − target)² / (2 width²)), the target
-    going linearly from `start` to `end`.
+    going linearly from `start` to `end` over the first `ramp` batches.
 
     Raises:
-      UserError: fewer questions than a batch, or a question without pass rate (NaN).
+      UserError: fewer questions than a batch.
     """
     if len(pass_rates) < batch_size:
         raise UserError(f"{len(pass_rates)} questions are fewer than a batch of {batch_size}")
-    if np.isnan(pass_rates).any():
-        raise UserError("a curriculum needs every question's difficulty: run the stage difficulty")
     order = np.empty((batches, batch_size), np.int64)
     for i in range(batches):
-        target = start + (end - start) * i / max(batches - 1, 1)
+        target = start + (end - start) * min(i / max(ramp - 1, 1), 1.0)
         log_weight = -((pass_rates - target) ** 2) / (2 * width**2)
         noise = np.random.default_rng((seed, i)).gumbel(size=len(pass_rates))
         order[i] = np.argsort(-(log_weight + noise), kind="stable")[:batch_size]

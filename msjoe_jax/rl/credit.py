@@ -10,8 +10,8 @@ from msjoe_jax.rl.objective import Advantages, RolloutBatch, StepConfig, TokenRo
 
 def batch_advantages(
     config: StepConfig, batch: RolloutBatch
-) -> tuple[Advantages, dict[str, Array]]:
-    """Advantages of every acting part from the raw rewards, and the batch's reward metrics."""
+) -> tuple[Advantages, Float[Array, "B I J"], dict[str, Array]]:
+    """From the raw rewards: every acting part's advantages, whole rewards, and their metrics."""
     info = rewards.peaked_share(
         batch.similarity,
         batch.query_mask,
@@ -35,11 +35,9 @@ def batch_advantages(
         if config.advantage == "nested":
             return adv.nested(r)
         flat = r.reshape(r.shape[0], -1)
-        if config.advantage == "leave_one_out":
-            flat = adv.leave_one_out(flat)
-        else:
-            flat = adv.group_relative(flat, std=config.advantage_std)
-        flat = flat.reshape(r.shape)
+        if config.advantage == "leave_one_out":  # a rollout's own draws are not the others
+            return adv.leave_one_out(r.mean(-1)), adv.leave_one_out(flat).reshape(r.shape)
+        flat = adv.group_relative(flat, std=config.advantage_std).reshape(r.shape)
         return flat.mean(-1), flat
 
     query, _ = both_levels(parts.query)
@@ -56,8 +54,19 @@ def batch_advantages(
     w = batch.weight * batch.importance
     return (
         Advantages(query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]),
+        parts.total,
         _metrics(batch, parts.total, info),
     )
+
+
+def without_silent(batch: RolloutBatch, total: Float[Array, "B I J"]) -> RolloutBatch:
+    """The batch without the tokens of questions whose rewards are all equal."""
+    loud = ~adv.zero_variance(total.reshape(total.shape[0], -1))[:, None, None, None]
+
+    def part(p: TokenRollouts) -> TokenRollouts:
+        return p._replace(mask=p.mask & loud)
+
+    return batch._replace(queries=part(batch.queries), answers=part(batch.answers))
 
 
 def _pay_for_length(
@@ -102,7 +111,8 @@ def _metrics(
     out = {
         "reward": mean(total),
         "reward_std": mean(jnp.std(flat(total), axis=-1, ddof=1)),
-        "frac_reward_zero_std": mean(adv.zero_variance(flat(batch.correct))),
+        "frac_reward_zero_std": mean(adv.zero_variance(flat(total))),
+        "frac_accuracy_zero_std": mean(adv.zero_variance(flat(batch.correct))),
         "rewards/accuracy": mean(batch.correct),
         "rewards/query_format": mean(batch.query_valid),
         "rewards/answer_format": mean(batch.answer_valid),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from msjoe_jax.rl.credit import batch_advantages
+from msjoe_jax.rl.credit import batch_advantages, without_silent
 from msjoe_jax.rl.objective import (
     Advantages,
     ModelFns,
@@ -71,7 +71,9 @@ def make_joint_step(
         state: dict[str, Tree], batch: RolloutBatch
     ) -> tuple[dict[str, Tree], dict[str, Array]]:
         batch = _without_dropped(batch)
-        advantages, reward_metrics = batch_advantages(config, batch)
+        advantages, rewards, reward_metrics = batch_advantages(config, batch)
+        if config.mask_silent:
+            batch = without_silent(batch, rewards)
         sizes = denominators(config, batch)
         moving, fixed = partition(state["mllm"], trainable)
 

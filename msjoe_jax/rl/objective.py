@@ -81,6 +81,8 @@ class StepConfig:
     kl_coef, kl_kind: weight and estimator of KL(π ‖ reference); see `losses.kl_penalty`.
     overlong: replies that were cut off are treated as any (`none`), not trained on (`mask`), or
       paid down over their last `overlong_buffer` tokens to −`overlong_penalty` (`penalty`).
+    mask_silent: tokens of questions whose rewards are all equal, whose advantages are 0 anyway,
+      count nowhere: not in the denominators, the KL term or the entropy bonus.
     """
 
     train_mllm: bool = True
@@ -105,6 +107,7 @@ class StepConfig:
     overlong: Literal["none", "mask", "penalty"] = "none"
     overlong_buffer: int = 0
     overlong_penalty: float = 1.0
+    mask_silent: bool = False
     query_entropy: float = 0.0
     frame_entropy: float = 0.0
 
@@ -265,6 +268,8 @@ def sampler_loss(
         entropy = conditional_bernoulli.entropy(phi, frames, K)
     else:
         entropy = subset.frame_entropy(phi, frames)
+
+    entropy = jnp.where(frames.sum(-1) > K, entropy, 0.0)  # no choice, no bonus (SPEC §4)
 
     def mean(x: Float[Array, "B I"]) -> Array:
         return (x * batch.weight[:, None]).sum() * J / d.draws

@@ -37,7 +37,7 @@ class Assembler:
 
     def __init__(self, tokenizer: Tokenizer, config: QwenConfig):
         self._tokenizer, self._config = tokenizer, config
-        self._rows = functools.lru_cache(maxsize=20_000)(self._build)  # bounded: runs are long
+        self._rows = functools.lru_cache(maxsize=4_000)(self._build)  # 1 GB of 8,704 tokens each
 
     def row(
         self,
