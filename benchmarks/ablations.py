@@ -4,9 +4,10 @@
 
 World, base models, pass rates and stage I are made once (`--base` names those of another
 benchmark); a variant repeats of them what it changes: only stage I. All are judged on the same
-first `--questions` held-out questions; the intervals are over questions and say nothing of other
-seeds. Runs go `--jobs` at a time, one core each, some seven minutes a run; what is finished is not
-run again. Writes into the workdir:
+first `--questions` held-out questions and compared with the mean of the default's seeds; the
+intervals are over questions, and what other seeds do is seen from the default's. Runs go `--jobs`
+at a time, one core each, some seven minutes a run (three with `--steps=100 --questions=500`); what
+is finished is not run again. Writes into the workdir:
 
     table.md, table.json   accuracy, difference from the default, cost, reward at the end
     reward_curves.png      reward and share of right answers of every update's rollouts
@@ -37,6 +38,7 @@ FAMILIES = ("frames", "parts", "queries", "rewards", "previews", "options")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table and picture go.")
 _BASE = flags.DEFINE_string("base", "", "A finished base run to start from; default: one here.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each variant.")
+_DEFAULT_SEEDS = flags.DEFINE_integer("default_seeds", 5, "Seeds of the default.")
 _ONLY = flags.DEFINE_list("only", list(FAMILIES), "Families to run, and FAMILY:VARIANT.")
 _STEPS = flags.DEFINE_integer("steps", 0, "Updates of each stage at most; 0: as the config says.")
 _QUESTIONS = flags.DEFINE_integer("questions", 500, "Held-out questions.")
@@ -110,13 +112,17 @@ def curve(folder: pathlib.Path, name: str) -> Float[np.ndarray, "steps"]:
 
 
 def summary(
-    root: pathlib.Path, variant: Variant, selector: str, default: Float[np.ndarray, "seeds n"]
+    root: pathlib.Path,
+    variant: Variant,
+    seeds: int,
+    selector: str,
+    default: Float[np.ndarray, "seeds n"],
 ) -> dict[str, Any]:
     """One row. `default`: outcomes of the default, for the paired difference."""
-    folders = [variant.folder(root, seed) for seed in range(len(default))]
+    folders = [variant.folder(root, seed) for seed in range(seeds)]
     right = np.stack([outcomes(folder, selector) for folder in folders])
     known = right[:, ~np.isnan(right).any(0)].mean(0)  # a dropped question counts nowhere
-    both = ~np.isnan(right + default).any(0)
+    both = ~np.isnan(np.concatenate([right, default])).any(0)
     rewards, seconds = ([curve(f, name) for f in folders] for name in ("reward", "time/update_s"))
     trained = all(map(len, rewards))
     return {
@@ -133,18 +139,18 @@ def summary(
     }
 
 
-def table(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -> list[dict[str, Any]]:
-    """A row a variant and selector."""
-    judged = {v: list(v.config().evaluate.selectors) for v in variants}
-    folders = [DEFAULT.folder(root, seed) for seed in range(seeds)]
+def table(root: pathlib.Path, seeds: Mapping[Variant, int]) -> list[dict[str, Any]]:
+    """A row a variant and selector. `seeds`: of every variant, the default among them."""
+    judged = {v: list(v.config().evaluate.selectors) for v in seeds}
+    folders = [DEFAULT.folder(root, seed) for seed in range(seeds[DEFAULT])]
     default = np.stack([outcomes(folder, judged[DEFAULT][-1]) for folder in folders])
-    return [summary(root, v, name, default) for v in variants for name in judged[v]]
+    return [summary(root, v, n, name, default) for v, n in seeds.items() for name in judged[v]]
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as Markdown, family by family."""
     lines = [
-        "| | variant | accuracy, 95 % | minus default, paired, 95 % | s/update | reward at end |",
+        "| | variant | accuracy, 95 % (seeds) | minus default, paired, 95 % | s/update | end reward |",
         "|---|---|---|---|---|---|",
     ]
 
@@ -159,7 +165,8 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
             cells = [
                 f"{family}:{row['variant']}",
                 claim,
-                f"{row['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+                f"{row['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+                + (f" ({' '.join(f'{s:.3f}' for s in row['seeds'])})" if row["seeds"][1:] else ""),
                 f"{gap:+.3f} [{least:+.3f}, {most:+.3f}]"
                 if (gap, least, most) != (0, 0, 0)
                 else "",
@@ -181,21 +188,21 @@ def smoothed(values: Float[np.ndarray, "n"], width: int = SMOOTH) -> Float[np.nd
     return (total[end] - total[start]) / (end - start)
 
 
-def curves_figure(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -> Figure:
+def curves_figure(root: pathlib.Path, seeds: Mapping[Variant, int]) -> Figure:
     """A column a family: total reward above, share of right answers below, mean over seeds.
 
     Total rewards of unlike weights do not compare; right answers do.
     """
-    families = [f for f in FAMILIES if any(v.family == f for v in variants)]
+    families = [f for f in FAMILIES if any(v.family == f for v in seeds)]
     figure = Figure(figsize=(4.6 * len(families), 8.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(families), sharex=True, sharey="row", squeeze=False)
     names = {"reward": "reward", "rewards/accuracy": "right answers"}
     for column, family in enumerate(families):
-        shown = [DEFAULT, *(v for v in variants if v.family == family and v != DEFAULT)]
+        shown = [DEFAULT, *(v for v in seeds if v.family == family and v != DEFAULT)]
         for (metric, label), row in zip(names.items(), axes, strict=True):
             for number, variant in enumerate(shown):
-                runs = [curve(variant.folder(root, seed), metric) for seed in range(seeds)]
+                runs = [curve(variant.folder(root, seed), metric) for seed in range(seeds[variant])]
                 runs = [r[: min(map(len, runs))] for r in runs]
                 if not len(runs[0]):
                     continue
@@ -216,13 +223,13 @@ def curves_figure(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -
     return figure
 
 
-def report(root: pathlib.Path, variants: Sequence[Variant], seeds: int) -> None:
+def report(root: pathlib.Path, seeds: Mapping[Variant, int]) -> None:
     """Writes table and picture, prints the table."""
-    rows = table(root, variants, seeds)
+    rows = table(root, seeds)
     text = format_table(rows)
     (root / "table.md").write_text(text)
     (root / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    curves_figure(root, variants, seeds).savefig(root / "reward_curves.png", dpi=100)
+    curves_figure(root, seeds).savefig(root / "reward_curves.png", dpi=100)
     print(text)
 
 
@@ -253,9 +260,10 @@ def main(_: list[str]) -> None:
     if not run_main(Run(base, "configs/tiny.py", made)):
         sys.exit(f"error: the base run failed; see {base / 'log.txt'}")
     common: dict[str, object] = {"evaluate.limit": _QUESTIONS.value}
+    seeds = {v: _DEFAULT_SEEDS.value if v == DEFAULT else _SEEDS.value for v in variants}
     runs = []
-    for seed in range(_SEEDS.value):
-        for v in variants:
+    for v in variants:
+        for seed in range(seeds[v]):
             fields = {**planned(v, base), **common, "seed": seed}
             if _STEPS.value:
                 stages = ("pretrain", "joint")
@@ -263,7 +271,7 @@ def main(_: list[str]) -> None:
             config = f"configs/ablations/{v.family}.py:{v.name}"
             runs.append(Run(v.folder(root, seed), config, fields))
     run_all(runs, _JOBS.value)
-    report(root, variants, _SEEDS.value)
+    report(root, seeds)
     time_stages(root, base)
 
 

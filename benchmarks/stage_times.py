@@ -36,10 +36,6 @@ from msjoe_jax.rollout.episode import Episodes, time_ordered
 from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.programs import Programs
 
-_RUN = flags.DEFINE_string("run", "runs/tiny", "Folder of a finished run.")
-_QUESTIONS = flags.DEFINE_integer("questions", 1000, "Held-out questions.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Questions at a time.")
-
 STAGES = {
     "reason": "1 query reasoning",
     "similarity": "2 similarity",
@@ -118,15 +114,19 @@ def format_times(times: Times, questions: int, batch: int) -> str:
 
 
 def main(_: list[str]) -> None:
-    run = pathlib.Path(_RUN.value)
+    f = flags.FLAGS
+    run = pathlib.Path(f.run)
     config = json.loads((run / "config.json").read_text())
     data, world = config["data"], run / "world"
     questions = load_questions(data["heldout_questions"] or world / "questions-heldout.jsonl")
-    questions = questions[: _QUESTIONS.value]
+    questions = questions[: f.questions]
     records = data["heldout_records"] or str(world / "heldout")
-    times = measure(run / "final", records, questions, _BATCH.value)
-    print(format_times(times, len(questions), _BATCH.value))
+    times = measure(run / "final", records, questions, f.batch)
+    print(format_times(times, len(questions), f.batch))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags of its own: benchmarks/ablations.py imports the rest
+    flags.DEFINE_string("run", "runs/tiny", "Folder of a finished run.")
+    flags.DEFINE_integer("questions", 1000, "Held-out questions.")
+    flags.DEFINE_integer("batch", 1, "Questions at a time.")
     app.run(main)

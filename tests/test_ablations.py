@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import ablations  # noqa: E402
+import stage_times  # noqa: E402, F401  (its flags and those of the above are to agree)
 from runs import Run, run_all  # noqa: E402
 from tiny import WORDS, tiny_config  # noqa: E402
 
@@ -162,17 +163,17 @@ def made_up(root, variant, seed, right, reward, steps=30):
 def runs(tmp_path):
     first = lambda n: [float(i < n) for i in range(N)]  # noqa: E731
     kl, none = ablations.Variant("options", "kl"), ablations.Variant("parts", "none")
-    for seed in range(2):
+    for seed in range(3):
         three = {"uniform": first(10), "topk_queries": first(20), "joint": first(30)}
         made_up(tmp_path, ablations.DEFAULT, seed, three, 0.8)
+    for seed in range(2):
         made_up(tmp_path, kl, seed, {"joint": [*first(24 + 4 * seed)[:-1], None]}, 0.5 + seed / 10)
         made_up(tmp_path, none, seed, {"joint": first(8)}, 0.0, steps=0)
-    return tmp_path, [ablations.DEFAULT, kl, none]
+    return tmp_path, {ablations.DEFAULT: 3, kl: 2, none: 2}
 
 
 def test_table(runs):
-    root, variants = runs
-    rows = ablations.table(root, variants, 2)
+    rows = ablations.table(*runs)
     found = {(r["variant"], r["selector"]): r for r in rows}
     default, kl, none = (found[n, "joint"] for n in ("k6", "kl", "none"))
     assert default["accuracy"] == 0.75 and default["minus_default"] == [0, 0, 0]
@@ -186,12 +187,13 @@ def test_table(runs):
     text = ablations.format_table(rows)
     assert len(text.splitlines()) == 2 + 5
     assert "| options:kl | KL to the base model" in text and "| –" in text
+    assert "(0.750 0.750 0.750)" in text
     assert "K = 6, the default: uniform | 0.250" in text
 
 
 def test_curves(runs):
-    root, variants = runs
-    figure = ablations.curves_figure(root, variants, 2)
+    root, _ = runs
+    figure = ablations.curves_figure(*runs)
     axes = {a.get_title(): a for a in figure.axes if a.get_title()}
     assert list(axes) == ["frames", "parts", "options"]
     lines = {line.get_label(): line.get_ydata() for line in axes["options"].get_lines()}
