@@ -150,7 +150,7 @@ def table(root: pathlib.Path, seeds: Mapping[Variant, int]) -> list[dict[str, An
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as Markdown, family by family."""
     lines = [
-        "| | variant | accuracy, 95 % (seeds) | minus default, paired, 95 % | s/update | end reward |",
+        "| | variant | accuracy, 95 % (seeds) | minus default, paired, 95 % | s/update | reward |",
         "|---|---|---|---|---|---|",
     ]
 

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import jax
@@ -12,13 +12,14 @@ import jax
 class DeviceClock:
     """Times device work from its dispatch to its result; work may overlap in several threads.
 
-    busy: seconds of each kind of work; idle: seconds between the end of one and the start of the
+    busy: seconds in which work of each kind was under way; idle: seconds between the end of one and the start of the
     next in which nothing was under way. Both since the last `take`.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()
+        self._started: dict[str, float] = {}
         self._free_since: float | None = None
         self._began = time.perf_counter()
         self._idle = 0.0
@@ -27,19 +28,19 @@ class DeviceClock:
     @contextlib.contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
         """Around a dispatch and the fetch of its result."""
-        began = self._start()
+        self._start(kind)
         try:
             yield
         finally:
-            self._end(kind, began)
+            self._end(kind)
 
     def follow(self, kind: str, result: jax.Array) -> None:
         """Times work that was just dispatched and is not waited for here."""
-        began = self._start()
+        self._start(kind)
 
         def wait() -> None:
             jax.block_until_ready(result)
-            self._end(kind, began)
+            self._end(kind)
 
         threading.Thread(target=wait, daemon=True).start()
 
@@ -56,19 +57,21 @@ class DeviceClock:
             self._idle, self._began = 0.0, now
             return busy, share
 
-    def _start(self) -> float:
+    def _start(self, kind: str) -> None:
         with self._lock:
             now = time.perf_counter()
             if self._free_since is not None:
                 self._idle += now - self._free_since
                 self._free_since = None
-            self._under_way += 1
-            return now
+            if not self._under_way[kind]:
+                self._started[kind] = now
+            self._under_way[kind] += 1
 
-    def _end(self, kind: str, began: float) -> None:
+    def _end(self, kind: str) -> None:
         with self._lock:
             now = time.perf_counter()
-            self._busy[kind] += now - began
-            self._under_way -= 1
-            if not self._under_way:
+            self._under_way[kind] -= 1
+            if not self._under_way[kind]:
+                self._busy[kind] += now - self._started[kind]
+            if not self._under_way.total():
                 self._free_since = now
