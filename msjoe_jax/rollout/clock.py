@@ -12,8 +12,8 @@ import jax
 class DeviceClock:
     """Times device work from its dispatch to its result; work may overlap in several threads.
 
-    busy: seconds in which work of each kind was under way; idle: seconds between the end of one and the start of the
-    next in which nothing was under way. Both since the last `take`.
+    busy: seconds in which work of each kind was under way; idle: seconds between the end of one
+    and the start of the next in which nothing was. Both since the last `take`.
     """
 
     def __init__(self) -> None:
