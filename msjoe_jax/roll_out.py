@@ -21,6 +21,7 @@ from msjoe_jax.models.functional import Params
 from msjoe_jax.prompts import QueryReply
 from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.episode import AnswerStage, Batch, Episodes, QueryStage, fetch, time_ordered
+from msjoe_jax.rollout.generate import Prompts
 
 
 class Note(NamedTuple):
@@ -169,9 +170,36 @@ def _uniform(mask: Bool[np.ndarray, "B T"], k: int) -> Int[np.ndarray, "B 1 K"]:
 # --- parts of batches -----------------------------------------------------------------------------
 
 
+def _one_length(parts: Sequence[Prompts]) -> list[Prompts]:
+    """Padded to the longest of them: `stack_rows` cuts every part to a length of its own."""
+    length = max(part.tokens.shape[-1] for part in parts)
+
+    def pad(x: Array, value: int = 0) -> Array:
+        widths = [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])]
+        return jnp.pad(x, widths, constant_values=value)
+
+    return [
+        part._replace(
+            tokens=pad(part.tokens),
+            feature_index=pad(part.feature_index, -1),
+            positions=pad(part.positions),
+            segments=pad(part.segments),
+        )
+        for part in parts
+    ]
+
+
 @jax.jit
 def _take(batches: Sequence[RolloutBatch], order: Int[Array, "B"]) -> RolloutBatch:
-    return jax.tree.map(lambda *x: jnp.concatenate(x)[order], *batches)
+    def is_prompts(x: Any) -> bool:
+        return isinstance(x, Prompts)
+
+    def rows(*parts: Any) -> Any:
+        if is_prompts(parts[0]):
+            return jax.tree.map(rows, *_one_length(parts))
+        return jnp.concatenate(parts)[order]
+
+    return jax.tree.map(rows, *batches, is_leaf=is_prompts)
 
 
 def join(rollouts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
@@ -225,7 +253,13 @@ class Collector:
         while drawn < self.config.rollout.refill and (silent := _silent(rollout)):
             extra, drawn = self.batch(params, step), drawn + 1
             useless = set(_silent(extra))
-            fresh = [b for b in range(len(extra.notes)) if b not in useless]
+            held = {note.question.id for note in rollout.notes}
+            fresh = []
+            for b, note in enumerate(extra.notes):
+                # A question held already was drawn with the same keys: it came back as it is.
+                if b not in useless and note.question.id not in held:
+                    held.add(note.question.id)
+                    fresh.append(b)
             order = list(range(len(rollout.notes)))
             for b, other in zip(silent, fresh, strict=False):
                 order[b] = len(rollout.notes) + other

@@ -153,6 +153,41 @@ def test_hosts_partition_each_global_batch(reader, num_epochs):
             np.testing.assert_array_equal(together, whole[key])
 
 
+def test_a_damaged_preview_drops_its_rows_alone(reader, tmp_path):
+    """Video v2 has a preview whose JPEG is cut short: all else is as in the whole folder."""
+    with RecordWriter(tmp_path / "records") as writer:
+        for v, count in enumerate(COUNTS):
+            jpegs = reader.frame_bytes(f"v{v}", range(count))
+            if v == 2:  # its previews are frames 2 and 6
+                jpegs[6] = jpegs[6][:-40]
+            writer.add(f"v{v}", ((t + 0.25, jpeg) for t, jpeg in enumerate(jpegs)))
+    write_embeddings(
+        tmp_path / "records", "fp", ((f"v{v}", reader.embeddings(f"v{v}")) for v in range(4))
+    )
+    damaged = RecordReader(tmp_path / "records")
+    iterator = iter(pipeline(damaged, num_epochs=1))
+    whole, cut = take(iter(pipeline(reader, num_epochs=1)), 3), take(iterator, 1)
+    state = iterator.get_state()
+    cut += take(iterator, 2)
+    assert state == {"next_index": 1}
+    iterator.set_state(state)
+    assert_same(cut[1:], take(iterator, 2))
+    for before, after in zip(whole, cut, strict=True):
+        broken = before["index"] % 4 == 2
+        np.testing.assert_array_equal(after["valid"], before["valid"] & ~broken)
+        np.testing.assert_array_equal(after["error"] != "", broken)
+        assert all("video v2 is a damaged JPEG" in error for error in after["error"][broken])
+        assert not after["preview"][broken].any()
+        np.testing.assert_array_equal(after["preview"][~broken], before["preview"][~broken])
+        for key in before.keys() - {"preview", "valid", "error"}:
+            np.testing.assert_array_equal(after[key], before[key])
+    # A filling row is a copy of question 0: it is left out as it is, and says nothing.
+    options = {"batch_size": 3, "num_candidates": 8, "num_preview": 2, "num_epochs": 1}
+    (batch,) = make_pipeline([QUESTIONS[2], QUESTIONS[1]], damaged, shuffle=False, **options)
+    assert batch["valid"].tolist() == [False, True, False]
+    assert (batch["error"] != "").tolist() == [True, False, False]
+
+
 @given(st.integers(1, 9), st.integers(0, 50))
 def test_host_shards_partition_any_list(num_hosts, length):
     rows = list(range(length))

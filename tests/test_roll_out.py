@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_bundle, tiny_config
 
-from msjoe_jax import replay, roll_out
+from msjoe_jax import replay, roll_out, train
 from msjoe_jax.bundle import load_bundle
 from msjoe_jax.data.embed import write_embeddings
 from msjoe_jax.data.pipeline import make_pipeline
@@ -232,6 +232,18 @@ def note_of(number, correct, weight=1.0):
     return types.SimpleNamespace(question=question, correct=np.array(correct), weight=weight)
 
 
+def refilled(made, refill):
+    """`collect` on batches of the notes `made`; the arrays are the questions' ids."""
+    stub = object.__new__(roll_out.Collector)
+    stub.config = types.SimpleNamespace(rollout=types.SimpleNamespace(refill=refill))
+    supply = iter(made)
+    arrays = lambda notes: np.array([n.question.id for n in notes])  # noqa: E731
+    stub.batch = lambda *_: (lambda notes: roll_out.Rollout(arrays(notes), notes, 1, 1))(
+        next(supply)
+    )
+    return stub.collect({}, 0)
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(
@@ -248,14 +260,7 @@ def test_refill_replaces_what_teaches_nothing(kinds, refill):
         [note_of(3 * i + j, value[kind], float(kind != "dropped")) for j, kind in enumerate(row)]
         for i, row in enumerate(kinds)
     ]
-    stub = object.__new__(roll_out.Collector)
-    stub.config = types.SimpleNamespace(rollout=types.SimpleNamespace(refill=refill))
-    supply = iter(made)
-    arrays = lambda notes: np.array([n.question.id for n in notes])  # noqa: E731
-    stub.batch = lambda *_: (lambda notes: roll_out.Rollout(arrays(notes), notes, 1, 1))(
-        next(supply)
-    )
-    out, drawn = stub.collect({}, 0)
+    out, drawn = refilled(made, refill)
 
     teaches = lambda n: n.weight > 0 and n.correct.min() != n.correct.max()  # noqa: E731
     want, used = list(made[0]), 0
@@ -267,6 +272,60 @@ def test_refill_replaces_what_teaches_nothing(kinds, refill):
                 want[b] = fresh.pop(0)
     assert [n.question.id for n in out.notes] == [n.question.id for n in want]
     assert np.asarray(out.arrays).tolist() == [n.question.id for n in want] and drawn == used
+
+
+def test_refill_takes_a_question_once():
+    """A question that is drawn again with the same keys brings the same tokens."""
+    first = [note_of(0, [0, 1]), *(note_of(i, [0, 0]) for i in (1, 2, 3))]
+    later = [
+        [note_of(i, [0, 1]) for i in (0, 4, 4, 0)],  # 0 is there, and 4 comes twice
+        [note_of(i, [0, 1]) for i in (4, 0, 5, 5)],
+    ]
+    out, drawn = refilled([first, *later], 2)
+    assert [n.question.id for n in out.notes] == [0, 4, 5, 3] and drawn == 2
+    assert np.asarray(out.arrays).tolist() == [0, 4, 5, 3]
+
+
+# --- damaged frames -------------------------------------------------------------------------------
+
+
+def test_damaged_frames_drop_their_questions_alone(made, plain, tmp_path):
+    """A frame that both draws must take, of the first question; a preview of the second."""
+    config, programs, params, reader, questions = made
+    with RecordWriter(tmp_path / "records") as writer:
+        for v in range(B):
+            jpegs = reader.frame_bytes(f"v{v}", range(3 + 3 * v))
+            if v < 2:  # three frames, of which 0 and 2 are previews; six, of which 1 and 4 are
+                jpegs[1] = jpegs[1][: len(jpegs[1]) // 2]
+            writer.add(f"v{v}", enumerate(jpegs))
+    write_embeddings(
+        tmp_path / "records", "random", ((f"v{v}", reader.embeddings(f"v{v}")) for v in range(B))
+    )
+    made = config, programs, params, RecordReader(tmp_path / "records"), questions[:B]
+    work = collector(made, config)
+    rollout = work.batch(params, 5)
+    weight = {note.question.id: note.weight for note in rollout.notes}
+    assert weight == {"q0": 0, "q1": 0, "q2": 1, "q3": 1}
+    assert rollout.arrays.weight.tolist() == [note.weight for note in rollout.notes]
+    said = {failure["question"]: failure["error"] for failure in work.episodes.failures}
+    assert said.keys() == {"q0", "q1"} and len(work.episodes.failures) == 2
+    assert said["q0"].startswith("frames unreadable:") and "v0 is a damaged" in said["q0"]
+    assert said["q1"].startswith("previews unreadable:") and "v1 is a damaged" in said["q1"]
+
+    shown = {"texts": [], "images": []}
+    writer = types.SimpleNamespace(
+        texts=lambda step, texts: shown["texts"].append(texts["rollout"]),
+        images=lambda step, images: shown["images"].append(images["key_frames"]),
+    )
+    notes = sorted(rollout.notes, key=lambda note: note.question.id)
+    train._show(writer, 1, work.episodes, notes)  # what was dropped comes first
+    assert len(shown["texts"]) == len(shown["images"]) == 1
+    kept = notes[2].question
+    assert f"right: {kept.letter}" in shown["texts"][0]
+    train._show(writer, 1, work.episodes, notes[:2])  # nothing was kept
+    assert len(shown["texts"]) == len(shown["images"]) == 1
+    train._show(writer, 1, work.episodes, [notes[0]._replace(weight=1.0)])  # damaged since
+    assert len(shown["texts"]) == 2 and len(shown["images"]) == 1
 
 
 # --- the update -----------------------------------------------------------------------------------
@@ -384,6 +443,29 @@ def test_length_buckets_change_shapes_only(made, plain):
     short, long = (x.arrays.queries.prompts.tokens.shape[-1] for x in (after, before))
     assert short < long and short % (long // 4) == 0
     same_rollouts(after, before)
+
+
+def test_parts_of_different_length_join(made, plain):
+    """Waves, and a refill: some prompts cut to a bucket, others of full length."""
+    config, programs, params, reader, questions = made
+    batch, _ = plain
+    longer = list(questions)
+    for i in batch["index"][1::2]:
+        longer[i] = dataclasses.replace(longer[i], question="what colour is the cup ? " * 7)
+    longer = config, programs, params, reader, longer
+    cut = changed(config, **{"prompt.length_buckets": 4})
+    before = collector(longer, config, iter([batch])).batch(params, 5)
+    waves = collector(longer, changed(cut, **{"rollout.waves": 2}), iter([batch])).batch(params, 5)
+    short = collector(made, cut, iter([batch])).batch(params, 5)
+    extra = collector(longer, cut, iter([batch])).batch(params, 5)
+    for stage in ("queries", "answers"):
+        lengths = [getattr(x.arrays, stage).prompts.tokens.shape[-1] for x in (short, extra)]
+        assert lengths[0] < lengths[1] == 96
+    for after in (waves, roll_out.join([short, extra], [0, 5, 2, 7])):
+        same_rollouts(after, before)
+        for stage in ("queries", "answers"):
+            left, right = (getattr(x.arrays, stage).prompts for x in (after, before))
+            jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 def test_an_importance_of_zero_teaches_nothing(stepping, rewarded):

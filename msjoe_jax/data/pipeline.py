@@ -52,12 +52,20 @@ def _row(
     preview_mask = np.arange(num_preview) < len(shown)
     # A video shorter than the previews repeats its last frame under a False mask.
     preview_index = np.concatenate([shown, np.repeat(shown[-1:], num_preview - len(shown))])
+    error = ""
+    try:
+        previews = reader.frames(question.video, preview_index, preview_size)
+    except Exception as damage:  # one unreadable frame: the row says so and keeps its shapes
+        error = f"previews unreadable: {damage}"
+        size = preview_size or (info.height, info.width)
+        previews = np.zeros((num_preview, *size, 3), np.uint8)
     row = {
         "frame_mask": frame_mask,
         "frame_index": frame_index,
         "timestamps": np.where(frame_mask, info.timestamps[frame_index], 0).astype(np.float32),
         "duration": np.float32(info.duration),
-        "preview": preview_fn(reader.frames(question.video, preview_index, preview_size)),
+        "error": error,
+        "preview": preview_fn(previews),
         "preview_mask": preview_mask,
         "preview_index": preview_index.astype(np.int32),
         "preview_times": info.timestamps[preview_index].astype(np.float32),
@@ -95,6 +103,8 @@ def make_pipeline(
 
         index [B] int32         position in `questions`
         valid [B] bool          False on rows that only fill the last batch (copies of question 0)
+                                and on those whose previews cannot be read (black frames)
+        error [B] str           why they cannot be read, "" if they can be and on filling rows
         embeddings [B, T, D]    float32, zero where padded; absent if not `with_embeddings`
         frame_mask [B, T]       True on candidates; a video of more than T frames is thinned to T
         frame_index [B, T]      each candidate's frame number in the record folder, 0 where padded
@@ -141,7 +151,9 @@ def make_pipeline(
             preview_fn or (lambda frames: frames),
             with_embeddings,
         )
-        return {"index": np.int32(index), "valid": np.bool_(valid), **row}
+        error = row["error"] if valid else ""
+        row |= {"valid": np.bool_(valid and not error), "error": np.str_(error)}
+        return {"index": np.int32(index), **row}
 
     epoch = range(len(questions)) if order is None else order.tolist()
     items = grain.MapDataset.source([(i, True) for i in epoch]).seed(seed)

@@ -218,11 +218,16 @@ class Episodes:
     ) -> AnswerStage:
         """Stage 4 on candidate indices `frames` (−1: none), `samples` answers to each set.
 
-        Each distinct unit of a question (see rollout/frames.py) is encoded once.
+        Each distinct unit of a question (see rollout/frames.py) is encoded once. Sets `weight` to 0
+        where a prompt is too long or a frame unreadable. Reports what the pipeline dropped too:
+        every question comes here once a rollout, by whatever stages before.
         """
         c, style = self.config.prompt, self.system.style
         B, G, _ = frames.shape
         questions = self.batch_questions(batch)
+        for question, error in zip(questions, batch["error"], strict=True):
+            if error:
+                self._report(question, str(error))
         ordered = [[sorted(int(t) for t in f if t >= 0) for f in row] for row in frames]
         units = [[units_of(f, self.per_unit) for f in row] for row in ordered]
         distinct = [sorted({unit for units_g in row for unit in units_g}) for row in units]
@@ -372,8 +377,11 @@ class Episodes:
 
     def _drop(self, question: Question, why: str, weight: np.ndarray, b: int) -> None:
         if weight[b]:
-            self.failures.append({"question": question.id, "video": question.video, "error": why})
+            self._report(question, why)
         weight[b] = 0.0
+
+    def _report(self, question: Question, why: str) -> None:
+        self.failures.append({"question": question.id, "video": question.video, "error": why})
 
     def _text(self, tokens: np.ndarray, mask: np.ndarray) -> str:
         assert self.system.tokenizer is not None
