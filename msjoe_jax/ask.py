@@ -28,7 +28,7 @@ from tqdm import tqdm
 from msjoe_jax.bundle import load_bundle
 from msjoe_jax.data.embed import embed_records
 from msjoe_jax.data.pipeline import make_pipeline
-from msjoe_jax.data.questions import Question
+from msjoe_jax.data.questions import Question, is_unicode
 from msjoe_jax.data.records import RecordReader, RecordWriter, VideoInfo
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
@@ -209,7 +209,7 @@ def _check_texts(question: str, options: Sequence[str]) -> None:
         raise UserError(f"options: {len(options)} given; 2 to 26 are needed, a flag for each")
     if not all(option.strip() for option in options):
         raise UserError("an option of --options is empty")
-    if any("\ud800" <= c <= "\udfff" for text in (question, *options) for c in text):
+    if not is_unicode([question, *options]):
         raise UserError("--question and --options must be UTF-8 text")
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,25 @@ ARMS = {
     "joint_uniform": Arm("joint MLLM, uniform", "joint"),
     "oracle_queries": Arm("oracle queries, top-k smoothed", "base", "oracle", "topk_smooth"),
     "oracle": Arm("oracle frames", selector="oracle"),
+}
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
+
+
+# What an arm reads of a question's `extra`: field, form in words, test (of it and of max_queries).
+_EXTRAS: dict[str, tuple[str, str, Callable[[Any, int], bool]]] = {
+    "oracle_queries": (
+        "oracle_queries",
+        "1 to config.prompt.max_queries texts",
+        lambda found, most: _is_list(found, str) and len(found) <= most,
+    ),
+    "oracle": (
+        "oracle_frames",
+        "lists of frame numbers",
+        lambda found, _: _is_list(found, list) and all(_is_list(f, int) or not f for f in found),
+    ),
 }
 
 
@@ -217,6 +236,43 @@ def check_selectors(names: Sequence[str], sets: Collection[str]) -> None:
                 raise UserError(f"selector {name} needs the stage {part!r}, which was not run")
 
 
+def load_heldout(
+    config: ConfigDict, *, embedded: bool = True
+) -> tuple[list[Question], RecordReader]:
+    """The held-out questions and their records, with all that the selectors will ask of them.
+
+    `embedded` False: CLIP's embeddings of the frames are still to come.
+
+    Raises:
+      UserError: an unset or unreadable field of `config.data`, a question whose video is not among
+        the records, or that lacks what `config.evaluate.selectors` need.
+    """
+    for name in ("heldout_questions", "heldout_records"):
+        if not config.data[name]:
+            raise UserError(f"config.data.{name} is not set, and the stage evaluate reads it")
+    questions = load_questions(config.data.heldout_questions)
+    questions = questions[: config.evaluate.limit or None]
+    reader = RecordReader(config.data.heldout_records)
+    make_pipeline(  # for its checks: it reads nothing until batches are taken
+        questions,
+        reader,
+        batch_size=1,
+        num_candidates=config.frames.candidates,
+        num_preview=config.frames.preview,
+        with_embeddings=embedded,
+    )
+    for name in config.evaluate.selectors:
+        if wanted := _EXTRAS.get(name):
+            field, form, fits = wanted
+            for question in questions:
+                if not fits(question.extra.get(field), config.prompt.max_queries):
+                    raise UserError(
+                        f"question {question.id}: extra.{field} must be {form}; leave the "
+                        f"selector {name} out"
+                    )
+    return questions, reader
+
+
 def evaluate(
     config: ConfigDict,
     workdir: pathlib.Path,
@@ -229,13 +285,11 @@ def evaluate(
     error. `eval_questions.jsonl` holds every question's outcome, for paired intervals.
 
     Raises:
-      UserError: unknown selector, or no questions.
+      UserError: unknown selector, or as `load_heldout`.
     """
     names = list(config.evaluate.selectors)
     check_selectors(names, params)
-    questions = load_questions(config.data.heldout_questions)
-    questions = questions[: config.evaluate.limit or None]
-    reader = RecordReader(config.data.heldout_records)
+    questions, reader = load_heldout(config)
     right = Evaluator(config, programs, questions, reader, params).run(names)
     table = {}
     for name in names:

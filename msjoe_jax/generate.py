@@ -26,9 +26,10 @@ import numpy as np
 from absl import flags, logging
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from msjoe_jax.bundle import Mllm, load_mllm
+from msjoe_jax.data.questions import is_unicode
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.functional import Params
@@ -165,7 +166,7 @@ def complete(
 
 
 def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
-    """An image file as RGB.
+    """An image file as RGB, turned as its EXIF orientation says.
 
     Raises:
       UserError: it is missing, is no image, or has too many pixels to be meant.
@@ -174,11 +175,11 @@ def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
         raise UserError(f"{path}: more than {limit} pixels; make the image smaller") from None
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for bad files
+    except Exception as error:  # Pillow raises many kinds for bad files and bad EXIF data
         reason = getattr(error, "strerror", None) or "not a readable image"
         raise UserError(f"{path}: {reason}") from None
 
@@ -244,6 +245,8 @@ def run(
         raise UserError("--checkpoint is missing: a folder that main or convert wrote")
     if not prompt.strip():
         raise UserError("--prompt is missing or empty")
+    if not is_unicode([prompt, system]):
+        raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
     mllm = load_mllm(pathlib.Path(checkpoint), dtype)
     visuals = [_image(path, picture, mllm, max_pixels) for path, picture in pictures]
@@ -303,7 +306,7 @@ def cli() -> None:
     heat = flags.DEFINE_float("temperature", 0.0, "0 is greedy.", 0.0)
     top_k = flags.DEFINE_integer("top_k", 0, "Sample among the likeliest k; 0: all.", 0)
     top_p = flags.DEFINE_float("top_p", 1.0, "Sample within this mass; 1: all.", 0.0, 1.0)
-    seed = flags.DEFINE_integer("seed", 0, "Of the sampling.")
+    seed = flags.DEFINE_integer("seed", 0, "Of the sampling.", 0, 2**31 - 1)
     dtype = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of the computation.")
     as_json = flags.DEFINE_bool("json", False, "End with a line of JSON.")
 

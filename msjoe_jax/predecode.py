@@ -32,10 +32,11 @@ from typing import Any
 
 import msgpack
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from tqdm import tqdm
 
 from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.questions import check_unicode
 from msjoe_jax.data.shards import (
     SHARD_BYTES,
     ShardWriter,
@@ -46,7 +47,8 @@ from msjoe_jax.data.shards import (
     write_manifest,
 )
 from msjoe_jax.data.video import decode
-from msjoe_jax.errors import UserError, run_cli
+from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.cli import run_app
 
 MANIFEST = flags.DEFINE_string("manifest", None, "JSON lines of id and video path.")
 OUT = flags.DEFINE_string("out", None, "Record folder to make, resume or extend.")
@@ -77,7 +79,11 @@ class Entry:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
+        """Bytes; 0 where the system refuses the path, which decoding then says of this video."""
+        try:
+            return self.path.stat().st_size if self.path.is_file() else 0
+        except OSError:
+            return 0
 
 
 def load_entries(path: Path) -> list[Entry]:
@@ -99,6 +105,10 @@ def load_entries(path: Path) -> list[Entry]:
             raise UserError(f"{where}: not JSON ({error})") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: not a JSON object")
+        try:
+            check_unicode(row)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         for key in ("id", "video"):
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise UserError(f"{where}: field {key!r} must be a non-empty string")
@@ -302,7 +312,7 @@ def _clip_of(checkpoint: Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]
     return clip_encoder(system, params["clip"]), fingerprint(params["clip"])
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     if not MANIFEST.value or not OUT.value:
         raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
     for flag, low, high in ((QUALITY, 1, 95), (MAX_SIDE, 16, 1 << 14), (WORKERS, 1, 1 << 10)):
@@ -327,4 +337,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: run_cli(main, argv))
+    run_app(main)

@@ -23,7 +23,7 @@ from msjoe_jax.data.world import (
 from msjoe_jax.data.world_build import build_world, questions_path, records_path
 from msjoe_jax.difficulty import measure_difficulty
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluate import check_selectors, evaluate
+from msjoe_jax.evaluate import check_selectors, evaluate, load_heldout
 from msjoe_jax.models.functional import Params, fingerprint
 from msjoe_jax.rollout.frames import check_frames
 from msjoe_jax.rollout.programs import Programs, clip_encoder
@@ -44,9 +44,12 @@ def check_stages(config: ConfigDict) -> None:
 
     Raises:
       UserError: an unknown stage, an unknown selector, or one that needs a stage that is not run,
-        a frame mode that is unknown or that the tiny world's warm-up does not teach, or what
-        `check_training` finds.
+        a frame mode that is unknown or that the tiny world's warm-up does not teach, a seed out of
+        range, or what `check_training` finds.
     """
+    for name, seed in (("seed", config.seed), ("world.seed", config.world.seed)):
+        if not 0 <= seed < 1 << 31:
+            raise UserError(f"config.{name}={seed} must be from 0 to {(1 << 31) - 1}")
     check_frames(config)
     if config.frames.mode == "video" and "warm_up" in config.stages:
         raise UserError("config.frames.mode=video: the stage warm_up teaches images only")
@@ -71,6 +74,8 @@ def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
     config = copy.deepcopy(config)
     if "world" in stages:
         _world(config, workdir / "world")
+    elif "evaluate" in stages:  # its data are read now: training would be in vain without them
+        load_heldout(config, embedded="warm_up" not in stages)
     system = make_system(config)
     base = _base_params(config, workdir, system, "warm_up" in stages)
     warmed = [stage for stage in stages if stage == "warm_up"]

@@ -1,10 +1,16 @@
 """How commands start: flags and configs that are wrong are one line, not a traceback."""
 
+import json
 import pathlib
 import subprocess
 import sys
 
 import pytest
+from tiny import tiny_video
+
+from msjoe_jax import predecode
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.errors import UserError, run_cli
 
 PROGRAM = """
 from ml_collections import config_flags
@@ -50,3 +56,39 @@ def test_what_is_wrong_is_one_line(tmp_path, arguments, words):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
+
+
+def test_what_the_system_refuses_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_cli(open, "absent/file")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: absent/file: No such file or directory\n"
+
+
+def test_predecode_says_a_bad_flag_in_one_line():
+    line = [sys.executable, "-m", "msjoe_jax.predecode", "--fps=abc"]
+    done = subprocess.run(
+        line, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1]
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: flag --fps=abc") and done.stderr.count("\n") == 1
+
+
+def test_a_path_that_the_system_refuses_is_one_failure(tmp_path):
+    tiny_video(tmp_path / "good.mp4", 2)
+    rows = [{"id": "long", "video": "x" * 300}, {"id": "good", "video": "good.mp4"}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    how = {"fps": 1.0, "max_side": 64, "quality": 90, "workers": 1}
+    assert predecode.predecode(tmp_path / "list.jsonl", out, **how) == (1, 1)
+    assert RecordReader(out).ids == ["good"]
+    assert "File name too long" in json.loads((out / "failures.jsonl").read_text())["reason"]
+
+
+@pytest.mark.parametrize("field", ["id", "video", "extra"])
+def test_half_a_character_in_a_list_of_videos_is_named(tmp_path, field):
+    row = {"id": "a", "video": "a.mp4", "extra": {}}
+    row[field] = {"x": "\ud83d"} if field == "extra" else "\ud83d"
+    (tmp_path / "list.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=rf"list.jsonl:1: field '{field}' holds half of a surr"):
+        predecode.load_entries(tmp_path / "list.jsonl")

@@ -226,6 +226,16 @@ def edit(file: pathlib.Path, **fields) -> None:
     file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
+def null(file: pathlib.Path, field: str) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: None}))
+
+
+def edit_text(folder: pathlib.Path, **fields) -> None:
+    """Of config.json, the part that tells the decoder's sizes."""
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder / "config.json", text_config={**text, **fields})
+
+
 def shard(folder: pathlib.Path) -> pathlib.Path:
     return sorted(folder.glob("*.safetensors"))[1]
 
@@ -248,6 +258,15 @@ def with_index(folder: pathlib.Path, name: str) -> None:
         (lambda f: edit(f / "config.json", text_config=7), r"config.json: .*int"),
         (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json: no readable tokenizer"),
         (lambda f: edit(f / "preprocessor_config.json", image_mean=[0.5] * 3), r"image_mean is"),
+        (lambda f: edit(f / "preprocessor_config.json", image_std=["a"] * 3), r"image_std is \['a"),
+        (lambda f: null(f / "preprocessor_config.json", "image_mean"), r"image_mean is None; only"),
+        (
+            lambda f: edit_text(f, num_attention_heads=0),
+            r"config.json: heads is 0, not a whole num",
+        ),
+        (lambda f: edit_text(f, num_attention_heads=3), r"width 32 is not a multiple of the 3 h"),
+        (lambda f: edit_text(f, hidden_size="32"), r"width is '32', not a whole number from 1"),
+        (lambda f: edit_text(f, rms_norm_eps=None), r"norm_eps is None, not a number above 0"),
         (lambda f: shard(f).unlink(), r"files that are absent: model-00002-of-\d+.safetensors"),
         (lambda f: with_index(f, "../config.json"), r"names a file outside its folder"),
         (lambda f: cut(f, 4), r"model-00002-of-\d+.safetensors: no safetensors file, or a dam"),
@@ -263,6 +282,21 @@ def test_sources_that_are_refused(tmp_path, spoil, message):
         convert(tmp_path / "hf", tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]  # before anything is written
+
+
+@pytest.mark.parametrize(
+    "part, field, value, words",
+    [
+        ("vision_cfg", "head_width", 0, "head_width is 0"),
+        ("vision_cfg", "layers", [3, 4, 6, 3], r"vision_layers is \[3, 4, 6, 3\], not a whole"),
+        ("text_cfg", "heads", 7, "text_width 512 is not a multiple of the 7 heads"),
+    ],
+)
+def test_sizes_of_open_clip_that_are_refused(part, field, value, words):
+    model = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
+    model[part] = {field: value}
+    with pytest.raises(ValueError, match=words):
+        CLIPConfig.from_open_clip({"model_cfg": model})
 
 
 def test_one_line_and_status_2(tmp_path):

@@ -12,7 +12,8 @@ from scipy import stats
 
 from msjoe_jax import evaluate
 from msjoe_jax.config import base
-from msjoe_jax.data.questions import Question
+from msjoe_jax.data.questions import Question, save_questions
+from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
@@ -217,6 +218,39 @@ def test_unknown_or_unavailable_selectors_are_named(tmp_path, selectors, words):
     config.evaluate.selectors = selectors
     with pytest.raises(UserError, match=words):
         evaluate.evaluate(config, tmp_path, PROGRAMS, {"base": {}})
+
+
+@pytest.mark.parametrize(
+    "selector, extra, words",
+    [
+        ("uniform", {}, None),
+        ("oracle", {"oracle_frames": [[0, 1], []]}, None),
+        ("oracle_queries", {"oracle_queries": ["cup"]}, None),
+        ("oracle", {}, r"question q: extra\.oracle_frames must be lists of frame numbers; leave"),
+        ("oracle", {"oracle_frames": [0, 1]}, "must be lists"),
+        ("oracle_queries", {}, r"extra\.oracle_queries must be 1 to config\.prompt\.max_queries t"),
+        ("oracle_queries", {"oracle_queries": ["cup"] * 9}, "must be 1 to"),
+    ],
+)
+def test_heldout_data_are_checked_before_training(tmp_path, selector, extra, words):
+    with RecordWriter(tmp_path / "records") as writer:
+        writer.add("v", [(0.0, np.zeros((8, 8, 3), np.uint8))])
+    config = base()
+    config.evaluate.selectors = (selector,)
+    config.data.heldout_records = str(tmp_path / "records")
+    config.data.heldout_questions = file = str(tmp_path / "questions.jsonl")
+    save_questions(file, [Question("q", "v", "?", ("a", "b"), 0, extra=extra)])
+    if words:
+        with pytest.raises(UserError, match=words):
+            evaluate.load_heldout(config, embedded=False)
+        return
+    questions, reader = evaluate.load_heldout(config, embedded=False)
+    assert (len(questions), reader.ids) == (1, ["v"])
+    with pytest.raises(UserError, match="no CLIP embeddings"):
+        evaluate.load_heldout(config)
+    save_questions(file, [Question("q", "elsewhere", "?", ("a", "b"), 0, extra=extra)])
+    with pytest.raises(UserError, match="video 'elsewhere' is not in"):
+        evaluate.load_heldout(config, embedded=False)
 
 
 def test_a_searched_text_cannot_hold_special_tokens():

@@ -227,6 +227,8 @@ def test_the_last_line_is_json(bundle, media, capsys):
         ({"images": ["long.png"]}, r"long\.png: .*too elongated"),
         ({"videos": ["broken.png"]}, r"broken\.png"),
         ({"prompt": " "}, "--prompt is missing or empty"),
+        ({"prompt": "who \udcff?"}, "--prompt and --system must be UTF-8"),
+        ({"system": "\ud83d"}, "--prompt and --system must be UTF-8"),
         ({"bundle": ""}, "--checkpoint is missing"),
         ({"bundle": "nowhere"}, "nowhere"),
     ],
@@ -243,6 +245,16 @@ def test_a_gigapixel_image_is_refused_unread(bundle, media, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"picture\.png: more than 1000 pixels"):
         run(bundle, [str(media / "picture.png")])
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    """Orientation 6: the first stored row is shown as the right-hand column."""
+    stored = frames(1, 4, 6)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
+    shown = command.read_image(str(tmp_path / "photo.png"))
+    np.testing.assert_array_equal(shown, np.rot90(stored, -1))
 
 
 def test_frames_of_a_video(media, tmp_path):

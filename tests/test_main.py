@@ -49,6 +49,9 @@ CASES = [
       "--config.clip.tokenizer=none"), "none: no readable tokenizer.json"),
     ((TINY, DIR, "--config.evaluate.selectors=('uniform','best')"), "'best' is not one of"),
     ((TINY, DIR, "--config.stages=('pretrain','evaluate')"), "joint needs the stage 'joint'"),
+    ((TINY, DIR, "--config.seed=-1"), "config.seed=-1 must be from 0 to"),
+    ((TINY, DIR, "--config.stages=('pretrain','evaluate')",
+      "--config.evaluate.selectors=('uniform',)"), "config.data.heldout_questions is not set"),
     ((TINY, "--workdir=configs/tiny.py"), "configs/tiny.py"),
 ]  # fmt: skip
 

@@ -76,3 +76,14 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no checkpoint in"):
         ParamReader(tmp_path / "absent")
+
+
+def test_a_lost_chunk_is_no_zeros(tmp_path):
+    """TensorStore takes what is absent for zeros unless told not to; stored zeros stay zeros."""
+    leaf = jax.ShapeDtypeStruct((4,), np.float32)
+    ParamWriter(tmp_path / "p", {"a": leaf}, frozenset(), {}).write("a", None, np.arange(4.0))
+    (tmp_path / "p" / "state" / "a" / "0").unlink()
+    with pytest.raises(UserError, match=r"p cannot be read: a: .*missing"):
+        ParamReader(tmp_path / "p").read("a")
+    save_params(str(tmp_path / "zeros"), {"a": np.zeros(4, np.float32)}, {})
+    assert not ParamReader(tmp_path / "zeros").read("a").any()

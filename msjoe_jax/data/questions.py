@@ -32,6 +32,25 @@ class Question:
         return ascii_uppercase[self.answer]
 
 
+def is_unicode(value: Any) -> bool:
+    """Whether all text in a JSON value can be written and tokenized.
+
+    JSON and command lines can hold half of a surrogate pair ("\\ud83d"), which is no character.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_unicode(row: dict[str, Any]) -> None:
+    """Raises UserError naming the field that holds half a character."""
+    for key, value in row.items():
+        if not is_unicode({key: value}):
+            raise UserError(f"field {key!r} holds half of a surrogate pair, which is no character")
+
+
 def _text(row: dict[str, Any], key: str) -> str:
     if key not in row:
         raise UserError(f"field {key!r} is missing")
@@ -47,6 +66,7 @@ def _parse(line: str) -> Question:
         raise UserError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
         raise UserError("not a JSON object")
+    check_unicode(row)
     texts = {key: _text(row, key) for key in ("id", "video", "question")}
     options = row.get("options")
     if not isinstance(options, list) or not options:

@@ -107,7 +107,11 @@ class ParamReader:
         """
         try:
             if path not in self._open:
-                spec = {"driver": "zarr", "kvstore": self._kvstore(path)}
+                spec = {
+                    "driver": "zarr",
+                    "kvstore": self._kvstore(path),
+                    "fill_missing_data_reads": False,  # a lost chunk is an error, not zeros
+                }
                 opened = ts.open(spec, read=True, write=False, context=self._context)
                 self._open[path] = opened.result()
             store = self._open[path]

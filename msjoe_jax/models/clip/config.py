@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from msjoe_jax.models.sizes import check_heads, check_sizes
+
 # Image size, patch, image width and layers, text width, width of the common space.
 SIZES = {
     "vit-b-32": (224, 32, 768, 12, 512, 512),
@@ -36,6 +38,11 @@ class CLIPConfig:
     embed_dim: int
     quick_gelu: bool
     eot_token_id: int
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        check_heads("vision_width", self.vision_width, self.vision_heads)
+        check_heads("text_width", self.text_width, self.text_heads)
 
     @property
     def num_patches(self) -> int:
@@ -147,6 +154,8 @@ class CLIPConfig:
         if unknown:
             raise ValueError(f"not computed here: {', '.join(unknown)}")
         vocab, width = text.get("vocab_size", VOCAB), vision.get("width", 768)
+        if not vision.get("head_width", HEAD):
+            raise ValueError(f"head_width is {vision['head_width']!r}")
         return cls(
             image_size=vision.get("image_size", 224),
             patch=vision.get("patch_size", 16),

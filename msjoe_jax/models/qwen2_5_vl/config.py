@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from msjoe_jax.models.sizes import check_heads, check_sizes
+
 # What transformers assumes of fields that a `vision_config` leaves out, as files that were saved
 # as a difference from these do (configuration_qwen2_5_vl.py).
 VISION_DEFAULTS = {
@@ -38,6 +40,12 @@ class VisionConfig:
     channels: int = 3
     norm_eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        check_heads("vision width", self.width, self.heads)
+        if not all(type(layer) is int for layer in self.full_attention_layers):
+            raise ValueError(f"full_attention_layers {self.full_attention_layers} are no numbers")
+
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
@@ -62,6 +70,17 @@ class TextConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
 
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        check_heads("width", self.width, self.heads)
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        three = [type(x) for x in self.mrope_section] == [int] * 3
+        if not three or 2 * sum(self.mrope_section) != self.head_dim:
+            raise ValueError(
+                f"mrope_section {self.mrope_section}: not three numbers that fill half a head"
+            )
+
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
@@ -78,6 +97,9 @@ class QwenConfig:
     vision_start_token_id: int
     vision_end_token_id: int
     tokens_per_second: int = 2
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> "QwenConfig":
