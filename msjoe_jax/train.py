@@ -194,7 +194,7 @@ def _usable(config: ConfigDict, stage: str, questions: list[Question]) -> list[Q
                 f"{config.data.train_questions}: config.{stage} goes by the questions' difficulty, "
                 "and none has one: run the stage difficulty"
             )
-    if absolute and not (found := [q for q in found if q.difficulty < 1.0]):
+    if absolute and not (found := [q for q in found if q.difficulty != 1.0]):
         raise UserError(f"{config.data.train_questions}: no question has a pass rate below 1")
     return found
 
