@@ -60,9 +60,9 @@ def check_training(config: ConfigDict, stage: str) -> None:
             raise UserError(
                 f"config.{field}={parts} does not divide config.rollout.questions={r.questions}"
             )
-    nested = objective.advantage == "nested"
-    if (r.query_rollouts if nested else r.query_rollouts * r.frame_draws) < 2:
-        field = "query_rollouts" if nested else "query_rollouts × frame_draws"
+    flat = objective.advantage == "group"
+    if (r.query_rollouts * r.frame_draws if flat else r.query_rollouts) < 2:
+        field = "query_rollouts × frame_draws" if flat else "query_rollouts"
         raise UserError(
             f"config.rollout: {field} must be at least 2 for advantage={objective.advantage}"
         )
@@ -81,9 +81,20 @@ def trainable(config: ConfigDict) -> str:
 
 
 def trains_vision(config: ConfigDict, system: System) -> bool:
-    """Whether the vision tower trains, so that frames must be encoded in the step itself."""
-    moving, _ = partition({"vision": system.abstract["mllm"]["vision"]}, trainable(config))
-    return bool(jax.tree.leaves(moving))
+    """Whether the vision tower or an adapter of it trains: the step then encodes the frames."""
+    mllm = jax.eval_shape(functools.partial(_adapted, config), system.abstract["mllm"])
+    moving, _ = partition(mllm, trainable(config))
+    return bool(jax.tree.leaves([tree.get("vision") for tree in (moving, moving.get("lora", {}))]))
+
+
+def _adapted(config: ConfigDict, mllm: Params) -> Params:
+    """The MLLM with the config's adapters, where it asks for them."""
+    if not config.mllm.lora_rank:
+        return mllm
+    try:
+        return add_lora(mllm, config.mllm.lora_targets, config.mllm.lora_rank, config.seed)
+    except (ValueError, re.error) as error:
+        raise UserError(f"config.mllm.lora_targets: {error}") from None
 
 
 def make_optimizers(
@@ -158,11 +169,8 @@ def init_state(config: ConfigDict, stage: str, mllm: Params, sampler: Params) ->
     """
     mllm_optimizer, sampler_optimizer = make_optimizers(config, stage)
     train_mllm = config[stage].train_mllm
-    if train_mllm and config.mllm.lora_rank:
-        try:
-            mllm = add_lora(mllm, config.mllm.lora_targets, config.mllm.lora_rank, config.seed)
-        except ValueError as error:
-            raise UserError(f"config.mllm.lora_targets: {error}") from None
+    if train_mllm:
+        mllm = _adapted(config, mllm)
     try:
         moving, _ = partition(mllm, trainable(config))
     except re.error as error:

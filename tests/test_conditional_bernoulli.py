@@ -148,6 +148,45 @@ def test_extreme_logits_and_padding(poison, size):
     assert not np.asarray(gradient)[~mask].any()
 
 
+@pytest.mark.parametrize("shift", [16.0, -4096.0])
+def test_shift_of_the_logits_changes_nothing(shift):
+    """In 64ths, which float32 shifts without rounding: not even the last digits may move."""
+    logits = jnp.round(64 * jax.random.normal(jax.random.key(0), (12,))) / 64
+    mask = jnp.arange(12) < 10
+    draw = sample(jax.random.key(1), logits, mask, 4)
+    for got, want in (
+        (log_prob_and_grad(logits + shift, draw, mask), log_prob_and_grad(logits, draw, mask)),
+        (entropy_and_grad(logits + shift, mask, 4), entropy_and_grad(logits, mask, 4)),
+    ):
+        for moved, plain in zip(got, want, strict=True):
+            np.testing.assert_array_equal(moved, plain)
+        np.testing.assert_allclose(want[1].sum(), 0.0, atol=TOLERANCE)
+    rows, keys = jnp.tile(logits, (64, 1)), jax.random.split(jax.random.key(2), 64)
+    masks = jnp.tile(mask, (64, 1))
+    plain, moved = (sample(keys, x, masks, 4) for x in (rows, rows + shift))
+    np.testing.assert_array_equal(moved.indices, plain.indices)
+    assert len(np.unique(plain.indices, axis=0)) > 10
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_bfloat16_logits_are_summed_in_float32(size):
+    """Values are those of the same logits in float32; the gradient is rounded once, at its end."""
+    logits = size * jax.random.normal(jax.random.key(0), (12,), jnp.bfloat16)
+    wide, mask = logits.astype(jnp.float32), jnp.arange(12) < 10
+    draw = sample(jax.random.key(1), logits, mask, 4)
+    np.testing.assert_array_equal(draw.indices, sample(jax.random.key(1), wide, mask, 4).indices)
+    for (value, gradient), (want, want_gradient) in (
+        (log_prob_and_grad(logits, draw, mask), log_prob_and_grad(wide, draw, mask)),
+        (entropy_and_grad(logits, mask, 4), entropy_and_grad(wide, mask, 4)),
+    ):
+        assert value.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+        np.testing.assert_allclose(value, want, rtol=1e-6, atol=1e-6)
+        assert np.isfinite(value) and np.isfinite(gradient.astype(jnp.float32)).all()
+        np.testing.assert_allclose(
+            gradient.astype(jnp.float32), want_gradient, rtol=2**-8, atol=TOLERANCE
+        )
+
+
 def test_long_videos_keep_their_digits():
     """T = 2048, K = 32, equal logits: the log-probability is −log C(T, K), the KL 0."""
     frames, k = 2048, 32

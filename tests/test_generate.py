@@ -284,6 +284,33 @@ def test_the_end_token_counts_once_and_nothing_follows():
     assert lengths.min() < C and not done.finished.all()  # both kinds were seen
 
 
+@pytest.mark.parametrize("ends", [ENDS, (0, *ENDS)], ids=["plain", "padding_ends"])
+def test_completions_of_every_length_end(ends):
+    """The end token has a log-prob at each place, as the padding id too; what follows is 0."""
+    sampling, examples, zeros = Sampling(C, ends, BANNED, TEMPERATURE), {}, set()
+    for seed in (1, 2):
+        keys = jax.random.split(jax.random.key(seed), (B, G, n))
+        done = jax.tree.map(np.asarray, sample(PROMPTS, FEATURES, keys, sampling))
+        (log_p, _), _ = score_and_gradient(PROMPTS, FEATURES, done.tokens, done.mask)
+        np.testing.assert_allclose(log_p * done.mask, done.log_probs, atol=TOLERANCE)
+        for b, g, j, length in rows(done):
+            tokens, log_probs = done.tokens[b, g, j], done.log_probs[b, g, j]
+            np.testing.assert_array_equal(done.mask[b, g, j], np.arange(C) < length)
+            assert not np.isin(tokens[: length - 1], ends).any()
+            assert np.isin(tokens[length - 1], ends) == done.finished[b, g, j]
+            assert done.finished[b, g, j] or length == C
+            assert (log_probs[:length] < 0).all() and not tokens[length:].any()
+            if done.finished[b, g, j]:
+                examples[length] = b, g, tokens[:length], log_probs[:length]
+                zeros |= {length} if tokens[length - 1] == 0 else set()
+    assert set(examples) == set(range(1, C + 1))
+    assert len(zeros) == 3 if 0 in ends else not zeros
+    for b, g, tokens, log_probs in examples.values():
+        want = oracle_log_softmax(oracle_logits(b, g, tokens), TEMPERATURE)
+        picked = want[np.arange(len(tokens)), tokens]
+        np.testing.assert_allclose(log_probs, picked, atol=TOLERANCE)
+
+
 def test_a_group_shares_its_prompts_cache():
     """Compiled memory, of which a copied cache would take 7 more for 8 completions."""
     length, shape = 2048, jax.ShapeDtypeStruct

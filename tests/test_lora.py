@@ -18,7 +18,7 @@ Y, D, N, H, F = 2, 6, 2, 3, 5
 def make_params(seed=0):
     rng = np.random.default_rng(seed)
     f = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    layers = {"q": f(Y, D, N, H), "o": f(Y, N, H, D), "down": f(Y, F, D), "q_bias": f(Y, D)}
+    layers = {"q": f(Y, D, N, H), "o": f(Y, N, H, D), "down": f(Y, F, D), "q_bias": f(Y, N, H)}
     return {"language": {"layers": layers, "embedding": f(7, D)}, "vision": {"patch": f(4, D)}}
 
 

@@ -3,10 +3,12 @@
 import re
 
 import pytest
+from tiny import tiny_config
 
 from msjoe_jax.config import base
 from msjoe_jax.errors import UserError
-from msjoe_jax.train_state import check_training
+from msjoe_jax.system import make_system
+from msjoe_jax.train_state import check_training, trains_vision
 
 
 def changed(**fields):
@@ -54,3 +56,40 @@ def test_a_group_may_lie_in_either_dimension():
     one["rollout__frame_draws"] = 1
     with pytest.raises(UserError, match="must be at least 2 for advantage=group"):
         check_training(changed(objective__advantage="group", **one), "joint")
+    # Without one it is the other queries' rollouts that a query's are compared with.
+    one["rollout__frame_draws"] = 2
+    with pytest.raises(UserError, match="query_rollouts must be at least 2 for advantage=leave"):
+        check_training(changed(objective__advantage="leave_one_out", **one), "joint")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """(config, system); the adapters and what trains are no part of the system."""
+    config = tiny_config(tmp_path_factory.mktemp("tiny"))
+    return config, make_system(config)
+
+
+@pytest.mark.parametrize(
+    "fields, trains",
+    [
+        ({}, False),
+        ({"trainable": ""}, True),
+        ({"trainable": "^vision/merger/"}, True),
+        ({"trainable": "", "lora_rank": 2}, False),  # the adapters alone: of the language model
+        ({"lora_rank": 2, "lora_targets": "^vision/"}, True),
+        ({"lora_rank": 2, "lora_targets": "layers/"}, True),
+        ({"lora_rank": 2, "lora_targets": "(language.*|vision.*_bias)$"}, False),
+    ],
+)
+def test_the_tower_trains_where_it_or_an_adapter_of_it_does(tiny, fields, trains):
+    config, system = tiny[0].copy_and_resolve_references(), tiny[1]
+    config.mllm.update(fields)
+    assert trains_vision(config, system) is trains
+
+
+@pytest.mark.parametrize("targets", ["nothing", "("])
+def test_adapters_of_nothing_are_a_slip(tiny, targets):
+    config, system = tiny[0].copy_and_resolve_references(), tiny[1]
+    config.mllm.update({"lora_rank": 2, "lora_targets": targets})
+    with pytest.raises(UserError, match=r"config\.mllm\.lora_targets: "):
+        trains_vision(config, system)

@@ -33,6 +33,7 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
     """The tree with factors for every stacked matrix whose path matches `targets` (searched).
 
     a [Y, in, r] is normal with variance 1 / in, b [Y, r, out] zero: the start changes nothing.
+    Biases of attention heads are stacked too, [Y, N, H], and have no factors.
 
     Raises:
       ValueError: no matrix matches.
@@ -46,7 +47,7 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
             if isinstance(value, dict):
                 if inner := walk(value, here):
                     out[name] = inner
-            elif value.ndim > 2 and pattern.search(here):
+            elif value.ndim > 2 and not name.endswith("_bias") and pattern.search(here):
                 Y, ins, outs = _matrix_shape(name, value.shape)
                 own = jax.random.fold_in(key, zlib.crc32(here.encode()))
                 a = jax.random.normal(own, (Y, ins, rank), value.dtype) * ins**-0.5
