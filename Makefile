@@ -29,7 +29,7 @@ lint: venv-dev
 	$(BIN)/mypy
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) runs

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import jax
 import jax.numpy as jnp
@@ -88,34 +87,37 @@ def test_state_donated_right_after_an_asynchronous_save(tmp_path):
             assert np.array_equal(restored["w"], expected)
 
 
-SAVE_FOREVER = """
-    import sys
+SAVE_UNTIL = """
+    import os, signal, sys
     sys.path.insert(0, "tests")
     from test_checkpoint import make_state
     from msjoe_jax.runtime.checkpoint import Checkpoints
-    checkpoints = Checkpoints(sys.argv[1], asynchronous=sys.argv[2] == "async")
-    for step in range((checkpoints.latest_step() or 0) + 1, 10_000):
+    folder, mode, event, end = sys.argv[1:]
+    def kill(name, arguments):
+        if name == event and any(str(x).endswith(end) for x in arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+    checkpoints = Checkpoints(folder, asynchronous=mode == "async")
+    sys.addaudithook(kill)
+    for step in range((checkpoints.latest_step() or 0) + 1, 6):
         checkpoints.save(step, make_state(step), {"next": step}, {"step": step})
+    checkpoints.wait()
 """
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_kill_9_leaves_a_whole_latest_step(tmp_path, mode):
-    command = [sys.executable, "-c", textwrap.dedent(SAVE_FOREVER), tmp_path, mode]
-    for delay in (0.0, 0.13):  # within a save, which takes about 0.1 s
-        before = max([int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()], default=0)
-        child = subprocess.Popen(command, env={**os.environ, "JAX_PLATFORMS": "cpu"})
-        deadline = time.monotonic() + 60
-        while not (tmp_path / str(before + 2)).exists():
-            assert child.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(delay)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    """Before a whole checkpoint gets its name; then while one too many is being removed."""
+    for event, end, latest in (("os.rename", "/2", 1), ("os.rmdir", "", 3)):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(SAVE_UNTIL), tmp_path, mode, event, end],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            timeout=300,
+        )
+        assert done.returncode == -signal.SIGKILL
         with Checkpoints(tmp_path) as checkpoints:
             step = checkpoints.latest_step()
             restored, iterator, meta = checkpoints.restore(make_state(0))
-        assert step >= before + 1
+        assert step == latest
         assert bits(restored) == bits(make_state(step))
         assert (iterator, meta) == ({"next": step}, {"step": step})
         assert all(path.name.isdigit() for path in tmp_path.iterdir())  # nothing half written left

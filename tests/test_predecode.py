@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 
 import av
@@ -95,7 +94,7 @@ def test_good_and_bad_videos_then_a_longer_list(tmp_path):
 
 
 def test_kill_9_then_resume_equals_a_run_left_alone(tmp_path):
-    """Killed at several moments, among them right after a first part is finished."""
+    """Killed right after the first part that is finished, and after two more, and two more."""
     rows = []
     for v in range(6):
         clip(tmp_path / f"{v}.mp4", 6 if v == 1 else 3, 10 * v, rate=60, size=256)
@@ -106,23 +105,26 @@ def test_kill_9_then_resume_equals_a_run_left_alone(tmp_path):
     assert run(manifest, tmp_path / "whole").returncode == 0
     whole = contents(tmp_path / "whole")
 
-    out, kills, stamps = tmp_path / "out", 0, {}
-    parts = out / "parts"
-    for wanted in (1, 3, 5):
-        process = subprocess.Popen(command(manifest, out), stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(parts.glob("videos-*.arrayrecord"))) < wanted:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if process.returncode == 0:  # it was faster than the signal
-            break
-        kills += 1
+    code = (
+        "import os, runpy, signal, sys; from msjoe_jax.data.shards import ShardWriter\n"
+        "finish, kept = ShardWriter.finish, []\n"
+        "def killing(self):\n"
+        "    kept.append(finish(self))\n"
+        "    if len(kept) >= at: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return kept[-1]\n"
+        "at, ShardWriter.finish = int(sys.argv.pop(1)), killing\n"
+        "runpy.run_module('msjoe_jax.predecode', run_name='__main__')"
+    )
+    out, stamps = tmp_path / "out", {}
+    for at in (1, 2, 2):
+        call = [sys.executable, "-c", code, str(at), *command(manifest, out)[3:]]
+        assert subprocess.run(call, capture_output=True).returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
-        finished = {p.name: p.stat().st_mtime_ns for p in parts.glob("videos-*.arrayrecord")}
+        parts = (out / "parts").glob("videos-*.arrayrecord")
+        finished = {p.name: p.stat().st_mtime_ns for p in parts}
+        assert len(finished) >= len(stamps) + at
         assert stamps.items() <= finished.items()  # nothing finished was redone
         stamps = finished
-    assert kills >= 2
-    assert len(stamps) >= 3  # two kills, at one and at three finished videos
     done = run(manifest, out)
     assert done.returncode == 0, done.stderr
     assert contents(out) == whole

@@ -3,11 +3,9 @@
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -21,7 +19,7 @@ from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.runtime.workdir import lock_workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS, SAVE_EVERY = 10, 4
+STEPS, SAVE_EVERY = 8, 4
 VIDEOS, FRAMES, SIZE = 5, 18, 56
 COLOURS = ("red", "blue", "green", "white")
 
@@ -40,7 +38,7 @@ def made(tmp_path_factory):
         folder / "records", "random", ((v, rng.normal(size=(FRAMES, 32))) for v in ids)
     )
     questions = [
-        Question(f"q{i}", ids[i % VIDEOS], "what colour is the cup ?", COLOURS, i % 4)
+        Question(f"q{i}", ids[i % VIDEOS], "what colour is the cup ?", COLOURS, i % 4, i / 10)
         for i in range(2 * VIDEOS)
     ]
     save_questions(folder / "questions.jsonl", questions)
@@ -56,21 +54,28 @@ def made(tmp_path_factory):
         "    c.stages = ('joint',)\n"
         f"    c.joint.steps, c.checkpoint_every, c.media_every = {STEPS}, {SAVE_EVERY}, 100\n"
         "    c.rollout.questions, c.rollout.query_rollouts = 3, 2\n"
+        "    c.rollout.updates, c.rollout.refill, c.joint.curriculum.width = 2, 1, 0.3\n"
+        "    c.objective.kl_coef = 0.01\n"
         "    c.objective.query_entropy, c.optimizer.mllm_lr = 0.1, 1e-3\n"
         "    return c\n"
     )
     return folder
 
 
-def command(made, workdir, *flags):
-    return [
-        sys.executable,
-        "-m",
-        "msjoe_jax.main",
-        f"--config={made / 'config.py'}",
-        f"--workdir={made / workdir}",
-        *flags,
-    ]
+# `main` that kills itself once a row is written, and the checkpoint before it where one is due.
+KILLED = """
+import os, pathlib, runpy, signal, time
+from msjoe_jax.runtime.metrics import MetricWriter
+write, at, saved = MetricWriter.scalars, int(os.environ["KILL_AT"]), os.environ["KILL_AFTER"]
+def scalars(self, step, values):
+    write(self, step, values)
+    if step == at:
+        while not pathlib.Path(saved).exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+MetricWriter.scalars = scalars
+runpy.run_module("msjoe_jax.main", run_name="__main__")
+"""
 
 
 def environment(made):
@@ -85,10 +90,13 @@ def environment(made):
     }
 
 
-def run(made, workdir, *flags):
+def run(made, workdir, *flags, program=("-m", "msjoe_jax.main"), **variables):
     return subprocess.run(
-        command(made, workdir, *flags),
-        env=environment(made),
+        [
+            *(sys.executable, *program),
+            *(f"--config={made / 'config.py'}", f"--workdir={made / workdir}", *flags),
+        ],
+        env=environment(made) | variables,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -128,36 +136,25 @@ def whole(made):
 
 
 def test_a_killed_run_ends_where_an_uninterrupted_one_does(made, whole):
-    """Bit for bit, wherever between two checkpoints the kill falls."""
+    """Bit for bit, killed before the first checkpoint and again between two."""
     state, metrics = whole
     assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
-    at = random.choice(range(SAVE_EVERY, STEPS - 3))  # the row of the last update that is kept
-    victim = subprocess.Popen(
-        command(made, "killed"),
-        env=environment(made),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        patience = time.monotonic() + 600
-        while len(rows(made, "killed")) < at:
-            assert victim.poll() is None and time.monotonic() < patience
-            time.sleep(0.002)
-    finally:
-        os.killpg(victim.pid, signal.SIGKILL)
-        victim.wait()
-    left = len(rows(made, "killed"))
-    assert at <= left < STEPS and not (made / "killed" / "final").exists()
+    assert any(row["refills"] for row in metrics) and metrics[-1]["kl"] > 0
+    checkpoints = made / "killed" / "joint" / "checkpoints"
+    for at, saved in ((SAVE_EVERY - 2, []), (SAVE_EVERY + 2, [SAVE_EVERY])):
+        after = checkpoints.joinpath(*map(str, saved))
+        victim = run(made, "killed", program=("-c", KILLED), KILL_AT=str(at), KILL_AFTER=str(after))
+        assert victim.returncode == -signal.SIGKILL, victim.stderr[-3000:]
+        assert len(rows(made, "killed")) == at
+        assert [int(p.name) for p in checkpoints.iterdir()] == saved
 
     again = run(made, "killed")
-    assert again.returncode == 0, f"killed after row {left}\n{again.stderr[-3000:]}"
-    assert rows(made, "killed") == metrics, f"killed after row {left}"
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert rows(made, "killed") == metrics
     resumed = last_state(made, "killed")
     assert resumed.keys() == state.keys()
     for name, value in state.items():
-        np.testing.assert_array_equal(resumed[name], value, f"{name}, killed after row {left}")
+        np.testing.assert_array_equal(resumed[name], value, name)
     assert "mllm/language/embedding" in state and any("mu" in name for name in state)
 
 

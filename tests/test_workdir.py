@@ -109,13 +109,13 @@ def test_the_cpu_is_chosen_only_without_accelerator_and_wish(
     assert environment["GRPC_VERBOSITY"] == "ERROR"
 
 
-def test_imports_say_nothing():
+def test_imports_say_nothing(tmp_path):
     program = (
         "from msjoe_jax.runtime.platform import quiet_cpu_default; quiet_cpu_default()\n"
-        "import tempfile, jax.numpy as jnp\n"
+        "import sys, jax.numpy as jnp\n"
         "from msjoe_jax.runtime.checkpoint import Checkpoints\n"
         "from msjoe_jax.runtime.metrics import MetricWriter\n"
-        "folder = tempfile.mkdtemp()\n"
+        "folder = sys.argv[1]\n"
         "with MetricWriter(folder) as writer, Checkpoints(folder + '/checkpoints') as saved:\n"
         "    writer.scalars(0, {'a': jnp.ones(())})\n"
         "    saved.save(0, {'a': jnp.ones(())}, None, {})\n"
@@ -127,6 +127,10 @@ def test_imports_say_nothing():
         if name not in ("JAX_PLATFORMS", *platform.QUIET)
     }
     done = subprocess.run(
-        [sys.executable, "-c", program], env=clean, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, tmp_path],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout + done.stderr == ""
