@@ -65,13 +65,16 @@ def test_what_the_system_refuses_is_one_line(capsys):
     assert capsys.readouterr().err == "error: absent/file: No such file or directory\n"
 
 
-def test_predecode_says_a_bad_flag_in_one_line():
-    line = [sys.executable, "-m", "msjoe_jax.predecode", "--fps=abc"]
+@pytest.mark.parametrize(
+    ("command", "flag"), [("predecode", "--fps=abc"), ("generate", "--seed=3000000000")]
+)
+def test_a_commands_bad_flag_is_one_line(command, flag):
+    line = [sys.executable, "-m", f"msjoe_jax.{command}", flag]
     done = subprocess.run(
         line, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1]
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: flag --fps=abc") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: flag {flag}") and done.stderr.count("\n") == 1
 
 
 def test_a_path_that_the_system_refuses_is_one_failure(tmp_path):
