@@ -41,7 +41,7 @@ from msjoe_jax.runtime.mesh import (
 )
 from msjoe_jax.runtime.sharding_tables import STATE_TABLE
 from msjoe_jax.system import System, make_system
-from msjoe_jax.train_state import abstract_state, make_step
+from msjoe_jax.train_state import abstract_state, make_step, trains_vision
 
 GIB = 2**30
 # Usable memory of a chip by the compiler's own word, in GiB (TPU generations it can compile for).
@@ -169,22 +169,25 @@ def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
     def bools(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.bool_)
 
+    encode_in_step = config.joint.train_mllm and trains_vision(config, system)
     per_unit = frames_per_unit(config, vision)
     fused = () if per_unit == 1 else (per_unit,)
 
     def rollouts(G: int, n: int, S: int, C: int, frames: int, P: int) -> TokenRollouts:
         shape = (B, frames, *fused, P, vision.patch, vision.patch, 3)
         pixels: Any = jax.ShapeDtypeStruct(shape, jnp.uint8)
-        features: Any = jax.eval_shape(
-            lambda params, patches: frame_features(system.mllm(params), patches),
-            system.abstract["mllm"],
-            Patches(pixels, ints(B, frames, 2)),
-        )
+        visual: Any = Patches(pixels, ints(B, frames, 2))
+        if not encode_in_step:
+            visual = jax.eval_shape(
+                lambda params, patches: frame_features(system.mllm(params), patches),
+                system.abstract["mllm"],
+                visual,
+            )
         rows, last = ints(B, G, S), ints(B, G)
         done = (B, G, n, C)
         return TokenRollouts(
             Prompts(rows, rows, ints(B, G, 3, S), rows, last, last),
-            features,
+            visual,
             ints(*done),
             bools(*done),
             floats(*done),

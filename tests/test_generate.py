@@ -340,12 +340,12 @@ def test_logits_of_the_whole_vocabulary_never_exist():
     def temporaries(chunk):
         @functools.partial(jax.jit, compiler_options=FAST)
         def gradient(params, h, targets):
-            def loss(h):
+            def loss(params, h):
                 language = nnx.merge(graphdef, params).language
                 banned = jnp.zeros(vocab, bool)
                 return language.log_probs(h, targets, banned=banned, chunk=chunk)[0].sum()
 
-            return jax.grad(loss)(h)
+            return jax.grad(loss, (0, 1))(params, h)
 
         h = jax.ShapeDtypeStruct((1, group, length, D), jnp.float32)
         targets = jax.ShapeDtypeStruct((1, group, length), jnp.int32)

@@ -94,6 +94,10 @@ def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
     assert batch.answers.visual.shape == (8, 8 * 32 * 256, 3584)
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state["mllm"]))
     assert parameters == 8_292_166_656  # Qwen2.5-VL-7B-Instruct as published
+    config.mllm.trainable = ""  # the tower too: the step encodes the frames itself
+    batch, state = abstract_batch(config, system), abstract_state(config, "joint", system)
+    assert batch.answers.visual.pixels.shape == (8, 8 * 32, 1024, 14, 14, 3)
+    assert jax.eval_shape(make_step(config, "joint", system), state, batch)[0] == state
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
