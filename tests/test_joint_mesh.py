@@ -11,6 +11,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -114,12 +115,13 @@ def make_batch(rng):
 def main(folder, port="", process=""):
     """Writes, for each mesh, how far its update is from one device's to `folder`/report.json.
 
-    With a port it is one of several processes whose devices make one mesh.
+    With a port it is one of several processes whose devices make one mesh; the name of its report
+    ends in its number.
     """
     if port:
         jax.distributed.initialize(f"localhost:{port}", PROCESSES, int(process))
-    meshes = SHARED if port else MESHES
-    config, system = make_parts(pathlib.Path(folder))
+    meshes, folder = SHARED if port else MESHES, pathlib.Path(folder)
+    config, system = make_parts(folder)
     rng = np.random.default_rng(0)
     params = {name: make_params(system.abstract[name], rng) for name in ("mllm", "sampler")}
     batch, rules = make_batch(rng), AxisRules()
@@ -137,9 +139,12 @@ def main(folder, port="", process=""):
             compiler_options={"xla_backend_optimization_level": "0"},  # two thirds of the time
         )
         with jax.set_mesh(mesh):  # as in training
-            after, metrics = step(
-                jax.device_put(state, where), jax.device_put(batch, batch_sharding(mesh, rules))
-            )
+            meet(folder, f"begun {sizes}")
+            state = jax.device_put(state, where)
+            placed = jax.device_put(batch, batch_sharding(mesh, rules))
+            step = step.lower(state, placed).compile()
+            meet(folder, f"compiled {sizes}")
+            after, metrics = step(state, placed)
         q = after["mllm"]["language"]["layers"]["q"]
         split = q.size // q.addressable_shards[0].data.size
         whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
@@ -152,7 +157,14 @@ def main(folder, port="", process=""):
         name: compare(config, params, one, metrics, *other)
         for name, other in zip(meshes, others, strict=True)
     }
-    (pathlib.Path(folder) / "report.json").write_text(json.dumps(out))
+    (folder / f"report{process}.json").write_text(json.dumps(out))
+
+
+def meet(folder, moment):
+    """Waits for the other processes: compiling may take longer than a collective waits (30 s)."""
+    (folder / f"{moment} {jax.process_index()}").touch()
+    while len(list(folder.glob(f"{moment} *"))) < jax.process_count():
+        time.sleep(0.02)
 
 
 def parts_of(state, model):
@@ -182,7 +194,7 @@ def compare(config, params, one, metrics, other, other_metrics, split):
         leaves = [jax.tree.leaves(tree) for tree in leaves]
         top = max(np.abs(m).max() for m in leaves[2])
         for p, a, a_mu, b, b_mu in zip(*leaves, strict=True):
-            error = np.abs(a_mu - b_mu).max() / (np.abs(a_mu).max() + 1e-3 * top)
+            error = np.abs(a_mu - b_mu).max() / (np.abs(a_mu).max() + 0.01 * top)
             # Adam's first step is rate · sign: where the gradient is rounding, so is the sign.
             clear = np.abs(a_mu) > 1e-3 * top
             step = np.abs(np.where(clear, a - b, 0)).max() / rate
@@ -198,7 +210,8 @@ def compare(config, params, one, metrics, other, other_metrics, split):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    def start(devices, *args):
+    def run(*processes, devices):
+        """The reports of processes with these arguments, all at once; none outlives another."""
         folder = tmp_path_factory.mktemp("mesh")
         env = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -206,35 +219,38 @@ def report(tmp_path_factory):
             "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
         }
         with (folder / "log.txt").open("w") as log:
-            line = [sys.executable, __file__, str(folder), *args]
-            return folder, subprocess.Popen(line, env=env, stdout=log, stderr=log)
+            lines = [[sys.executable, __file__, str(folder), *args] for args in processes]
+            started = [subprocess.Popen(line, env=env, stdout=log, stderr=log) for line in lines]
+        try:
+            for process in started:
+                assert process.wait(timeout=600) == 0, (folder / "log.txt").read_text()[-3000:]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        return [json.loads(file.read_text()) for file in folder.glob("report*.json")]
 
-    def finish(folder, process):
-        assert process.wait() == 0, (folder / "log.txt").read_text()[-3000:]
-        return json.loads((folder / "report.json").read_text())
-
+    (alone,) = run((), devices=8)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    alone = finish(*start(8))
-    shared = [start(8 // PROCESSES, port, str(i)) for i in range(PROCESSES)]
-    both = [finish(*each) for each in shared]
-    assert both[0] == both[1]
-    return alone | both[0]
+    first, second = run(*((port, str(i)) for i in range(PROCESSES)), devices=8 // PROCESSES)
+    assert first == second
+    return alone | first
 
 
 @pytest.mark.parametrize("name", MESHES | SHARED)
 def test_a_mesh_changes_only_the_order_of_additions(report, name):
     """Bounds: float32 sums of a few hundred terms, reordered, are good to some 1e-6 relative.
 
-    Gradients are compared leaf by leaf, relative to the leaf's largest entry (and a thousandth of
-    the model's largest, for leaves whose exact gradient is zero); the steps, relative to the rate,
-    where the gradient is clearly not zero.
+    Gradients are compared leaf by leaf, relative to the leaf's largest entry (and a hundredth of
+    the model's largest, for leaves whose exact gradient is zero), and were off by 1.2e-6; the
+    steps, relative to the rate, where the gradient is clearly not zero, by 1.2e-5; metrics by 2e-7.
     """
     found = report[name]
     (_, fsdp, tensor), _ = (MESHES | SHARED)[name]
     assert found["split"] == fsdp * tensor  # the weights did lie in pieces
-    assert found["gradients"] < 1e-4 and found["steps"] < 1e-3 and found["metrics"] < 1e-5
+    assert found["gradients"] < 1e-5 and found["steps"] < 1e-3 and found["metrics"] < 1e-5
     assert found["least step"] > 0.5 and found["frozen"]
 
 
