@@ -166,7 +166,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{family}:{row['variant']}",
                 claim,
                 f"{row['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
-                + (f" ({' '.join(f'{s:.3f}' for s in row['seeds'])})" if row["seeds"][1:] else ""),
+                + (f" ({' '.join(f'{s:.3f}' for s in row['seeds'])})" if len({*row["seeds"]}) > 1 else ""),
                 f"{gap:+.3f} [{least:+.3f}, {most:+.3f}]"
                 if (gap, least, most) != (0, 0, 0)
                 else "",

@@ -187,7 +187,7 @@ def test_table(runs):
     text = ablations.format_table(rows)
     assert len(text.splitlines()) == 2 + 5
     assert "| options:kl | KL to the base model" in text and "| –" in text
-    assert "(0.750 0.750 0.750)" in text
+    assert "(0.615 0.718)" in text and "(0.750" not in text  # where seeds differ
     assert "K = 6, the default: uniform | 0.250" in text
 
 
