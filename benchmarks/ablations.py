@@ -162,11 +162,12 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
             (low, high), (gap, least, most) = row["ci95"], row["minus_default"]
             trained = row["selector"] not in LABELS
             claim = row["claim"] + ("" if trained else f": {LABELS[row['selector']]}")
+            each = " ".join(f"{s:.3f}" for s in row["seeds"])
+            seeds = f" ({each})" if len({*row["seeds"]}) > 1 else ""
             cells = [
                 f"{family}:{row['variant']}",
                 claim,
-                f"{row['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
-                + (f" ({' '.join(f'{s:.3f}' for s in row['seeds'])})" if len({*row["seeds"]}) > 1 else ""),
+                f"{row['accuracy']:.3f} [{low:.3f}, {high:.3f}]" + seeds,
                 f"{gap:+.3f} [{least:+.3f}, {most:+.3f}]"
                 if (gap, least, most) != (0, 0, 0)
                 else "",
