@@ -5,9 +5,9 @@
 
 Weights are random; each pair of models is first checked to compute the same. Times are medians of
 `--repeats`, compilation and a warm-up left out. Decoding draws `--new` tokens for each of G answers
-to one prompt, prefill subtracted: we decode against one prompt's cache, transformers repeats the
-prompt G times, as TRL does. On a GPU the table also says which share of the card's measured matrix
-rate the prefill reaches, and of its measured memory bandwidth the decoding.
+to one prompt, from the first one to the last: we decode against one prompt's cache, transformers
+repeats the prompt G times, as TRL does. On a GPU the table also says which share of the card's
+measured matrix rate the prefill reaches, and of its measured memory bandwidth the decoding.
 """
 
 # ruff: noqa: E402  (paths and memory are settled before JAX is imported)
@@ -174,6 +174,19 @@ class Bench:
         print(format_row(self.rows[-1]), flush=True)
 
 
+class Ticks(transformers.StoppingCriteria):
+    """Stops nothing: notes when each token of each run was there."""
+
+    def __init__(self, bench: Bench):
+        self.bench, self.runs = bench, []
+
+    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if self.bench.device == "cuda":
+            torch.cuda.synchronize()
+        self.runs[-1].append(time.perf_counter())
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+
 def format_row(row: tuple[str, float, float]) -> str:
     what, ours, theirs = row
     return f"| {what} | {ours:,.1f} | {theirs:,.1f} | {ours / theirs:.2f} |"
@@ -241,28 +254,33 @@ def time_qwen(bench: Bench, size: str, dtype: str, groups: tuple[int, ...], new:
     for group in groups:
         keys = jax.random.split(jax.random.key(0), (1, 1, group))
         repeated = ids.repeat(group, 1)
-        calls = []
+        calls, ticks = [], Ticks(bench)
         for count in (1, new):
             sampling = Sampling(count, (), tuple(TOKENS.values()))
 
             def ours(p: Params, x: Prompts, f: Any, k: Any, sampling: Sampling = sampling) -> Any:
                 return generate(model(p), x, f, k, sampling).tokens
 
-            def theirs(count: int = count, repeated: torch.Tensor = repeated) -> Any:
-                return reference.generate(
-                    repeated,
-                    attention_mask=torch.ones_like(repeated),
-                    do_sample=True,
-                    top_k=0,
-                    min_new_tokens=count,
-                    max_new_tokens=count,
-                    pad_token_id=0,
-                )
+            calls.append(bench.ours(ours, params, prompt, features, keys))
 
-            calls += [bench.ours(ours, params, prompt, features, keys), bench.theirs(theirs)]
-        ours_1, theirs_1, ours_n, theirs_n = bench.seconds(*calls)
+        def theirs(repeated: torch.Tensor = repeated, ticks: Ticks = ticks) -> Any:
+            ticks.runs.append([])
+            return reference.generate(
+                repeated,
+                attention_mask=torch.ones_like(repeated),
+                do_sample=True,
+                top_k=0,
+                min_new_tokens=new,
+                max_new_tokens=new,
+                pad_token_id=0,
+                stopping_criteria=transformers.StoppingCriteriaList([ticks]),
+            )
+
+        ours_1, ours_n, theirs_n = bench.seconds(*calls, bench.theirs(theirs))
+        # Not by subtraction: their prefill of G prompts varies by more than the decoding takes.
+        theirs_decoding = float(np.median([run[-1] - run[0] for run in ticks.runs[1:]]))
         decoded = group * (new - 1)
-        bench.row(f"decode, tokens/s (G = {group})", decoded, ours_n - ours_1, theirs_n - theirs_1)
+        bench.row(f"decode, tokens/s (G = {group})", decoded, ours_n - ours_1, theirs_decoding)
         whole = f"rollout, tokens/s (G = {group}, {new} tokens, prefill included)"
         bench.row(whole, group * new, ours_n, theirs_n)
 
