@@ -1,7 +1,6 @@
 """Rollout batches: independence of order and threads, replay, refill, options of the objective."""
 
 import dataclasses
-import functools
 import json
 import types
 
@@ -29,16 +28,7 @@ from msjoe_jax.train_state import init_state, make_scoring, make_step
 
 VIDEOS, B, I, J, K = 6, 4, 2, 2, 4
 COLOURS = ("red", "blue", "green", "white")
-# Compiling is nearly all the time of this file.
-FAST = {"xla_backend_optimization_level": "0"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    plain = jax.jit
-    jax.jit = functools.partial(plain, compiler_options=FAST)
-    yield
-    jax.jit = plain
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -23,17 +23,9 @@ from msjoe_jax.rollout.programs import Patches, Programs
 from msjoe_jax.train_state import model_fns, step_config, trains_vision
 
 B, I, J = 2, 2, 2
-FAST = {"xla_backend_optimization_level": "0"}  # compiling is nearly all the time of this file
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Of a leaf's largest: float32 sums in another order.
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    plain = jax.jit
-    jax.jit = functools.partial(plain, compiler_options=FAST)
-    yield
-    jax.jit = plain
 
 
 @pytest.fixture(scope="module")
