@@ -1,6 +1,6 @@
 """Every ablation of configs/ablations/, several seeds each, as one table and one picture.
 
-    python benchmarks/ablations.py --workdir=runs/ablations --seeds=1
+    python -m benchmarks.ablations --workdir=runs/ablations --seeds=1
 
 World, base models, pass rates and stage I are made once (`--base` names those of another
 benchmark); a variant repeats of them what it changes: only stage I. All are judged on the same
@@ -27,12 +27,10 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
-from runs import ROOT, Run, from_base, outcomes, run_all, run_main
 
-sys.path.insert(0, str(ROOT))
-
+from benchmarks.parallel_runs import Run, from_base, outcomes, run_all, run_main
 from msjoe_jax.data.questions import load_questions
-from msjoe_jax.evaluate import paired_difference, wilson
+from msjoe_jax.evaluation.evaluate import paired_difference, wilson
 
 FAMILIES = ("frames", "parts", "queries", "rewards", "previews", "options")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table and picture go.")
@@ -236,7 +234,10 @@ def report(root: pathlib.Path, seeds: Mapping[Variant, int]) -> None:
 
 def time_stages(root: pathlib.Path, base: pathlib.Path) -> None:
     """Times inference of the default's first seed, unless that was done."""
-    from stage_times import format_times, measure  # JAX: not before the runs have the machine
+    from benchmarks.stage_times import (  # JAX: not before the runs have the machine
+        format_times,
+        measure,
+    )
 
     file, data = root / "stage_times.json", from_base(base)
     questions = load_questions(str(data["data.heldout_questions"]))[:TIMED]

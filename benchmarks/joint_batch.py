@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import transformers
-from models import TOKENS, hf_config
 
+from benchmarks.models import TOKENS, hf_config
+from msjoe_jax.draws.subset import Draw
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
 from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
-from msjoe_jax.rl.subset import Draw
 from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.programs import Patches

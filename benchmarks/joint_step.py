@@ -1,7 +1,7 @@
 """The rollout and the joint update against PyTorch: same shapes, same machine, both ours.
 
-    python benchmarks/joint_step.py                # CPU, float32, 23 M parameters
-    python benchmarks/joint_step.py --device=gpu   # the 7B in bfloat16 on one card
+    python -m benchmarks.joint_step                # CPU, float32, 23 M parameters
+    python -m benchmarks.joint_step --device=gpu   # the 7B in bfloat16 on one card
 
 Per question I query completions to one prompt and I · J answers, each to its own frames (random
 text, random weights). Both sides first score one batch on a tiny model: the loss, the mean
@@ -28,10 +28,6 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from models import ROOT, TOKENS, arrays, prefill_flops
-
-sys.path.insert(0, str(ROOT))
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,11 +35,20 @@ import optax
 import torch
 import transformers
 from flax import nnx
-from joint_batch import SHAPES, Part, Shape, hf_sizes, make_parts, our_batch, rewards, their_inputs
-from torch_grpo import advantages, backward, completions
-from torch_stubs import declare_torchvision_ops
 
-from msjoe_jax.models.functional import Params, abstract, split_module
+from benchmarks.joint_batch import (
+    SHAPES,
+    Part,
+    Shape,
+    hf_sizes,
+    make_parts,
+    our_batch,
+    rewards,
+    their_inputs,
+)
+from benchmarks.models import TOKENS, arrays, prefill_flops
+from benchmarks.torch_grpo import advantages, backward, completions
+from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl.joint_step import make_joint_step, partition
@@ -52,6 +57,7 @@ from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.rollout.programs import Patches, frame_features, token_stats_fn
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
+from tests.support.torch_stubs import declare_torchvision_ops
 
 BANNED = tuple(TOKENS.values())
 TRAINED = "^language/"
@@ -299,7 +305,7 @@ def child(part: str, a: argparse.Namespace) -> dict[str, float]:
     if part != "ours":
         env["JAX_PLATFORMS"] = "cpu"
     names = ("device", "size", "questions", "parts", "repeats")
-    command = [sys.executable, __file__, f"--only={part}"]
+    command = [sys.executable, "-m", "benchmarks.joint_step", f"--only={part}"]
     command += [f"--{name}={getattr(a, name)}" for name in names]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

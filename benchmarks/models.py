@@ -1,7 +1,7 @@
 """Our models against transformers: same machine, same weights, same prompts, same run.
 
-    python benchmarks/models.py                        # CPU, float32, a decoder of 150 M parameters
-    python benchmarks/models.py --device=gpu           # the 7B shapes in bfloat16 on one card
+    python -m benchmarks.models                        # CPU, float32, a decoder of 150 M parameters
+    python -m benchmarks.models --device=gpu           # the 7B shapes in bfloat16 on one card
 
 Weights are random; each pair of models is first checked to compute the same. Times are medians of
 `--repeats`, compilation and a warm-up left out. Decoding draws `--new` tokens for each of G answers
@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 # Both frameworks share a card: JAX would otherwise take three quarters of it at once.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -31,17 +30,17 @@ import numpy as np
 import torch
 import transformers
 from flax import nnx
-from torch_stubs import declare_torchvision_ops
 
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
-from msjoe_jax.models.functional import Params, abstract, count_params
+from msjoe_jax.models.params import Params, abstract, count_params
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate, prefill
 from msjoe_jax.weights.clip import HUGGING_FACE
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
+from tests.support.torch_stubs import declare_torchvision_ops
 
 TOKENS = {"image_token_id": 1, "video_token_id": 2}
 MARKS = {"vision_start_token_id": 3, "vision_end_token_id": 4}

@@ -1,6 +1,6 @@
 """Inference time of each of the four stages, over many questions.
 
-    python benchmarks/stage_times.py --run=runs/tiny --questions=1000
+    python -m benchmarks.stage_times --run=runs/tiny --questions=1000
 
 Device seconds run from a program's dispatch to its result; the rest is the host's: prompts,
 replies, JPEGs. Greedy, `--batch` questions at a time; the first batch is run once before.
@@ -9,14 +9,10 @@ replies, JPEGs. Greedy, `--batch` questions at a time; the first batch is run on
 # ruff: noqa: E402  (the platform is settled before JAX is imported)
 import json
 import pathlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
-
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
 from msjoe_jax.runtime.platform import quiet_cpu_default
 
@@ -27,13 +23,13 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from msjoe_jax.bundle import load_bundle
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question, load_questions
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.rl import subset
+from msjoe_jax.draws import subset
 from msjoe_jax.rollout.episode import Episodes, time_ordered
 from msjoe_jax.rollout.frames import preview_fn
+from msjoe_jax.rollout.model_folder import load_bundle
 from msjoe_jax.rollout.programs import Programs
 
 STAGES = {

@@ -1,6 +1,6 @@
 """Every arm of the tiny world's experiment, several seeds each, as one table.
 
-    python benchmarks/tiny_world.py --workdir=runs/bench --seeds=5
+    python -m benchmarks.tiny_world --workdir=runs/bench --seeds=5
 
 The base models, pass rates and the pre-trained sampler are made once; every arm starts from them
 with the same number of updates and of answer rollouts, and is judged on the same held-out
@@ -15,12 +15,10 @@ import time
 
 import numpy as np
 from absl import app, flags
-from runs import ROOT, Run, from_base, outcomes, run_all, run_main
 from scipy import stats
 
-sys.path.insert(0, str(ROOT))
-
-from msjoe_jax.evaluate import paired_difference
+from benchmarks.parallel_runs import Run, from_base, outcomes, run_all, run_main
+from msjoe_jax.evaluation.evaluate import paired_difference
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where runs and the table go.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each arm.", lower_bound=2)

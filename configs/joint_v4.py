@@ -5,10 +5,10 @@ Claim: joint training of the MLLM and the key-frame sampler, 64-frame average of
 weights nor data of the paper are public).
 Hardware: v4-32 (16 chips, 30.75 GiB each). Memory: README, "plan".
 Duration: not measured; no TPU has run it.
-Data: your own videos and questions (python -m msjoe_jax.predecode), weights converted beforehand.
+Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=configs/joint_v4.py --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
-Plan: python -m msjoe_jax.plan --config=configs/joint_v4.py --topology=v4:2x2x4
+Plan: msjoe plan --config=configs/joint_v4.py --topology=v4:2x2x4
 Departures from the paper (SPEC.md marks each as ours): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
 """

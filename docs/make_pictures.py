@@ -9,13 +9,13 @@ import sys
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from msjoe_jax.bundle import load_bundle
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import load_questions
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.report.figures import keyframe_figure
 from msjoe_jax.rollout.episode import Episodes, fetch, preview_fn, time_ordered
+from msjoe_jax.rollout.model_folder import load_bundle
 from msjoe_jax.rollout.programs import Programs
-from msjoe_jax.runtime.plots import keyframe_figure
 
 HERE = pathlib.Path(__file__).parent
 BLUE, GREEN, ORANGE, GREY = "#dbe8f6", "#dff0dc", "#fbe6cf", "#eeeeee"

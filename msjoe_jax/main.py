@@ -1,24 +1,17 @@
 """`python -m msjoe_jax.main --config=configs/NAME.py --workdir=DIR`: runs a config's stages."""
 
-# ruff: noqa: E402  (the platform is settled before JAX is imported)
-from msjoe_jax.runtime.platform import quiet_cpu_default
-
-quiet_cpu_default()
-
 import json
 import pathlib
 import time
 
-import jax
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import flags
 
+from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.cli import given_config, run_app
+from msjoe_jax.runtime.platform import quiet_cpu_default
 from msjoe_jax.runtime.workdir import lock_workdir, record_config
-from msjoe_jax.stages import check_stages, run_stages
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
 
 # Fields that may change when a run is resumed: they do not change what has been computed.
@@ -30,7 +23,11 @@ MAY_DIFFER = frozenset(
 
 def run() -> None:
     """Checks the flags, locks the work folder and runs the stages."""
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it writes
+    quiet_cpu_default()  # before JAX is imported
+    import jax
+
+    from msjoe_jax.phases import check_stages, run_stages
+
     config = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")

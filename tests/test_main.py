@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 DRIVER = """
 import json, os, sys
 from msjoe_jax import main
-from msjoe_jax.runtime.cli import run_app
+from msjoe_jax.commands.cli import run_app
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
     if not child:

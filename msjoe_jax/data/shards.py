@@ -194,7 +194,9 @@ def read_manifest(directory: Path, name: str = "manifest.json") -> dict[str, Any
     """The folder's manifest. UserError if absent, unfinished, damaged or of another schema."""
     path = directory / name
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such record folder; make it with msjoe_jax.predecode")
+        raise UserError(
+            f"{directory}: no such record folder; make it with msjoe_jax.commands.predecode"
+        )
     if not path.is_file():
         raise UserError(f"{directory}: no {name}, so not a finished record folder")
     try:

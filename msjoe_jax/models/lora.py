@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from msjoe_jax.models.functional import Params
+from msjoe_jax.models.params import Params
 
 # Leading dimensions that are the input, after the layers: of [Y, N, H, D] both heads and their
 # width, else one.

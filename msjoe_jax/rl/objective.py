@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from msjoe_jax.rl import conditional_bernoulli, losses, subset
+from msjoe_jax.draws import conditional_bernoulli, subset
+from msjoe_jax.rl import losses
 
 Tree = Any
 TokenStats = tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]  # log-probs, entropies

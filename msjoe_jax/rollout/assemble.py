@@ -9,7 +9,7 @@ import numpy as np
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
 from msjoe_jax.rollout.generate import Prompts
-from msjoe_jax.tokenizer import Tokenizer
+from msjoe_jax.text.tokenizer import Tokenizer
 
 # Of a video in a prompt: seconds between its temporal steps, or each step's time in seconds.
 Seconds = float | tuple[float, ...]

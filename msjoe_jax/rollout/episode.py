@@ -13,11 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from msjoe_jax import prompts
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.models.functional import Params
-from msjoe_jax.rl.subset import Draw
+from msjoe_jax.draws.subset import Draw
+from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.assemble import (
     Assembler,
     Frame,
@@ -37,7 +36,8 @@ from msjoe_jax.rollout.frames import (
 )
 from msjoe_jax.rollout.generate import Completions, Prompts, Sampling
 from msjoe_jax.rollout.programs import Patches, Programs, Selection
-from msjoe_jax.tokenizer import clip_tokens
+from msjoe_jax.text import prompts
+from msjoe_jax.text.tokenizer import clip_tokens
 
 Batch = dict[str, Any]  # what data/pipeline.py yields
 STAGES = {"reason": 1, "answer": 4}  # of the method, by their kind of work

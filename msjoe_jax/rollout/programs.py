@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from msjoe_jax.draws import conditional_bernoulli, subset
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
-from msjoe_jax.models.functional import Params
+from msjoe_jax.models.params import Params
 from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs, patches_to_inputs
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.rl import conditional_bernoulli, subset
 from msjoe_jax.rollout.generate import (
     Completions,
     Prompts,
@@ -25,7 +25,7 @@ from msjoe_jax.rollout.generate import (
     completion_log_probs,
     generate,
 )
-from msjoe_jax.system import System
+from msjoe_jax.rollout.system import System
 
 
 class Patches(NamedTuple):

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from msjoe_jax.models.sizes import check_heads, check_sizes
+from msjoe_jax.models.checks import check_heads, check_sizes
 
 # Image size, patch, image width and layers, text width, width of the common space.
 SIZES = {

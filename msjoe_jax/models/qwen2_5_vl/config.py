@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from msjoe_jax.models.sizes import check_heads, check_sizes
+from msjoe_jax.models.checks import check_heads, check_sizes
 
 # What transformers assumes of fields that a `vision_config` leaves out, as files that were saved
 # as a difference from these do (configuration_qwen2_5_vl.py).

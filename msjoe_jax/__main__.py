@@ -1,0 +1,36 @@
+"""`msjoe NAME …` and `python -m msjoe_jax NAME …`: every command but training."""
+
+import importlib
+import sys
+
+from msjoe_jax.commands import COMMANDS
+from msjoe_jax.runtime.platform import quiet_cpu_default
+
+TRAINING = "training: python -m msjoe_jax.main --config=NAME --workdir=DIR (--help says more)"
+
+
+def usage() -> str:
+    """The list of commands, a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {line}" for name, (line, _) in COMMANDS.items()]
+    head = ["usage: msjoe COMMAND --flag=value …", "", "commands (msjoe COMMAND --help says more):"]
+    return "\n".join([*head, *lines, "", TRAINING])
+
+
+def main() -> None:
+    """Runs the command that the first word names; a wrong word is one line and status 2."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0 if words else 2)
+    if words[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: msjoe has no command {words[0]!r}; it has: {known}", file=sys.stderr)
+        sys.exit(2)
+    quiet_cpu_default()  # before JAX is imported
+    sys.argv = [f"msjoe {words[0]}", *words[1:]]
+    importlib.import_module(COMMANDS[words[0]][1]).cli()
+
+
+if __name__ == "__main__":
+    main()

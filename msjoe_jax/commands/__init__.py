@@ -1,0 +1,11 @@
+"""The commands of `msjoe`: a name, one line for `msjoe --help`, and the module that runs it."""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "predecode": ("decode videos into a record folder", "msjoe_jax.commands.predecode"),
+    "ask": ("answer one question about one video", "msjoe_jax.commands.ask"),
+    "generate": ("complete a prompt with images and videos", "msjoe_jax.commands.generate"),
+    "convert": ("read published weights", "msjoe_jax.commands.convert"),
+    "export": ("write a trained model for others to load", "msjoe_jax.commands.export"),
+    "plan": ("compile a run for a TPU slice that need not be there", "msjoe_jax.commands.plan"),
+    "replay": ("repeat the frame draws of a logged rollout", "msjoe_jax.commands.replay"),
+}

@@ -1,0 +1,97 @@
+"""How every command starts: its flags, its config file, and what is said of wrong ones."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+import msjoe_jax
+from msjoe_jax.errors import UserError, run_cli
+
+PACKAGE = pathlib.Path(msjoe_jax.__file__).parent
+# Where configs lie: beside the package in a checkout, inside it when it is installed.
+CONFIG_FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")
+
+
+def config_file(name: str) -> str:
+    """The file that `--config=name` means: a path, or the name of a config that we ship.
+
+    `name` may end in ":variant", which stays. A name that is neither comes back as it is.
+    """
+    file, colon, variant = name.partition(":")
+    if pathlib.Path(file).is_file():
+        return name
+    short = file.removeprefix("configs/").removesuffix(".py") + ".py"
+    for folder in CONFIG_FOLDERS:
+        if (folder / short).is_file():
+            return f"{folder / short}{colon}{variant}"
+    return name
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that we ship."""
+    folder = next(folder for folder in CONFIG_FOLDERS if folder.is_dir())
+    return sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
+
+
+def define_config() -> flags.FlagHolder:
+    """The flag `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "Config: its name or its file.", lock_config=True
+    )
+
+
+def given_config(flag: flags.FlagHolder) -> ConfigDict:
+    """The config of `define_config`'s flag.
+
+    Raises:
+      UserError: the flag is not given, or its file does not load.
+    """
+    names = ", ".join(shipped_configs())
+    if flag.value is None:
+        raise UserError(f"give --config=NAME ({names}) or --config=FILE.py")
+    try:
+        flag.value.keys()  # a file that failed to load complains at its first use only
+    except OSError as error:
+        raise UserError(f"{error}; configs by name: {names}") from None
+    return flag.value
+
+
+def run_app(run: Callable[[], None]) -> None:
+    """Parses the absl flags and calls `run`; bad flags or a bad config are one line, status 2.
+
+    A word that no flag takes is refused: `--options red green` would drop "green".
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS([_with_config_file(word) for word in argv])
+        except (AttributeError, KeyError) as error:
+            text = str(error.args[0]).replace("\\'", "'").replace("\\n", "\n")  # may be a repr
+            name, _, hint = text.strip("\"'").partition("\n")
+            name = name.strip("\"'")
+            raise UserError(f"unknown field in the config: {name}; {hint}".rstrip("; ")) from None
+        except (flags.Error, ValueError, TypeError, OSError) as error:
+            raise UserError(str(error)) from None
+        if len(rest) > 1:
+            words = ", ".join(repr(word) for word in rest[1:])
+            raise UserError(
+                f"no flag takes {words}: write --flag=value, with quotes around a value that has "
+                "spaces, and a flag for each value of a list"
+            )
+        return rest
+
+    def parse_or_exit(argv: list[str]) -> list[str]:
+        rest: list[str] = []
+        run_cli(lambda: rest.extend(parse(argv)))
+        return rest
+
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
+    app.run(lambda _: run_cli(run), argv=sys.argv, flags_parser=parse_or_exit)
+
+
+def _with_config_file(word: str) -> str:
+    flag, equals, name = word.partition("=")
+    return f"{flag}={config_file(name)}" if flag in ("--config", "-config") and equals else word

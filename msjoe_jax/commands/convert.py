@@ -1,0 +1,217 @@
+"""Published weights as a model folder (`bundle.py`): Qwen2.5-VL, or CLIP of either family.
+
+    msjoe convert --source=HF_DIR --out=DIR
+
+Reads safetensors tensor by tensor and writes each layer into its place of the stacked leaf, so
+that neither the model nor a stacked leaf is ever in memory. Everything that does not fit is named
+before anything is written. After a kill the same command goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from flax import nnx
+from tqdm import tqdm
+
+from msjoe_jax.commands.cli import run_app
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.clip.preprocess import PIXEL_MEAN, PIXEL_STD
+from msjoe_jax.models.params import Params, abstract
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.rollout.model_folder import copy_side_files, write_json
+from msjoe_jax.rollout.system import read_json, read_sizes
+from msjoe_jax.runtime.param_store import ParamWriter
+from msjoe_jax.runtime.resumable_folder import Making, making
+from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
+from msjoe_jax.weights.qwen import qwen_table
+from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
+from msjoe_jax.weights.tables import Slot, Table, flatten, match, slots
+
+CONFIGS = CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
+OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
+SAMPLED = 1 << 20  # bytes of every file that tell one source from another, with size and time
+
+
+class Source(NamedTuple):
+    """A folder of published weights, understood.
+
+    `name`: mllm or clip; `verbatim`: its config.json is of Hugging Face's form; `settings`: the
+    preprocessor's, where the source has them in another form.
+    """
+
+    name: str
+    sizes: QwenConfig | CLIPConfig
+    table: Table
+    verbatim: bool = True
+    settings: dict[str, Any] | None = None
+
+    def abstract_params(self) -> Params:
+        """The parameter tree to be filled."""
+        sizes = self.sizes
+        if isinstance(sizes, QwenConfig):
+            return abstract(lambda: QwenVL(sizes, rngs=nnx.Rngs(0)))[1]
+        return abstract(lambda: CLIP(sizes, rngs=nnx.Rngs(0)))[1]
+
+
+def understand(folder: pathlib.Path) -> Source:
+    """What the folder holds, by its config files.
+
+    Raises:
+      UserError: no config, another architecture, or preprocessing that is not ours.
+    """
+    file, open_clip = folder / CONFIG, folder / OPEN_CLIP_CONFIG
+    # Some folders have both, for both libraries; Hugging Face's file then has its own weights.
+    if open_clip.is_file() and not any((folder / name).is_file() for name in (INDEX, SINGLE[0])):
+        return _open_clip(open_clip)
+    if not file.is_file():
+        raise UserError(
+            f"{folder}: no {CONFIG} and no {OPEN_CLIP_CONFIG}; name the folder of a published model"
+        )
+    config = read_json(file)
+    kind = config.get("model_type")
+    if kind not in ("qwen2_5_vl", "clip"):
+        raise UserError(f"{file}: model_type is {kind!r}; qwen2_5_vl and clip can be converted")
+    _check_pixels(folder / "preprocessor_config.json", "image_mean", "image_std")
+    if kind == "clip":
+        return Source("clip", read_sizes(file, CLIPConfig.from_hf), HUGGING_FACE)
+    sizes = read_sizes(file, QwenConfig.from_hf)
+    return Source("mllm", sizes, qwen_table(sizes))
+
+
+def _open_clip(file: pathlib.Path) -> Source:
+    sizes = read_sizes(file, CLIPConfig.from_open_clip)
+    if not sizes.quick_gelu and re.search(OPENAI_TAG, file.parent.resolve().name):
+        # Its config names the architecture; that OpenAI trained with it is said by the tag alone.
+        print(f"{file.parent}: OpenAI's weights, converted with quick-GELU", file=sys.stderr)
+        sizes = dataclasses.replace(sizes, quick_gelu=True)
+    _check_pixels(file, "mean", "std", "preprocess_cfg")
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": sizes.image_size},
+        "crop_size": {"height": sizes.image_size, "width": sizes.image_size},
+        "resample": 3,  # PIL's bicubic
+        "image_mean": PIXEL_MEAN,
+        "image_std": PIXEL_STD,
+    }
+    return Source("clip", sizes, OPEN_CLIP, verbatim=False, settings=settings)
+
+
+def _check_pixels(file: pathlib.Path, mean: str, std: str, part: str = "") -> None:
+    """UserError if the file, where there is one, asks for other pixel statistics than ours."""
+    if not file.is_file():
+        return
+    content = read_json(file)
+    content = content.get(part) or {} if part else content
+    for key, ours in ((mean, PIXEL_MEAN), (std, PIXEL_STD)):
+        theirs = content.get(key, ours)
+        numbers = isinstance(theirs, list | tuple) and [type(x) for x in theirs] == [float] * 3
+        if not numbers or not np.allclose(theirs, ours, atol=1e-6):
+            raise UserError(f"{file}: {key} is {theirs}; only {list(ours)} is computed here")
+
+
+def convert(source: pathlib.Path, out: pathlib.Path) -> None:
+    """Writes `out`, which appears whole or not at all.
+
+    Peak memory: the largest tensor and a few blocks of CHUNK_BYTES beside what the process needs.
+
+    Raises:
+      UserError: the source is no model, is damaged or does not fit (all misfits at once), `out`
+        exists or is being made from another source, or there is no room for it.
+    """
+    model = understand(source)
+    Tokenizer(source)  # without one the checkpoint could neither read nor write
+    tensors = read_folder(source)
+    tree = model.abstract_params()
+    wanted = slots(model.table, tree)
+    given = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    names = match(given, model.table, wanted)
+    work = [(tensors[names[published]], slot) for published, slot in wanted.items()]
+    work.sort(key=lambda item: (item[0].file, item[0].start))
+    total = sum(tensor.stop - tensor.start for tensor, _ in work)
+    with making(out, _origin(source, tensors), total) as made:
+        _fill(made, model.name, work, tree)
+        side = made.folder / model.name
+        side.mkdir(exist_ok=True)
+        copy_side_files(source, side)
+        if model.settings:
+            write_json(side / "preprocessor_config.json", model.settings)
+        if model.verbatim:
+            shutil.copyfile(source / CONFIG, side / CONFIG)
+        else:
+            write_json(side / CONFIG, model.sizes.to_hf())
+
+
+def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
+    """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
+    shapes = flatten(tree)
+    types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
+    leaves = {
+        f"{name}/{path}": jax.ShapeDtypeStruct(leaf.shape, types[path])
+        for path, leaf in shapes.items()
+    }
+    stacked = {path for _, slot in work if slot.layer is not None for path in slot.row.paths}
+    writer = ParamWriter(
+        made.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
+    )
+    total = sum(tensor.stop - tensor.start for tensor, _ in work)
+    with tqdm(total=total, desc="convert", unit="B", unit_scale=True) as bar:
+        for tensor, slot in work:
+            mark = f"{tensor.file.name} {tensor.start}"
+            if mark not in made.finished:
+                _move(tensor, slot, name, writer)
+                made.note(mark)
+            bar.update(tensor.stop - tensor.start)
+
+
+def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
+    """A function of its own, so that no tensor outlives its turn."""
+    for path, values in slot.split(tensor.read()):
+        writer.write(f"{name}/{path}", slot.layer, values)
+
+
+def _origin(source: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What tells this source from another one, without reading all of it."""
+    files = {tensor.file for tensor in tensors.values()}
+    origin = {}
+    for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):
+        with file.open("rb") as stream:
+            digest = hashlib.sha256(stream.read(SAMPLED)).hexdigest()
+        origin[file.name] = [file.stat().st_size, file.stat().st_mtime_ns, digest]
+    return origin
+
+
+def run(source: str, out: str) -> None:
+    """Checks the flags and converts.
+
+    Raises:
+      UserError: as `convert`, or a flag is missing.
+    """
+    for name, value in (("source", source), ("out", out)):
+        if not value.strip():
+            raise UserError(f"--{name} is missing or empty")
+    convert(pathlib.Path(source), pathlib.Path(out))
+    print(f"{out}: converted from {source}")
+
+
+def cli() -> None:
+    """Defines the flags here, not above: other commands have flags of the same names."""
+    source = flags.DEFINE_string("source", "", "Folder of a published model (safetensors).")
+    out = flags.DEFINE_string("out", "", "Folder to write.")
+
+    def start() -> None:
+        run(source.value, out.value)
+
+    run_app(start)

@@ -1,0 +1,193 @@
+"""Fields of a config: each with a type, a default, its bounds or choices, and one line of words.
+
+A config group is a frozen dataclass whose fields are made by `option` and `group`. `read` turns
+plain values (of a file, of flags, of a checkpoint's record) into the dataclass and names every slip
+at once; `plain` is the way back.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+KEY = "option"
+
+
+class Option(NamedTuple):
+    """What a field may hold, beside its type.
+
+    low, high: the bounds, both allowed; above: a bound that is not. choices: of a text, of every
+    entry of a list of texts, or of the keys of a mapping. form: `regex`, `file` or `folder` (both
+    may be empty, and must be there otherwise).
+    """
+
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    form: str = ""
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    form: str = "",
+) -> Any:
+    """A field of a config group: its default, one line of documentation, and `Option`'s limits."""
+    metadata = {KEY: Option(doc, low, high, above, choices, form)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def group(kind: type, doc: str, **defaults: Any) -> Any:
+    """A field that is a config group itself, with these defaults in place of the group's own."""
+    return dataclasses.field(default_factory=lambda: kind(**defaults), metadata={KEY: Option(doc)})
+
+
+class Field(NamedTuple):
+    """One field of a group, for walks over a config. `kind` is its type, `default` its value."""
+
+    name: str
+    kind: Any
+    default: Any
+    option: Option
+
+
+def fields_of(kind: type) -> Iterator[Field]:
+    """The fields of a config group, in order."""
+    hints = get_type_hints(kind)
+    made = kind()
+    for field in dataclasses.fields(kind):
+        yield Field(field.name, hints[field.name], getattr(made, field.name), field.metadata[KEY])
+
+
+def plain(made: Any) -> dict[str, Any]:
+    """A config group as nested plain values, as JSON and `ml_collections` hold them."""
+
+    def value(x: Any) -> Any:
+        if dataclasses.is_dataclass(x):
+            return plain(x)
+        return dict(x) if isinstance(x, Mapping) else x
+
+    return {f.name: value(getattr(made, f.name)) for f in dataclasses.fields(made)}
+
+
+def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) -> Any:
+    """A config group from plain values; what is absent has its default.
+
+    Args:
+      kind: the dataclass.
+      values: by field name.
+      where: stands before a field's name in a message, such as "config.frames.".
+      slips: every value that cannot be is told here, a line each.
+
+    Returns:
+      the group, with the default in place of a value that cannot be.
+    """
+    known = {field.name: field for field in fields_of(kind)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            slips.append(f"{where}{name}: there is no such field{hint}")
+    found = {}
+    before = len(slips)
+    for name, field in known.items():
+        if name not in values:
+            found[name] = field.default
+        elif dataclasses.is_dataclass(field.kind):
+            nested = values[name]
+            if not isinstance(nested, Mapping):
+                slips.append(f"{where}{name}={nested!r} must be a group of fields")
+                nested = {}
+            given = {**plain(field.default), **nested}
+            found[name] = read(field.kind, given, f"{where}{name}.", slips)  # type: ignore[arg-type]
+        else:
+            value, slip = _value(field, values[name])
+            if slip:
+                slips.append(f"{where}{name}={_shown(values[name])} {slip}")
+            found[name] = field.default if slip else value
+    made = kind(**found)
+    if len(slips) == before and hasattr(made, "slips"):
+        slips.extend(f"{where}{line}" for line in made.slips())
+    return made
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) and value else repr(value)
+
+
+def _value(field: Field, value: Any) -> tuple[Any, str]:
+    """The value in the field's type, and what is wrong with it ("" if nothing)."""
+    kind, limits = field.kind, field.option
+    if isinstance(kind, types.UnionType):  # X | None
+        if value is None:
+            return None, ""
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    if kind is bool:
+        return value, "" if type(value) is bool else "must be True or False"
+    if kind in (int, float):
+        return _number(kind, value, limits)
+    if kind is str:
+        return value, _text(value, limits)
+    if get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            return value, "must be a list of texts"
+        slip = next((s for s in (_text(entry, limits) for entry in value) if s), "")
+        if not slip and len(set(value)) < len(value):
+            slip = "names something twice"
+        return tuple(value), slip
+    assert get_origin(kind) is dict, kind
+    if not isinstance(value, Mapping):
+        return value, "must be a mapping of names to numbers"
+    for name, number in value.items():
+        if isinstance(number, Mapping):  # a mapping of mappings, such as routes of credit
+            inner = [_number(float, x, limits)[1] for x in number.values()]
+            slip = next((s for s in inner if s), "")
+        else:
+            slip = (
+                _text(name, Option("", choices=limits.choices)) or _number(float, number, limits)[1]
+            )
+        if slip:
+            return value, f"holds {name}: {number!r}, which {slip}"
+    return dict(value), ""
+
+
+def _number(kind: type, value: Any, limits: Option) -> tuple[Any, str]:
+    words = "a whole number" if kind is int else "a number"
+    right = type(value) is int or (kind is float and type(value) is float)
+    if not right or (type(value) is float and not math.isfinite(value)):
+        return value, f"must be {words}"
+    bounds = []
+    if limits.low is not None and value < limits.low:
+        bounds.append(f"at least {limits.low:g}")
+    if limits.above is not None and value <= limits.above:
+        bounds.append(f"above {limits.above:g}")
+    if limits.high is not None and value > limits.high:
+        bounds.append(f"at most {limits.high:g}")
+    return kind(value), f"must be {' and '.join(bounds)}" if bounds else ""
+
+
+def _text(value: Any, limits: Option) -> str:
+    if not isinstance(value, str):
+        return "must be a text"
+    if limits.choices and value not in limits.choices:
+        near = difflib.get_close_matches(value, limits.choices, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"is not one of {', '.join(limits.choices)}{hint}"
+    if limits.form == "regex":
+        try:
+            re.compile(value)
+        except re.error as error:
+            return f"is no regular expression ({error})"
+    return ""

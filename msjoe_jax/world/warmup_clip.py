@@ -1,0 +1,130 @@
+"""Supervised warm-up of the tiny world's CLIP on its records, and the form of a warm-up loop.
+
+A `Loop` is a state and a pure step. All randomness comes from (seed, step), so a run that is killed
+and resumed from any saved state ends in the same bits.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+from flax import nnx
+
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
+from msjoe_jax.models.params import split_module
+from msjoe_jax.text.tokenizer import Tokenizer, clip_tokens
+from msjoe_jax.world.spec import (
+    KINDS,
+    WORDS,
+    Plan,
+    apparent_kinds,
+)
+
+State = dict[str, Any]  # params, optimizer
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A resumable training loop: `state = init()`, then `step(state, i)` for i in 0 … steps − 1."""
+
+    init: Callable[[], State]
+    step: Callable[[State, int], tuple[State, Metrics]]
+    steps: int
+
+
+CLIP_VIDEOS = 120  # about 11,000 captions: enough that memorising them does not pay
+CAPTIONS = ("{}", "the {}", "what colour is the {} ?")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTraining:
+    """Schedule of `clip_loop`."""
+
+    seed: int = 0
+    steps: int = 450
+    batch: int = 128
+    learning_rate: float = 3e-3
+
+
+def names_of(kind: int) -> tuple[str, str]:
+    """What a caption calls a kind: the ambiguous word, the sense's own name."""
+    return WORDS[kind // 3], KINDS[kind]
+
+
+def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [F, S, S, 3] of the first videos' frames, once for every kind [F] they seem to show.
+
+    As in captions from the web, a look-alike is called what it looks like.
+    """
+    requests, kinds = [], []
+    for video_id in reader.ids[:CLIP_VIDEOS]:
+        info = reader.info(video_id)
+        plan = Plan.from_json(info.extra)
+        shown = [(f, kind) for f in range(info.num_frames) for kind in apparent_kinds(plan, f)]
+        requests.append((video_id, [frame for frame, _ in shown]))
+        kinds += [kind for _, kind in shown]
+    frames = np.concatenate(reader.gather(requests))
+    return preprocess_frames(frames, image_size), np.asarray(kinds, np.int32)
+
+
+def clip_loop(
+    reader: RecordReader, tokenizer: Tokenizer, cfg: CLIPConfig, training: ClipTraining
+) -> Loop:
+    """Contrastive training (Radford et al. 2021) on single frames that show an event.
+
+    A caption calls the object by the ambiguous word half of the time and by the sense's own name
+    otherwise. Equal captions in a batch share the target: they are not each other's negatives.
+    """
+    frames, kinds = _captioned_frames(reader, cfg.image_size)
+    start = tokenizer.token_id("<|im_start|>")
+    nouns = [*WORDS, *KINDS]
+    texts = [caption.format(noun) for noun in nouns for caption in CAPTIONS]
+    tokens = jnp.asarray(clip_tokens(tokenizer, texts, cfg.context, start, cfg.eot_token_id))
+    pool, kind_of_frame = jnp.asarray(frames), jnp.asarray(kinds)
+    graphdef, _ = split_module(CLIP(cfg, rngs=nnx.Rngs(0)))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, training.learning_rate, training.steps // 20, training.steps
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+
+    def init() -> State:
+        _, params = split_module(CLIP(cfg, rngs=nnx.Rngs(training.seed)))
+        return {"params": params, "optimizer": optimizer.init(params)}
+
+    def loss_fn(params, pixels, caption):
+        model = nnx.merge(graphdef, params)
+        images = _unit(model.encode_image(normalise(pixels)))
+        written = _unit(model.encode_text(tokens))[caption]
+        logits = jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * images @ written.T
+        same = (caption[:, None] == caption[None, :]).astype(jnp.float32)
+        target = same / same.sum(axis=1, keepdims=True)
+        loss = optax.softmax_cross_entropy(logits, target).mean()
+        return (loss + optax.softmax_cross_entropy(logits.T, target).mean()) / 2
+
+    @jax.jit
+    def update(state, step):
+        key = jax.random.fold_in(jax.random.key(training.seed), step)
+        which, sense, form = jax.random.split(key, 3)
+        rows = jax.random.randint(which, (training.batch,), 0, len(pool))
+        by_sense = jax.random.bernoulli(sense, 0.5, rows.shape)
+        noun = jnp.where(by_sense, len(WORDS) + kind_of_frame[rows], kind_of_frame[rows] // 3)
+        caption = noun * len(CAPTIONS) + jax.random.randint(form, rows.shape, 0, len(CAPTIONS))
+        loss, grads = jax.value_and_grad(loss_fn)(state["params"], pool[rows], caption)
+        updates, memory = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "optimizer": memory}, {"loss": loss}
+
+    return Loop(init, lambda state, step: update(state, jnp.int32(step)), training.steps)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

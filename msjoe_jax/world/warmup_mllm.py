@@ -1,0 +1,375 @@
+"""Supervised warm-up of the tiny world's MLLM on its records: to see, to answer, to ask."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+from optax.contrib import MuonDimensionNumbers
+
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
+from msjoe_jax.rollout.frames import to_patches
+from msjoe_jax.rollout.generate import Prompts, completion_log_probs
+from msjoe_jax.rollout.programs import Patches, frame_features
+from msjoe_jax.rollout.system import System
+from msjoe_jax.text.prompts import LETTERS, answer_prompt, query_prompt
+from msjoe_jax.world.spec import (
+    CELLS,
+    COLOURS,
+    KINDS,
+    SETTINGS,
+    WORDS,
+    Plan,
+    describe_frame,
+    kind_of,
+    question_about,
+    question_text,
+)
+from msjoe_jax.world.warmup_clip import Loop, Metrics, State, names_of
+
+FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
+ANSWERS = 3  # prompts a video: one about either word, one about both
+DESCRIBE = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # frames, no question
+DESCRIBED = 6  # facts in a description
+UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns to guess well
+ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
+# Answers come sooner to a model that has first met questions by a sense's own name, and few frames:
+# the share of each, before and after this part of the steps.
+EASY, EASY_UNTIL = (0.6, 0.1), 0.6
+# The first steps teach only the vision tower, at a sixth of a whole step's cost.
+LOOK_UNTIL, LOOK_VIDEOS, LOOK_RATE = 0.18, 32, 2.0
+# Muon (Jordan et al. 2024) moves every direction of a matrix alike: the look-ups that answers need
+# come in half the steps that Adam takes. Its updates are of unit norm, hence the larger rate.
+MUON_RATE = 10.0
+QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # a demonstrated query: the word, its right sense, wrong ones
+
+
+@dataclasses.dataclass(frozen=True)
+class MllmTraining:
+    """Schedule of `mllm_loop`."""
+
+    seed: int = 0
+    steps: int = 600
+    videos: int = 16  # a step
+    learning_rate: float = 2e-3  # of Adam; matrices get MUON_RATE times it
+    vision_weight: float = 1.0
+    query_weight: float = 0.5
+    description_weight: float = 4.0
+
+
+class MllmBatch(NamedTuple):
+    """V videos of U frames, G prompts each; `words` names what each visual token M shows.
+
+    While only the vision tower learns there are no prompts.
+    """
+
+    patches: Patches
+    words: Int[np.ndarray, "V U·M 3"]
+    word_weights: Float[np.ndarray, "V U·M 3"]
+    prompts: Prompts | None
+    replies: Int[np.ndarray, "V G 1 C"] | None
+    reply_mask: Float[np.ndarray, "V G 1 C"] | None
+
+
+def mllm_loop(
+    config: ConfigDict, system: System, reader: RecordReader, training: MllmTraining
+) -> Loop:
+    """Supervised training of the tiny MLLM: to see, to answer, and to demonstrate queries.
+
+    (a) Every visual token is drawn, through the tied word embedding, to the words for what its
+    cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
+    project's format, from mixes of frames that do or do not hold the evidence. (c) Queries in the
+    project's format, plausible but uncalibrated (QUERY_MIX), so that RL has something to improve.
+    The frames of a video are encoded once for all its prompts.
+    """
+    builder = _BatchBuilder(config, system, reader, training)
+    look = round(LOOK_UNTIL * training.steps)
+    rest = training.steps - look
+    rate = training.learning_rate
+    schedule = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, LOOK_RATE * rate, 20),
+            optax.warmup_cosine_decay_schedule(0.0, rate, min(50, rest // 4), rest),
+        ],
+        [look],
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            lambda step: MUON_RATE * schedule(step),
+            adam_learning_rate=schedule,
+            adam_b2=0.98,
+            muon_weight_dimension_numbers=_matrices,
+        ),
+    )
+
+    def init() -> State:
+        params = _fresh(system, training.seed)
+        return {"params": params, "optimizer": optimizer.init(params)}
+
+    def loss_fn(params: Params, batch: MllmBatch) -> tuple[Array, Metrics]:
+        model = system.mllm(params)
+        features = frame_features(model, batch.patches)
+        seen = jax.nn.log_softmax(model.language.logits(features))
+        named = jnp.take_along_axis(seen, batch.words, -1) * batch.word_weights
+        vision = -named.sum(-1).mean()
+        if batch.prompts is None or batch.replies is None or batch.reply_mask is None:
+            return vision, {"loss": vision, "vision": vision}
+        log_probs, _ = completion_log_probs(
+            model,
+            batch.prompts,
+            features,
+            jnp.asarray(batch.replies),
+            banned_ids=system.banned_ids(),
+            temperature=1.0,
+        )
+        each = (log_probs * batch.reply_mask).sum((-2, -1))  # [V, G]
+        answer, query = -each[:, :ANSWERS].mean(), -each[:, ANSWERS].mean()
+        described = -each[:, ANSWERS + 1].sum() / batch.reply_mask[:, ANSWERS + 1].sum()
+        loss = ANSWERS * answer + training.query_weight * query + training.vision_weight * vision
+        loss += training.description_weight * described
+        parts = {"answer": answer, "query": query, "description": described, "vision": vision}
+        return loss, {"loss": loss, **parts}
+
+    @jax.jit
+    def update(state: State, batch: MllmBatch) -> tuple[State, Metrics]:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state["params"], batch)
+        updates, memory = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "optimizer": memory}, metrics
+
+    ahead = _Ahead(builder)
+    return Loop(init, lambda state, step: update(state, ahead(step)), training.steps)
+
+
+def _matrices(params: Params) -> Any:
+    """Which dimensions of each weight matrix are inputs and outputs; None: not a matrix, Adam's."""
+    sides = {
+        ("q", "k", "v"): ((1,), (2, 3)),
+        ("o",): ((1, 2), (3,)),
+        ("gate", "up", "down"): ((1,), (2,)),
+        ("kernel",): ((0,), (1,)),
+    }
+
+    def of(path: tuple, _: Array) -> MuonDimensionNumbers | None:
+        last = path[-1].key
+        found = next((both for names, both in sides.items() if last in names), None)
+        return found and MuonDimensionNumbers(*found)
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def _fresh(system: System, seed: int) -> Params:
+    """Fresh weights at which a narrow, shallow decoder learns soon to look things up.
+
+    Std 0.02 suits a width of 2,500; here matrices get 1/√width (norms stay, and so does the patch
+    embedding, which has as many inputs). In each layer's first head queries equal keys and the
+    output is the value's transpose: tokens attend to what resembles them and copy it
+    ("mimetic" initialisation, Trockman & Kolter 2023, arXiv 2305.09828, with a copy's sign).
+    """
+    width, layers = system.qwen.text.width, system.qwen.text.layers
+
+    def scale(path: tuple, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        if "norm" in name or "patch_embed" in name:
+            return leaf
+        residual = name.endswith(("['o']", "['down']"))  # a branch each, 2 · layers of them
+        return leaf * (width**-0.5 / 0.02) * ((2 * layers) ** -0.5 if residual else 1.0)
+
+    params = jax.tree_util.tree_map_with_path(scale, system.init("mllm", seed))
+    params["language"]["embedding"] *= 2.0  # tokens stand out beside the branches' outputs
+    params["language"]["norm"]["scale"] *= 0.25  # and yet first guesses are not sure of themselves
+    w = params["language"]["layers"]
+    w["q"] = w["q"].at[:, :, 0].set(w["k"][:, :, 0])
+    w["o"] = w["o"].at[:, 0].set(jnp.swapaxes(w["v"][:, :, 0], 1, 2))
+    return params
+
+
+class _Ahead:
+    """Builds batch i + 1 on another thread while batch i is in use."""
+
+    def __init__(self, build: Callable[[int], MllmBatch]):
+        self._build, self._pool = build, ThreadPoolExecutor(1)
+        self._pending: dict[int, Future[MllmBatch]] = {}
+
+    def __call__(self, step: int) -> MllmBatch:
+        future = self._pending.pop(step, None) or self._pool.submit(self._build, step)
+        self._pending = {step + 1: self._pool.submit(self._build, step + 1)}
+        return future.result()
+
+
+def _pad(values: Sequence[float], length: int) -> Float[np.ndarray, "C"]:
+    return np.pad(np.asarray(values, np.float32), (0, length - len(values)))
+
+
+class _BatchBuilder:
+    """Batches as a function of (seed, step)."""
+
+    def __init__(
+        self, config: ConfigDict, system: System, reader: RecordReader, training: MllmTraining
+    ):
+        assert system.tokenizer is not None
+        self.config, self.system, self.training = config, system, training
+        self.reader, self.tokenizer = reader, system.tokenizer
+        self.assembler = Assembler(system.tokenizer, system.qwen)
+        self.length = max(config.prompt.answer_prompt_tokens, config.prompt.query_prompt_tokens)
+        self.reply_tokens = max(config.prompt.query_tokens, 1 + 3 * DESCRIBED)
+        self.plans: dict[str, Plan] = {}
+        self.rows: dict[tuple[tuple[str, str], int], dict[str, np.ndarray]] = {}
+        self.word_ids = {
+            name: system.tokenizer.token_id(name) for name in (*SETTINGS, *KINDS, *COLOURS)
+        }
+
+    def __call__(self, step: int) -> MllmBatch:
+        rng = np.random.default_rng([self.training.seed, step])
+        progress = step / self.training.steps
+        look, easy = progress < LOOK_UNTIL, EASY[progress >= EASY_UNTIL]
+        ids = self.reader.ids
+        count = LOOK_VIDEOS if look else self.training.videos
+        chosen = [ids[i] for i in rng.integers(len(ids), size=count)]
+        plans = [self._plan(video_id) for video_id in chosen]
+        frames = [self._choose_frames(plan, rng) for plan in plans]
+        pixels = np.concatenate(self.reader.gather(list(zip(chosen, frames, strict=True))))
+        vision = self.system.qwen.vision
+        patches, grid = to_patches(
+            pixels, vision.patch, vision.merge, self.config.frames.key_patches
+        )
+        shape = (len(plans), FRAMES)
+        size = (int(grid[0, 0]), int(grid[0, 1]))
+        words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
+        named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
+        seen = (
+            Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
+            named[:, :, 0].astype(np.int32),
+            named[:, :, 1],
+        )
+        if look:
+            return MllmBatch(*seen, None, None, None)
+        rows, replies, masks = [], [], []
+        for plan, picked in zip(plans, frames, strict=True):
+            examples = self._examples(plan, picked, size, easy, rng)
+            rows.append([row for row, _, _ in examples])
+            replies.append([[np.resize(ids, self.reply_tokens)] for _, ids, _ in examples])
+            masks.append([[_pad(mask, self.reply_tokens)] for _, _, mask in examples])
+        return MllmBatch(
+            *seen, stack_rows(rows), np.array(replies, np.int32), np.array(masks, np.float32)
+        )
+
+    def _plan(self, video_id: str) -> Plan:
+        if video_id not in self.plans:
+            self.plans[video_id] = Plan.from_json(self.reader.info(video_id).extra)
+        return self.plans[video_id]
+
+    def _choose_frames(self, plan: Plan, rng: np.random.Generator) -> list[int]:
+        number = self.reader.info(plan.id).num_frames
+        if rng.random() < UNIFORM:
+            return sorted(rng.permutation(number)[:FRAMES].tolist())
+        shown = [int(rng.choice(event.visible_frames)) for event in plan.events]
+        others = rng.permutation(np.setdiff1d(np.arange(number), shown))
+        return sorted(shown + others[: FRAMES - len(shown)].tolist())
+
+    def _examples(
+        self,
+        plan: Plan,
+        frames: Sequence[int],
+        size: tuple[int, int],
+        easy: float,
+        rng: np.random.Generator,
+    ) -> list[tuple[dict[str, np.ndarray], list[int], list[float]]]:
+        """(prompt row, reply ids, their weights): answers, query demonstration, description."""
+        c, style = self.config, self.system.style
+        both = rng.permutation(plan.words).tolist()
+        examples = []
+        for words in (both[:1], both if rng.random() > 1.5 * easy else both[1:], both):
+            targets = plan.targets(words)
+            needed: list[int] = []
+            if rng.random() < ORACLE:
+                shown = {frame for target in targets for frame in target.visible_frames}
+                needed = [i for i, frame in enumerate(frames) if frame in shown]
+            spare = rng.permutation([i for i in range(FRAMES) if i not in needed]).tolist()
+            number = c.frames.key
+            if rng.random() < easy:
+                number = max(int(rng.integers(1, c.frames.key)), len(needed))
+            picked = sorted((needed + spare)[:number])
+            names = [WORDS[word] for word in words]
+            if rng.random() < easy:
+                names = [KINDS[target.kind] for target in targets]
+            row = self._row(answer_prompt(style, question_about(names), COLOURS), picked, size)
+            letter = LETTERS[max(targets, key=lambda event: event.start).colour]
+            examples.append((row, *self._reply(f"<answer>{letter}</answer><|im_end|>")))
+        words = both if rng.random() < 0.5 else both[:1]
+        text = query_prompt(style, question_text(words), COLOURS, c.prompt.max_queries)
+        picked = sorted(rng.permutation(FRAMES)[: c.frames.preview].tolist())
+        reply = "".join(
+            f"<query>{self._demonstrate(word, plan.setting, rng)}</query>" for word in words
+        )
+        examples.append((self._row(text, picked, size), *self._reply(reply + "<|im_end|>")))
+        everything = self._row(DESCRIBE, range(FRAMES), size)
+        return [*examples, (everything, *self._description(plan, frames, rng))]
+
+    def _reply(self, text: str) -> tuple[list[int], list[float]]:
+        ids = self.tokenizer.encode(text)
+        return ids, [1.0] * len(ids)
+
+    def _description(
+        self, plan: Plan, frames: Sequence[int], rng: np.random.Generator
+    ) -> tuple[list[int], list[float]]:
+        """Facts of a video, in random order, of which only the last token each is learnt.
+
+        Objects and words with their colour, or with the letter of it; words with what they mean
+        here, in the form of a query. A pretrained model knows what its words mean; what it lacks
+        is the habit of looking for it, and the demonstrations keep that from it (QUERY_MIX).
+        """
+        facts = []
+        for event in plan.events:
+            if not set(frames) & set(event.visible_frames):
+                continue
+            for name in names_of(event.kind):
+                if name in KINDS or event in plan.targets(plan.words):
+                    colour = COLOURS[event.colour], f"<answer> {LETTERS[event.colour]}"
+                    facts.append(f"{name} {rng.choice(colour)}")
+        meanings = [f"{WORDS[w]} <query> {KINDS[kind_of(w, plan.setting)]}" for w in plan.words]
+        chosen = rng.permutation(facts)[: DESCRIBED - len(meanings)].tolist() + meanings
+        ids, weights = [0], [0.0]
+        for fact in rng.permutation(chosen):
+            said = self.tokenizer.encode(str(fact))
+            ids, weights = ids + said, weights + [0.0] * (len(said) - 1) + [1.0]
+        return ids, weights
+
+    def _row(
+        self, text: tuple[str, str], picked: Sequence[int], size: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        # Only the frames differ between prompts of one wording: everything else is remembered.
+        key = (text, len(picked))
+        if key not in self.rows:
+            frames = [Frame(i * CELLS, size) for i in range(len(picked))]
+            self.rows[key] = self.assembler.row(text, frames, self.length)
+        place = self.rows[key]["feature_index"]
+        moved = np.asarray(picked)[place // CELLS] * CELLS + place % CELLS
+        index = np.where(place >= 0, moved, -1).astype(np.int32)
+        return {**self.rows[key], "feature_index": index}
+
+    def _demonstrate(self, word: int, setting: int, rng: np.random.Generator) -> str:
+        wrong = [KINDS[kind_of(word, s)] for s in range(len(SETTINGS)) if s != setting]
+        names = [WORDS[word], KINDS[kind_of(word, setting)], *wrong]
+        return names[rng.choice(len(names), p=QUERY_MIX)]
+
+    def _name_cells(self, plan: Plan, frame: int) -> list[tuple[list[int], list[float]]]:
+        """For each cell the ids of up to three words that describe it, and their weights."""
+        setting = self.word_ids[SETTINGS[plan.setting]]
+        cells = [([setting, 0, 0], [1.0, 0.0, 0.0]) for _ in range(CELLS)]
+        for cell, kind, colour in describe_frame(plan, frame):
+            names = [KINDS[kind]] + ([] if colour is None else [COLOURS[colour]])
+            ids = [setting] + [self.word_ids[name] for name in names]
+            pad = 3 - len(ids)
+            cells[cell] = (ids + [0] * pad, [1 / len(ids)] * len(ids) + [0.0] * pad)
+        return cells

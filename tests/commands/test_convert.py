@@ -1,0 +1,342 @@
+"""Published folders into model folders: the tables, what is read, what is refused."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from safetensors.torch import load_file, save_file
+
+from msjoe_jax.commands.convert import convert, run
+from msjoe_jax.config import base
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.params import abstract, count_params, fingerprint
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.rollout.model_folder import load_bundle, load_mllm, save_bundle
+from msjoe_jax.rollout.system import QWEN_SIZES, make_system, qwen_config
+from msjoe_jax.runtime.checkpoint import load_meta, load_params
+from msjoe_jax.weights.qwen import qwen_table
+from msjoe_jax.weights.tables import match, slots, to_hf
+from tests.models.clip.test_model import config as clip_sizes
+from tests.models.clip.test_model import hugging_face_model, open_clip_model
+from tests.support.published import clip_folder, published, qwen_folder
+from tests.support.qwen_oracle import numpy_of
+from tests.support.torch_stubs import declare_torchvision_ops
+
+ROOT = pathlib.Path(__file__).parents[2]
+GENUINE = ROOT.parent / "shared" / "material" / "tokenizer" / "Qwen2.5-VL-7B-Instruct"
+PYTHON = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def command(*flags: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "msjoe_jax", "convert", *flags]
+    return subprocess.run(line, capture_output=True, text=True, env=PYTHON, cwd=ROOT)
+
+
+def shapes_of(config: QwenConfig):
+    return abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0)))[1]
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not GENUINE.is_dir(), reason="the published 7B's index is not at hand")
+def test_published_index():
+    """Every name of the 7B's index has its place, every leaf its tensors, and the bytes agree."""
+    config = QwenConfig.from_hf(json.loads((GENUINE / "config.json").read_text()))
+    index = json.loads((GENUINE / "model.safetensors.index.json").read_text())
+    assert config == qwen_config("qwen2.5-vl-7b", None)
+    wanted = slots(qwen_table(config), shapes_of(config))
+    assert len(wanted) == 729 and wanted.keys() == index["weight_map"].keys()
+    total = sum(2 * int(np.prod(slot.shape)) for slot in wanted.values())
+    assert total == index["metadata"]["total_size"]
+
+
+@pytest.mark.parametrize("size", QWEN_SIZES)
+def test_every_size_is_the_references(size):
+    """Names and shapes of transformers' own model built from our config.json."""
+    declare_torchvision_ops()
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = qwen_config(size, None)
+    assert QwenConfig.from_hf(config.to_hf()) == config
+    with torch.device("meta"):
+        module = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config.to_hf()))
+    table, shapes = qwen_table(config), shapes_of(config)
+    given = {n: (np.dtype(np.float16), tuple(x.shape)) for n, x in module.state_dict().items()}
+    names = match(given, table, slots(table, shapes))
+    assert names.keys() | table.ignored == {published(name) for name in given} | table.ignored
+    assert count_params(shapes) == sum(x.numel() for x in module.parameters())
+
+
+def test_fields_left_out_are_the_references():
+    declare_torchvision_ops()
+    from transformers import CLIPConfig as ReferenceCLIP
+    from transformers import Qwen2_5_VLConfig
+
+    flat = qwen_config("qwen2.5-vl-3b", None).to_hf()
+    flat["vision_config"] = {"hidden_size": 1280, "out_hidden_size": 2048}
+    whole = Qwen2_5_VLConfig(**json.loads(json.dumps(flat))).to_dict()  # it takes its input apart
+    assert QwenConfig.from_hf(flat) == QwenConfig.from_hf(whole)
+    assert CLIPConfig.from_hf({"model_type": "clip"}) == CLIPConfig.published("vit-b-32")
+    assert CLIPConfig.from_hf(ReferenceCLIP().to_dict()) == CLIPConfig.published("vit-b-32")
+    bare = {"model_cfg": {"embed_dim": 512, "quick_gelu": True, "vision_cfg": {}, "text_cfg": {}}}
+    assert CLIPConfig.from_open_clip(bare) == CLIPConfig.published("vit-b-16")
+    old = CLIPConfig.published("vit-l-14").to_hf()
+    old["text_config"]["eos_token_id"] = 2  # as OpenAI's own are published
+    assert CLIPConfig.from_hf(old) == CLIPConfig.published("vit-l-14")
+
+
+# --- what is read ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": torch.bfloat16, "flat": True},
+        {"tie": True, "sharded": False},
+        {"dtype": torch.float16, "new_names": True},
+    ],
+    ids=["flat-bf16", "tied-single", "nested-names-fp16"],
+)
+def test_every_value_arrives(tmp_path, options):
+    module = qwen_folder(tmp_path / "hf", **options)
+    convert(tmp_path / "hf", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "out"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["mllm", "params"]
+    for file in ("config.json", "tokenizer.json", "preprocessor_config.json", "merges.txt"):
+        copy = tmp_path / "out" / "mllm" / file
+        assert copy.read_bytes() == (tmp_path / "hf" / file).read_bytes()
+    dtype = options.get("dtype", torch.float32)
+    mllm = load_mllm(tmp_path / "out", str(dtype).removeprefix("torch."))
+    assert mllm.settings["preprocessor_config"] == {"min_pixels": 3136, "x": "é"}
+    assert mllm.config.text.tie_embeddings == options.get("tie", False)
+    tensors = to_hf(jax.tree.map(np.asarray, mllm.params), qwen_table(mllm.config))
+    stored = {published(name): x for name, x in module.state_dict().items()}
+    if options.get("tie"):
+        del stored["lm_head.weight"]
+    assert tensors.keys() == stored.keys()
+    for name, x in tensors.items():
+        assert x.tobytes() == numpy_of(stored[name]).tobytes(), name
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+@pytest.mark.parametrize("family", ["open_clip", "hugging_face"])
+def test_clip_computes_what_the_source_does(tmp_path, family, quick_gelu):
+    sizes = clip_sizes(quick_gelu)
+    if family == "open_clip":
+        module = open_clip_model(sizes)
+        model = {
+            "embed_dim": sizes.embed_dim,
+            "vision_cfg": {
+                "image_size": 28,
+                "patch_size": 7,
+                "width": 32,
+                "layers": 2,
+                "head_width": 16,
+            },
+            "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 24, "heads": 3,
+                         "layers": 3},
+        }  # fmt: skip
+        tag = tmp_path / ("clip.openai" if quick_gelu else "clip.laion")  # the tag says it
+        clip_folder(tag, module, {"model_cfg": model, "preprocess_cfg": {}}, True)
+    else:
+        module = hugging_face_model(sizes)
+        tag = tmp_path / "clip"
+        clip_folder(tag, module, module.config.to_dict(), False)
+    convert(tag, tmp_path / "out")
+    _, system, params = load_bundle(tmp_path / "out", ["clip"])
+    assert system.clip == sizes
+    assert system.clip_tokenizer is not None and system.tokenizer is None
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(2, 28, 28, 3)).astype(np.float32)
+    tokens = rng.integers(0, 49, (2, 8))
+    tokens[:, -1] = 49
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        if family == "open_clip":
+            want = module.encode_image(images), module.encode_text(torch.from_numpy(tokens))
+        else:
+            want = (
+                module.get_image_features(images).pooler_output,
+                module.get_text_features(torch.from_numpy(tokens)).pooler_output,
+            )
+    model = system.clip_model(params["clip"])
+    with jax.default_matmul_precision("highest"):
+        got = model.encode_image(jnp.asarray(pixels)), model.encode_text(jnp.asarray(tokens))
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w.numpy(), rtol=1e-5, atol=1e-5)  # as in test_clip
+
+
+def test_sizes_tokenizers_and_settings_go_with_a_run(tmp_path):
+    """A run that names checkpoints alone, up to the folder that it leaves."""
+    qwen_folder(tmp_path / "hf", sharded=False)
+    convert(tmp_path / "hf", tmp_path / "mllm")
+    module = hugging_face_model(clip_sizes(True))
+    clip_folder(tmp_path / "hf_clip", module, module.config.to_dict(), False)
+    convert(tmp_path / "hf_clip", tmp_path / "clip")
+    config = base()
+    config.mllm.size = config.clip.size = ""
+    config.mllm.checkpoint, config.clip.checkpoint = (str(tmp_path / n) for n in ("mllm", "clip"))
+    config.sampler.width, config.sampler.depth = 8, 1
+    system = make_system(config)
+    assert system.clip == clip_sizes(True) and system.qwen.text.layers == 2
+    params = {
+        name: load_params(str(tmp_path / name / "params"), system.abstract[name], prefix=name)
+        for name in ("mllm", "clip")
+    }
+    params["sampler"] = system.init("sampler", 0)
+    save_bundle(tmp_path / "final", config, system, params, ["joint"])
+    for file in ("tokenizer.json", "preprocessor_config.json", "merges.txt"):
+        copy = tmp_path / "final" / "mllm" / file
+        assert copy.read_bytes() == (tmp_path / "hf" / file).read_bytes()
+    for name, source in (("mllm", "hf"), ("clip", "hf_clip")):
+        written = json.loads((tmp_path / "final" / name / "config.json").read_text())
+        assert written == json.loads((tmp_path / source / "config.json").read_text())
+    for name in ("mllm", "clip"):
+        shutil.rmtree(tmp_path / name)  # the folder stands on its own
+    _, again, loaded = load_bundle(tmp_path / "final")
+    assert (again.qwen, again.clip) == (system.qwen, system.clip)
+    assert {n: fingerprint(p) for n, p in loaded.items()} == {
+        n: fingerprint(p) for n, p in params.items()
+    }
+    assert load_meta(str(tmp_path / "final" / "params"))["trained"]["stages"] == ["joint"]
+    config.mllm.checkpoint = ""
+    config.mllm.tokenizer = str(tmp_path / "hf")
+    with pytest.raises(UserError, match=r"config.mllm.size is empty: name a size, or config.mllm"):
+        make_system(config)
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def edit(file: pathlib.Path, **fields) -> None:
+    content = json.loads(file.read_text())
+    content.update(fields)
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def null(file: pathlib.Path, field: str) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: None}))
+
+
+def edit_text(folder: pathlib.Path, **fields) -> None:
+    """Of config.json, the part that tells the decoder's sizes."""
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder / "config.json", text_config={**text, **fields})
+
+
+def shard(folder: pathlib.Path) -> pathlib.Path:
+    return sorted(folder.glob("*.safetensors"))[1]
+
+
+def cut(folder: pathlib.Path, size: int) -> None:
+    shard(folder).write_bytes(shard(folder).read_bytes()[:size])
+
+
+def with_index(folder: pathlib.Path, name: str) -> None:
+    edit(folder / "model.safetensors.index.json", weight_map={"a": name})
+
+
+@pytest.mark.parametrize(
+    "spoil,message",
+    [
+        (lambda f: (f / "config.json").unlink(), r"hf: no config.json and no open_clip_config"),
+        (lambda f: (f / "config.json").write_text("[1"), r"config.json: no JSON"),
+        (lambda f: edit(f / "config.json", model_type="qwen2_vl"), r"model_type is 'qwen2_vl'; "),
+        (lambda f: edit(f / "config.json", vision_config=None), r"'vision_config' is missing"),
+        (lambda f: edit(f / "config.json", text_config=7), r"config.json: .*int"),
+        (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json: no readable tokenizer"),
+        (lambda f: edit(f / "preprocessor_config.json", image_mean=[0.5] * 3), r"image_mean is"),
+        (lambda f: edit(f / "preprocessor_config.json", image_std=["a"] * 3), r"image_std is \['a"),
+        (lambda f: null(f / "preprocessor_config.json", "image_mean"), r"image_mean is None; only"),
+        (
+            lambda f: edit_text(f, num_attention_heads=0),
+            r"config.json: heads is 0, not a whole num",
+        ),
+        (lambda f: edit_text(f, num_attention_heads=3), r"width 32 is not a multiple of the 3 h"),
+        (lambda f: edit_text(f, hidden_size="32"), r"width is '32', not a whole number from 1"),
+        (lambda f: edit_text(f, rms_norm_eps=None), r"norm_eps is None, not a number above 0"),
+        (lambda f: shard(f).unlink(), r"files that are absent: model-00002-of-\d+.safetensors"),
+        (lambda f: with_index(f, "../config.json"), r"names a file outside its folder"),
+        (lambda f: cut(f, 4), r"model-00002-of-\d+.safetensors: no safetensors file, or a dam"),
+        (lambda f: cut(f, 100), r"model-00002-of-\d+.safetensors: .*the header is cut off"),
+        (lambda f: cut(f, 20_000), r"model-00002-of-\d+.safetensors: .*cut off: 20000 bytes of"),
+        (lambda f: [p.unlink() for p in f.glob("model*")], r"no model.safetensors.index.json and"),
+    ],
+)
+def test_sources_that_are_refused(tmp_path, spoil, message):
+    qwen_folder(tmp_path / "hf")
+    spoil(tmp_path / "hf")
+    with pytest.raises(UserError, match=message) as caught:
+        convert(tmp_path / "hf", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]  # before anything is written
+
+
+@pytest.mark.parametrize(
+    "part, field, value, words",
+    [
+        ("vision_cfg", "head_width", 0, "head_width is 0"),
+        ("vision_cfg", "layers", [3, 4, 6, 3], r"vision_layers is \[3, 4, 6, 3\], not a whole"),
+        ("text_cfg", "heads", 7, "text_width 512 is not a multiple of the 7 heads"),
+    ],
+)
+def test_sizes_of_open_clip_that_are_refused(part, field, value, words):
+    model = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
+    model[part] = {field: value}
+    with pytest.raises(ValueError, match=words):
+        CLIPConfig.from_open_clip({"model_cfg": model})
+
+
+def test_one_line_and_status_2(tmp_path):
+    qwen_folder(tmp_path / "hf", sharded=False)
+    edit(tmp_path / "hf" / "config.json", tie_word_embeddings=True)
+    file = tmp_path / "hf" / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"model.norm.weight", b"model.norm.height"))
+    done = command(f"--source={tmp_path / 'hf'}", f"--out={tmp_path / 'out'}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: weights do not fit the model: 1 missing (model.norm.weight); "
+        "1 not of this model (model.norm.height)\n"
+    )
+    with pytest.raises(UserError, match="--out is missing or empty"):
+        run(str(tmp_path / "hf"), " ")
+
+
+def test_types_that_are_not_read_are_named(tmp_path):
+    qwen_folder(tmp_path / "hf", sharded=False)
+    file = tmp_path / "hf" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int64)
+    name = "visual.blocks.0.norm1.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, file)
+    words = (
+        r"2 of a type that is not read \(model.norm.weight I64, .*norm1.weight F8_E4M3\); 1 of se"
+        r"veral types in one stack \(visual.blocks.{layer}.norm1.weight \['F8_E4M3', 'float32'\]\)"
+    )
+    with pytest.raises(UserError, match=words):
+        convert(tmp_path / "hf", tmp_path / "out")
+
+
+def test_what_is_there_is_left_alone(tmp_path, monkeypatch):
+    qwen_folder(tmp_path / "hf", sharded=False)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out exists; remove it or name another folder"):
+        convert(tmp_path / "hf", tmp_path / "out")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"new needs 0.0 GB, 0.0 GB are free there"):
+        convert(tmp_path / "hf", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

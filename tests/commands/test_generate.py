@@ -1,0 +1,288 @@
+"""The command `generate`: token for token what transformers generates, and how it takes input."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from PIL import Image
+
+from msjoe_jax.commands import generate as command
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs
+from msjoe_jax.rollout.generate import Prompts, Sampling, generate
+from tests.support.qwen_oracle import IMAGE, VIDEO, ours, reference
+from tests.support.tiny import tiny_bundle, tiny_video
+
+TOKENS = 64
+ENDS = (8,)
+
+
+class Words:
+    """A tokenizer of numbers: "3 4 5"."""
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+
+@functools.cache
+def models():
+    module = reference()
+    return module, *ours(module, chunk=16)
+
+
+def frames(count: int, height: int, width: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(height)
+    return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
+
+
+def picture(config: QwenConfig, height: int, width: int) -> command.Visual:
+    return command.visual(
+        frames(1, height, width), config, fps=None, min_pixels=64, max_pixels=40 * 16
+    )
+
+
+def clip(config: QwenConfig, count: int) -> command.Visual:
+    """Two frames a second make a temporal position a second: no more of them than columns."""
+    return command.visual(frames(count, 16, 40), config, fps=4.0, min_pixels=64, max_pixels=40 * 16)
+
+
+def conversations(config: QwenConfig) -> dict[str, tuple[tuple[str, str], list[command.Visual]]]:
+    return {
+        "text": (("11 12 13", "14 15"), []),
+        "image": (("9", "21 22 23"), [picture(config, 24, 24)]),
+        "images": (("3 4", "30 31"), [picture(config, 8, 30), picture(config, 37, 16)]),
+        "video": (("5 6", "41 42 43 44"), [clip(config, 5)]),
+        "mixed": (("2", "17 18"), [picture(config, 16, 16), clip(config, 4)]),
+    }
+
+
+def reference_inputs(config: QwenConfig, rows: list[command.Inputs]) -> dict[str, torch.Tensor]:
+    """Left-padded rows as transformers takes them."""
+    ids = [np.append(r.prompts.tokens, r.prompts.first_token) for r in rows]
+    longest = max(map(len, ids))
+    left = [longest - len(row) for row in ids]
+    tokens = np.stack([np.pad(row, (n, 0)) for row, n in zip(ids, left, strict=True)])
+    valid = np.stack([np.arange(longest) >= n for n in left])
+    inputs = {
+        "input_ids": torch.from_numpy(tokens).long(),
+        "attention_mask": torch.from_numpy(valid).long(),
+        "mm_token_type_ids": torch.from_numpy((tokens == IMAGE) + 2 * (tokens == VIDEO)).int(),
+    }
+    return inputs
+
+
+def add_visuals(inputs: dict[str, torch.Tensor], visuals: list[command.Visual]) -> None:
+    for name, grid_name, kind in (
+        ("pixel_values", "image_grid_thw", [v for v in visuals if v.seconds is None]),
+        ("pixel_values_videos", "video_grid_thw", [v for v in visuals if v.seconds is not None]),
+    ):
+        if not kind:
+            continue
+        flat = [np.asarray(fused_patches_to_inputs(v.patches.swapaxes(1, 2))) for v in kind]
+        inputs[name] = torch.from_numpy(np.concatenate([x.reshape(-1, x.shape[-1]) for x in flat]))
+        inputs[grid_name] = torch.tensor([(len(v.patches), *v.grid) for v in kind])
+        if name == "pixel_values_videos":
+            inputs["second_per_grid_ts"] = torch.tensor([v.seconds for v in kind])
+
+
+def reference_tokens(module, inputs: dict[str, torch.Tensor], ends: tuple[int, ...]):
+    """Greedy replies, each up to its end token."""
+    out = module.generate(
+        **inputs,
+        max_new_tokens=TOKENS,
+        do_sample=False,
+        eos_token_id=list(ends) or None,
+        pad_token_id=0,
+        suppress_tokens=[IMAGE, VIDEO],
+    )
+    replies = out[:, inputs["input_ids"].shape[1] :].tolist()
+    lengths = [next((i + 1 for i, t in enumerate(r) if t in ends), len(r)) for r in replies]
+    return [reply[:length] for reply, length in zip(replies, lengths, strict=True)]
+
+
+def greedy(ends: tuple[int, ...]) -> Sampling:
+    return Sampling(TOKENS, ends, (IMAGE, VIDEO), 0.0)
+
+
+@pytest.mark.parametrize("name", ["text", "image", "images", "video", "mixed"])
+def test_greedy_is_transformers_greedy(name):
+    module, config, definition, params = models()
+    text, visuals = conversations(config)[name]
+    inputs = command.assemble(Words(), config, text, visuals)
+    theirs = reference_inputs(config, [inputs])
+    add_visuals(theirs, visuals)
+    want = reference_tokens(module, theirs, ())[0]
+    program = jax.jit(functools.partial(command.complete, definition), static_argnames="sampling")
+    with jax.default_matmul_precision("highest"):
+        done = program(params, inputs, np.int32(0), sampling=greedy(()))
+    found = np.asarray(done.tokens[0, 0, 0])[np.asarray(done.mask[0, 0, 0])].tolist()
+    assert found == want and len(want) == TOKENS
+
+
+def test_a_batch_of_unequal_prompts():
+    """Ours padded on the right, theirs on the left; images in some rows only."""
+    module, config, definition, params = models()
+    chosen = [conversations(config)[name] for name in ("text", "image", "images")]
+    rows = [command.assemble(Words(), config, *conversation) for conversation in chosen]
+    theirs = reference_inputs(config, rows)
+    add_visuals(theirs, [v for _, visuals in chosen for v in visuals])
+    want = reference_tokens(module, theirs, ENDS)
+    lengths = [len(reply) for reply in want]
+    assert min(lengths) < TOKENS == max(lengths)  # both kinds are seen
+
+    longest = max(r.prompts.tokens.shape[-1] for r in rows)
+
+    def wide(x, fill=0):
+        return np.pad(
+            x, [(0, 0)] * (x.ndim - 1) + [(0, longest - x.shape[-1])], constant_values=fill
+        )
+
+    def widened(p: Prompts) -> Prompts:
+        return p._replace(
+            tokens=wide(p.tokens),
+            feature_index=wide(p.feature_index, -1),
+            positions=wide(p.positions),
+            segments=wide(p.segments),
+        )
+
+    prompts = jax.tree.map(lambda *x: np.concatenate(x), *(widened(r.prompts) for r in rows))
+
+    @jax.jit
+    def run(params, prompts, visuals):
+        model = nnx.merge(definition, params)
+        features = [
+            model.vision(fused_patches_to_inputs(patches.swapaxes(1, 2)), grid).reshape(-1, 32)
+            for patches, grid in visuals
+        ]
+        most = max(len(f) for f in features)
+        features = jax.numpy.stack(
+            [jax.numpy.pad(f, ((0, most - len(f)), (0, 0))) for f in features]
+        )
+        keys = jax.random.split(jax.random.key(0), (len(visuals), 1, 1))
+        return generate(model, prompts, features, keys, greedy(ENDS))
+
+    with jax.default_matmul_precision("highest"):
+        done = run(params, prompts, [(r.patches, r.grid) for r in rows])
+    flat = (np.asarray(x).reshape(len(rows), -1) for x in (done.tokens, done.mask))
+    found = [tokens[mask].tolist() for tokens, mask in zip(*flat, strict=True)]
+    assert found == want
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("generate"))
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    Image.fromarray(frames(1, 40, 50)[0]).save(folder / "picture.png")
+    tiny_video(folder / "clip.mp4", frames=12, rate=5, size=56)
+    (folder / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((1, 400, 3), np.uint8)).save(folder / "long.png")
+    return folder
+
+
+HOW = {
+    "system": "",
+    "fps": 2.0,
+    "max_pixels": 28 * 28 * 4,
+    "sampling": {"max_tokens": 5, "temperature": 0.0, "top_k": 0, "top_p": 1.0},
+    "seed": 0,
+    "dtype": "float32",
+    "as_json": True,
+}
+
+
+def run(bundle, images=(), videos=(), prompt="what colour is the cup ?", **changes):
+    command.run(str(bundle), prompt, images, videos, **{**HOW, **changes})
+
+
+def test_the_last_line_is_json(bundle, media, capsys):
+    run(bundle, [str(media / "picture.png")], [str(media / "clip.mp4")])
+    text, last = capsys.readouterr().out.rstrip("\n").rsplit("\n", 1)
+    reply = json.loads(last)
+    assert set(reply) == {"token_ids", "text", "logprobs"} and reply["text"] == text
+    assert 1 <= len(reply["token_ids"]) == len(reply["logprobs"]) <= 5
+    assert all(x <= 0 for x in reply["logprobs"])
+    run(bundle, [str(media / "picture.png")], [str(media / "clip.mp4")], as_json=False)
+    assert capsys.readouterr().out.rstrip("\n") == text
+    run(bundle)  # another prompt: no picture
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["logprobs"] != reply["logprobs"]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"images": ["none.png"]}, r"none\.png: No such file"),
+        ({"images": ["broken.png"]}, r"broken\.png: not a readable image"),
+        ({"images": ["long.png"]}, r"long\.png: .*too elongated"),
+        ({"videos": ["broken.png"]}, r"broken\.png"),
+        ({"prompt": " "}, "--prompt is missing or empty"),
+        ({"prompt": "who \udcff?"}, "--prompt and --system must be UTF-8"),
+        ({"system": "\ud83d"}, "--prompt and --system must be UTF-8"),
+        ({"bundle": ""}, "--checkpoint is missing"),
+        ({"bundle": "nowhere"}, "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(bundle, media, flags, words):
+    for kind in ("images", "videos"):
+        flags = {**flags, kind: [str(media / name) for name in flags.get(kind, [])]}
+    with pytest.raises(UserError, match=words) as error:
+        run(**{"bundle": bundle, **flags})
+    assert "\n" not in str(error.value)
+
+
+def test_a_gigapixel_image_is_refused_unread(bundle, media, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"picture\.png: more than 1000 pixels"):
+        run(bundle, [str(media / "picture.png")])
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    """Orientation 6: the first stored row is shown as the right-hand column."""
+    stored = frames(1, 4, 6)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
+    shown = command.read_image(str(tmp_path / "photo.png"))
+    np.testing.assert_array_equal(shown, np.rot90(stored, -1))
+
+
+def test_frames_of_a_video(media, tmp_path):
+    """12 frames at 5 a second: 2.4 s."""
+    path = str(media / "clip.mp4")
+    keep = lambda frame: frame[:28, :28]  # noqa: E731
+    shown, rate = command.read_video(path, 5.0, keep)
+    assert len(shown) == 12 and rate == 5.0 and shown[0].shape == (28, 28, 3)
+    assert len(command.read_video(path, 2.0, keep)[0]) == 5
+    shown, rate = command.read_video(path, 1.0, keep)  # three frames would be too few
+    assert (len(shown), rate) == (5, 2.0)
+    still = tiny_video(tmp_path / "still.mp4", frames=1, rate=5, size=56)
+    shown, rate = command.read_video(str(still), 1.0, keep)
+    assert len(shown) >= 4
+
+
+def test_a_long_video_is_thinned_evenly(monkeypatch):
+    monkeypatch.setattr(command, "MAX_FRAMES", 8)
+    times = [(i / 2, np.full((1, 1, 3), i, np.uint8)) for i in range(45)]
+    monkeypatch.setattr(command, "decode", lambda path, fps: iter(times))
+    shown, rate = command.read_video("x", 2.0, lambda frame: frame)
+    numbers = [int(frame[0, 0, 0]) for frame in shown]
+    assert numbers == list(range(0, 45, 8)) and rate == 2.0 / 8
+
+
+def test_a_visuals_frames_are_fused_in_pairs():
+    config = models()[1]
+    made = clip(config, 5)
+    assert made.patches.shape[0] == 3 and made.seconds == 0.5
+    np.testing.assert_array_equal(made.patches[2, :, 0], made.patches[2, :, 1])  # repeated
+    assert (made.patches[0, :, 0] != made.patches[0, :, 1]).any()

@@ -1,0 +1,155 @@
+"""The mesh, and the sharding of every leaf of the training state."""
+
+import functools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.lora import add_lora
+from msjoe_jax.models.params import abstract
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.models.sampler import Sampler, SamplerConfig
+from msjoe_jax.rollout.system import qwen_config
+from msjoe_jax.runtime import mesh as mesh_lib
+from msjoe_jax.runtime.mesh import REPLICATED, AxisRules, make_mesh, param_shardings
+from msjoe_jax.runtime.sharding_tables import STATE_TABLE
+
+TABLE = (
+    (r"layers/up/kernel", ("layers", "embed", "mlp")),
+    (r"norm/scale", (None,)),
+    (r"sampler/.*", REPLICATED),
+)
+MESH = AbstractMesh((1, 4, 2), mesh_lib.MESH_AXES)  # divisibility needs no devices
+
+
+def params() -> dict:
+    return {
+        "layers": {"up": {"kernel": jnp.zeros((3, 8, 6))}},
+        "norm": {"scale": jnp.zeros(5)},
+        "sampler": {"conv": jnp.zeros((3, 7, 5)), "bias": jnp.zeros(7)},
+    }
+
+
+def test_every_leaf_of_the_state_is_placed_and_moments_lie_like_their_parameter():
+    weights = params()
+    trained = {"layers": True, "norm": True, "sampler": False}
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adamw(1.0), trained))
+    state = {"params": weights, "opt": optimizer.init(weights), "key": jax.random.key(0)}
+    shardings = param_shardings(state, TABLE, MESH, AxisRules())
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    moments = shardings["opt"][1].inner_state[0]
+    for tree in (shardings["params"], moments.mu, moments.nu):
+        assert tree["layers"]["up"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
+        assert tree["norm"]["scale"].spec == PartitionSpec(None)
+    assert shardings["params"]["sampler"]["conv"].spec == PartitionSpec()
+    assert moments.count.spec == shardings["key"].spec == PartitionSpec()
+
+
+def test_rules_decide_where_a_logical_axis_lies():
+    rules = AxisRules(embed=("data", "fsdp"), mlp=None)
+    shardings = param_shardings(params(), TABLE, MESH, rules)
+    spec = shardings["layers"]["up"]["kernel"].spec
+    assert spec == PartitionSpec(None, ("data", "fsdp"), None)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (TABLE[:2], r"no row .* sampler/bias \(7,\)"),
+        (((r"layers/up/kernel", ("embed", "mlp")), *TABLE[1:]), r"layers/up/kernel .* axes"),
+        ((TABLE[0], (r"norm/scale", ("embed",)), TABLE[2]), r"norm/scale .* of 5 .* into 4 \(fsdp"),
+        # A pattern ends the path and starts at a component: "orm/scale" is not "norm/scale".
+        ((TABLE[0], (r"orm/scale", (None,)), TABLE[2]), "no row .* norm/scale"),
+        ((TABLE[0], (r"norm", (None,)), TABLE[2]), "no row .* norm/scale"),
+    ],
+)
+def test_a_leaf_that_cannot_be_placed_is_named(table, words):
+    with pytest.raises(UserError, match=words):
+        param_shardings(params(), table, MESH, AxisRules())
+
+
+def published_params() -> dict:
+    """Qwen2.5-VL-7B, CLIP ViT-L/14 and the sampler, as shapes."""
+    qwen = qwen_config("qwen2.5-vl-7b", None)
+    builds = {
+        "mllm": lambda: QwenVL(qwen, rngs=nnx.Rngs(0)),
+        "clip": lambda: CLIP(CLIPConfig.published("vit-l-14"), rngs=nnx.Rngs(0)),
+        "sampler": lambda: Sampler(SamplerConfig(), rngs=nnx.Rngs(0)),
+    }
+    return {name: abstract(build)[1] for name, build in builds.items()}
+
+
+def test_the_published_models_lie_evenly_on_sixteen_chips():
+    shapes = published_params()
+    state = {**shapes, "mllm_opt": jax.eval_shape(optax.adamw(1e-3).init, shapes["mllm"])}
+    for sizes in ((1, 16, 1), (1, 8, 2), (1, 4, 4)):
+        shardings = param_shardings(
+            state, STATE_TABLE, AbstractMesh(sizes, mesh_lib.MESH_AXES), AxisRules()
+        )
+        pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True))
+        whole = sum(leaf.size for leaf, _ in pairs)
+        chip = sum(math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in pairs)
+        # What stays whole by rule (norms, small biases, the sampler) is under 0.1 % of the state.
+        assert whole / 16 <= chip < whole / 16 * 1.02
+
+
+def test_every_row_of_the_tables_is_the_first_match_of_some_parameter():
+    params = published_params()
+    adapt = functools.partial(add_lora, targets="^language/layers/", rank=8, seed=0)
+    params = {**params, "mllm": jax.eval_shape(adapt, params["mllm"])}
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    names = [mesh_lib.path_name(path) for path, leaf in leaves if leaf.ndim]
+    used = set()
+    for name in names:
+        used.add(next(p for p, _ in STATE_TABLE if re.fullmatch(f"(?:.*/)?(?:{p})", name)))
+    assert used == {pattern for pattern, _ in STATE_TABLE}
+
+
+def test_make_mesh_refuses_sizes_that_do_not_multiply_to_the_devices():
+    for sizes in ((2, 1, 1), (1, 0, 1), (-1, -1, 1), (-1, 2, 1)):
+        with pytest.raises(UserError, match="does not fit 1 devices"):
+            make_mesh(*sizes, devices=jax.devices()[:1])
+
+
+def test_an_array_laid_out_on_eight_devices():
+    program = """
+        import json, jax, jax.numpy as jnp
+        from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
+        mesh = make_mesh(2, -1, 2)
+        table = [("w", ("embed", "mlp"))]
+        w = jnp.zeros((4, 6))
+        w = jax.device_put(w, param_shardings({"w": w}, table, mesh, AxisRules())["w"])
+        x = jax.device_put(jnp.zeros((8, 3)), batch_sharding(mesh, AxisRules()))
+        print(json.dumps([dict(mesh.shape), w.addressable_shards[0].data.shape,
+                          x.addressable_shards[0].data.shape]))
+    """
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shape, shard, batch = json.loads(done.stdout)
+    assert shape == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert shard == [2, 3]
+    assert batch == [2, 3]

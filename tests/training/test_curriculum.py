@@ -1,0 +1,98 @@
+"""The order of a curriculum, and what weighs questions by difficulty."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msjoe_jax.config import base
+from msjoe_jax.data.questions import Question
+from msjoe_jax.errors import UserError
+from msjoe_jax.training.curriculum import curriculum_order
+from msjoe_jax.training.difficulty import with_adjusted_rates
+from msjoe_jax.training.train import _importance, _usable
+
+SCHEDULE = {"start": 0.9, "end": 0.1, "width": 0.15}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(4, 40), st.integers(1, 4), st.integers(1, 6), st.integers(0, 3))
+def test_batches_have_no_question_twice_and_depend_on_the_seed_alone(n, size, batches, seed):
+    rates = np.linspace(0, 1, n)
+    how = {"batch_size": size, "batches": batches, "seed": seed, **SCHEDULE}
+    order = curriculum_order(rates, ramp=batches, **how)
+    assert order.shape == (batches * size,) and order.min() >= 0 and order.max() < n
+    assert all(len(set(batch)) == size for batch in order.reshape(batches, size))
+    np.testing.assert_array_equal(order, curriculum_order(rates, ramp=batches, **how))
+
+
+def test_easy_questions_come_first_and_hard_ones_last():
+    rates = np.random.default_rng(0).uniform(size=500)
+    order = curriculum_order(rates, batch_size=20, batches=60, ramp=30, seed=0, **SCHEDULE)
+    means = rates[order].reshape(60, 20).mean(1)
+    assert means[:5].mean() > 0.75 and means[25:30].mean() < 0.25
+    assert np.corrcoef(means[:30], np.arange(30))[0, 1] < -0.95
+    assert means[30:].mean() < 0.25  # batches that a refill may or may not draw
+
+
+def test_draws_follow_the_weights():
+    """Two questions, batches of one: the first comes with its share of the weights."""
+    rates, count = np.array([0.5, 0.8]), 4000
+    how = {"start": 0.5, "end": 0.5, "width": 0.3}
+    order = curriculum_order(rates, batch_size=1, batches=count, ramp=count, seed=0, **how)
+    share = 1 / (1 + np.exp(-0.5))  # weights 1 and exp(−(0.3 / 0.3)² / 2)
+    assert (order == 0).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / count))
+
+
+def test_bad_input_is_one_line():
+    with pytest.raises(UserError, match="3 questions are fewer than a batch of 4"):
+        curriculum_order(np.ones(3), batch_size=4, batches=1, ramp=1, seed=0, **SCHEDULE)
+
+
+def test_a_question_without_a_rate_is_left_out_where_the_stage_goes_by_it():
+    config, asked = base(), questions(0.5, None, 1.0)
+    assert _usable(config, "joint", asked) == asked
+    assert [q.difficulty for q in _usable(config, "pretrain", asked)] == [0.5]
+    config.joint.curriculum.width = 0.3
+    assert [q.difficulty for q in _usable(config, "joint", asked)] == [0.5, 1.0]
+    with pytest.raises(UserError, match="run the stage difficulty"):
+        _usable(config, "joint", questions(None))
+    with pytest.raises(UserError, match="no question has a pass rate below 1"):
+        _usable(config, "pretrain", questions(None, 1.0))
+
+
+# --- pass rates and weights ---------------------------------------------------------------------
+
+
+def questions(*rates, options=("a", "b", "c", "d")):
+    return [Question(f"q{i}", "v", "?", options, 0, rate) for i, rate in enumerate(rates)]
+
+
+def test_rates_are_left_alone_by_default():
+    asked = questions(0.25, None, 1.0)
+    assert with_adjusted_rates(base(), asked) is asked
+
+
+def test_rates_are_smoothed_then_corrected():
+    """By hand: 8 samples, drawn by 2 more towards the mean .5 of the known ones."""
+    config = base()
+    config.difficulty.smoothing = 2.0
+    rates = [q.difficulty for q in with_adjusted_rates(config, questions(0.0, None, 1.0))]
+    assert rates[1] is None and rates[::2] == pytest.approx([0.1, 0.9])
+    config.difficulty.chance_corrected = True
+    rates = [q.difficulty for q in with_adjusted_rates(config, questions(0.0, None, 1.0))]
+    assert rates[1] is None and rates[::2] == pytest.approx([0.0, (0.9 - 0.25) / 0.75])
+    one = [dataclasses.replace(q, options=("a", "b")) for q in questions(0.5, 0.5)]
+    assert [q.difficulty for q in with_adjusted_rates(config, one)] == pytest.approx([0.0, 0.0])
+
+
+def test_importance_has_mean_one_and_favours_what_is_rarely_or_mostly_right():
+    config = base()
+    asked = questions(0.0, 0.1, 0.5, 0.9)
+    assert _importance(config, "joint", asked).tolist() == [1.0] * 4
+    config.joint.difficulty_weight = 1.0
+    weights = _importance(config, "joint", asked)
+    raw = np.array([1 / 0.09, 1 / 0.09, 1 / 0.25, 1 / 0.09])
+    np.testing.assert_allclose(weights, raw / raw.mean(), rtol=1e-5)

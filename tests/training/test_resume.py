@@ -1,0 +1,193 @@
+"""A run of `main` that is killed and started again ends where an uninterrupted one does."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from msjoe_jax.data.embed import write_embeddings
+from msjoe_jax.data.questions import Question, save_questions
+from msjoe_jax.data.records import RecordReader, RecordWriter
+from msjoe_jax.runtime.workdir import lock_workdir
+from tests.support.tiny import tiny_bundle
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS, SAVE_EVERY = 8, 4
+VIDEOS, FRAMES, SIZE = 5, 18, 56
+COLOURS = ("red", "blue", "green", "white")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with records, questions, an untrained checkpoint and a config file."""
+    folder = tmp_path_factory.mktemp("resume")
+    rng = np.random.default_rng(0)
+    with RecordWriter(folder / "records") as writer:
+        for v in range(VIDEOS):
+            pictures = rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
+            writer.add(f"v{v}", enumerate(pictures))
+    ids = RecordReader(folder / "records").ids
+    write_embeddings(
+        folder / "records", "random", ((v, rng.normal(size=(FRAMES, 32))) for v in ids)
+    )
+    questions = [
+        Question(f"q{i}", ids[i % VIDEOS], "what colour is the cup ?", COLOURS, i % 4, i / 10)
+        for i in range(2 * VIDEOS)
+    ]
+    save_questions(folder / "questions.jsonl", questions)
+    bundle = tiny_bundle(folder)
+    (folder / "config.py").write_text(
+        "import pathlib\n"
+        "from tiny import tiny_config\n"
+        "def get_config():\n"
+        f"    c = tiny_config(pathlib.Path({str(folder)!r}))\n"
+        f"    c.mllm.checkpoint = c.clip.checkpoint = c.sampler.checkpoint = {str(bundle)!r}\n"
+        f"    c.data.train_records = {str(folder / 'records')!r}\n"
+        f"    c.data.train_questions = {str(folder / 'questions.jsonl')!r}\n"
+        "    c.stages = ('joint',)\n"
+        f"    c.joint.steps, c.checkpoint_every, c.media_every = {STEPS}, {SAVE_EVERY}, 100\n"
+        "    c.rollout.questions, c.rollout.query_rollouts = 3, 2\n"
+        "    c.rollout.updates, c.rollout.refill, c.joint.curriculum.width = 2, 1, 0.3\n"
+        "    c.objective.kl_coef = 0.01\n"
+        "    c.objective.query_entropy, c.optimizer.mllm_lr = 0.1, 1e-3\n"
+        "    return c\n"
+    )
+    return folder
+
+
+# `main` that kills itself once a row is written, and the checkpoint before it where one is due.
+KILLED = """
+import os, pathlib, runpy, signal, time
+from msjoe_jax.runtime.metrics import MetricWriter
+write, at, saved = MetricWriter.scalars, int(os.environ["KILL_AT"]), os.environ["KILL_AFTER"]
+def scalars(self, step, values):
+    write(self, step, values)
+    if step == at:
+        while not pathlib.Path(saved).exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+MetricWriter.scalars = scalars
+runpy.run_module("msjoe_jax.main", run_name="__main__")
+"""
+
+
+def environment(made):
+    """Quick compilation, shared by the runs, which then execute the very same programs."""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(made / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def run(made, workdir, *flags, program=("-m", "msjoe_jax.main"), **variables):
+    return subprocess.run(
+        [
+            *(sys.executable, *program),
+            *(f"--config={made / 'config.py'}", f"--workdir={made / workdir}", *flags),
+        ],
+        env=environment(made) | variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def rows(made, workdir):
+    """metrics.jsonl without what a clock or a compiler says; a torn last line is left out."""
+    file = made / workdir / "joint" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    timed = ("time/", "tokens_per_s/", "device_idle_share", "compile_count")
+    return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in found]
+
+
+def last_state(made, workdir):
+    """Every leaf of the last checkpoint: both models, both optimizers, counts."""
+    path = made / workdir / "joint" / "checkpoints" / str(STEPS) / "state"
+    return read(path)
+
+
+def read(path):
+    """A checkpoint's leaves by name, as NumPy arrays."""
+    handler = ocp.PyTreeCheckpointHandler()
+    args = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+    )
+    return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))
+
+
+@pytest.fixture(scope="module")
+def whole(made):
+    done = run(made, "whole")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return last_state(made, "whole"), rows(made, "whole")
+
+
+def test_a_killed_run_ends_where_an_uninterrupted_one_does(made, whole):
+    """Bit for bit, killed before the first checkpoint and again between two."""
+    state, metrics = whole
+    assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
+    assert any(row["refills"] for row in metrics) and metrics[-1]["kl"] > 0
+    checkpoints = made / "killed" / "joint" / "checkpoints"
+    for at, saved in ((SAVE_EVERY - 2, []), (SAVE_EVERY + 2, [SAVE_EVERY])):
+        after = checkpoints.joinpath(*map(str, saved))
+        victim = run(made, "killed", program=("-c", KILLED), KILL_AT=str(at), KILL_AFTER=str(after))
+        assert victim.returncode == -signal.SIGKILL, victim.stderr[-3000:]
+        assert len(rows(made, "killed")) == at
+        assert [int(p.name) for p in checkpoints.iterdir()] == saved
+
+    again = run(made, "killed")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert rows(made, "killed") == metrics
+    resumed = last_state(made, "killed")
+    assert resumed.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(resumed[name], value, name)
+    assert "mllm/language/embedding" in state and any("mu" in name for name in state)
+
+
+def test_training_moved_both_models(made, whole):
+    state, metrics = whole
+    bundle = read(made / "bundle" / "params" / "state")
+    for name in ("mllm/language/embedding", "sampler/skip_scale"):
+        assert (np.asarray(state[name]) != np.asarray(bundle[name])).any()
+    frozen = [name for name in bundle if name.startswith("mllm/vision/")]
+    assert frozen and all((state[n] == bundle[n]).all() for n in frozen)
+    assert metrics[-1]["skipped_updates"] == 0
+
+
+def test_a_finished_run_has_nothing_left_to_do(made, whole):
+    before = (made / "whole" / "joint" / "metrics.jsonl").read_bytes()
+    assert run(made, "whole").returncode == 0
+    assert (made / "whole" / "joint" / "metrics.jsonl").read_bytes() == before
+
+
+def refused(done):
+    """The one line of a run that ended with status 2."""
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def test_a_folder_in_use_is_refused(made):
+    with lock_workdir(str(made / "busy")):
+        line = refused(run(made, "busy"))
+    assert "in use" in line and str(os.getpid()) in line
+
+
+def test_another_config_in_the_same_folder_is_refused_by_field(made, whole):
+    line = refused(run(made, "whole", "--config.seed=7"))
+    assert "seed was 0, is 7" in line

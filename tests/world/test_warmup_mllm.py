@@ -1,0 +1,123 @@
+"""The warm-up loops: pure steps, and examples that say what the video shows."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from configs.tiny import get_config
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.rollout.system import make_system
+from msjoe_jax.text.prompts import parse_queries
+from msjoe_jax.world import warmup_clip, warmup_mllm
+from msjoe_jax.world.build import build_world, records_path
+from msjoe_jax.world.spec import (
+    COLOURS,
+    KINDS,
+    SENSES,
+    SETTINGS,
+    WORDS,
+    Plan,
+    WorldSpec,
+    question_text,
+)
+from msjoe_jax.world.word_tokenizer import build_word_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    build_world(folder, WorldSpec(num_train=6, num_validation=1, num_heldout=1))
+    config = get_config()
+    wording = (config.prompt.query_instruction, config.prompt.answer_instruction)
+    texts = [*WORDS, *KINDS, *SETTINGS, *COLOURS, *wording, question_text([0, 1]), "the A."]
+    tokenizer = build_word_tokenizer(folder / "tokenizer.json", texts)
+    config.mllm.tokenizer = config.clip.tokenizer = str(tokenizer)
+    return config, make_system(config), RecordReader(records_path(folder, "train"))
+
+
+def _run(loop, state, steps):
+    for step in steps:
+        state, metrics = loop.step(state, step)
+    return state, metrics
+
+
+def test_clip_loop_learns_and_resumes_to_the_same_bits(tiny):
+    _, system, reader = tiny
+    training = warmup_clip.ClipTraining(seed=1, steps=30, batch=16)
+
+    def build():
+        return warmup_clip.clip_loop(reader, system.clip_tokenizer, system.clip, training)
+
+    loop = build()
+    first = loop.step(loop.init(), 0)[1]["loss"]
+    whole, metrics = _run(loop, loop.init(), range(30))
+    assert float(metrics["loss"]) < float(first) - 0.5  # it starts above ln 16 = 2.8
+    half, _ = _run(loop, loop.init(), range(12))
+    resumed, _ = _run(build(), half, range(12, 30))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_batches_are_a_function_of_seed_and_step(tiny):
+    config, system, reader = tiny
+    training = warmup_mllm.MllmTraining(seed=3, steps=10, videos=4)
+    builders = [warmup_mllm._BatchBuilder(config, system, reader, training) for _ in range(2)]
+    builders[0](7)  # a step taken before must not matter
+    for step in (0, 8):  # with the vision tower alone, and with prompts
+        for a, b in zip(*(jax.tree.leaves(build(step)) for build in builders), strict=True):
+            np.testing.assert_array_equal(a, b)
+    other = warmup_mllm._BatchBuilder(
+        config, system, reader, dataclasses.replace(training, seed=4)
+    )(8)
+    assert (other.replies != builders[0](8).replies).any()
+
+
+def test_examples_say_what_the_video_shows(tiny):
+    """Replies and cell names are read back as words and compared with the plan of the video."""
+    config, system, reader = tiny
+    training = warmup_mllm.MllmTraining(steps=10, videos=12)
+    batch = warmup_mllm._BatchBuilder(config, system, reader, training)(9)
+    decode = lambda ids: system.tokenizer.decode([int(i) for i in ids])  # noqa: E731
+    plans = [Plan.from_json(reader.info(video_id).extra) for video_id in reader.ids]
+    kinds, right = set(), 0
+    for v in range(12):
+        for g in range(batch.replies.shape[1]):
+            used = batch.prompts.feature_index[v, g]
+            assert used.max() < batch.words.shape[1]
+            prompt = decode(batch.prompts.tokens[v, g][batch.prompts.segments[v, g] == 1])
+            shown = {
+                decode([i])
+                for row, weight in zip(batch.words[v], batch.word_weights[v], strict=True)
+                for i in row[weight > 0]
+            }
+            setting = next(iter(shown & set(SETTINGS)))
+            reply = decode(batch.replies[v, g, 0][batch.reply_mask[v, g, 0] > 0])
+            if "<query>" in reply:
+                queries = parse_queries(
+                    reply.replace("<|im_end|>", ""), "", max_queries=2, think=False, finished=True
+                )
+                asked = {w for w in WORDS if w in prompt.split()}
+                allowed = asked | {sense for w in asked for sense in SENSES[w]}
+                assert queries.valid and set(queries.queries) <= allowed
+            elif "<answer>" in reply:
+                asked = [w for w in prompt.split() if w in WORDS or w in KINDS]
+                senses = [SENSES[w][SETTINGS.index(setting)] if w in WORDS else w for w in asked]
+                want = "ABCD".index(reply.split()[1])
+                matching = [
+                    plan
+                    for plan in plans
+                    if SETTINGS[plan.setting] == setting
+                    and {KINDS.index(s) for s in senses} <= {e.kind for e in plan.events}
+                ]
+                latest = [
+                    max(
+                        (e for e in plan.events if KINDS[e.kind] in senses), key=lambda e: e.start
+                    ).colour
+                    for plan in matching
+                ]
+                assert want in latest
+                right += 1
+            kinds.add("query" if "<query>" in reply else "answer" if "<answer>" in reply else "?")
+    assert kinds == {"query", "answer", "?"} and right == 12 * 3
