@@ -37,7 +37,7 @@ from msjoe_jax.models.qwen2_5_vl.images import (
 from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
 from msjoe_jax.rollout.generate import Completions, Prompts, Sampling, generate
 from msjoe_jax.rollout.model_folder import Mllm, load_mllm
-from msjoe_jax.text.prompts import PromptStyle, plain
+from msjoe_jax.text.prompts import PromptConfig, plain
 from msjoe_jax.text.tokenizer import Tokenizer
 
 FACTOR = 28 * 28  # pixels of a visual token, in which the reference states its budgets
@@ -46,7 +46,7 @@ FACTOR = 28 * 28  # pixels of a visual token, in which the reference states its 
 MIN_FRAME_PIXELS, MAX_FRAME_PIXELS = 128 * FACTOR, 768 * FACTOR
 MAX_VIDEO_PIXELS = 24576 * FACTOR
 MIN_FRAMES, MAX_FRAMES = 4, 768
-STYLE = PromptStyle()
+STYLE = PromptConfig()
 
 
 class Visual(NamedTuple):

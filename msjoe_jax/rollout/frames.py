@@ -6,14 +6,14 @@ are what a question's prompts share: a pair of frames that two draws have in com
 a frame that they have in different pairs twice.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from ml_collections import ConfigDict
 from PIL import Image
 
-from msjoe_jax.errors import UserError
+from msjoe_jax.fields import option
 from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.images import MAX_ASPECT, frame_to_patches, resize_frame
 from msjoe_jax.rollout.assemble import Seconds
@@ -21,25 +21,39 @@ from msjoe_jax.rollout.assemble import Seconds
 Unit = tuple[int, ...]  # indices of the frames that are encoded together
 
 
-def check_frames(config: ConfigDict) -> None:
-    """Raises UserError on an unknown mode or time, or true times of images, which have none."""
-    f = config.frames
-    if f.mode not in ("image", "video"):
-        raise UserError(f"config.frames.mode={f.mode!r} is not one of image, video")
-    if f.time not in ("uniform", "true"):
-        raise UserError(f"config.frames.time={f.time!r} is not one of uniform, true")
-    if (f.mode, f.time) == ("image", "true"):
-        raise UserError("config.frames.time=true needs config.frames.mode=video: images have none")
+@dataclasses.dataclass(frozen=True)
+class FrameConfig:
+    """How many frames are searched and shown, at what resolution, and as what.
 
-
-def frames_per_unit(config: ConfigDict, vision: VisionConfig) -> int:
-    """1 in image mode, the model's temporal patch in video mode.
-
-    Raises:
-      UserError: as `check_frames`.
+    Patches bound a frame's resolution; `merge`² patches (four of 14×14) make one visual token.
     """
-    check_frames(config)
-    return vision.temporal_patch if config.frames.mode == "video" else 1
+
+    candidates: int = option(3600, "T: candidate frames of a video at most.", low=1)
+    preview: int = option(16, "N_init: previews shown to reason, evenly spaced; 0: none.", low=0)
+    key: int = option(32, "K: key frames shown to answer.", low=1)
+    preview_patches: int = option(128, "Patches of a preview at most.", low=4)
+    key_patches: int = option(1024, "Patches of a key frame at most.", low=4)
+    mode: str = option(
+        "image",
+        "image: each frame on its own; video: consecutive frames fused in pairs, all in one video.",
+        choices=("image", "video"),
+    )
+    time: str = option(
+        "uniform",
+        "M-RoPE times of mode=video: uniform (as the processor states them) or the frames' true "
+        "ones.",
+        choices=("uniform", "true"),
+    )
+
+    def slips(self) -> Iterator[str]:
+        """What does not go together."""
+        if (self.mode, self.time) == ("image", "true"):
+            yield "time=true needs config.frames.mode=video: images have no times"
+
+
+def frames_per_unit(config: FrameConfig, vision: VisionConfig) -> int:
+    """Returns 1 in image mode, the model's temporal patch in video mode."""
+    return vision.temporal_patch if config.mode == "video" else 1
 
 
 def units_of(frames: Sequence[int], per_unit: int) -> list[Unit]:
@@ -48,14 +62,15 @@ def units_of(frames: Sequence[int], per_unit: int) -> list[Unit]:
     return [tuple(filled[i : i + per_unit]) for i in range(0, len(filled), per_unit)]
 
 
-def unit_slots(config: ConfigDict, per_unit: int, sets: int) -> int:
+def unit_slots(config: FrameConfig, per_unit: int, sets: int) -> int:
     """How many distinct units `sets` frame sets of a question can have: a compiled size."""
-    f = config.frames
-    return min(sets * f.key, f.candidates) if per_unit == 1 else sets * -(-f.key // per_unit)
+    if per_unit == 1:
+        return min(sets * config.key, config.candidates)
+    return sets * -(-config.key // per_unit)
 
 
 def step_seconds(
-    config: ConfigDict,
+    config: FrameConfig,
     per_unit: int,
     times: Float[np.ndarray, "n"],
     duration: float,
@@ -68,7 +83,7 @@ def step_seconds(
     """
     if per_unit == 1:
         return None
-    if config.frames.time == "true":
+    if config.time == "true":
         return tuple(float(t) for t in times[::per_unit])
     return per_unit * float(duration) / max(len(times), 1)
 
@@ -104,12 +119,12 @@ def to_patches(
     return np.stack([c[0] for c in cut]), np.array([c[1] for c in cut], np.int32)
 
 
-def preview_fn(config: ConfigDict, vision: VisionConfig) -> Callable[[np.ndarray], tuple]:
+def preview_fn(config: FrameConfig, vision: VisionConfig) -> Callable[[np.ndarray], tuple]:
     """What the pipeline does with preview frames: low-resolution patches of units, their grids.
 
     Of no previews (N_init = 0) it makes one unused unit, which the prompt does not show.
     """
-    size, p = config.frames.preview_patches, vision.patch
+    size, p = config.preview_patches, vision.patch
     per_unit = frames_per_unit(config, vision)
     together = () if per_unit == 1 else (per_unit,)
 

@@ -21,7 +21,7 @@ from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionCon
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.sampler import Sampler, SamplerConfig
 from msjoe_jax.rollout.generate import Sampling
-from msjoe_jax.text.prompts import PromptStyle
+from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.text.tokenizer import Tokenizer
 
 Sizes = TypeVar("Sizes")
@@ -140,7 +140,7 @@ class System:
     abstract: dict[str, Params]  # mllm, clip, sampler
     tokenizer: Tokenizer | None
     clip_tokenizer: Tokenizer | None
-    style: PromptStyle
+    style: PromptConfig
     build: dict[str, Any]
     lora_scale: float = 1.0
 
@@ -254,7 +254,7 @@ def make_system(
         return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made where they are used
 
     shapes = {name: of(make) for name, make in build.items()}
-    style = {f.name: config.prompt[f.name] for f in dataclasses.fields(PromptStyle)}
+    style = {f.name: config.prompt[f.name] for f in dataclasses.fields(PromptConfig)}
     return System(
         qwen,
         clip,
@@ -264,7 +264,7 @@ def make_system(
         {name: params for name, (_, params) in shapes.items()},
         tokenizers["mllm"],
         tokenizers["clip"],
-        PromptStyle(**style),
+        PromptConfig(**style),
         build,
         config.mllm.lora_alpha / max(config.mllm.lora_rank, 1),
     )

@@ -7,25 +7,47 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from msjoe_jax.fields import option
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptStyle:
-    """The wording. `system` empty: no system turn. `think`: replies begin with <think>…</think>."""
+class PromptConfig:
+    """What the MLLM is asked, and how long prompts and replies may be.
 
-    system: str = "You are a helpful assistant."
-    query_instruction: str = (
+    Lengths are in tokens: a longer prompt drops its question (counted), a longer reply is cut off
+    and invalid.
+    """
+
+    system: str = option("You are a helpful assistant.", "The system turn; empty: none.")
+    query_instruction: str = option(
         "The frames above are a sparse preview of a long video. To answer the question, other "
         "frames will be searched by text. Write up to {max_queries} short descriptions of what "
-        "such a frame would show, each inside <query> </query>, and nothing else."
+        "such a frame would show, each inside <query> </query>, and nothing else.",
+        "Asks for queries; {max_queries} stands for the number of them.",
     )
-    answer_instruction: str = (
+    answer_instruction: str = option(
         "Answer from the frames above with the letter of the one right option inside "
-        "<answer> </answer>, and nothing else."
+        "<answer> </answer>, and nothing else.",
+        "Asks for the answer.",
     )
-    think_instruction: str = "Reason first, inside <think> </think>."
-    think: bool = False
+    think_instruction: str = option(
+        "Reason first, inside <think> </think>.", "Added to both where `think` is on."
+    )
+    think: bool = option(False, "Replies begin with <think>…</think>.")
+    max_queries: int = option(4, "Queries a reply may hold.", low=1, high=64)
+    length_buckets: int = option(
+        1,
+        "Compiled lengths of each prompt: a batch takes the shortest of this many even steps up "
+        "to the limits below that holds its longest prompt; a program compiles once for each.",
+        low=1,
+        high=64,
+    )
+    query_prompt_tokens: int = option(1024, "Longest prompt of reason.", low=2)
+    answer_prompt_tokens: int = option(8704, "Longest prompt of answer.", low=2)
+    query_tokens: int = option(256, "Longest reply of reason.", low=1)
+    answer_tokens: int = option(64, "Longest reply of answer.", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +77,13 @@ def _question_text(question: str, options: Sequence[str]) -> str:
     return "\n".join([plain(question), *lines])
 
 
-def _turns(style: PromptStyle, body: str) -> tuple[str, str]:
+def _turns(style: PromptConfig, body: str) -> tuple[str, str]:
     head = f"<|im_start|>system\n{style.system}<|im_end|>\n" if style.system else ""
     return head + "<|im_start|>user\n", body + "<|im_end|>\n<|im_start|>assistant\n"
 
 
 def query_prompt(
-    style: PromptStyle, question: str, options: Sequence[str], max_queries: int
+    style: PromptConfig, question: str, options: Sequence[str], max_queries: int
 ) -> tuple[str, str]:
     """Stage 1's prompt as (text before the frames, text after them)."""
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
@@ -71,7 +93,7 @@ def query_prompt(
     return _turns(style, "\n".join(part for part in parts if part))
 
 
-def answer_prompt(style: PromptStyle, question: str, options: Sequence[str]) -> tuple[str, str]:
+def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
     """Stage 4's prompt as (text before the frames, text after them)."""
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:

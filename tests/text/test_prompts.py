@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from msjoe_jax.text import prompts
 
-STYLE = prompts.PromptStyle()
-THINK = prompts.PromptStyle(think=True)
+STYLE = prompts.PromptConfig()
+THINK = prompts.PromptConfig(think=True)
 
 # Text in which tags, letters and blanks meet often, and anything at all.
 PIECES = ["<query>", "</query>", "<answer>", "</answer>", "<think>", "</think>", "<", ">", "</"]
@@ -186,6 +186,6 @@ def test_prompts_hold_what_they_should():
     assert head.startswith("<|im_start|>system\n") and head.endswith("<|im_start|>user\n")
     assert "why {max_queries} ?\nA. a\nB. b\n" in tail and "up to 3 short" in tail
     assert THINK.think_instruction in tail and tail.endswith("<|im_start|>assistant\n")
-    bare = prompts.PromptStyle(system="")
+    bare = prompts.PromptConfig(system="")
     assert prompts.query_prompt(bare, "q", [], 2)[0] == "<|im_start|>user\n"
     assert STYLE.think_instruction not in prompts.answer_prompt(STYLE, "q", ["a"])[1]

@@ -119,7 +119,7 @@ ASK = ("Führt 我 the 🦇 home?\n(really)", ["yes", "no — never", "<|im_end|
 @pytest.mark.parametrize("system", [None, "Be brief."])
 @pytest.mark.parametrize("grids", [[], [(4, 6)], [(4, 6), (2, 10), (8, 2)]])
 def test_prompts_are_the_chat_template(assembler, stage, system, grids):
-    style = prompts.PromptStyle() if system is None else prompts.PromptStyle(system=system)
+    style = prompts.PromptConfig() if system is None else prompts.PromptConfig(system=system)
     text = (
         prompts.query_prompt(style, *ASK, 4)
         if stage == "query"
@@ -132,7 +132,7 @@ def test_prompts_are_the_chat_template(assembler, stage, system, grids):
 
 
 def test_a_video_is_the_chat_templates(assembler):
-    text = prompts.answer_prompt(prompts.PromptStyle(), *ASK)
+    text = prompts.answer_prompt(prompts.PromptConfig(), *ASK)
     rendered = template(conversation(body_of(text), ["video"]))
     want = expand(rendered, "<|video_pad|>", [3 * 4 * 6 // 4])
     frames = [Frame(64 * i, (4, 6)) for i in range(3)]
@@ -154,7 +154,7 @@ def test_the_processor_makes_the_same_prompt(assembler):
         video_processor=Qwen2VLVideoProcessor(),
         chat_template=json.loads((MODEL / "chat_template.json").read_text())["chat_template"],
     )
-    text = prompts.query_prompt(prompts.PromptStyle(think=True), *ASK, 3)
+    text = prompts.query_prompt(prompts.PromptConfig(think=True), *ASK, 3)
     sizes = [(100, 180), (30, 20), (400, 130)]
     rendered = processor.apply_chat_template(
         conversation(body_of(text), ["image"] * len(sizes)),

@@ -13,7 +13,7 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.preprocess import preprocess_frames
 from msjoe_jax.text.prompts import (
-    PromptStyle,
+    PromptConfig,
     answer_prompt,
     parse_answer,
     parse_queries,
@@ -197,7 +197,7 @@ def test_build_writes_records_and_resumes(tmp_path, monkeypatch):
 
 
 def test_word_tokenizer_round_trip(tmp_path):
-    style = PromptStyle(system="", query_instruction="find", answer_instruction="answer")
+    style = PromptConfig(system="", query_instruction="find", answer_instruction="answer")
     _, questions = world.make_video(SPEC, "train", 0)
     texts = [*WORDS, *KINDS, *COLOURS, *SETTINGS]
     for q in questions:
