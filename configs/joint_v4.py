@@ -9,7 +9,7 @@ Data: your own videos and questions (msjoe predecode), weights converted beforeh
 Command: python -m msjoe_jax.main --config=configs/joint_v4.py --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
 Plan: msjoe plan --config=configs/joint_v4.py --topology=v4:2x2x4
-Departures from the paper (SPEC.md marks each as ours): nested groups 4 × 2, routed credit,
+Departures from the paper (docs/method.md#10-departures): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
 """
 

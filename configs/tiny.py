@@ -7,13 +7,15 @@ Command: python -m msjoe_jax.main --config=configs/tiny.py --workdir=runs/tiny
 
 from ml_collections import ConfigDict
 
-from msjoe_jax.config import base
+from msjoe_jax.config import add_group, base
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` "short": a few steps of everything on a small world, to see that it runs."""
     c = base()
-    c.stages = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
+    add_group(c, "world")
+    add_group(c, "warm_up")
+    c.phases = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
     c.mllm.size = "tiny"
     c.mllm.dtype = "float32"
     c.mllm.remat = False
@@ -57,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.objective.info_kind = "zscore"
     c.objective.info_threshold = 2.0
 
-    c.evaluate.selectors = (
+    c.evaluate.arms = (
         "uniform",
         "topk_question",
         "topk_queries",

@@ -1,212 +1,315 @@
-"""Every field that a config has, with its default. `configs/*.py` start from `base()`.
+"""The config of a run: one frozen dataclass made of the rooms' own, and its check before the run.
 
-Unknown fields are refused by name (`ml_collections` locks the dict), and `--config.a.b=value`
-overrides any of them.
+`configs/*.py` start from `base()`, a `ConfigDict` whose locked fields `--config.a.b=value`
+overrides; `check` turns what comes out into a `Config`, or names every slip at once. Rooms receive
+their own group of it, never the `ConfigDict`.
 """
 
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
 from ml_collections import ConfigDict
+
+from msjoe_jax.data.questions import DataConfig
+from msjoe_jax.errors import UserError
+from msjoe_jax.evaluation.arms import SETS, missing_sets
+from msjoe_jax.evaluation.evaluate import EvaluateConfig
+from msjoe_jax.fields import group, option, plain, read
+from msjoe_jax.rl.objective import ObjectiveConfig
+from msjoe_jax.rollout.collect import RolloutConfig
+from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.rollout.results import EpisodeConfig
+from msjoe_jax.rollout.system import (
+    ClipSettings,
+    MllmSettings,
+    ModelSettings,
+    SamplerSettings,
+    Tokenizers,
+    make_system,
+)
+from msjoe_jax.runtime.mesh import MeshConfig, make_mesh
+from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.tasks import TASKS
+from msjoe_jax.text.prompts import PromptConfig
+from msjoe_jax.training.config import (
+    DifficultyConfig,
+    LoopConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    TrainingRun,
+)
+from msjoe_jax.training.state import abstract_state
+
+# What a run does, in this order; `world` and `warm_up` are the tiny world's (msjoe_jax/world).
+PHASES = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
+TRAININGS = ("pretrain", "joint")
+# Groups that a config may add to the base ones, each with the room that reads it.
+EXTENSIONS = {
+    "world": ("msjoe_jax.world.phase", "WorldConfig"),
+    "warm_up": ("msjoe_jax.world.phase", "WarmUpConfig"),
+}
+NAMES = ("mllm", "clip", "sampler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(LoopConfig):
+    """Every field of a run."""
+
+    seed: int = option(0, "Of every random choice.", low=0, high=(1 << 31) - 1)
+    phases: tuple[str, ...] = option(
+        ("difficulty", "pretrain", "joint", "evaluate"),
+        "What the run does, in the order of this list whatever the order given; each is skipped "
+        "when its result is already in the work folder.",
+        choices=PHASES,
+    )
+    data: DataConfig = group(DataConfig, "Where records and questions lie.")
+    mllm: MllmSettings = group(MllmSettings, "The multimodal LLM.")
+    clip: ClipSettings = group(ClipSettings, "The CLIP that scores frames.")
+    sampler: SamplerSettings = group(SamplerSettings, "The network that chooses frames.")
+    frames: FrameConfig = group(FrameConfig, "Frames that are searched and shown.")
+    prompt: PromptConfig = group(PromptConfig, "Prompts and replies.")
+    rollout: RolloutConfig = group(RolloutConfig, "A rollout batch.")
+    objective: ObjectiveConfig = group(ObjectiveConfig, "Rewards, advantages and losses.")
+    pretrain: TrainingConfig = group(
+        TrainingConfig,
+        "The training of the sampler alone.",
+        train_mllm=False,
+        sampler_advantage="difficulty",
+    )
+    joint: TrainingConfig = group(TrainingConfig, "The training of MLLM and sampler.")
+    difficulty: DifficultyConfig = group(DifficultyConfig, "Pass rates of the questions.")
+    optimizer: OptimizerConfig = group(OptimizerConfig, "Rates, decay and clipping.")
+    mesh: MeshConfig = group(MeshConfig, "How the devices are arranged.")
+    evaluate: EvaluateConfig = group(EvaluateConfig, "The evaluation.")
+    extensions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def models(self) -> ModelSettings:
+        """The three models."""
+        return ModelSettings(mllm=self.mllm, clip=self.clip, sampler=self.sampler)
+
+    @property
+    def episode(self) -> EpisodeConfig:
+        """What an episode depends on."""
+        return EpisodeConfig(
+            frames=self.frames,
+            law=self.objective.likelihood,
+            signals=self.sampler.signals,
+            smooth=self.evaluate.smooth,
+            seed=self.seed,
+        )
+
+    def training_run(self, name: str) -> TrainingRun:
+        """All that the training `name` (pretrain or joint) reads."""
+        loop = {f.name: getattr(self, f.name) for f in dataclasses.fields(LoopConfig)}
+        return TrainingRun(
+            name=name,
+            seed=self.seed,
+            task=self.data.task,
+            training=getattr(self, name),
+            objective=self.objective,
+            rollout=self.rollout,
+            difficulty=self.difficulty,
+            optimizer=self.optimizer,
+            mesh=self.mesh,
+            loop=LoopConfig(**loop),
+            mllm=self.mllm,
+        )
+
+    def parts(self, *names: str) -> dict[str, Any]:
+        """Groups as plain values, by default those that a model folder's reader needs."""
+        return {name: plain(getattr(self, name)) for name in names or (*NAMES, "frames", "prompt")}
 
 
 def base() -> ConfigDict:
-    """The fields and the defaults that hold for every run."""
-    c = ConfigDict()
-    c.seed = 0
-    # Stages in order; each is skipped when its result is already in the workdir. Of: world (build
-    # the tiny world's data), warm_up (its CLIP and MLLM, supervised), difficulty, pretrain (stage
-    # I), joint (stage II), evaluate.
-    c.stages = ("difficulty", "pretrain", "joint", "evaluate")
+    """Returns every field with its default."""
+    return ConfigDict(plain(Config()))
 
-    # Where the data lies: record folders (see predecode) and question files. With the stage
-    # `world` these are set by it.
-    c.data = ConfigDict()
-    c.data.train_records = ""
-    c.data.train_questions = ""
-    c.data.validation_records = ""
-    c.data.validation_questions = ""
-    c.data.heldout_records = ""
-    c.data.heldout_questions = ""
 
-    c.world = ConfigDict()
-    c.world.seed = 0
-    c.world.num_train = 2048
-    c.world.num_validation = 500
-    c.world.num_heldout = 1000
-    c.warm_up = ConfigDict()
-    c.warm_up.clip_steps = 0
-    c.warm_up.mllm_steps = 0
+def add_group(config: ConfigDict, name: str) -> None:
+    """Adds a group of EXTENSIONS with its defaults."""
+    config[name] = ConfigDict(plain(_extension(name)()))
 
-    # Models. `checkpoint`: a folder that `main`, `convert` or `export --format=orbax` wrote ("" =
-    # from the stage warm_up). `size`: tiny or a published one; `tokenizer`: a tokenizer.json ("" =
-    # the checkpoint's, of both).
-    c.mllm = ConfigDict()
-    c.mllm.size = "qwen2.5-vl-7b"
-    c.mllm.checkpoint = ""
-    c.mllm.tokenizer = ""
-    c.mllm.dtype = "bfloat16"
-    c.mllm.param_dtype = "float32"
-    c.mllm.remat = True
-    # Attention over prompts and patches: xla (`attention_chunk` queries at a time), splash (TPU),
-    # cudnn (GPU, 16-bit floats); auto is the kernel of the machine where it takes the inputs.
-    c.mllm.attention = "auto"
-    c.mllm.attention_chunk = 512
-    c.mllm.log_prob_chunk = 4096  # ids of the vocabulary at a time
-    # Score a question's prompts one after the other: less memory, one more forward.
-    c.mllm.score_one_by_one = True
-    # Leaves whose path matches this pattern train where the stage trains the MLLM; the others have
-    # no gradient and no moments ("" = all train; the vision tower then runs inside the joint step).
-    c.mllm.trainable = "^language/"
-    # LoRA: factors of this rank on the matrices whose path matches train instead, scaled by
-    # alpha / rank (0 = none). They are merged into the weights at the end of the stage.
-    c.mllm.lora_rank = 0
-    c.mllm.lora_alpha = 32.0
-    c.mllm.lora_targets = "^language/layers/"
-    c.clip = ConfigDict()
-    c.clip.size = "vit-l-14"
-    c.clip.checkpoint = ""
-    c.clip.tokenizer = ""
-    c.sampler = ConfigDict()
-    c.sampler.width = 128
-    c.sampler.depth = 6
-    c.sampler.kernel = 5
-    c.sampler.skip_scale = 1.5
-    c.sampler.checkpoint = ""  # "" = fresh weights
 
-    # Frames: T candidates at most, N_init previews, K key frames; patches bound their resolution
-    # (4 patches of 14×14 make one visual token).
-    c.frames = ConfigDict()
-    c.frames.candidates = 3600
-    c.frames.preview = 16
-    c.frames.key = 32
-    c.frames.preview_patches = 128
-    c.frames.key_patches = 1024
-    # image: each frame on its own. video: consecutive frames fused in pairs, all in one video whose
-    # M-RoPE times are uniform (as the processor states them) or the key frames' true ones.
-    c.frames.mode = "image"
-    c.frames.time = "uniform"
+def _extension(name: str) -> type:
+    module, kind = EXTENSIONS[name]
+    return getattr(importlib.import_module(module), kind)
 
-    # Prompts and replies. Lengths are in tokens: a longer prompt drops its question (counted),
-    # a longer reply is cut off and invalid.
-    c.prompt = ConfigDict()
-    c.prompt.system = "You are a helpful assistant."
-    c.prompt.query_instruction = (
-        "The frames above are a sparse preview of a long video. To answer the question, other "
-        "frames will be searched by text. Write up to {max_queries} short descriptions of what "
-        "such a frame would show, each inside <query> </query>, and nothing else."
-    )
-    c.prompt.answer_instruction = (
-        "Answer from the frames above with the letter of the one right option inside "
-        "<answer> </answer>, and nothing else."
-    )
-    c.prompt.think_instruction = "Reason first, inside <think> </think>."
-    c.prompt.think = False
-    c.prompt.max_queries = 4
-    # Compiled lengths of each prompt: a batch takes the shortest of this many even steps up to the
-    # limits below that holds its longest prompt, and a program compiles once for each.
-    c.prompt.length_buckets = 1
-    c.prompt.query_prompt_tokens = 1024
-    c.prompt.answer_prompt_tokens = 8704
-    c.prompt.query_tokens = 256
-    c.prompt.answer_tokens = 64
 
-    # One rollout batch: questions, query rollouts of each (G1), frame draws of each of those (G2).
-    c.rollout = ConfigDict()
-    c.rollout.questions = 32
-    c.rollout.query_rollouts = 4
-    c.rollout.frame_draws = 2
-    # Sampling temperatures; log-probs in the loss are of the same distributions.
-    c.rollout.query_temperature = 1.0
-    c.rollout.answer_temperature = 1.0
-    # Stage 3 in training: sample (the sampler's draw), or the fixed selectors of the control arms:
-    # uniform, topk, topk_smooth (each with one draw a query rollout).
-    c.rollout.selector = "sample"
-    # Updates on each rollout batch; from the second on the ratio to the sampling policy is clipped.
-    c.rollout.updates = 1
-    # Rollout batches at most that are drawn to replace questions whose answers were all right or
-    # all wrong, which teach nothing (DAPO's dynamic sampling; 0 = off).
-    c.rollout.refill = 0
-    # One more answer a question, from uniform frames: logs (and for sampler_advantage =
-    # counterfactual: subtracts) what the chosen frames gain over them.
-    c.rollout.counterfactual = False
-    # Parts of a batch whose host work (parsing, JPEG decoding) overlaps the others' device work.
-    c.rollout.waves = 1
-    # What searches: policy (stage 1's queries) or question (the bare question).
-    c.rollout.queries = "policy"
+def read_config(config: ConfigDict | Mapping[str, Any], slips: list[str] | None = None) -> Config:
+    """Makes a `Config` of plain values, each field checked on its own and with its group.
 
-    # The objective (SPEC §3, §6); field meanings: rl/objective.py, StepConfig.
-    c.objective = ConfigDict()
-    c.objective.micro_batches = 1
-    c.objective.credit = "routed"
-    c.objective.advantage = "nested"
-    c.objective.advantage_std = "group"
-    c.objective.likelihood = "plackett_luce"
-    c.objective.accuracy_weight = 0.8
-    c.objective.format_weight = 0.1
-    c.objective.info_weight = 0.1
-    c.objective.info_kind = "ratio"
-    c.objective.info_threshold = 10.0
-    c.objective.ratio = "token"
-    c.objective.clip_low = 0.2
-    c.objective.clip_high = 0.28
-    c.objective.aggregation = "token-mean"
-    c.objective.kl_coef = 0.0
-    c.objective.kl_kind = "k3"
-    c.objective.overlong = "none"
-    c.objective.overlong_buffer = 0
-    c.objective.overlong_penalty = 1.0
-    c.objective.mask_silent = False
-    c.objective.query_entropy = 0.0
-    c.objective.frame_entropy = 0.02
+    Args:
+      config: by field name.
+      slips: where every slip is told; None: the first ones are raised.
 
-    for name, mllm, sampler, advantage in (
-        ("pretrain", False, True, "difficulty"),
-        ("joint", True, True, "relative"),
-    ):
-        c[name] = ConfigDict()
-        c[name].steps = 0
-        c[name].train_mllm = mllm
-        c[name].train_sampler = sampler
-        c[name].sampler_advantage = advantage
-        # Advantages times [c (1 − c)]^−this, c the pass rate: 0 = all questions alike, 1 = hard
-        # and easy ones as the paper's stage I weighs them.
-        c[name].difficulty_weight = 0.0
-        # Questions drawn with weight exp(−(c − target)² / 2 width²), the target pass rate going
-        # from start to end over the stage (width 0 = off: every question once an epoch).
-        c[name].curriculum = ConfigDict({"start": 0.7, "end": 0.3, "width": 0.0})
+    Raises:
+      UserError: a slip, where `slips` is None.
+    """
+    found: list[str] = [] if slips is None else slips
+    values = json.loads(config.to_json()) if isinstance(config, ConfigDict) else dict(config)
+    extensions = {}
+    for name in EXTENSIONS:
+        if name in values:
+            extensions[name] = read(_extension(name), values.pop(name), f"config.{name}.", found)
+    made = read(Config, values, "config.", found)
+    if slips is None and found:
+        raise UserError(*found)
+    return dataclasses.replace(made, extensions=extensions)
 
-    # Pass rates c (SPEC §3): answers drawn per question from uniform frames.
-    c.difficulty = ConfigDict()
-    c.difficulty.samples = 8
-    # Smoothing: c drawn towards the data's mean as by this many more samples; correction: c of a
-    # guesser becomes 0.
-    c.difficulty.smoothing = 0.0
-    c.difficulty.chance_corrected = False
 
-    c.optimizer = ConfigDict()
-    c.optimizer.mllm_lr = 1e-6
-    c.optimizer.sampler_lr = 5e-4
-    c.optimizer.warmup_steps = 10
-    c.optimizer.mllm_decay = 0.01
-    c.optimizer.sampler_decay = 0.01
-    c.optimizer.mllm_clip = 1.0
-    c.optimizer.sampler_clip = 1.0
-    # A run stops after this many updates were left out because a gradient was not finite.
-    c.optimizer.max_skipped = 10
+def check(config: ConfigDict, devices: int | None = None) -> Config:
+    """Makes the config of a run, or names everything in it that would end the run later.
 
-    # Mesh axes; one may be −1 (all remaining devices).
-    c.mesh = ConfigDict()
-    c.mesh.data = 1
-    c.mesh.fsdp = -1
-    c.mesh.tensor = 1
+    Args:
+      config: of a config file and its overrides.
+      devices: that the mesh is to fit; None: those of this process.
 
-    c.log_every = 1
-    c.media_every = 50
-    c.rollouts_every = 1  # updates between rows of rollouts.jsonl, from which draws are replayed
-    c.checkpoint_every = 50
-    c.keep_checkpoints = 2
+    Raises:
+      UserError: every slip, a line each.
+    """
+    slips: list[str] = []
+    made = read_config(config, slips)
+    if not slips:  # what follows reads several groups
+        slips += [f"config.{line}" for line in _relations(made)]
+        slips += [f"config.{line}" for line in _files(made)]
+        slips += _mesh(made, len(jax.devices()) if devices is None else devices)
+        slips += _models(made)
+    if slips:
+        raise UserError(*dict.fromkeys(slips))
+    return made
 
-    c.evaluate = ConfigDict()
-    c.evaluate.selectors = ("uniform", "joint")
-    c.evaluate.batch = 50
-    c.evaluate.limit = 0  # questions; 0 = all
-    c.evaluate.smooth = 5  # frames under the smoothing of top-k (smoothed)
-    return c
+
+def _relations(config: Config) -> Iterator[str]:
+    """What does not go together in groups that do not know of each other."""
+    phases, rollout, objective = config.phases, config.rollout, config.objective
+    if config.data.task not in TASKS:
+        yield f"data.task={config.data.task} is not one of {', '.join(TASKS)}"
+    for name in ("world", "warm_up"):
+        if name in phases and name not in config.extensions:
+            yield (
+                f"phases: {name} is the tiny world's, whose fields this config lacks "
+                "(configs/tiny.py adds them)"
+            )
+    if config.frames.mode == "video" and "warm_up" in phases:
+        yield "frames.mode=video: the phase warm_up teaches images only"
+    network = SELECTORS[rollout.selector].network
+    if network is not None and rollout.selector != config.sampler.network:
+        yield (
+            f"rollout.selector={rollout.selector} draws by its own network: set "
+            f"config.sampler.network={rollout.selector}"
+        )
+    for name in (name for name in TRAININGS if name in phases):
+        training: TrainingConfig = getattr(config, name)
+        if rollout.questions % objective.micro_batches:
+            yield (
+                f"objective.micro_batches={objective.micro_batches} does not divide "
+                f"config.rollout.questions={rollout.questions}"
+            )
+        flat = objective.advantage == "group"
+        group_size = rollout.query_rollouts * (rollout.frame_draws if flat else 1)
+        if group_size < 2:
+            field = "query_rollouts × frame_draws" if flat else "query_rollouts"
+            yield f"rollout: {field} must be at least 2 for advantage={objective.advantage}"
+        if training.sampler_advantage == "counterfactual" and not rollout.counterfactual:
+            yield (
+                f"{name}.sampler_advantage=counterfactual needs config.rollout.counterfactual=True"
+            )
+        if training.train_sampler and network is None:
+            yield (
+                f"{name}.train_sampler=True needs a selector that is trained, not "
+                f"config.rollout.selector={rollout.selector}"
+            )
+    if "evaluate" in phases:
+        sets = {"base", *(name for name in SETS if name in phases)}
+        for line in missing_sets(config.evaluate.arms, sets):
+            yield f"evaluate.arms: {line}"
+
+
+def _files(config: Config) -> Iterator[str]:
+    """What is not there, or not named."""
+    phases, data = config.phases, config.data
+    trains = {"difficulty", *TRAININGS} & set(phases)
+    splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
+    for split, needed in splits.items():
+        for name in (f"{split}_records", f"{split}_questions"):
+            value = getattr(data, name)
+            if value and not epath.Path(value).exists():
+                yield f"data.{name}={value} is not there"
+            elif needed and not value and "world" not in phases:
+                phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
+                yield f"data.{name} is not set, and the phase {phase} reads it"
+    for name in NAMES:
+        settings = getattr(config, name)
+        if settings.checkpoint and not epath.Path(settings.checkpoint).is_dir():
+            yield f"{name}.checkpoint={settings.checkpoint} is not there"
+        if name == "sampler":
+            continue
+        if settings.tokenizer and not epath.Path(settings.tokenizer).exists():
+            yield f"{name}.tokenizer={settings.tokenizer}: no readable tokenizer.json"
+        if not settings.checkpoint and not settings.tokenizer and "world" not in phases:
+            yield (
+                f"{name}.tokenizer is not set: name a tokenizer.json or its folder, or a "
+                f"checkpoint that holds one (config.{name}.checkpoint)"
+            )
+        if not settings.checkpoint and "warm_up" not in phases:
+            yield (
+                f"{name}.checkpoint is not set: name a checkpoint folder or add the phase warm_up"
+            )
+        if not settings.checkpoint and not settings.size:
+            yield f"{name}.size is empty: name a size, or config.{name}.checkpoint"
+
+
+def _mesh(config: Config, devices: int) -> Iterator[str]:
+    """What the devices do not divide into."""
+    m = config.mesh
+    try:
+        mesh = make_mesh(m.data, m.fsdp, m.tensor, devices=jax.devices()[:devices])
+    except UserError as error:
+        if devices <= len(jax.devices()):
+            yield f"config.{error}"
+        return
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    each = config.rollout.questions // config.rollout.waves
+    if each % parts and set(TRAININGS) & set(config.phases):
+        yield (
+            f"config.rollout.questions={config.rollout.questions}"
+            + (f" in {config.rollout.waves} waves" if config.rollout.waves > 1 else "")
+            + f" does not divide into the {parts} parts of the mesh's data and fsdp axes"
+        )
+
+
+class _AnyTokenizer:
+    """Stands for a tokenizer that is not made yet: a model's leaves do not depend on it."""
+
+    size = 256
+
+    def token_id(self, token: str) -> int:
+        """Any id below `size`."""
+        return sum(token.encode()) % self.size
+
+
+def _models(config: Config) -> Iterator[str]:
+    """What the models cannot be, and patterns that match none of their leaves."""
+    if any(getattr(config, name).checkpoint and not epath.Path(getattr(config, name).checkpoint)
+           .is_dir() for name in NAMES):  # fmt: skip
+        return
+    if not all(getattr(config, n).size or getattr(config, n).checkpoint for n in ("mllm", "clip")):
+        return
+    stand_in: Any = _AnyTokenizer()
+    try:
+        system = make_system(config.models, Tokenizers(stand_in, stand_in))
+    except UserError as error:
+        yield from error.lines
+        return
+    for name in TRAININGS:
+        if name in config.phases:
+            try:
+                abstract_state(config.training_run(name), system)
+            except UserError as error:
+                yield from error.lines

@@ -1,10 +1,10 @@
-"""`python -m msjoe_jax.main --config=configs/NAME.py --workdir=DIR`: runs a config's stages."""
+"""`python -m msjoe_jax.main --config=NAME --workdir=DIR`: runs the phases of a config."""
 
 import json
-import pathlib
 import time
 
 from absl import flags
+from etils import epath
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
@@ -16,33 +16,34 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one
 
 # Fields that may change when a run is resumed: they do not change what has been computed.
 MAY_DIFFER = frozenset(
-    {"stages", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
-    | {"evaluate.selectors", "evaluate.batch", "evaluate.limit"}
+    {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
+    | {"evaluate.arms", "evaluate.batch", "evaluate.limit"}
 )
 
 
 def run() -> None:
-    """Checks the flags, locks the work folder and runs the stages."""
+    """Checks the config, locks the work folder and runs the phases."""
     quiet_cpu_default()  # before JAX is imported
     import jax
 
-    from msjoe_jax.phases import check_stages, run_stages
+    from msjoe_jax.config import check
+    from msjoe_jax.phases import run_phases
 
-    config = given_config(_CONFIG)
+    given = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")
     if "://" in _WORKDIR.value:
         raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
     if jax.process_count() > 1:
         raise UserError("several hosts are not supported yet: use a slice of one host")
-    check_stages(config)
-    workdir = pathlib.Path(_WORKDIR.value)
+    config = check(given)
+    workdir = epath.Path(_WORKDIR.value)
     began = time.perf_counter()
-    with lock_workdir(str(workdir)):
+    with lock_workdir(workdir):
         fresh = not (workdir / "config.json").exists()
-        record_config(str(workdir), json.loads(config.to_json()), MAY_DIFFER)
+        record_config(workdir, json.loads(given.to_json()), MAY_DIFFER)
         try:
-            run_stages(config, workdir)
+            run_phases(config, workdir)
         except UserError:
             # A run that ended before it made anything leaves the folder free for a corrected one.
             if fresh and {p.name for p in workdir.iterdir()} <= {"config.json", ".lock"}:

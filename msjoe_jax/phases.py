@@ -1,173 +1,168 @@
-"""The stages of a config, in order, each resumed or skipped by what the work folder holds."""
+"""The phases of a config, in order, each resumed or skipped by what the work folder holds."""
 
-import copy
-import pathlib
+import dataclasses
+import importlib
+from typing import Any
 
-import jax
-from ml_collections import ConfigDict
-from tqdm import tqdm
+from etils import epath
 
-from msjoe_jax.data.embed import embed_records
+from msjoe_jax.config import NAMES, Config
+from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.errors import UserError
-from msjoe_jax.evaluation.evaluate import check_selectors, evaluate, load_heldout
-from msjoe_jax.models.params import Params, fingerprint
-from msjoe_jax.rollout.frames import check_frames
-from msjoe_jax.rollout.model_folder import save_bundle
-from msjoe_jax.rollout.programs import Programs, clip_encoder
-from msjoe_jax.rollout.system import System, make_system
-from msjoe_jax.runtime.checkpoint import Checkpoints, load_params
+from msjoe_jax.evaluation.evaluate import Evaluator, evaluate, load_heldout
+from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.rollout.model_folder import save_model_folder
+from msjoe_jax.rollout.programs import Programs
+from msjoe_jax.rollout.system import System, Tokenizers, load_tokenizers, make_system
+from msjoe_jax.rollout.text import Text, make_text
+from msjoe_jax.runtime.checkpoint import load_params
+from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
-from msjoe_jax.training.state import check_training
-from msjoe_jax.training.train import run_stage, training_questions
-from msjoe_jax.world.build import build_world, questions_path, records_path
-from msjoe_jax.world.spec import (
-    COLOURS,
-    KINDS,
-    SETTINGS,
-    SPLITS,
-    WORDS,
-    WorldSpec,
-    question_text,
-)
-from msjoe_jax.world.warmup_clip import ClipTraining, Loop, clip_loop
-from msjoe_jax.world.warmup_mllm import MllmTraining, mllm_loop
-from msjoe_jax.world.word_tokenizer import build_word_tokenizer
+from msjoe_jax.training.train import train
 
-STAGES = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
-EMBED_BATCH = 96  # frames a call: one tiny-world video
-LOOP_SAVE_EVERY = 100  # steps of a warm-up between checkpoints
+# The tiny world's phases, which a run on real data never imports.
+WORLD = "msjoe_jax.world.phase"
+LEARNED = ("warm_up", "pretrain", "joint")
 
 
-def check_stages(config: ConfigDict) -> None:
-    """Finds slips that would otherwise end a run after hours.
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The models of a run: definitions, tokenizers and compiled programs."""
+
+    system: System
+    tokenizers: Tokenizers
+    text: Text
+    programs: Programs
+
+
+def run_phases(config: Config, workdir: epath.PathLike) -> None:
+    """Runs the phases of a config that `config.check` has passed.
 
     Raises:
-      UserError: an unknown stage, an unknown selector, or one that needs a stage that is not run,
-        a frame mode that is unknown or that the tiny world's warm-up does not teach, a seed out of
-        range, or what `check_training` finds.
+      UserError: what a phase says of its input.
     """
-    for name, seed in (("seed", config.seed), ("world.seed", config.world.seed)):
-        if not 0 <= seed < 1 << 31:
-            raise UserError(f"config.{name}={seed} must be from 0 to {(1 << 31) - 1}")
-    check_frames(config)
-    if config.frames.mode == "video" and "warm_up" in config.stages:
-        raise UserError("config.frames.mode=video: the stage warm_up teaches images only")
-    for stage in config.stages:
-        if stage not in STAGES:
-            raise UserError(f"config.stages: {stage!r} is not one of {', '.join(STAGES)}")
-    for stage in ("pretrain", "joint"):
-        if stage in config.stages:
-            check_training(config, stage)
-    if "evaluate" in config.stages:
-        trained = {"pretrain", "joint"} & set(config.stages)
-        check_selectors(config.evaluate.selectors, {"base", *trained})
+    workdir, phases = epath.Path(workdir), config.phases
+    world = importlib.import_module(WORLD) if {"world", "warm_up"} & set(phases) else None
+    if world and "world" in phases:
+        config = world.build(config, workdir / "world")
+    elif "evaluate" in phases:  # its data are read now: training would be in vain without them
+        _heldout(config, embedded="warm_up" not in phases)
+    models = _make_models(config)
+    params = _stored_params(config, models.system)
+    if world and "warm_up" in phases:
+        params = world.warm_up(config, workdir / "warm_up", models.system, models.text, params)
+    _save(workdir / "base", config, models, params, [p for p in phases if p == "warm_up"])
+    sets = {"base": params}
+    questions: list[Question] = []
+    if {"difficulty", "pretrain", "joint"} & set(phases):
+        questions = TASKS[config.data.task].read(config.data.train_questions)
+    if "difficulty" in phases:
+        questions = _difficulty(config, workdir, models, params, questions)
+    for name in ("pretrain", "joint"):
+        if name in phases:
+            params = train(
+                config.training_run(name),
+                workdir,
+                models.programs,
+                models.text,
+                episode=config.episode,
+                records=config.data.train_records,
+                params=params,
+                questions=questions,
+                meta={"config": config.parts(), "phase": name},
+            )
+            sets[name] = params
+    if params is not sets["base"]:
+        learned = [phase for phase in LEARNED if phase in phases]
+        _save(workdir / "final", config, models, params, learned)
+    if "evaluate" in phases:
+        _evaluate(config, workdir, models, sets)
 
 
-def run_stages(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Runs `config.stages`, which `check_stages` has passed.
-
-    Raises:
-      UserError: what a stage says of its input.
-    """
-    stages = [stage for stage in STAGES if stage in config.stages]
-    config = copy.deepcopy(config)
-    if "world" in stages:
-        _world(config, workdir / "world")
-    elif "evaluate" in stages:  # its data are read now: training would be in vain without them
-        load_heldout(config, embedded="warm_up" not in stages)
-    system = make_system(config)
-    base = _base_params(config, workdir, system, "warm_up" in stages)
-    warmed = [stage for stage in stages if stage == "warm_up"]
-    save_bundle(workdir / "base", config, system, base, warmed)
-    programs = Programs(system, config.evaluate.smooth)
-    sets = {"base": base}
-    if {"difficulty", "pretrain", "joint"} & set(stages):
-        questions = training_questions(config)
-    if "difficulty" in stages:
-        file = workdir / "difficulty" / "questions.jsonl"
-        questions = measure_difficulty(config, file, programs, base, questions)
-    params = base
-    for stage in ("pretrain", "joint"):
-        if stage in stages:
-            params = run_stage(config, stage, workdir, programs, params, questions)
-            sets[stage] = params
-    if params is not base:
-        learned = [stage for stage in stages if stage in ("warm_up", "pretrain", "joint")]
-        save_bundle(workdir / "final", config, system, params, learned)
-    if "evaluate" in stages:
-        evaluate(config, workdir, programs, sets)
+def _make_models(config: Config) -> Models:
+    tokenizers = load_tokenizers(config.models)
+    system = make_system(config.models, tokenizers)
+    text = make_text(system, tokenizers, config.prompt)
+    return Models(system, tokenizers, text, Programs(system))
 
 
-# --- the tiny world's own stages ---------------------------------------------------------------
-
-
-def _world(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Builds the world's records and questions and the tokenizer; points the config at them."""
-    w = config.world
-    build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.exists():
-        build_word_tokenizer(tokenizer, _texts(config))
-    config.mllm.tokenizer = config.clip.tokenizer = str(tokenizer)
-    for split in SPLITS:
-        config.data[f"{split}_records"] = str(records_path(folder, split))
-        config.data[f"{split}_questions"] = str(questions_path(folder, split))
-
-
-def _texts(config: ConfigDict) -> list[str]:
-    """Every text that the tiny models read or write, for the word-level vocabulary."""
-    c = config.prompt
-    wording = (c.system, c.query_instruction, c.answer_instruction, c.think_instruction)
-    questions = (question_text([0]), question_text([0, 1]))
-    return [*WORDS, *KINDS, *SETTINGS, *COLOURS, *questions, *wording, "."]
-
-
-def _base_params(
-    config: ConfigDict, workdir: pathlib.Path, system: System, warm_up: bool
-) -> dict[str, Params]:
-    """Starting parameters: supervised here, or read from the checkpoints that the config names."""
+def _stored_params(config: Config, system: System) -> dict[str, Params]:
+    """Starting parameters from the checkpoints that the config names; a fresh sampler without."""
     params = {}
-    for name in ("mllm", "clip", "sampler"):
-        path = config[name].checkpoint
-        if path:
-            params[name] = load_params(f"{path}/params", system.abstract[name], prefix=name)
+    for name in NAMES:
+        checkpoint = getattr(config, name).checkpoint
+        if checkpoint:
+            path = epath.Path(checkpoint) / "params"
+            params[name] = load_params(path, system.abstract[name], prefix=name)
         elif name == "sampler":
             params[name] = system.init("sampler", config.seed)
-        elif not warm_up:
-            raise UserError(
-                f"config.{name}.checkpoint is not set: name a checkpoint folder or add the stage "
-                "warm_up"
-            )
-    if not warm_up:
-        return params
-    train = RecordReader(config.data.train_records)
-    clip = ClipTraining(config.seed, config.warm_up.clip_steps)
-    assert system.clip_tokenizer is not None
-    loop = clip_loop(train, system.clip_tokenizer, system.clip, clip)
-    params["clip"] = run_loop(loop, workdir / "warm_up" / "clip", "warm up CLIP")
-    encode = clip_encoder(system, params["clip"])
-    mark = fingerprint(params["clip"])
-    for split in SPLITS:
-        embed_records(config.data[f"{split}_records"], encode, mark, batch=EMBED_BATCH)
-    mllm = MllmTraining(config.seed, config.warm_up.mllm_steps)
-    loop = mllm_loop(config, system, train, mllm)
-    params["mllm"] = run_loop(loop, workdir / "warm_up" / "mllm", "warm up MLLM")
     return params
 
 
-def run_loop(loop: Loop, folder: pathlib.Path, label: str) -> Params:
-    """Runs a warm-up loop to its end, from its last checkpoint where there is one."""
-    with Checkpoints(str(folder), keep=1) as checkpoints:
-        state, start = jax.jit(loop.init)(), checkpoints.latest_step() or 0
-        if start:
-            state, _, _ = checkpoints.restore(state)
-        with tqdm(total=loop.steps, initial=start, desc=label, unit="step") as bar:
-            for index in range(start, loop.steps):
-                state, metrics = loop.step(state, index)
-                bar.update()
-                done = index + 1
-                if done % LOOP_SAVE_EVERY == 0 or done == loop.steps:
-                    bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
-                    checkpoints.save(done, state, None, {"stage": label})
-    return state["params"]
+def _save(
+    folder: epath.Path,
+    config: Config,
+    models: Models,
+    params: dict[str, Params],
+    trained: list[str],
+) -> None:
+    """Writes a model folder; `trained` are the phases that its parameters have been through."""
+    parts = config.parts("frames", "prompt")
+    if trained:
+        groups = [p for p in trained if p in ("pretrain", "joint")]
+        settings: dict[str, Any] = config.parts(*groups, "rollout", "objective", "optimizer")
+        if "warm_up" in trained:
+            settings["warm_up"] = dataclasses.asdict(config.extensions["warm_up"])
+        parts["trained"] = {"phases": trained, **settings}
+    save_model_folder(
+        folder,
+        settings=config.models,
+        parts=parts,
+        system=models.system,
+        tokenizers=models.tokenizers,
+        params=params,
+    )
+
+
+def _difficulty(
+    config: Config,
+    workdir: epath.Path,
+    models: Models,
+    params: dict[str, Params],
+    questions: list[Question],
+) -> list[Question]:
+    reader = RecordReader(config.data.train_records)
+    return measure_difficulty(
+        workdir / "difficulty" / "questions.jsonl",
+        Episodes(config.episode, models.programs, models.text, reader, questions),
+        params,
+        samples=config.difficulty.samples,
+        temperature=config.rollout.answer_temperature,
+        task=config.data.task,
+        batch_size=config.evaluate.batch,
+    )
+
+
+def _heldout(config: Config, embedded: bool = True) -> tuple[list[Question], RecordReader]:
+    return load_heldout(
+        config.data,
+        config.evaluate,
+        candidates=config.frames.candidates,
+        previews=config.frames.preview,
+        max_queries=config.prompt.max_queries,
+        embedded=embedded,
+    )
+
+
+def _evaluate(
+    config: Config, workdir: epath.Path, models: Models, sets: dict[str, dict[str, Params]]
+) -> None:
+    questions, reader = _heldout(config)
+    episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
+    evaluate(
+        Evaluator(episodes, config.data.task, sets, config.evaluate.batch),
+        config.evaluate.arms,
+        workdir,
+        {"frames": config.frames.key, "seed": config.seed},
+    )

@@ -3,12 +3,12 @@
 The paper's 8 to 64 of thousands, scaled to 96 candidates with events of 3 to 6 frames: 2 is the
 least that answers a question about two events; from about 24 on, uniform frames meet every event.
 `k6` is the default of configs/tiny.py, and the run that all others are compared with. Under
-benchmarks/ablations.py the base model and stage I are made with 6 frames.
+benchmarks/ablations.py the base model and the pre-trained sampler are made with 6 frames.
 """
 
-from configs.ablations.variants import family
+from msjoe_jax.world.variants import family
 
-COMPARED = {"evaluate.selectors": ("uniform", "topk_queries", "joint")}
+COMPARED = {"evaluate.arms": ("uniform", "topk_queries", "joint")}
 
 VARIANTS = {
     f"k{k}": (f"K = {k}" + (", the default" if k == 6 else ""), COMPARED | {"frames.key": k})

@@ -1,6 +1,6 @@
-"""Options of the objective and of the rollout, one changed at a time (SPEC §3, §6)."""
+"""Options of the objective and of the rollout, one changed at a time (docs/method.md#10-departures)."""
 
-from configs.ablations.variants import family
+from msjoe_jax.world.variants import family
 
 FLAT = {"rollout.query_rollouts": 8, "rollout.frame_draws": 1}
 TWO = {"rollout.updates": 2}

@@ -5,18 +5,18 @@ With the MLLM frozen and the sampler trained, several untrained queries are sear
 paper's untrained multi-query as well.
 """
 
-from configs.ablations.variants import family
+from msjoe_jax.world.variants import family
 
-# The stages of a run whose sampler is not pre-trained.
-FRESH = {"stages": ("world", "warm_up", "difficulty", "joint", "evaluate")}
+# The phases of a run whose sampler is not pre-trained.
+FRESH = {"phases": ("world", "warm_up", "difficulty", "joint", "evaluate")}
 NO_SAMPLER, NO_MLLM = {"joint.train_sampler": False}, {"joint.train_mllm": False}
 
 VARIANTS = {
     "mllm_frozen": ("sampler trained on untrained queries", NO_MLLM),
     "sampler_frozen": ("MLLM trained, sampler pre-trained only", NO_SAMPLER),
     "none": ("neither trained jointly: pre-trained sampler, base MLLM", {"joint.steps": 0}),
-    "fresh": ("both trained, no stage I", FRESH),
-    "fresh_mllm_frozen": ("sampler trained, no stage I, base MLLM", FRESH | NO_MLLM),
+    "fresh": ("both trained, no pretraining", FRESH),
+    "fresh_mllm_frozen": ("sampler trained, no pretraining, base MLLM", FRESH | NO_MLLM),
     "fresh_sampler_frozen": ("MLLM trained, sampler never", FRESH | NO_SAMPLER),
     "fresh_none": ("nothing trained", FRESH | {"joint.steps": 0}),
 }

@@ -1,9 +1,9 @@
-"""N_init preview frames of stage 1, from none to more than key frames (default: 4).
+"""N_init preview frames of reason, from none to more than key frames (default: 4).
 
 Under benchmarks/ablations.py the base model is warmed up with 4.
 """
 
-from configs.ablations.variants import family
+from msjoe_jax.world.variants import family
 
 VARIANTS = {f"n{n}": (f"N_init = {n}", {"frames.preview": n}) for n in (0, 1, 2, 8)}
 get_config = family(VARIANTS)

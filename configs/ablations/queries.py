@@ -3,9 +3,9 @@
 Several untrained queries with a trained sampler are parts.py:mllm_frozen.
 """
 
-from configs.ablations.variants import family
+from msjoe_jax.world.variants import family
 
-QUESTION = {"rollout.queries": "question", "evaluate.selectors": ("joint_question",)}
+QUESTION = {"rollout.queries": "question", "evaluate.arms": ("joint_question",)}
 
 VARIANTS = {
     "one": ("one learned query at most", {"prompt.max_queries": 1}),

@@ -1,20 +1,20 @@
-"""The reward settings of the paper's reward curves, and stage I without difficulty.
+"""The reward settings of the paper's reward curves, and pretraining without difficulty.
 
 The weights of accuracy stay 0.8, so that curves differ in nothing but the added terms. All terms
 together are the default.
 """
 
-from configs.ablations.variants import family
+from msjoe_jax.world.variants import family
 
 VARIANTS = {
     "accuracy": (
         "accuracy alone",
-        {"objective.format_weight": 0.0, "objective.info_weight": 0.0},
+        {"objective.rewards": {"accuracy": 0.8}},
     ),
-    "format": ("accuracy and format", {"objective.info_weight": 0.0}),
-    "info": ("accuracy and informativeness", {"objective.format_weight": 0.0}),
+    "format": ("accuracy and format", {"objective.rewards": {"accuracy": 0.8, "format": 0.1}}),
+    "info": ("accuracy and informativeness", {"objective.rewards": {"accuracy": 0.8, "info": 0.1}}),
     "no_difficulty": (
-        "stage I with group-relative in place of difficulty-aware advantages",
+        "pretraining with group-relative in place of difficulty-aware advantages",
         {"pretrain.sampler_advantage": "relative"},
     ),
 }

@@ -1,40 +1,13 @@
 """How every command starts: its flags, its config file, and what is said of wrong ones."""
 
-import pathlib
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-import msjoe_jax
+from msjoe_jax.config_files import config_file, shipped_configs
 from msjoe_jax.errors import UserError, run_cli
-
-PACKAGE = pathlib.Path(msjoe_jax.__file__).parent
-# Where configs lie: beside the package in a checkout, inside it when it is installed.
-CONFIG_FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")
-
-
-def config_file(name: str) -> str:
-    """The file that `--config=name` means: a path, or the name of a config that we ship.
-
-    `name` may end in ":variant", which stays. A name that is neither comes back as it is.
-    """
-    file, colon, variant = name.partition(":")
-    if pathlib.Path(file).is_file():
-        return name
-    short = file.removeprefix("configs/").removesuffix(".py") + ".py"
-    for folder in CONFIG_FOLDERS:
-        if (folder / short).is_file():
-            return f"{folder / short}{colon}{variant}"
-    return name
-
-
-def shipped_configs() -> list[str]:
-    """Names of the configs that we ship."""
-    folder = next(folder for folder in CONFIG_FOLDERS if folder.is_dir())
-    return sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
-
 
 def define_config() -> flags.FlagHolder:
     """The flag `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""

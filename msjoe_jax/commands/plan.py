@@ -1,8 +1,9 @@
-"""`msjoe plan --config=configs/NAME.py --topology=v4:2x2x4`: does the step fit?
+"""Compiles the joint step of a config for a TPU slice that need not be there: does it fit?
 
-Compiles the joint step at the config's sizes for a TPU slice that need not be there, and prints
-what it takes of every chip's memory. libtpu does the compiling, on any machine: it proves lowering,
-sharding and fit; it measures no time and runs nothing.
+    msjoe plan --config=joint_v4 --topology=v4:2x2x4
+
+Prints what the step takes of every chip's memory. libtpu does the compiling, on any machine: it
+proves lowering, sharding and fit; it measures no time and runs nothing.
 """
 
 import dataclasses
@@ -16,20 +17,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from jax.experimental import topologies
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.draws.subset import Draw
+from msjoe_jax.commands.cli import define_config, given_config, run_app
+from msjoe_jax.config import Config, read_config
 from msjoe_jax.errors import UserError
-from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
-from msjoe_jax.rollout.frames import frames_per_unit, unit_slots
-from msjoe_jax.rollout.generate import Prompts
-from msjoe_jax.rollout.programs import Patches, frame_features
-from msjoe_jax.rollout.system import System, make_system
+from msjoe_jax.rollout.shapes import abstract_batch
+from msjoe_jax.rollout.system import make_system, state_table
 from msjoe_jax.runtime.mesh import (
     AxisRules,
     batch_sharding,
@@ -37,7 +35,6 @@ from msjoe_jax.runtime.mesh import (
     param_shardings,
     with_shardings,
 )
-from msjoe_jax.runtime.sharding_tables import STATE_TABLE
 from msjoe_jax.training.state import abstract_state, make_step, trains_vision
 
 GIB = 2**30
@@ -123,7 +120,7 @@ def compile_for_topology(
     chips = len(leaves[0].sharding.device_set)
     hbm = HBM_GIB[topology.split(":")[0]] * GIB
     began = time.perf_counter()
-    # keep_unused: what a stage does not read is in memory all the same.
+    # keep_unused: what a training does not read is in memory all the same.
     with jax.set_mesh(leaves[0].sharding.mesh):  # as in training
         lowered = jax.jit(
             function, out_shardings=out_shardings, donate_argnums=donate, keep_unused=True
@@ -150,82 +147,10 @@ def _reported_peak(folder: pathlib.Path) -> int:
     return int(line.split()[2])
 
 
-def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
-    """The joint step's input at the config's sizes, as shapes (see `RolloutBatch`)."""
-    r, f, p, vision = config.rollout, config.frames, config.prompt, system.qwen.vision
-    B, I, J, Q, T, K = (
-        r.questions, r.query_rollouts, r.frame_draws, p.max_queries, f.candidates, f.key
-    )  # fmt: skip
-
-    def ints(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-    def floats(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    def bools(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.bool_)
-
-    encode_in_step = config.joint.train_mllm and trains_vision(config, system)
-    per_unit = frames_per_unit(config, vision)
-    fused = () if per_unit == 1 else (per_unit,)
-
-    def rollouts(G: int, n: int, S: int, C: int, frames: int, P: int) -> TokenRollouts:
-        shape = (B, frames, *fused, P, vision.patch, vision.patch, 3)
-        pixels: Any = jax.ShapeDtypeStruct(shape, jnp.uint8)
-        visual: Any = Patches(pixels, ints(B, frames, 2))
-        if not encode_in_step:
-            visual = jax.eval_shape(
-                lambda params, patches: frame_features(system.mllm(params), patches),
-                system.abstract["mllm"],
-                visual,
-            )
-        rows, last = ints(B, G, S), ints(B, G)
-        done = (B, G, n, C)
-        return TokenRollouts(
-            Prompts(rows, rows, ints(B, G, 3, S), rows, last, last),
-            visual,
-            ints(*done),
-            bools(*done),
-            floats(*done),
-            bools(B, G, n),
-        )
-
-    return RolloutBatch(
-        queries=rollouts(
-            1,
-            I,
-            p.query_prompt_tokens,
-            p.query_tokens,
-            max(1, -(-f.preview // per_unit)),
-            f.preview_patches,
-        ),
-        answers=rollouts(
-            I * J,
-            1,
-            p.answer_prompt_tokens,
-            p.answer_tokens,
-            unit_slots(config, per_unit, I * J),
-            f.key_patches,
-        ),
-        similarity=floats(B, I, Q, T),
-        query_mask=bools(B, I, Q),
-        frame_mask=bools(B, T),
-        draw=Draw(ints(B, I, J, K), bools(B, I, J, K)),
-        correct=floats(B, I, J),
-        answer_valid=floats(B, I, J),
-        query_valid=floats(B, I),
-        parsed=floats(B, I),
-        pass_rate=floats(B),
-        weight=floats(B),
-        importance=floats(B),
-    )
-
-
 def plan_joint_step(
-    config: ConfigDict, stage: str, topology: str, effort: float = 0.0
+    config: Config, training: str, topology: str, effort: float = 0.0
 ) -> tuple[PlanReport, Mesh, int]:
-    """Compiles a stage's step for a slice.
+    """Compiles the joint step of a training for a slice.
 
     Returns:
       the report, the mesh, and the bytes a chip that CLIP takes beside the step's arguments.
@@ -233,11 +158,19 @@ def plan_joint_step(
     Raises:
       UserError: a topology, mesh or size that cannot be.
     """
-    system = make_system(config, with_tokenizers=False)
-    mesh, rules = make_mesh(**config.mesh, devices=describe_topology(topology)), AxisRules()
-    state = abstract_state(config, stage, system)
-    shardings = param_shardings(state, STATE_TABLE, mesh, rules)
-    batch = abstract_batch(config, system)
+    run = config.training_run(training)
+    system, m = make_system(config.models), config.mesh
+    mesh = make_mesh(m.data, m.fsdp, m.tensor, devices=describe_topology(topology))
+    rules, table = AxisRules(), state_table(system)
+    state = abstract_state(run, system)
+    shardings = param_shardings(state, table, mesh, rules)
+    batch = abstract_batch(
+        system,
+        config.frames,
+        config.prompt,
+        config.rollout,
+        encode_in_step=run.training.train_mllm and trains_vision(run, system),
+    )
     by_question = batch_sharding(mesh, rules)
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.rollout.questions % parts:
@@ -246,7 +179,7 @@ def plan_joint_step(
             f"{parts} parts of the mesh's data and fsdp axes"
         )
     report = compile_for_topology(
-        make_step(config, stage, system),
+        make_step(run, system),
         (
             with_shardings(state, shardings),
             with_shardings(batch, jax.tree.map(lambda _: by_question, batch)),
@@ -257,7 +190,7 @@ def plan_joint_step(
         effort=effort,
     )
     clip = system.abstract["clip"]
-    places = param_shardings(clip, STATE_TABLE, mesh, rules)
+    places = param_shardings(clip, table, mesh, rules)
     beside = sum(
         math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, place in zip(jax.tree.leaves(clip), jax.tree.leaves(places), strict=True)
@@ -284,16 +217,16 @@ def format_report(report: PlanReport, mesh: Mesh, beside: int) -> str:
 
 
 def cli() -> None:
-    """The command: prints the table; status 1 if the step does not fit."""
+    """Prints the table; status 1 if the step does not fit."""
     jax.config.update("jax_platforms", "cpu")  # described chips are compiled for, never opened
     config = define_config()
     topology = flags.DEFINE_string("topology", "v4:2x2x4", "Slice to compile for (this: v4-32).")
-    stage = flags.DEFINE_enum("stage", "joint", ["pretrain", "joint"], "Stage to plan.")
+    training = flags.DEFINE_enum("training", "joint", ["pretrain", "joint"], "Training to plan.")
     effort = flags.DEFINE_float("effort", 0.0, "-1: a quick screen, not a verdict.")
 
     def run() -> None:
         report, mesh, beside = plan_joint_step(
-            given_config(config), stage.value, topology.value, effort.value
+            read_config(given_config(config)), training.value, topology.value, effort.value
         )
         print(format_report(report, mesh, beside))
         if not report.fits(beside):

@@ -1,152 +1,288 @@
-"""One rollout batch for the joint step: the four stages, in parts that overlap, refilled.
+"""One rollout batch for the joint step: the steps of an episode, in parts that overlap, refilled.
 
-What a batch produced is kept twice: as the step's arrays, and as notes, one a question, for people
-and for the log from which a draw can be replayed.
+What a batch produced is kept twice: as the step's arrays, and as records, one a question, for
+people and for the log from which a draw can be replayed.
 """
 
 import concurrent.futures
-import functools
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Int
 
-from msjoe_jax.data.pipeline import uniform_indices
 from msjoe_jax.data.questions import Question
+from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
-from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
-from msjoe_jax.rollout.episode import AnswerStage, Batch, Episodes, QueryStage, fetch, time_ordered
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
+from msjoe_jax.rollout.batches import Batch, pass_rates
+from msjoe_jax.rollout.episode import Episodes, fetch, full_weight
 from msjoe_jax.rollout.generate import Prompts
-from msjoe_jax.text.prompts import QueryReply
+from msjoe_jax.rollout.log import RolloutRecord
+from msjoe_jax.rollout.results import Completed, Reasoned, Selected
+from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors.base import Selection
+from msjoe_jax.selectors.fixed import uniform_frames
+from msjoe_jax.tasks import TASKS
+from msjoe_jax.tasks.base import Grade, Reply
 
 
-class Note(NamedTuple):
-    """One question's rollouts as people read them: I query rollouts, J frame draws of each."""
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """One rollout batch of training: how much of what, and who chooses the frames."""
 
-    question: Question
-    replies: list[QueryReply]
-    similarity: Float[np.ndarray, "I Q T"]
-    logits: Float[np.ndarray, "I T"]
-    draws: Int[np.ndarray, "I J K"]  # candidates in draw order, −1: none left
-    frame_mask: Bool[np.ndarray, "T"]
-    frame_index: Int[np.ndarray, "T"]
-    timestamps: Float[np.ndarray, "T"]
-    answers: list[str]
-    correct: Float[np.ndarray, "I J"]
-    weight: float
+    questions: int = option(32, "B: questions of a rollout batch.", low=1)
+    query_rollouts: int = option(4, "I: replies of reason to each question.", low=1)
+    frame_draws: int = option(2, "J: frame draws for each of those.", low=1)
+    query_temperature: float = option(
+        1.0, "Of reason's sampling; the loss scores the same distribution.", above=0
+    )
+    answer_temperature: float = option(
+        1.0, "Of answer's sampling; the loss scores the same distribution.", above=0
+    )
+    selector: str = option(
+        "msjoe",
+        "Who chooses the frames in training, a name of SELECTORS; the fixed ones are control arms.",
+        choices=tuple(SELECTORS),
+    )
+    updates: int = option(
+        1,
+        "Updates on each rollout batch; from the second on the ratio to the sampling policy is "
+        "clipped.",
+        low=1,
+    )
+    refill: int = option(
+        0,
+        "Rollout batches at most that are drawn to replace questions whose answers were all right "
+        "or all wrong, which teach nothing (DAPO's dynamic sampling); 0: none.",
+        low=0,
+    )
+    counterfactual: bool = option(
+        False,
+        "One more answer a question, from uniform frames: logs (and with sampler_advantage="
+        "counterfactual subtracts) what the chosen frames gain over them.",
+    )
+    waves: int = option(
+        1, "Parts of a batch whose host work overlaps the others' device work.", low=1
+    )
+    queries: str = option(
+        "policy",
+        "What searches: the policy's queries, or the bare question.",
+        choices=("policy", "question"),
+    )
+
+    def slips(self) -> Iterator[str]:
+        """What does not go together."""
+        if self.questions % self.waves:
+            yield f"waves={self.waves} does not divide config.rollout.questions={self.questions}"
+        if self.selector in ("blind",):
+            yield f"selector={self.selector} shows no frames: nothing to train on"
 
 
 class Rollout(NamedTuple):
-    """The joint step's input, a note for each of its questions, and the tokens that were drawn."""
+    """The joint step's input, a record of each of its questions, and the tokens that were drawn."""
 
     arrays: RolloutBatch
-    notes: list[Note]
+    records: list[RolloutRecord]
     query_tokens: int
     answer_tokens: int
 
 
-def roll_out(
-    config: ConfigDict,
-    episodes: Episodes,
-    params: dict[str, Params],
-    batch: Batch,
-    step: int,
-    *,
-    importance: Float[np.ndarray, "questions"],
-    encode_in_step: bool = False,
-) -> Rollout:
-    """Runs the four stages on a batch, with I query rollouts × J frame draws a question.
+@dataclasses.dataclass(frozen=True)
+class RollOut:
+    """Rolls out batches: I lists of queries × J selections a question.
 
-    `importance`: of every question of the run; `encode_in_step`: the joint step gets frames, not
-    their features, because it trains the tower.
+    config: how many; episodes: the steps; task: a name of TASKS, by which replies are graded;
+    importance: of every question of the run, multiplies its advantages; encode_in_step: the joint
+    step gets frames, not their features, because it trains the tower.
     """
-    r = config.rollout
-    weight = batch["valid"].astype(np.float32)
-    I, J = r.query_rollouts, r.frame_draws
-    questions = episodes.batch_questions(batch)
-    B = len(questions)
-    queries = episodes.reason(
-        params["mllm"], batch, step, rollouts=I, temperature=r.query_temperature, weight=weight
-    )
-    tokens, mask = queries.tokens, queries.mask
-    if r.queries == "question":
-        tokens, mask = episodes.query_tokens([[(q.question,)] * I for q in questions])
-    selector = r.selector
-    if selector == "sample" and config.objective.likelihood == "cb":
-        selector = "sample_set"
-    with episodes.clock("select"):
-        selection = episodes.select(params, batch, tokens, mask, step, selector=selector, draws=J)
-        chosen = fetch(selection)
-    frames = time_ordered(chosen.draw)
-    if r.counterfactual:
-        frames = np.concatenate([frames, _uniform(batch["frame_mask"], frames.shape[-1])], 1)
-    answers = episodes.answer(
-        params["mllm"], batch, frames, step, temperature=r.answer_temperature, weight=weight
-    )
-    correct = answers.correct[:, : I * J].reshape(B, I, J)
 
-    def per_reply(name: str) -> Float[np.ndarray, "B I"]:
-        rows = [[float(getattr(reply, name)) for reply in row] for row in queries.replies]
-        return np.array(rows, np.float32)
+    config: RolloutConfig
+    episodes: Episodes
+    task: str
+    importance: Float[np.ndarray, "questions"]
+    encode_in_step: bool = False
 
-    host: dict[str, Any] = {
-        "query_mask": mask,
-        "frame_mask": batch["frame_mask"],
-        "correct": correct,
-        "answer_valid": answers.valid[:, : I * J].reshape(B, I, J),
-        "query_valid": per_reply("valid"),
-        "parsed": np.minimum(per_reply("num_parsed"), 1.0),
-        "pass_rate": np.array(
-            [np.nan if q.difficulty is None else q.difficulty for q in questions], np.float32
-        ),
-        "weight": weight,
-        "importance": importance[batch["index"]].astype(np.float32),
-    }
-    if r.counterfactual:
-        host["counterfactual"] = answers.correct[:, I * J]
-    asked = _tokens(queries, encode_in_step)
-    if r.queries == "question":  # the replies had no part in what followed
-        asked = asked._replace(mask=jnp.zeros_like(asked.mask))
-    arrays = RolloutBatch(
-        queries=asked,
-        answers=_first_sets(_tokens(answers, encode_in_step), I * J),
-        similarity=selection.similarity,
-        draw=selection.draw,
-        **episodes.put(host),
-    )
-    draws = np.where(chosen.draw.valid, chosen.draw.indices, -1)
-    notes = [
-        Note(
-            question,
-            queries.replies[b],
-            chosen.similarity[b],
-            chosen.logits[b],
-            draws[b],
-            batch["frame_mask"][b],
-            batch["frame_index"][b],
-            batch["timestamps"][b],
-            answers.texts[b][: I * J],
-            correct[b],
-            float(weight[b]),
+    def __call__(self, params: dict[str, Params], batch: Batch, update: int) -> Rollout:
+        """Runs the steps of an episode on a batch."""
+        r, episodes = self.config, self.episodes
+        weight = full_weight(batch)
+        I, J = r.query_rollouts, r.frame_draws
+        questions = episodes.batch_questions(batch)
+        B = len(questions)
+        reasoned = episodes.reason(
+            params["mllm"],
+            batch,
+            update,
+            rollouts=I,
+            temperature=r.query_temperature,
+            weight=weight,
         )
-        for b, question in enumerate(questions)
+        queries: Any = reasoned.queries
+        if r.queries == "question":
+            queries = [[(q.question,)] * I for q in questions]
+        with episodes.clock("select"):
+            selected = episodes.select(
+                params,
+                batch,
+                queries,
+                update,
+                selector=r.selector,
+                draws=J,
+                sample=True,
+                weight=weight,
+            )
+            similarity, draw = fetch((selected.similarity, selected.draw))
+        answered = episodes.answer(
+            params["mllm"],
+            batch,
+            self._with_uniform(selected.selection, batch),
+            update,
+            temperature=r.answer_temperature,
+            weight=weight,
+        )
+        grades = grade_replies(self.task, questions, answered, episodes.text.prompt.think)
+        measures = self._measures(reasoned, grades)
+        arrays = self._arrays(
+            batch,
+            reasoned=reasoned,
+            selected=selected,
+            answered=answered,
+            measures=measures,
+            weight=weight,
+        )
+        draws = np.where(draw.valid, draw.indices, -1)
+        logits = fetch(selected.logits)
+        records = [
+            RolloutRecord(
+                question=question,
+                replies=reasoned.replies[b],
+                similarity=similarity[b],
+                logits=logits[b],
+                frames=selected.selection.frames[b],
+                draws=draws[b],
+                frame_mask=batch["frame_mask"][b],
+                frame_index=batch["frame_index"][b],
+                timestamps=batch["timestamps"][b],
+                answers=answered.texts[b][: I * J],
+                correct=measures["correct"][b],
+                weight=float(weight[b]),
+            )
+            for b, question in enumerate(questions)
+        ]
+        return Rollout(
+            arrays, records, reasoned.completed.num_tokens, answered.num_tokens
+        )
+
+    def _with_uniform(self, selection: Selection, batch: Batch) -> Selection:
+        """The sets of frames that are answered: the chosen ones, and uniform ones if asked for."""
+        if not self.config.counterfactual:
+            return selection
+        B, I, J, K = selection.frames.shape
+        sets = selection.frames.reshape(B, I * J, K)
+        uniform = uniform_frames(batch["frame_mask"], K)[:, None]
+        more = Selection(frames=np.concatenate([sets, uniform], 1)[:, None])
+        if selection.tokens is not None:
+            full = np.full((B, 1, K), np.iinfo(np.int32).max)
+            more = more._replace(
+                tokens=np.concatenate([selection.tokens.reshape(B, I * J, K), full], 1)[:, None]
+            )
+        if selection.keep is not None:
+            P = selection.keep.shape[-1]
+            kept = selection.keep.reshape(B, I * J, K, P)
+            everything = np.ones((B, 1, K, P), bool)
+            more = more._replace(keep=np.concatenate([kept, everything], 1)[:, None])
+        return more
+
+    def _measures(
+        self, reasoned: Reasoned, grades: Sequence[Sequence[Grade]]
+    ) -> dict[str, Float[np.ndarray, "B ..."]]:
+        """What rewards are made of (see rl/batch.py)."""
+        I, J = self.config.query_rollouts, self.config.frame_draws
+        B = len(grades)
+
+        def of_grades(name: str) -> Float[np.ndarray, "B G"]:
+            rows = [[float(getattr(grade, name)) for grade in row] for row in grades]
+            return np.array(rows, np.float32)
+
+        def of_replies(name: str) -> Float[np.ndarray, "B I 1"]:
+            rows = [[float(getattr(reply, name)) for reply in row] for row in reasoned.replies]
+            return np.array(rows, np.float32)[..., None]
+
+        correct, valid = of_grades("score"), of_grades("valid")
+        measures = {
+            "correct": correct[:, : I * J].reshape(B, I, J),
+            "answer_valid": valid[:, : I * J].reshape(B, I, J),
+            "query_valid": of_replies("valid"),
+            "parsed": np.minimum(of_replies("num_parsed"), 1.0),
+        }
+        if self.config.counterfactual:
+            measures["counterfactual"] = correct[:, I * J].reshape(B, 1, 1)
+        return measures
+
+    def _arrays(
+        self,
+        batch: Batch,
+        *,
+        reasoned: Reasoned,
+        selected: Selected,
+        answered: Completed,
+        measures: dict[str, Float[np.ndarray, "B ..."]],
+        weight: Float[np.ndarray, "B"],
+    ) -> RolloutBatch:
+        questions = self.episodes.batch_questions(batch)
+        host: dict[str, Any] = {
+            "frame_mask": batch["frame_mask"],
+            "measures": measures,
+            "pass_rate": pass_rates(questions).astype(np.float32),
+            "weight": weight,
+            "importance": self.importance[batch["index"]].astype(np.float32),
+        }
+        network = SELECTORS[self.episodes.system.network].network
+        if network is not None and network.needs_embeddings:
+            host["embeddings"] = batch["embeddings"]
+        queries = _tokens(reasoned.completed, self.encode_in_step)
+        if self.config.queries == "question":  # the replies had no part in what followed
+            queries = queries._replace(mask=jnp.zeros_like(queries.mask))
+        sets = self.config.query_rollouts * self.config.frame_draws
+        return RolloutBatch(
+            queries=queries,
+            answers=_first_sets(_tokens(answered, self.encode_in_step), sets),
+            similarity=selected.similarity,
+            query_mask=selected.query_mask,
+            draw=selected.draw,
+            **self.episodes.put(host),
+        )
+
+
+def grade_replies(
+    task: str, questions: Sequence[Question], completed: Completed, think: bool
+) -> list[list[Grade]]:
+    """Grades every reply of a batch by a task of TASKS."""
+    grade = TASKS[task].grade
+    return [
+        [
+            grade(question, Reply(text, bool(finished), think))
+            for text, finished in zip(texts, ends, strict=True)
+        ]
+        for question, texts, ends in zip(
+            questions, completed.texts, completed.finished, strict=True
+        )
     ]
-    return Rollout(arrays, notes, queries.num_tokens, answers.num_tokens)
 
 
-def _tokens(stage: QueryStage | AnswerStage, encode_in_step: bool) -> TokenRollouts:
-    done = stage.completions
+def _tokens(completed: Completed, encode_in_step: bool) -> TokenRollouts:
+    done = completed.completions
     return TokenRollouts(
-        stage.prompts,
-        stage.patches if encode_in_step else stage.features,
-        done.tokens,
-        done.mask,
-        done.log_probs,
-        done.finished,
+        prompts=completed.prompts,
+        visual=completed.patches if encode_in_step else completed.features,
+        tokens=done.tokens,
+        mask=done.mask,
+        log_probs=done.log_probs,
+        finished=done.finished,
     )
 
 
@@ -156,15 +292,6 @@ def _first_sets(rollouts: TokenRollouts, count: int) -> TokenRollouts:
         return rollouts
     cut = jax.tree.map(lambda x: x[:, :count], rollouts._replace(visual=None))
     return cut._replace(visual=rollouts.visual)
-
-
-def _uniform(mask: Bool[np.ndarray, "B T"], k: int) -> Int[np.ndarray, "B 1 K"]:
-    """The k evenly spaced candidates of every video, −1 where it has fewer."""
-    out = np.full((len(mask), 1, k), -1, np.int32)
-    for row, valid in zip(out, mask, strict=True):
-        index = uniform_indices(k, int(valid.sum()))
-        row[0, : len(index)] = index
-    return out
 
 
 # --- parts of batches -----------------------------------------------------------------------------
@@ -204,73 +331,69 @@ def _take(batches: Sequence[RolloutBatch], order: Int[Array, "B"]) -> RolloutBat
 
 def join(rollouts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
     """One rollout of the questions `order`, which counts through those of `rollouts`."""
-    notes = [note for rollout in rollouts for note in rollout.notes]
+    records = [record for rollout in rollouts for record in rollout.records]
     arrays = _take([r.arrays for r in rollouts], np.array(order, np.int32))
     return Rollout(
         arrays,
-        [notes[i] for i in order],
+        [records[i] for i in order],
         sum(r.query_tokens for r in rollouts),
         sum(r.answer_tokens for r in rollouts),
     )
 
 
 class Collector:
-    """Draws rollout batches: in `waves` that overlap, refilled where a question teaches nothing."""
+    """Draws rollout batches: in waves that overlap, refilled where a question teaches nothing.
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        episodes: Episodes,
-        stream: Iterator[Batch],
-        importance: Float[np.ndarray, "questions"],
-        encode_in_step: bool,
-    ):
-        self.config, self.episodes, self.stream = config, episodes, stream
-        self._roll_out = functools.partial(
-            roll_out, config, episodes, importance=importance, encode_in_step=encode_in_step
-        )
+    Args:
+      roll_out: makes a rollout of a batch.
+      stream: of batches.
+    """
 
-    def batch(self, params: dict[str, Params], step: int) -> Rollout:
-        """One batch in `config.rollout.waves` threads, each with its share of the questions."""
-        batch, waves = next(self.stream), self.config.rollout.waves
+    def __init__(self, roll_out: RollOut, stream: Iterator[Batch]):
+        self.roll_out, self.stream = roll_out, stream
+        self.config = roll_out.config
+
+    def batch(self, params: dict[str, Params], update: int) -> Rollout:
+        """Rolls out one batch in `waves` threads, each with its share of the questions."""
+        batch, waves = next(self.stream), self.config.waves
         if waves == 1:
-            return self._roll_out(params, batch, step)
+            return self.roll_out(params, batch, update)
         parts = [jax.tree.map(lambda x, i=i: x[i::waves], batch) for i in range(waves)]
         mesh = jax.sharding.get_mesh()  # a thread starts without
 
         def wave(part: Batch) -> Rollout:
             with jax.set_mesh(mesh):
-                return self._roll_out(params, part, step)
+                return self.roll_out(params, part, update)
 
         with concurrent.futures.ThreadPoolExecutor(waves) as pool:
-            done = list(pool.map(wave, parts))
+            rollouts = list(pool.map(wave, parts))
         each = len(batch["index"]) // waves
-        return join(done, [i * each + j for j in range(each) for i in range(waves)])
+        return join(rollouts, [i * each + j for j in range(each) for i in range(waves)])
 
-    def collect(self, params: dict[str, Params], step: int) -> tuple[Rollout, int]:
-        """A rollout batch, and how many further ones were drawn to refill it."""
-        rollout, drawn = self.batch(params, step), 0
-        while drawn < self.config.rollout.refill and (silent := _silent(rollout)):
-            extra, drawn = self.batch(params, step), drawn + 1
-            useless = set(_silent(extra))
-            held = {note.question.id for note in rollout.notes}
+    def collect(self, params: dict[str, Params], update: int) -> tuple[Rollout, int]:
+        """Rolls out a batch; also says how many further ones were drawn to refill it."""
+        rollout, drawn = self.batch(params, update), 0
+        while drawn < self.config.refill and (useless := without_signal(rollout)):
+            extra, drawn = self.batch(params, update), drawn + 1
+            skipped = set(without_signal(extra))
+            held = {record.question.id for record in rollout.records}
             fresh = []
-            for b, note in enumerate(extra.notes):
+            for b, record in enumerate(extra.records):
                 # A question held already was drawn with the same keys: it came back as it is.
-                if b not in useless and note.question.id not in held:
-                    held.add(note.question.id)
+                if b not in skipped and record.question.id not in held:
+                    held.add(record.question.id)
                     fresh.append(b)
-            order = list(range(len(rollout.notes)))
-            for b, other in zip(silent, fresh, strict=False):
-                order[b] = len(rollout.notes) + other
+            order = list(range(len(rollout.records)))
+            for b, other in zip(useless, fresh, strict=False):
+                order[b] = len(rollout.records) + other
             rollout = join([rollout, extra], order)
         return rollout, drawn
 
 
-def _silent(rollout: Rollout) -> list[int]:
-    """Questions that were dropped, or whose answers were all right or all wrong."""
+def without_signal(rollout: Rollout) -> list[int]:
+    """Returns the questions that were dropped, or whose answers were all right or all wrong."""
     return [
         b
-        for b, note in enumerate(rollout.notes)
-        if note.weight == 0 or note.correct.min() == note.correct.max()
+        for b, record in enumerate(rollout.records)
+        if record.weight == 0 or record.correct.min() == record.correct.max()
     ]

@@ -1,404 +1,389 @@
-"""The four stages for a batch of questions: device programs, and the host's text and JPEG work.
+"""The steps of an episode for a batch of questions: reason, score and select, answer.
+
+Reason: the MLLM sees previews and writes queries. Score: each query gets a row of similarities with
+the candidate frames. Select: K of them. Answer: the MLLM sees those and replies; what the reply is
+worth is a task's business (tasks/), not an episode's.
 
 A question whose prompt is too long or whose frames cannot be read is dropped from the batch by
 weight 0 and reported; it never stops a run.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-from ml_collections import ConfigDict
+from jaxtyping import Float
 
+from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.draws.subset import Draw
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.assemble import (
-    Assembler,
-    Frame,
-    PromptTooLong,
-    Seconds,
-    empty_row,
-    stack_rows,
-)
+from msjoe_jax.rollout.assemble import Assembler, PromptTooLong, empty_row, stack_rows
+from msjoe_jax.rollout.batches import Batch, question_number
+from msjoe_jax.rollout.candidates import BatchCandidates
 from msjoe_jax.rollout.clock import DeviceClock
 from msjoe_jax.rollout.frames import (
-    Unit,
     frames_per_unit,
+    preview_fn,
     step_seconds,
-    to_patches,
-    unit_slots,
     units_of,
 )
-from msjoe_jax.rollout.generate import Completions, Prompts, Sampling
-from msjoe_jax.rollout.programs import Patches, Programs, Selection
+from msjoe_jax.rollout.generate import Prompts, Sampling
+from msjoe_jax.rollout.key_frames import FrameSet, KeyFrameLoader, frame_sets, times_of
+from msjoe_jax.rollout.programs import ANSWER, REASON, Patches, Programs, Seeds
+from msjoe_jax.rollout.results import Completed, EpisodeConfig, Queries, Reasoned, Selected
+from msjoe_jax.rollout.text import Text
+from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors.base import Selection
 from msjoe_jax.text import prompts
-from msjoe_jax.text.tokenizer import clip_tokens
-
-Batch = dict[str, Any]  # what data/pipeline.py yields
-STAGES = {"reason": 1, "answer": 4}  # of the method, by their kind of work
-
-
-class QueryStage(NamedTuple):
-    """Stage 1 of B questions × I rollouts; `num_tokens` were drawn.
-
-    `tokens` and `mask` are CLIP's input [B, I, Q, C].
-    """
-
-    prompts: Prompts
-    patches: Patches
-    features: Any
-    completions: Completions
-    num_tokens: int
-    replies: list[list[prompts.QueryReply]]
-    tokens: Int[np.ndarray, "B I Q C"]
-    mask: Bool[np.ndarray, "B I Q"]
-
-
-class AnswerStage(NamedTuple):
-    """Stage 4 of B questions × G frame sets × n samples; `correct` and `valid` are [B, G·n]."""
-
-    prompts: Prompts
-    patches: Patches
-    features: Any
-    completions: Completions
-    num_tokens: int
-    replies: list[list[prompts.AnswerReply]]
-    texts: list[list[str]]
-    correct: Float[np.ndarray, "B G"]
-    valid: Float[np.ndarray, "B G"]
-
-
-class _Done(NamedTuple):
-    """Replies as they lie on the device, and their (tokens, mask, finished) [B, G·n, …] here."""
-
-    prompts: Prompts
-    patches: Patches
-    features: Any
-    completions: Completions
-    replies: tuple[np.ndarray, ...]
-
-
-def question_number(question_id: str) -> int:
-    """A question's id as the 32 bits from which its random choices derive."""
-    return zlib.crc32(question_id.encode())
-
 
 class Episodes:
-    """Runs the stages over batches of `questions` whose frames lie in `reader`.
+    """Runs the steps over batches of `questions` whose frames lie in `reader`.
 
     Args:
+      config: see `EpisodeConfig`.
+      programs: the compiled programs of a system.
+      text: its tokenizers and prompts.
+      reader: the record folder.
+      questions: all that a batch may hold.
       put: places a pytree of host arrays with leading axis B on the devices (see runtime/mesh.py).
+
+    Attributes:
+      failures: a record of every question that was dropped, and why.
+      clock: device seconds by step.
     """
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: EpisodeConfig,
         programs: Programs,
+        text: Text,
         reader: RecordReader,
         questions: Sequence[Question],
         put: Callable[[Any], Any] = jax.device_put,
     ):
         system = programs.system
-        assert system.tokenizer is not None
-        self.config, self.system, self.programs = config, system, programs
+        self.config, self.system, self.programs, self.text = config, system, programs, text
         self.reader, self.questions, self.put = reader, questions, put
-        self.assembler = Assembler(system.tokenizer, system.qwen)
-        self.per_unit = frames_per_unit(config, system.qwen.vision)
+        self.vision = system.mllm_config.vision
+        self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
+        self.per_unit = frames_per_unit(config.frames, self.vision)
+        self.loader = KeyFrameLoader(config.frames, reader, self.vision, self.per_unit)
         self.failures: list[dict[str, str]] = []
         self.clock = DeviceClock()
 
-    def _seeds(self, batch: Batch, step: int) -> tuple[Any, Any, Any]:
-        """What every random choice of a batch derives from: seed, step, question ids."""
-        ids = [question_number(question.id) for question in self.batch_questions(batch)]
-        seed, step_ = np.uint32(self.config.seed), np.uint32(step)
-        return seed, step_, self.put(np.array(ids, np.uint32))
+    # --- batches -----------------------------------------------------------------------------
+
+    def batches(self, batch_size: int, **order: Any) -> Any:
+        """Batches of the questions for these steps, each question once and in order.
+
+        Args:
+          batch_size: questions in each, the last one filled up.
+          order: other orders, as arguments of `make_pipeline`: shuffle, order, seed, num_epochs.
+        """
+        return make_pipeline(
+            self.questions,
+            self.reader,
+            batch_size=batch_size,
+            num_candidates=self.config.frames.candidates,
+            num_preview=self.config.frames.preview,
+            preview_fn=preview_fn(self.config.frames, self.system),
+            **({"shuffle": False, "num_epochs": 1} | order),
+        )
 
     def batch_questions(self, batch: Batch) -> list[Question]:
         """The questions of a batch, in its order."""
         return [self.questions[i] for i in batch["index"]]
 
+    def seeds(self, batch: Batch, update: int) -> Seeds:
+        """What every random choice of a batch derives from."""
+        numbers = [question_number(question.id) for question in self.batch_questions(batch)]
+        question = self.put(np.array(numbers, np.uint32))
+        return Seeds(np.uint32(self.config.seed), np.uint32(update), question)
+
+    # --- reason ------------------------------------------------------------------------------
+
     def reason(
         self,
         mllm: Params,
         batch: Batch,
-        step: int,
+        update: int,
         *,
         rollouts: int,
         temperature: float,
         weight: Float[np.ndarray, "B"],
-    ) -> QueryStage:
-        """Stage 1. Sets `weight` to 0 where a prompt is too long."""
-        c, style = self.config.prompt, self.system.style
-        pixels, grids = batch["preview"]
-        rows = []
-        for b, question in enumerate(self.batch_questions(batch)):
-            times = batch["preview_times"][b][batch["preview_mask"][b]]
-            units = range(len(units_of(range(len(times)), self.per_unit)))
-            shown = self._shown(pixels, grids[b], units)
-            seconds = self._seconds(times, batch["duration"][b])
-            text = prompts.query_prompt(style, question.question, question.options, c.max_queries)
-            row = self._row(question, text, shown, seconds, c.query_prompt_tokens, weight, b)
-            rows.append([row])
-        sampling = self.system.sampling(c.query_tokens, temperature)
-        done = self._complete("reason", mllm, rows, pixels, grids, batch, step, rollouts, sampling)
-        tokens, mask, finished = done.replies
+    ) -> Reasoned:
+        """Writes queries from the previews.
+
+        Args:
+          mllm: parameters.
+          batch: of the pipeline.
+          update: of the run; its random choices derive from it.
+          rollouts: I, replies to each question.
+          temperature: 0 is greedy.
+          weight: set to 0 where a prompt is too long.
+        """
+        c = self.text.prompt
+        rows, patches = self.preview_prompts(batch, weight)
+        completed = self.complete(
+            REASON,
+            mllm,
+            rows,
+            patches,
+            self.seeds(batch, update),
+            samples=rollouts,
+            sampling=self.text.sampling(c.query_tokens, temperature),
+        )
         replies = [
             [
                 prompts.parse_queries(
-                    self._text(tokens[b, i], mask[b, i]),
+                    completed.texts[b][i],
                     question.question,
                     max_queries=c.max_queries,
-                    think=style.think,
-                    finished=bool(finished[b, i]),
+                    think=c.think,
+                    finished=bool(completed.finished[b, i]),
                 )
                 for i in range(rollouts)
             ]
             for b, question in enumerate(self.batch_questions(batch))
         ]
-        texts = [[reply.queries for reply in row] for row in replies]
-        found = self.query_tokens(texts)
-        return QueryStage(*done[:4], int(mask.sum()), replies, *found)
+        return Reasoned(completed, replies)
 
-    def query_tokens(
-        self, texts: Sequence[Sequence[Sequence[str]]]
-    ) -> tuple[Int[np.ndarray, "B I Q C"], Bool[np.ndarray, "B I Q"]]:
-        """CLIP tokens of up to Q queries for each of B × I rollouts."""
-        assert self.system.clip_tokenizer is not None
-        B, I, Q = len(texts), len(texts[0]), self.config.prompt.max_queries
-        context = self.system.clip.context
-        tokens = np.zeros((B, I, Q, context), np.int32)
-        mask = np.zeros((B, I, Q), bool)
-        for b, row in enumerate(texts):
-            for i, queries in enumerate(row):
-                mask[b, i, : len(queries)] = True
-        start, end = self.system.clip_start_end()
-        flat = [prompts.plain(q) for row in texts for queries in row for q in queries]
-        tokens[mask] = clip_tokens(self.system.clip_tokenizer, flat, context, start, end)
-        # A missing query still needs an end token to be pooled at; its row is masked afterwards.
-        tokens[~mask] = np.array([start, end] + [0] * (context - 2), np.int32)
-        return tokens, mask
+    def preview_prompts(
+        self, batch: Batch, weight: Float[np.ndarray, "B"]
+    ) -> tuple[list[list[dict[str, np.ndarray]]], Patches]:
+        """The prompts of reason as rows of arrays, and the previews' patches.
+
+        Sets `weight` to 0 where a prompt is too long.
+        """
+        c = self.text.prompt
+        pixels, grids = batch["preview"]
+        patches_of_row = pixels.shape[-4] // self.vision.merge**2
+        rows = []
+        for b, question in enumerate(self.batch_questions(batch)):
+            times = batch["preview_times"][b][batch["preview_mask"][b]]
+            number = len(units_of(range(len(times)), self.per_unit))
+            frames = [
+                self.assembler.frame(u * patches_of_row, grids[b, u]) for u in range(number)
+            ]
+            text = prompts.query_prompt(c, question.question, question.options, c.max_queries)
+            seconds = step_seconds(self.config.frames, self.per_unit, times, batch["duration"][b])
+            try:
+                row = self.assembler.row(text, frames, c.query_prompt_tokens, seconds)
+            except PromptTooLong as error:
+                row = empty_row(c.query_prompt_tokens)
+                self._drop(batch, weight, b, f"prompt too long: {error}")
+            rows.append([row])
+        return rows, Patches(pixels, grids)
+
+    # --- score and select --------------------------------------------------------------------
 
     def select(
         self,
         params: dict[str, Params],
         batch: Batch,
-        tokens: Int[np.ndarray, "B I Q C"],
-        mask: Bool[np.ndarray, "B I Q"],
-        step: int,
+        queries: Queries,
+        update: int,
         *,
         selector: str,
-        draws: int,
-    ) -> Selection:
-        """Stages 2 and 3 on the device; the draw comes back as device arrays."""
-        return self.programs.select(
-            params["clip"],
-            params["sampler"],
-            *self.put((tokens, mask, batch["embeddings"], batch["frame_mask"])),
-            *self._seeds(batch, step),
-            selector=selector,
+        draws: int = 1,
+        sample: bool = False,
+        weight: Float[np.ndarray, "B"] | None = None,
+    ) -> Selected:
+        """Scores the frames against the queries and lets a selector choose.
+
+        Args:
+          params: of mllm, clip and sampler.
+          batch: of the pipeline.
+          queries: B × I lists of texts.
+          update: of the run; its random choices derive from it.
+          selector: a name of SELECTORS.
+          draws: J, choices for each list.
+          sample: whether a trained selector draws (training) or takes its best (evaluation).
+          weight: set to 0 for questions of which a selector cannot see what it asks for.
+        """
+        candidates = BatchCandidates(
+            self,
+            params,
+            batch,
+            queries,
+            update=update,
             draws=draws,
-            k=self.config.frames.key,
+            sample=sample,
+            weight=np.ones(len(queries), np.float32) if weight is None else weight,
         )
+        selection = SELECTORS[selector].select(candidates, self.config.frames.key)
+        return Selected(
+            similarity=candidates.similarity,
+            query_mask=candidates.query_mask,
+            frame_mask=batch["frame_mask"],
+            selection=selection,
+        )
+
+    # --- answer ------------------------------------------------------------------------------
 
     def answer(
         self,
         mllm: Params,
         batch: Batch,
-        frames: Int[np.ndarray, "B G K"],
-        step: int,
+        selection: Selection,
+        update: int,
         *,
         temperature: float,
         weight: Float[np.ndarray, "B"],
         samples: int = 1,
-    ) -> AnswerStage:
-        """Stage 4 on candidate indices `frames` (−1: none), `samples` answers to each set.
+    ) -> Completed:
+        """Answers every question from each of its G = I·J sets of frames.
 
-        Each distinct unit of a question (see rollout/frames.py) is encoded once. Sets `weight` to 0
-        where a prompt is too long or a frame unreadable. Reports what the pipeline dropped too:
-        every question comes here once a rollout, by whatever stages before.
+        Each distinct unit of a question (see rollout/frames.py) is encoded once. Reports what the
+        pipeline dropped too: every question comes here once a rollout, by whatever steps before.
+
+        Args:
+          mllm: parameters.
+          batch: of the pipeline.
+          selection: of the frames.
+          update: of the run; its random choices derive from it.
+          temperature: 0 is greedy.
+          weight: set to 0 where a prompt is too long or a frame unreadable.
+          samples: answers to each set.
         """
-        c, style = self.config.prompt, self.system.style
-        B, G, _ = frames.shape
-        questions = self.batch_questions(batch)
+        c, questions = self.text.prompt, self.batch_questions(batch)
         for question, error in zip(questions, batch["error"], strict=True):
             if error:
                 self._report(question, str(error))
-        ordered = [[sorted(int(t) for t in f if t >= 0) for f in row] for row in frames]
-        units = [[units_of(f, self.per_unit) for f in row] for row in ordered]
-        distinct = [sorted({unit for units_g in row for unit in units_g}) for row in units]
-        slots = unit_slots(self.config, self.per_unit, G)
-        pixels, grids = self._key_patches(batch, distinct, slots, weight)
-        rows: list[list[dict[str, np.ndarray]]] = []
-        for b, question in enumerate(questions):
-            text = prompts.answer_prompt(style, question.question, question.options)
-            place = {unit: u for u, unit in enumerate(distinct[b])}
-            rows.append([])
-            for g in range(G):
-                shown = self._shown(pixels, grids[b], [place[unit] for unit in units[b][g]])
-                seconds = self._seconds(batch["timestamps"][b][ordered[b][g]], batch["duration"][b])
-                rows[b].append(
-                    self._row(question, text, shown, seconds, c.answer_prompt_tokens, weight, b)
-                )
-        sampling = self.system.sampling(c.answer_tokens, temperature)
-        done = self._complete("answer", mllm, rows, pixels, grids, batch, step, samples, sampling)
-        tokens, mask, finished = done.replies
-        texts = [
-            [self._text(*row) for row in zip(tokens[b], mask[b], strict=True)] for b in range(B)
-        ]
-        replies = [
-            [
-                prompts.parse_answer(
-                    texts[b][g],
-                    num_options=len(question.options),
-                    think=style.think,
-                    finished=bool(finished[b, g]),
-                )
-                for g in range(G * samples)
-            ]
-            for b, question in enumerate(questions)
-        ]
-        correct = [
-            [float(reply.answer == question.answer) for reply in row]
-            for row, question in zip(replies, questions, strict=True)
-        ]
-        valid = [[float(reply.valid) for reply in row] for row in replies]
-        return AnswerStage(
-            *done[:4],
-            int(mask.sum()),
-            replies,
-            texts,
-            np.array(correct, np.float32),
-            np.array(valid, np.float32),
+        texts = [prompts.answer_prompt(c, q.question, q.options) for q in questions]
+        sets = self._frame_sets(selection)
+        rows, patches = self.frame_prompts(
+            batch, [[text] * len(row) for text, row in zip(texts, sets, strict=True)], sets, weight
+        )
+        return self.complete(
+            ANSWER,
+            mllm,
+            rows,
+            patches,
+            self.seeds(batch, update),
+            samples=samples,
+            sampling=self.text.sampling(c.answer_tokens, temperature),
         )
 
-    def _complete(
+    def _frame_sets(self, selection: Selection) -> list[list[FrameSet]]:
+        def flat(x: np.ndarray | None, axes: int) -> np.ndarray | None:
+            return None if x is None else x.reshape(len(x), -1, *x.shape[-axes:])
+
+        if selection.keep is not None and self.per_unit > 1:
+            raise ValueError("a selector that drops visual tokens needs config.frames.mode=image")
+        frames = flat(selection.frames, 1)
+        assert frames is not None
+        return frame_sets(
+            frames,
+            flat(selection.tokens, 1),
+            flat(selection.keep, 2),
+            per_unit=self.per_unit,
+            patches=self.config.frames.key_patches,
+            merge=self.vision.merge,
+        )
+
+    def frame_prompts(
         self,
-        kind: str,
+        batch: Batch,
+        texts: Sequence[Sequence[tuple[str, str]]],
+        sets: Sequence[Sequence[FrameSet]],
+        weight: Float[np.ndarray, "B"],
+    ) -> tuple[list[list[dict[str, np.ndarray]]], Patches]:
+        """Prompts of texts around candidate frames as rows of arrays, and the frames' patches.
+
+        Sets `weight` to 0 where a prompt is too long or a frame unreadable.
+        """
+        length = self.text.prompt.answer_prompt_tokens
+
+        def drop(b: int, why: str) -> None:
+            self._drop(batch, weight, b, why)
+
+        encoded = self.loader.load(batch, self.batch_questions(batch), sets, drop)
+        rows: list[list[dict[str, np.ndarray]]] = []
+        for b, (row_texts, row_sets) in enumerate(zip(texts, sets, strict=True)):
+            rows.append([])
+            for text, one in zip(row_texts, row_sets, strict=True):
+                seconds = step_seconds(
+                    self.config.frames,
+                    self.per_unit,
+                    times_of(batch, b, one),
+                    batch["duration"][b],
+                )
+                frames = encoded.frames(b, one, self.vision.merge)
+                try:
+                    rows[b].append(self.assembler.row(text, frames, length, seconds))
+                except PromptTooLong as error:
+                    rows[b].append(empty_row(length))
+                    drop(b, f"prompt too long: {error}")
+        return rows, Patches(encoded.pixels, encoded.grids)
+
+    # --- what the steps share ----------------------------------------------------------------
+
+    def complete(
+        self,
+        place: int,
         mllm: Params,
         rows: Sequence[Sequence[dict[str, np.ndarray]]],
-        pixels: np.ndarray,
-        grids: np.ndarray,
-        batch: Batch,
-        step: int,
+        patches: Patches,
+        seeds: Seeds,
+        *,
         samples: int,
         sampling: Sampling,
-    ) -> "_Done":
-        """Stage 1 or 4 on the device: `samples` replies to each of B × G prompts, fetched."""
-        prompt = self.put(stack_rows(rows, self.config.prompt.length_buckets))
-        patches = self.put(Patches(pixels, grids))
-        with self.clock(kind):
+    ) -> Completed:
+        """Draws replies to each of B × G prompts and fetches them.
+
+        Args:
+          place: of the step in the method, from which keys derive (see rollout/programs.py).
+          mllm: parameters.
+          rows: of prompts, from an `Assembler`.
+          patches: what the prompts show.
+          seeds: see `seeds`.
+          samples: replies to each prompt.
+          sampling: their length and temperature.
+        """
+        stacked = self.stack(rows)
+        on_device = self.put(patches)
+        with self.clock("reason" if place == REASON else "answer"):
             completions, features = self.programs.complete(
-                mllm,
-                prompt,
-                patches,
-                *self._seeds(batch, step),
-                stage=STAGES[kind],
-                samples=samples,
-                sampling=sampling,
+                mllm, stacked, on_device, seeds, place=place, samples=samples, sampling=sampling
             )
-            found = fetch((completions.tokens, completions.mask, completions.finished))
-        B, G = found[0].shape[:2]
-        replies = tuple(x.reshape(B, G * samples, *x.shape[3:]) for x in found)
-        return _Done(prompt, patches, features, completions, replies)
+            fetched = fetch((completions.tokens, completions.mask, completions.finished))
+        B, G = fetched[0].shape[:2]
+        tokens, mask, finished = (x.reshape(B, G * samples, *x.shape[3:]) for x in fetched)
+        texts = [
+            [self.text.decode(t, m) for t, m in zip(tokens[b], mask[b], strict=True)]
+            for b in range(B)
+        ]
+        return Completed(
+            prompts=stacked,
+            patches=on_device,
+            features=features,
+            completions=completions,
+            texts=texts,
+            finished=finished,
+            num_tokens=int(mask.sum()),
+        )
 
-    def _shown(
-        self, pixels: np.ndarray, grids: Int[np.ndarray, "U 2"], units: Sequence[int]
-    ) -> list[Frame]:
-        """Units of a question as they enter a prompt; `pixels` ends in P p p 3."""
-        rows = pixels.shape[-4] // self.system.qwen.vision.merge**2
-        return [Frame(u * rows, (int(grids[u, 0]), int(grids[u, 1]))) for u in units]
+    def stack(self, rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> Prompts:
+        """Rows of B × G prompts as arrays on the devices, cut to a compiled length."""
+        return self.put(stack_rows(rows, self.text.prompt.length_buckets))
 
-    def _seconds(self, times: np.ndarray, duration: float) -> Seconds | None:
-        return step_seconds(self.config, self.per_unit, times, duration)
-
-    def _row(
-        self,
-        question: Question,
-        text: tuple[str, str],
-        frames: list[Frame],
-        seconds: Seconds | None,
-        length: int,
-        weight: np.ndarray,
-        b: int,
-    ) -> dict[str, np.ndarray]:
-        try:
-            return self.assembler.row(text, frames, length, seconds)
-        except PromptTooLong as error:
-            self._drop(question, f"prompt too long: {error}", weight, b)
-            return empty_row(length)
-
-    def _key_patches(
-        self,
-        batch: Batch,
-        distinct: list[list[Unit]],
-        slots: int,
-        weight: np.ndarray,
-    ) -> tuple[UInt8[np.ndarray, "B U *t P p p 3"], Int[np.ndarray, "B U 2"]]:
-        """Patches of each question's units, read and cut once a frame (t: frames of a unit)."""
-        vision, P = self.system.qwen.vision, self.config.frames.key_patches
-        B, p = len(distinct), vision.patch
-        pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)
-        grids = np.zeros((B, slots, 2), np.int32)
-        questions = self.batch_questions(batch)
-        needed = [np.unique(np.array(units, np.int32)) for units in distinct]
-        wanted = [batch["frame_index"][b][needed[b]] for b in range(B)]
-        try:
-            found = self.reader.gather(
-                [(q.video, list(w)) for q, w in zip(questions, wanted, strict=True)]
-            )
-        except Exception:  # one unreadable frame: read question by question to find whose it is
-            found = [
-                self._frames_or_drop(q, w, weight, b)
-                for b, (q, w) in enumerate(zip(questions, wanted, strict=True))
-            ]
-        for b, frames in enumerate(found):
-            n = len(distinct[b])
-            if len(frames):
-                cut, grid = to_patches(frames, p, vision.merge, P)
-                at = np.searchsorted(needed[b], distinct[b])  # [n, frames of a unit]
-                pixels[b, :n], grids[b, :n] = cut[at], grid[at[:, 0]]
-            else:  # a dropped question's units stand in as a block of grey, so that rows line up
-                grids[b, :n] = vision.merge
-        return (pixels[:, :, 0] if self.per_unit == 1 else pixels), grids
-
-    def _frames_or_drop(
-        self, question: Question, wanted: np.ndarray, weight: np.ndarray, b: int
-    ) -> np.ndarray:
-        try:
-            return self.reader.frames(question.video, list(wanted))
-        except Exception as error:
-            self._drop(question, f"frames unreadable: {error}", weight, b)
-            return np.zeros((0, 0, 0, 3), np.uint8)
-
-    def _drop(self, question: Question, why: str, weight: np.ndarray, b: int) -> None:
+    def _drop(self, batch: Batch, weight: np.ndarray, b: int, why: str) -> None:
         if weight[b]:
-            self._report(question, why)
+            self._report(self.questions[batch["index"][b]], why)
         weight[b] = 0.0
 
     def _report(self, question: Question, why: str) -> None:
         self.failures.append({"question": question.id, "video": question.video, "error": why})
 
-    def _text(self, tokens: np.ndarray, mask: np.ndarray) -> str:
-        assert self.system.tokenizer is not None
-        ids = [int(t) for t in tokens[mask]]
-        ends = self.system.sampling(1, 1.0).end_ids
-        return self.system.tokenizer.decode([t for t in ids if t not in ends])
-
 
 def fetch(tree: Any) -> Any:
-    """Device arrays as NumPy arrays, all transfers started before the first is awaited."""
+    """Returns device arrays as NumPy arrays, all transfers started before the first is awaited."""
     return jax.device_get(tree)
 
 
-def time_ordered(draw: Draw) -> Int[np.ndarray, "B G K"]:
-    """Drawn candidate indices [B, I, J, K] as [B, I·J, K] by time, −1 for invalid picks (last)."""
-    indices, valid = fetch((draw.indices, draw.valid))
-    big = np.iinfo(np.int32).max
-    ordered = np.sort(np.where(valid, indices, big), -1)
-    ordered = np.where(ordered == big, -1, ordered)
-    return ordered.reshape(ordered.shape[0], -1, ordered.shape[-1])
+def full_weight(batch: Batch) -> Float[np.ndarray, "B"]:
+    """Returns 1 for the questions of a batch that count, 0 for those that only fill it up."""
+    return batch["valid"].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The compiled programs of a rollout: reason (stage 1), select (2 and 3), answer (4), embed_frames.
+"""The compiled programs of an episode: complete (reason and answer), embed queries, frame logits.
 
 Between them the host only parses text and decodes the drawn JPEG frames: keeping every candidate
 frame of an hour-long video on the device would cost far more than sending the K drawn ones.
@@ -13,19 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from msjoe_jax.draws import conditional_bernoulli, subset
+from msjoe_jax.draws import DRAWS, Draw
+from msjoe_jax.draws.draw import top_k
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import Params
-from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs, patches_to_inputs
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.rollout.generate import (
     Completions,
     Prompts,
     Sampling,
     completion_log_probs,
     generate,
+    prompt_attention,
 )
 from msjoe_jax.rollout.system import System
+
+# What the keys of a step's random choices are derived with: their places in the method.
+REASON, SELECT, ANSWER, ASK = 1, 3, 4, 5
 
 
 class Patches(NamedTuple):
@@ -38,59 +42,57 @@ class Patches(NamedTuple):
     grid: Int[Array | np.ndarray, "B U 2"]
 
 
-class Selection(NamedTuple):
-    """Stage 2 and 3: similarity [B, I, Q, T], frame logits [B, I, T], draws [B, I, J, K]."""
+class Seeds(NamedTuple):
+    """What every random choice of a batch derives from: the run's seed, the update, question ids.
 
-    similarity: Float[Array, "B I Q T"]
-    logits: Float[Array, "B I T"]
-    draw: subset.Draw
+    question: `question_number` of each question's id.
+    """
+
+    seed: Int[Array | np.ndarray, ""]
+    step: Int[Array | np.ndarray, ""]
+    question: Int[Array | np.ndarray, "B"]
 
 
-def frame_features(model: QwenVL, patches: Patches) -> Float[Array, "B U·M D"]:
-    """Features of every frame or temporal step, M rows each, flat per question."""
+def frame_features(system: System, model: Any, patches: Patches) -> Float[Array, "B U·M D"]:
+    """Encodes every frame or temporal step to M rows each, flat per question."""
     pixels = jnp.asarray(patches.pixels)
     B, U, P = *pixels.shape[:2], pixels.shape[-4]
+    images = system.family.images
     if pixels.ndim == 6:
-        inputs = patches_to_inputs(pixels, model.config.vision.temporal_patch)
+        inputs = images.patches_to_inputs(pixels, system.mllm_config.vision.temporal_patch)
     else:
-        inputs = fused_patches_to_inputs(pixels)
+        inputs = images.fused_patches_to_inputs(pixels)
     out = model.vision(inputs.reshape(B * U, P, -1), jnp.asarray(patches.grid).reshape(B * U, 2))
     return out.reshape(B, -1, out.shape[-1])
 
 
-def question_keys(
-    seed: Int[Array, ""],
-    stage: int,
-    step: Int[Array, ""],
-    question: Int[Array, "B"],
-    shape: tuple[int, ...],
-) -> Key[Array, "B *shape"]:
-    """Keys that depend on seed, stage, step and question id only, not on the batch's order."""
-    base = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step)
-    return jax.vmap(lambda q: jax.random.split(jax.random.fold_in(base, q), shape))(question)
+def question_keys(seeds: Seeds, place: int, shape: tuple[int, ...]) -> Key[Array, "B *shape"]:
+    """Keys that depend on seed, step of the episode, update and question id, not on batch order."""
+    base = jax.random.fold_in(jax.random.fold_in(jax.random.key(seeds.seed), place), seeds.step)
+    return jax.vmap(lambda q: jax.random.split(jax.random.fold_in(base, q), shape))(seeds.question)
 
 
-def draw_keys(
-    seed: Int[Array, ""], step: Int[Array, ""], question: Int[Array, "B"], rollouts: int, draws: int
-) -> Key[Array, "B I J"]:
-    """Keys of stage 3, with which a logged draw is replayed (see replay.py)."""
-    return question_keys(seed, 3, step, question, (rollouts, draws))
+@functools.partial(jax.jit, static_argnames=("rollouts", "draws"))
+def draw_keys(seeds: Seeds, *, rollouts: int, draws: int) -> Key[Array, "B I J"]:
+    """Keys of the frame draws, with which a logged draw is replayed (see commands/replay.py)."""
+    return question_keys(seeds, SELECT, (rollouts, draws))
 
 
 class Programs:
     """Jitted programs for one system. Shapes come in as arrays, choices as static arguments.
 
-    Attributes: complete, select: see the functions below.
+    Attributes: complete, embed_queries, frame_logits, attention: see the functions below.
     """
 
-    def __init__(self, system: System, smooth: int):
+    def __init__(self, system: System):
         self.system = system
         self.complete = jax.jit(
-            functools.partial(_complete, system), static_argnames=("stage", "samples", "sampling")
+            functools.partial(_complete, system), static_argnames=("place", "samples", "sampling")
         )
-        self.select = jax.jit(
-            functools.partial(_select, system, smooth),
-            static_argnames=("selector", "draws", "k"),
+        self.embed_queries = jax.jit(functools.partial(_embed_queries, system))
+        self.frame_logits = jax.jit(functools.partial(_frame_logits, system))
+        self.attention = jax.jit(
+            functools.partial(_attention, system), static_argnames=("layer",)
         )
 
 
@@ -99,122 +101,95 @@ def _complete(
     mllm: Params,
     prompts: Prompts,
     patches: Patches,
-    seed: Int[Array, ""],
-    step: Int[Array, ""],
-    question: Int[Array, "B"],
+    seeds: Seeds,
     *,
-    stage: int,
+    place: int,
     samples: int,
     sampling: Sampling,
 ) -> tuple[Completions, Float[Array, "B U D"]]:
-    """Stage 1 or 4: features of a question's distinct frames, `samples` replies to each prompt."""
+    """Draws `samples` replies to each prompt; also gives the features of a question's frames."""
     model = system.mllm(mllm)
-    features = frame_features(model, patches)
-    keys = question_keys(seed, stage, step, question, (prompts.tokens.shape[1], samples))
+    features = frame_features(system, model, patches)
+    keys = question_keys(seeds, place, (prompts.tokens.shape[1], samples))
     return generate(model, prompts, features, keys, sampling), features
 
 
-def _select(
+def _embed_queries(
+    system: System, clip: Params, tokens: Int[Array, "B I Q C"]
+) -> Float[Array, "B I Q E"]:
+    """Computes CLIP's text embeddings, not normalised."""
+    B, I, Q, C = tokens.shape
+    return system.clip_model(clip).encode_text(tokens.reshape(-1, C)).reshape(B, I, Q, -1)
+
+
+def _frame_logits(
     system: System,
-    smooth: int,
-    clip: Params,
     sampler: Params,
-    tokens: Int[Array, "B I Q C"],
+    similarity: Float[Array, "B I Q T"],
     query_mask: Bool[Array, "B I Q"],
-    embeddings: Float[Array, "B T E"],
     frame_mask: Bool[Array, "B T"],
-    seed: Int[Array, ""],
-    step: Int[Array, ""],
-    question: Int[Array, "B"],
+    embeddings: Float[Array, "B T E"] | None = None,
+) -> Float[Array, "B I T"]:
+    """Computes the trained network's logits, −inf at masked frames."""
+    B, I, Q, T = similarity.shape
+
+    def by_row(x: Array) -> Array:
+        return jnp.broadcast_to(x[:, None], (B, I, *x.shape[1:])).reshape(B * I, *x.shape[1:])
+
+    inputs = FrameInputs(
+        similarity=similarity.reshape(B * I, Q, T),
+        query_mask=query_mask.reshape(B * I, Q),
+        frame_mask=by_row(frame_mask),
+        embeddings=None if embeddings is None else by_row(embeddings),
+    )
+    return system.frame_logits(sampler, inputs).reshape(B, I, T)
+
+
+def _attention(
+    system: System, mllm: Params, prompts: Prompts, patches: Patches, *, layer: int
+) -> Float[Array, "B G S"]:
+    """Computes the attention that each prompt's last token pays the others at a layer."""
+    model = system.mllm(mllm)
+    return prompt_attention(model, prompts, frame_features(system, model, patches), layer)
+
+
+@functools.partial(jax.jit, static_argnames=("law", "draws", "k"))
+def choose_frames(
+    logits: Float[Array, "B I T"],
+    frame_mask: Bool[Array, "B T"],
+    keys: Key[Array, "B I J"] | None,
     *,
-    selector: str,
+    law: str,
     draws: int,
     k: int,
-) -> Selection:
-    """Stages 2 and 3: cosine of queries and frames, frame logits, K frames.
-
-    selector: `sample` (Gumbel-top-K of the sampler's logits), `sample_set` (a set of K by
-    conditional Bernoulli, in time order), `sampler` (their top K), `topk` and
-    `topk_smooth` (best query's similarity, plain or averaged over `smooth` frames), `uniform`.
-    """
-    B, I, Q, C = tokens.shape
-    T = embeddings.shape[1]
-    text = system.clip_model(clip).encode_text(tokens.reshape(-1, C)).reshape(B, I, Q, -1)
-    similarity = jnp.einsum(
-        "BIQE,BTE->BIQT", _unit(text), _unit(embeddings), precision=jax.lax.Precision.HIGHEST
-    )
-    similarity = jnp.where(query_mask[..., None] & frame_mask[:, None, None], similarity, 0.0)
-    frames = jnp.broadcast_to(frame_mask[:, None], (B, I, T))
-    if selector in ("sample", "sample_set", "sampler"):
-        logits = system.sampler(sampler)(
-            similarity.reshape(B * I, Q, T), query_mask.reshape(B * I, Q), frames.reshape(B * I, T)
-        ).reshape(B, I, T)
-    elif selector == "uniform":
-        logits = _uniform_scores(frames, k)
-    else:
-        rows = (
-            _moving_mean(similarity, frame_mask, smooth)
-            if selector == "topk_smooth"
-            else similarity
-        )
-        logits = jnp.where(query_mask[..., None], rows, -jnp.inf).max(2)
-        logits = jnp.where(frames, logits, -jnp.inf)
+) -> Draw:
+    """Draws K frames J times by a law of DRAWS; without keys, takes the top K."""
+    B, I, T = logits.shape
     wide = jnp.broadcast_to(logits[:, :, None], (B, I, draws, T))
-    wide_mask = jnp.broadcast_to(frames[:, :, None], wide.shape)
-    if selector in ("sample", "sample_set"):
-        keys = draw_keys(seed, step, question, I, draws)
-        sample = subset.gumbel_top_k if selector == "sample" else conditional_bernoulli.sample
-        draw = sample(keys, wide, wide_mask, k)
-    else:
-        draw = subset.top_k(wide, wide_mask, k)
-    return Selection(similarity, logits, draw)
-
-
-def _unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-    x = x.astype(jnp.float32)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
-
-
-def _uniform_scores(mask: Bool[Array, "B I T"], k: int) -> Float[Array, "B I T"]:
-    """Scores whose top k are the centres of k equal bins of the valid frames."""
-    count = mask.sum(-1, keepdims=True)
-    centres = ((2 * jnp.arange(k) + 1) * count // (2 * k))[..., None, :]  # [B, I, 1, k]
-    index = jnp.arange(mask.shape[-1])
-    hit = (index[:, None] == centres).any(-1)
-    return jnp.where(mask, hit.astype(jnp.float32), -jnp.inf)
-
-
-def _moving_mean(
-    rows: Float[Array, "B I Q T"], mask: Bool[Array, "B T"], width: int
-) -> Float[Array, "B I Q T"]:
-    """Mean over the valid frames of a centred window."""
-    kernel = jnp.ones((min(width, rows.shape[-1]),))  # "same" is as long as the longer of the two
-    conv = lambda x: jnp.convolve(x, kernel, mode="same")  # noqa: E731
-    T = rows.shape[-1]
-    valid = mask[:, None, None].astype(rows.dtype)
-    total = jax.vmap(conv)((rows * valid).reshape(-1, T)).reshape(rows.shape)
-    count = jax.vmap(conv)(valid.reshape(-1, T)).reshape(valid.shape)
-    return total / jnp.maximum(count, 1.0)
+    mask = jnp.broadcast_to(frame_mask[:, None, None], wide.shape)
+    if keys is None:
+        return top_k(wide, mask, k)
+    return DRAWS[law].sample(keys, wide, mask, k)
 
 
 def _embed_frames(
     system: System, clip: Params, frames: UInt8[Array, "F S S 3"]
 ) -> Float[Array, "F E"]:
-    """CLIP embeddings of preprocessed frames, not normalised."""
+    """Computes CLIP's embeddings of preprocessed frames, not normalised."""
     return system.clip_model(clip).encode_image(normalise(frames))
 
 
 def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndarray]:
-    """Stored frames, uint8 [F, H, W, 3] of any size, to CLIP embeddings [F, E]."""
+    """Returns a function of stored frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
     program = jax.jit(functools.partial(_embed_frames, system))
-    size = system.clip.image_size
+    size = system.clip_config.image_size
     return lambda frames: np.asarray(program(clip, preprocess_frames(frames, size)))
 
 
 def token_stats_fn(
     system: System, temperature: float, chunk: int, one_by_one: bool
 ) -> Callable[[Params, Prompts, Any, Array], tuple[Array, Array]]:
-    """The joint step's scoring function: features, or patches where the tower is trained.
+    """Returns the joint step's scoring function of features, or of patches where the tower trains.
 
     `one_by_one` scores a question's G prompts one after the other under remat: a 7B step then fits
     a v4 chip (59 GiB of temporaries become 16), at the cost of a second forward.
@@ -224,7 +199,9 @@ def token_stats_fn(
         mllm: Params, prompts: Prompts, visual: Any, tokens: Int[Array, "B G n C"]
     ) -> tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]:
         model = system.mllm(mllm)
-        features = frame_features(model, visual) if isinstance(visual, Patches) else visual
+        features = (
+            frame_features(system, model, visual) if isinstance(visual, Patches) else visual
+        )
 
         def score(prompts: Prompts, tokens: Int[Array, "B G n C"]) -> tuple[Array, Array]:
             return completion_log_probs(

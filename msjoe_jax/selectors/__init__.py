@@ -1,0 +1,18 @@
+"""Selectors by name: the one list for training, evaluation and replay."""
+
+from msjoe_jax.selectors import fixed, msjoe
+from msjoe_jax.selectors.base import Selector
+
+SELECTORS: dict[str, Selector] = {
+    "msjoe": msjoe.SELECTOR,
+    "uniform": Selector(fixed.uniform),
+    "topk": Selector(fixed.topk),
+    "topk_smooth": Selector(fixed.topk_smooth),
+    "blind": Selector(fixed.blind),
+    "oracle": Selector(fixed.oracle),
+}
+
+
+def networks() -> tuple[str, ...]:
+    """Names of the selectors that have weights, as `config.sampler.network` names them."""
+    return tuple(name for name, selector in SELECTORS.items() if selector.network)

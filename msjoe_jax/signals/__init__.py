@@ -1,0 +1,34 @@
+"""Signals by name, as `config.sampler.signals` names them; several are rows of S one below the other."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from msjoe_jax.signals import clip
+from msjoe_jax.signals.base import Signal, SignalInputs
+
+SIGNALS: dict[str, Signal] = {
+    "clip": clip.SIGNAL,
+}
+
+
+def similarity(
+    names: Sequence[str], inputs: SignalInputs
+) -> tuple[Float[Array, "B I S·Q T"], Bool[Array, "B I S·Q"]]:
+    """Computes S: the rows of every named signal, in order, and the mask of rows that count.
+
+    Masked rows and frames are 0.
+    """
+    rows = [SIGNALS[name].rows(inputs) for name in names]
+    return _masked(rows, inputs.query_mask, inputs.frame_mask)
+
+
+@jax.jit
+def _masked(
+    rows: list[Array], query_mask: Array, frame_mask: Array
+) -> tuple[Array, Array]:
+    stacked = jnp.concatenate(rows, 2)
+    mask = jnp.concatenate([query_mask] * len(rows), 2)
+    return jnp.where(mask[..., None] & frame_mask[:, None, None], stacked, 0.0), mask

@@ -1,109 +1,62 @@
-"""What a stage trains, and with what: optimizers, the joint step, the training state."""
+"""What a training moves, and with what: optimizers, the joint step, the training state."""
 
 import functools
-import re
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.lora import add_lora
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.joint_step import make_joint_step, make_scores, partition
-from msjoe_jax.rl.objective import ModelFns, StepConfig
+from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.programs import token_stats_fn
 from msjoe_jax.rollout.system import System
+from msjoe_jax.training.config import TrainingRun
 
 State = dict[str, Any]
 
 
-def step_config(config: ConfigDict, stage: str) -> StepConfig:
-    """The objective of a stage: the shared fields and the stage's own."""
-    return StepConfig(
-        train_mllm=config[stage].train_mllm,
-        train_sampler=config[stage].train_sampler,
-        sampler_advantage=config[stage].sampler_advantage,
-        **config.objective,
-    )
-
-
-def check_training(config: ConfigDict, stage: str) -> None:
-    """Finds choices that do not exist, or do not go together, before anything is compiled.
-
-    Raises:
-      UserError: naming the field.
-    """
-    hints = get_type_hints(StepConfig)
-    objective, r = step_config(config, stage), config.rollout
-    choices = {
-        f"config.{'objective' if name in config.objective else stage}.{name}": (
-            getattr(objective, name),
-            get_args(hint),
-        )
-        for name, hint in hints.items()
-        if get_origin(hint) is Literal
-    }
-    choices["config.rollout.selector"] = r.selector, ("sample", "uniform", "topk", "topk_smooth")
-    choices["config.rollout.queries"] = r.queries, ("policy", "question")
-    for field, (value, known) in choices.items():
-        if value not in known:
-            raise UserError(f"{field}={value!r} is not one of {', '.join(known)}")
-    for field, parts in (
-        ("objective.micro_batches", objective.micro_batches),
-        ("rollout.waves", r.waves),
-    ):
-        if parts < 1 or r.questions % parts:
-            raise UserError(
-                f"config.{field}={parts} does not divide config.rollout.questions={r.questions}"
-            )
-    flat = objective.advantage == "group"
-    if (r.query_rollouts * r.frame_draws if flat else r.query_rollouts) < 2:
-        field = "query_rollouts × frame_draws" if flat else "query_rollouts"
-        raise UserError(
-            f"config.rollout: {field} must be at least 2 for advantage={objective.advantage}"
-        )
-    if objective.overlong == "penalty" and objective.overlong_buffer < 1:
-        raise UserError("config.objective.overlong=penalty needs overlong_buffer of at least 1")
-    if objective.sampler_advantage == "counterfactual" and not r.counterfactual:
-        raise UserError(
-            f"config.{stage}.sampler_advantage=counterfactual needs "
-            "config.rollout.counterfactual=True"
-        )
-
-
-def trainable(config: ConfigDict) -> str:
-    """The pattern of the MLLM's leaves that train: the adapters alone where there are any."""
-    return "^lora/" if config.mllm.lora_rank else config.mllm.trainable
-
-
-def trains_vision(config: ConfigDict, system: System) -> bool:
-    """Whether the vision tower or an adapter of it trains: the step then encodes the frames."""
-    mllm = jax.eval_shape(functools.partial(_adapted, config), system.abstract["mllm"])
-    moving, _ = partition(mllm, trainable(config))
+def trains_vision(run: TrainingRun, system: System) -> bool:
+    """Says whether the vision tower or an adapter of it trains: the step then encodes the frames."""
+    mllm = jax.eval_shape(functools.partial(with_adapters, run), system.abstract["mllm"])
+    moving, _ = partition(mllm, run.trainable)
     return bool(jax.tree.leaves([tree.get("vision") for tree in (moving, moving.get("lora", {}))]))
 
 
-def _adapted(config: ConfigDict, mllm: Params) -> Params:
-    """The MLLM with the config's adapters, where it asks for them."""
-    if not config.mllm.lora_rank:
+def with_adapters(run: TrainingRun, mllm: Params) -> Params:
+    """Returns the MLLM with the run's adapters, where it asks for them.
+
+    Raises:
+      UserError: no matrix matches what is to get adapters.
+    """
+    if not run.mllm.lora_rank:
         return mllm
     try:
-        return add_lora(mllm, config.mllm.lora_targets, config.mllm.lora_rank, config.seed)
-    except (ValueError, re.error) as error:
+        return add_lora(mllm, run.mllm.lora_targets, run.mllm.lora_rank, run.seed)
+    except ValueError as error:
         raise UserError(f"config.mllm.lora_targets: {error}") from None
 
 
+def check_trainable(run: TrainingRun, system: System) -> None:
+    """Finds patterns that match nothing, from the shapes of the parameters alone.
+
+    Raises:
+      UserError: naming the field and its pattern.
+    """
+    abstract_state(run, system)
+
+
 def make_optimizers(
-    config: ConfigDict, stage: str
+    run: TrainingRun,
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """AdamW for the MLLM (constant rate) and for the sampler (cosine to a tenth), each clipped
+    """Makes AdamW for the MLLM (constant rate) and for the sampler (cosine to a tenth), each clipped
     by its own norm, so that the large model's gradient does not scale the small one's.
     """
-    o, updates = config.optimizer, config[stage].steps * config.rollout.updates
+    o, updates = run.optimizer, run.training.steps * run.rollout.updates
 
     def decayed(params: Params) -> Any:  # matrices only: no norm scales, no biases
         def is_matrix(path: tuple, _: Any) -> bool:
@@ -125,72 +78,58 @@ def make_optimizers(
     )
 
 
-def model_fns(config: ConfigDict, system: System) -> ModelFns:
-    """The models as the joint step calls them.
-
-    Raises:
-      UserError: a sampling temperature of 0, at which there is no distribution to train.
-    """
-    if min(config.rollout.query_temperature, config.rollout.answer_temperature) <= 0:
-        raise UserError("config.rollout: training needs temperatures above 0 (0 is greedy)")
+def model_fns(run: TrainingRun, system: System) -> ModelFns:
+    """Makes the models into functions as the joint step calls them."""
     stats = functools.partial(
         token_stats_fn,
         system,
-        chunk=config.mllm.log_prob_chunk,
-        one_by_one=config.mllm.score_one_by_one,
+        chunk=run.mllm.log_prob_chunk,
+        one_by_one=run.mllm.score_one_by_one,
     )
     return ModelFns(
-        query_stats=stats(config.rollout.query_temperature),
-        answer_stats=stats(config.rollout.answer_temperature),
-        frame_logits=lambda params, *arrays: system.sampler(params)(*arrays),
+        query_stats=stats(run.rollout.query_temperature),
+        answer_stats=stats(run.rollout.answer_temperature),
+        frame_logits=system.frame_logits,
     )
 
 
-def make_step(config: ConfigDict, stage: str, system: System) -> Callable:
-    """The joint step of a stage, not yet jitted: (state, batch) → (state, metrics)."""
+def make_step(run: TrainingRun, system: System) -> Callable:
+    """Makes the joint step of a training, not yet jitted: (state, batch) → (state, metrics)."""
     return make_joint_step(
-        step_config(config, stage),
-        model_fns(config, system),
-        *make_optimizers(config, stage),
-        trainable(config),
+        run.step, model_fns(run, system), *make_optimizers(run), run.trainable
     )
 
 
-def make_scoring(config: ConfigDict, system: System) -> Callable:
-    """(MLLM parameters, batch) → log-probs of its query and answer tokens; not yet jitted."""
-    return make_scores(model_fns(config, system), config.objective.micro_batches)
+def make_scoring(run: TrainingRun, system: System) -> Callable:
+    """Makes (MLLM parameters, batch) → log-probs of query and answer tokens; not yet jitted."""
+    return make_scores(model_fns(run, system), run.objective.micro_batches)
 
 
-def init_state(config: ConfigDict, stage: str, mllm: Params, sampler: Params) -> State:
-    """The training state. Moments exist only for what the stage trains.
+def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
+    """Makes the training state. Moments exist only for what trains.
 
     Raises:
       UserError: no leaf of the MLLM matches what is to be trained.
     """
-    mllm_optimizer, sampler_optimizer = make_optimizers(config, stage)
-    train_mllm = config[stage].train_mllm
+    mllm_optimizer, sampler_optimizer = make_optimizers(run)
+    train_mllm = run.training.train_mllm
     if train_mllm:
-        mllm = _adapted(config, mllm)
-    try:
-        moving, _ = partition(mllm, trainable(config))
-    except re.error as error:
-        raise UserError(f"config.mllm.trainable: not a regular expression ({error})") from None
+        mllm = with_adapters(run, mllm)
+    moving, _ = partition(mllm, run.trainable)
     if train_mllm and not jax.tree.leaves(moving):
-        raise UserError(f"config.mllm.trainable={trainable(config)!r} matches no parameter")
+        raise UserError(f"config.mllm.trainable={run.trainable!r} matches no parameter")
     return {
         "mllm": mllm,
         "sampler": sampler,
         "mllm_opt": mllm_optimizer.init(moving) if train_mllm else {},
-        "sampler_opt": sampler_optimizer.init(sampler) if config[stage].train_sampler else {},
+        "sampler_opt": sampler_optimizer.init(sampler) if run.training.train_sampler else {},
         "step": jnp.zeros((), jnp.int32),
         "skipped": jnp.zeros((), jnp.int32),
     }
 
 
-def abstract_state(config: ConfigDict, stage: str, system: System) -> State:
-    """`init_state` as shapes: what a plan, a sharding or a restore needs, at any model size."""
+def abstract_state(run: TrainingRun, system: System) -> State:
+    """Returns `init_state` as shapes: what a plan, a sharding or a restore needs, at any size."""
     return jax.eval_shape(
-        functools.partial(init_state, config, stage),
-        system.abstract["mllm"],
-        system.abstract["sampler"],
+        functools.partial(init_state, run), system.abstract["mllm"], system.abstract["sampler"]
     )

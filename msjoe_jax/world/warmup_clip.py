@@ -119,9 +119,9 @@ def clip_loop(
         noun = jnp.where(by_sense, len(WORDS) + kind_of_frame[rows], kind_of_frame[rows] // 3)
         caption = noun * len(CAPTIONS) + jax.random.randint(form, rows.shape, 0, len(CAPTIONS))
         loss, grads = jax.value_and_grad(loss_fn)(state["params"], pool[rows], caption)
-        updates, memory = optimizer.update(grads, state["optimizer"], state["params"])
+        updates, moments = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "optimizer": memory}, {"loss": loss}
+        return {"params": params, "optimizer": moments}, {"loss": loss}
 
     return Loop(init, lambda state, step: update(state, jnp.int32(step)), training.steps)
 

@@ -11,16 +11,16 @@ import numpy as np
 import optax
 import optax.contrib
 from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
-from msjoe_jax.rollout.frames import to_patches
+from msjoe_jax.rollout.frames import FrameConfig, to_patches
 from msjoe_jax.rollout.generate import Prompts, completion_log_probs
 from msjoe_jax.rollout.programs import Patches, frame_features
 from msjoe_jax.rollout.system import System
+from msjoe_jax.rollout.text import Text
 from msjoe_jax.text.prompts import LETTERS, answer_prompt, query_prompt
 from msjoe_jax.world.spec import (
     CELLS,
@@ -81,17 +81,24 @@ class MllmBatch(NamedTuple):
 
 
 def mllm_loop(
-    config: ConfigDict, system: System, reader: RecordReader, training: MllmTraining
+    config: FrameConfig, system: System, text: Text, reader: RecordReader, training: MllmTraining
 ) -> Loop:
-    """Supervised training of the tiny MLLM: to see, to answer, and to demonstrate queries.
+    """Makes the supervised training of the tiny MLLM: to see, to answer, to demonstrate queries.
 
     (a) Every visual token is drawn, through the tied word embedding, to the words for what its
     cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
     project's format, from mixes of frames that do or do not hold the evidence. (c) Queries in the
     project's format, plausible but uncalibrated (QUERY_MIX), so that RL has something to improve.
     The frames of a video are encoded once for all its prompts.
+
+    Args:
+      config: how many frames are shown, at what size.
+      system: of the tiny models.
+      text: its tokenizers and prompts.
+      reader: the world's training videos.
+      training: the schedule.
     """
-    builder = _BatchBuilder(config, system, reader, training)
+    builder = _BatchBuilder(config, system, text, reader, training)
     look = round(LOOK_UNTIL * training.steps)
     rest = training.steps - look
     rate = training.learning_rate
@@ -118,7 +125,7 @@ def mllm_loop(
 
     def loss_fn(params: Params, batch: MllmBatch) -> tuple[Array, Metrics]:
         model = system.mllm(params)
-        features = frame_features(model, batch.patches)
+        features = frame_features(system, model, batch.patches)
         seen = jax.nn.log_softmax(model.language.logits(features))
         named = jnp.take_along_axis(seen, batch.words, -1) * batch.word_weights
         vision = -named.sum(-1).mean()
@@ -143,9 +150,9 @@ def mllm_loop(
     @jax.jit
     def update(state: State, batch: MllmBatch) -> tuple[State, Metrics]:
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state["params"], batch)
-        updates, memory = optimizer.update(grads, state["optimizer"], state["params"])
+        updates, moments = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "optimizer": memory}, metrics
+        return {"params": params, "optimizer": moments}, metrics
 
     ahead = _Ahead(builder)
     return Loop(init, lambda state, step: update(state, ahead(step)), training.steps)
@@ -176,7 +183,7 @@ def _fresh(system: System, seed: int) -> Params:
     output is the value's transpose: tokens attend to what resembles them and copy it
     ("mimetic" initialisation, Trockman & Kolter 2023, arXiv 2305.09828, with a copy's sign).
     """
-    width, layers = system.qwen.text.width, system.qwen.text.layers
+    width, layers = system.mllm_config.text.width, system.mllm_config.text.layers
 
     def scale(path: tuple, leaf: Array) -> Array:
         name = jax.tree_util.keystr(path)
@@ -215,18 +222,23 @@ class _BatchBuilder:
     """Batches as a function of (seed, step)."""
 
     def __init__(
-        self, config: ConfigDict, system: System, reader: RecordReader, training: MllmTraining
+        self,
+        config: FrameConfig,
+        system: System,
+        text: Text,
+        reader: RecordReader,
+        training: MllmTraining,
     ):
-        assert system.tokenizer is not None
-        self.config, self.system, self.training = config, system, training
-        self.reader, self.tokenizer = reader, system.tokenizer
-        self.assembler = Assembler(system.tokenizer, system.qwen)
-        self.length = max(config.prompt.answer_prompt_tokens, config.prompt.query_prompt_tokens)
-        self.reply_tokens = max(config.prompt.query_tokens, 1 + 3 * DESCRIBED)
+        self.config, self.prompt, self.training = config, text.prompt, training
+        self.reader, self.tokenizer = reader, text.tokenizer
+        self.vision = system.mllm_config.vision
+        self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
+        self.length = max(self.prompt.answer_prompt_tokens, self.prompt.query_prompt_tokens)
+        self.reply_tokens = max(self.prompt.query_tokens, 1 + 3 * DESCRIBED)
         self.plans: dict[str, Plan] = {}
         self.rows: dict[tuple[tuple[str, str], int], dict[str, np.ndarray]] = {}
         self.word_ids = {
-            name: system.tokenizer.token_id(name) for name in (*SETTINGS, *KINDS, *COLOURS)
+            name: text.tokenizer.token_id(name) for name in (*SETTINGS, *KINDS, *COLOURS)
         }
 
     def __call__(self, step: int) -> MllmBatch:
@@ -239,9 +251,9 @@ class _BatchBuilder:
         plans = [self._plan(video_id) for video_id in chosen]
         frames = [self._choose_frames(plan, rng) for plan in plans]
         pixels = np.concatenate(self.reader.gather(list(zip(chosen, frames, strict=True))))
-        vision = self.system.qwen.vision
+        vision = self.vision
         patches, grid = to_patches(
-            pixels, vision.patch, vision.merge, self.config.frames.key_patches
+            pixels, vision.patch, vision.merge, self.config.key_patches
         )
         shape = (len(plans), FRAMES)
         size = (int(grid[0, 0]), int(grid[0, 1]))
@@ -286,7 +298,7 @@ class _BatchBuilder:
         rng: np.random.Generator,
     ) -> list[tuple[dict[str, np.ndarray], list[int], list[float]]]:
         """(prompt row, reply ids, their weights): answers, query demonstration, description."""
-        c, style = self.config, self.system.style
+        c, style = self.config, self.prompt
         both = rng.permutation(plan.words).tolist()
         examples = []
         for words in (both[:1], both if rng.random() > 1.5 * easy else both[1:], both):
@@ -296,9 +308,9 @@ class _BatchBuilder:
                 shown = {frame for target in targets for frame in target.visible_frames}
                 needed = [i for i, frame in enumerate(frames) if frame in shown]
             spare = rng.permutation([i for i in range(FRAMES) if i not in needed]).tolist()
-            number = c.frames.key
+            number = c.key
             if rng.random() < easy:
-                number = max(int(rng.integers(1, c.frames.key)), len(needed))
+                number = max(int(rng.integers(1, c.key)), len(needed))
             picked = sorted((needed + spare)[:number])
             names = [WORDS[word] for word in words]
             if rng.random() < easy:
@@ -307,8 +319,8 @@ class _BatchBuilder:
             letter = LETTERS[max(targets, key=lambda event: event.start).colour]
             examples.append((row, *self._reply(f"<answer>{letter}</answer><|im_end|>")))
         words = both if rng.random() < 0.5 else both[:1]
-        text = query_prompt(style, question_text(words), COLOURS, c.prompt.max_queries)
-        picked = sorted(rng.permutation(FRAMES)[: c.frames.preview].tolist())
+        text = query_prompt(style, question_text(words), COLOURS, style.max_queries)
+        picked = sorted(rng.permutation(FRAMES)[: c.preview].tolist())
         reply = "".join(
             f"<query>{self._demonstrate(word, plan.setting, rng)}</query>" for word in words
         )

@@ -1,4 +1,4 @@
-"""What the families of this folder share: `configs/tiny.py` with the overrides of a named variant.
+"""What the families of configs/ablations share: `configs/tiny.py` with a named variant's overrides.
 
 A family is a file with `VARIANTS`: name → (claim, overrides), and the `get_config` of `family`.
 One variant alone, from data to table (benchmarks/ablations.py runs all from one base):
@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from configs import tiny
+from msjoe_jax.config_files import load_config
 
 Variants = Mapping[str, tuple[str, Mapping[str, object]]]
 FRAME_TOKENS = 6  # a frame of the tiny world in a prompt: four visual tokens between two marks
 
 
 def family(variants: Variants) -> Callable[[str], ConfigDict]:
-    """The `get_config` of a family: raises ValueError where a variant is not one of `variants`."""
+    """Returns the `get_config` of a family, which raises ValueError for an unknown variant."""
 
     def get_config(variant: str) -> ConfigDict:
         if variant not in variants:
             raise ValueError(f"no variant {variant!r}; it has: {', '.join(variants)}")
-        c = tiny.get_config()
-        c.evaluate.selectors = ("joint",)
+        c = load_config("tiny")
+        c.evaluate.arms = ("joint",)
         previews, keys = c.frames.preview, c.frames.key
         c.lock()  # an override of a field that does not exist is refused
         c.update_from_flattened_dict(variants[variant][1])

@@ -1,0 +1,119 @@
+"""The arms of an evaluation: which models, which queries, which selector."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.errors import UserError
+from msjoe_jax.selectors import SELECTORS
+
+SETS = ("base", "pretrain", "joint")  # of parameters, in the order in which a run makes them
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of the table.
+
+    label: for people; mllm, sampler: parameter sets, names of SETS; queries: `policy` (what reason
+    writes, greedily), `question` (the bare question), `oracle` (the record's), or `none`; selector:
+    a name of SELECTORS; own_previews: False shows reason the previews of another video.
+    """
+
+    label: str
+    mllm: str = "base"
+    queries: str = "none"
+    selector: str = "uniform"
+    sampler: str = "base"
+    own_previews: bool = True
+
+
+ARMS: dict[str, Arm] = {
+    "blind": Arm("no frames", selector="blind"),
+    "uniform": Arm("uniform"),
+    "topk_question": Arm("top-k by the question", queries="question", selector="topk"),
+    "topk_question_smooth": Arm(
+        "top-k by the question, smoothed", queries="question", selector="topk_smooth"
+    ),
+    "topk_queries": Arm("top-k by the queries", queries="policy", selector="topk"),
+    "topk_queries_smooth": Arm(
+        "top-k by the queries, smoothed", queries="policy", selector="topk_smooth"
+    ),
+    "pretrained": Arm(
+        "pre-trained sampler", queries="policy", selector="msjoe", sampler="pretrain"
+    ),
+    "joint": Arm("joint", "joint", "policy", "msjoe", "joint"),
+    "joint_question": Arm(
+        "joint, the question as the one query", "joint", "question", "msjoe", "joint"
+    ),
+    "joint_other_previews": Arm(
+        "joint, previews of another video", "joint", "policy", "msjoe", "joint", False
+    ),
+    "joint_topk": Arm("joint MLLM, top-k", "joint", "policy", "topk", "joint"),
+    "joint_topk_smooth": Arm("joint MLLM, top-k smoothed", "joint", "policy", "topk_smooth"),
+    "joint_uniform": Arm("joint MLLM, uniform", "joint"),
+    "oracle_queries": Arm("oracle queries, top-k smoothed", "base", "oracle", "topk_smooth"),
+    "oracle": Arm("oracle frames", selector="oracle"),
+}
+
+
+def arm_names() -> tuple[str, ...]:
+    """Returns what `config.evaluate.arms` may hold: names of ARMS and of SELECTORS."""
+    return tuple(dict.fromkeys([*ARMS, *SELECTORS]))
+
+
+def arm_of(name: str, sets: Collection[str]) -> Arm:
+    """Returns the arm of a name.
+
+    The name of a selector that is no arm stands for it with the last trained models' queries.
+    """
+    if name in ARMS:
+        return ARMS[name]
+    latest = next((s for s in reversed(SETS) if s in sets), "base")
+    return Arm(name, mllm=latest, queries="policy", selector=name, sampler=latest)
+
+
+def missing_sets(names: Sequence[str], sets: Collection[str]) -> Iterator[str]:
+    """Yields what is wrong with arms that need parameter sets which a run does not make."""
+    for name in names:
+        arm = arm_of(name, sets)
+        for part in dict.fromkeys((arm.mllm, arm.sampler)):
+            if part not in sets:
+                yield f"{name} needs the phase {part}, which is not run"
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
+
+
+# What an arm reads of a question's `extra`: field, form in words, test (of it and of max_queries).
+EXTRAS: dict[str, tuple[str, str, Callable[[Any, int], bool]]] = {
+    "oracle_queries": (
+        "oracle_queries",
+        "1 to config.prompt.max_queries texts",
+        lambda value, most: _is_list(value, str) and len(value) <= most,
+    ),
+    "oracle": (
+        "oracle_frames",
+        "lists of frame numbers",
+        lambda value, _: _is_list(value, list) and all(_is_list(f, int) or not f for f in value),
+    ),
+}
+
+
+def check_extras(names: Sequence[str], questions: Sequence[Question], max_queries: int) -> None:
+    """Checks that the questions hold what the arms read of their records.
+
+    Raises:
+      UserError: naming question, field and arm.
+    """
+    for name in names:
+        if name not in EXTRAS:
+            continue
+        field, form, fits = EXTRAS[name]
+        for question in questions:
+            if not fits(question.extra.get(field), max_queries):
+                raise UserError(
+                    f"question {question.id}: extra.{field} must be {form}; leave the arm {name} "
+                    "out"
+                )

@@ -1,0 +1,78 @@
+"""The table of an evaluation: accuracy of every arm, with intervals, over all and by group."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from msjoe_jax.evaluation.statistics import paired_difference, wilson
+
+Scores = Float[np.ndarray, "n"]
+
+
+def make_table(
+    labels: Mapping[str, str],
+    scores: Mapping[str, Scores],
+    groups: Sequence[Mapping[str, str]],
+) -> dict[str, dict[str, Any]]:
+    """Makes a row for every arm.
+
+    Args:
+      labels: of the arms, for people.
+      scores: of every question under every arm, NaN where it was dropped.
+      groups: of every question, kind to name.
+
+    Returns:
+      arm → label, accuracy, its interval, questions; against `joint`, where it is among the arms,
+      the paired difference; and the same accuracy for each group.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for name, row in scores.items():
+        table[name] = {"label": labels[name], **_accuracy(row)}
+        if name != "joint" and "joint" in scores:
+            both = ~np.isnan(row) & ~np.isnan(scores["joint"])
+            mean, low, high = paired_difference(scores["joint"][both], row[both])
+            table[name]["joint_minus"] = {"difference": mean, "ci95": [low, high]}
+        if by_group := _by_group(row, groups):
+            table[name]["groups"] = by_group
+    return table
+
+
+def _accuracy(scores: Scores) -> dict[str, Any]:
+    known = scores[~np.isnan(scores)]
+    return {
+        "accuracy": float(known.mean()) if len(known) else 0.0,
+        "ci95": list(wilson(float(known.sum()), len(known))),
+        "questions": len(known),
+    }
+
+
+def _by_group(scores: Scores, groups: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    kinds = sorted({kind for row in groups for kind in row})
+    out: dict[str, Any] = {}
+    for kind in kinds:
+        names = np.array([row.get(kind, "") for row in groups])
+        out[kind] = {
+            name: _accuracy(scores[names == name]) for name in sorted(set(names) - {""})
+        }
+    return out
+
+
+def format_table(table: Mapping[str, Mapping[str, Any]]) -> str:
+    """Formats the table as text, an arm a line, its groups below it."""
+    lines = [f"{'arm':32} {'accuracy':>8}   {'95 % interval':15} joint minus this (paired)"]
+    for row in table.values():
+        line = _line(row["label"], row)
+        if "joint_minus" in row:
+            d, (a, b) = row["joint_minus"]["difference"], row["joint_minus"]["ci95"]
+            line += f"  {d:+.3f} [{a:+.3f}, {b:+.3f}]"
+        lines.append(line)
+        for kind, by_name in row.get("groups", {}).items():
+            lines += [_line(f"  {kind} {name}", part) for name, part in by_name.items()]
+    return "\n".join(lines)
+
+
+def _line(label: str, row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    return f"{label:32} {row['accuracy']:8.3f}   [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,227 @@
+"""One question about one video file, answered by a trained model."""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int, UInt8
+
+from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.questions import Question
+from msjoe_jax.data.records import RecordReader, RecordWriter, VideoInfo
+from msjoe_jax.data.video import decode
+from msjoe_jax.errors import UserError
+from msjoe_jax.fields import read
+from msjoe_jax.models.params import fingerprint
+from msjoe_jax.rollout.episode import Episodes, fetch
+from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.rollout.model_folder import load_model_folder
+from msjoe_jax.rollout.programs import Programs, clip_encoder
+from msjoe_jax.rollout.results import Completed, EpisodeConfig
+from msjoe_jax.rollout.text import Text
+from msjoe_jax.runtime.progress import progress
+from msjoe_jax.text.prompts import LETTERS, AnswerReply, QueryReply, parse_answer
+
+VIDEO_ID = "video"
+FPS = 1.0  # candidates a second (docs/method.md#2-an-episode)
+MAX_SIDE = 448  # of the kept frames, in pixels: predecode's default
+EMBED_BATCH = 32  # frames CLIP sees at a time: fills a chip, and costs a short video little
+
+# Around each step of the way; what it is called with is the step's name.
+Watch = Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model made of a question about a video.
+
+    letter, option: of the answer, None if the reply had no valid one; queries: what was searched
+    for; frames: the key frames in time order, RGB; times: their timestamps in seconds.
+
+    The rest is how it came about: info and damaged (packets left out) of the video; the replies as
+    read and verbatim; the candidates' timestamps, the rows of S, the logits and which of them were
+    chosen; the previews and key frames as JPEGs by time.
+    """
+
+    letter: str | None
+    option: str | None
+    queries: tuple[str, ...]
+    frames: UInt8[np.ndarray, "K H W 3"]
+    times: Float[np.ndarray, "K"]
+    info: VideoInfo
+    damaged: int
+    query_reply: QueryReply
+    query_text: str
+    answer_reply: AnswerReply
+    answer_text: str
+    timestamps: Float[np.ndarray, "T"]
+    similarity: Float[np.ndarray, "Q T"]
+    logits: Float[np.ndarray, "T"]
+    selected: Int[np.ndarray, "K"]
+    previews: list[tuple[float, bytes]]
+    key_frames: list[tuple[float, bytes]]
+
+
+class Answerer:
+    """A trained model that answers questions about video files.
+
+    The video becomes a record folder for as long as that takes; from there on this is evaluation's
+    code path with one question: same pipeline, same steps, greedy, the top K of the sampler.
+
+    Args:
+      folder: a model folder.
+
+    Raises:
+      UserError: there is none, or it lacks one of the three models.
+    """
+
+    def __init__(self, folder: epath.PathLike):
+        model = load_model_folder(folder)
+        if model.text is None:
+            raise UserError(f"{folder}: holds no tokenizer; it can neither read nor write text")
+        slips: list[str] = []
+        frames = read(FrameConfig, model.settings["frames"], "frames.", slips)
+        if slips:
+            raise UserError(*(f"{folder}: {slip}" for slip in slips))
+        self.folder = epath.Path(folder)
+        self.system, self.params = model.system, model.params
+        self.settings, self.text = model.settings, model.text
+        self.frames = frames
+        self.programs = Programs(model.system)
+        self.clip = clip_encoder(model.system, model.params["clip"])
+        self.fingerprint = fingerprint(model.params["clip"])
+
+    def answer(
+        self,
+        video: epath.PathLike,
+        question: str,
+        options: Sequence[str],
+        *,
+        watch: Watch = contextlib.nullcontext,
+    ) -> Answer:
+        """Answers a multiple-choice question.
+
+        Args:
+          video: a file that FFmpeg reads.
+          question: its text.
+          options: 2 to 26 texts.
+          watch: entered around each step with its name, such as a stopwatch.
+
+        Raises:
+          UserError: a video without a frame, too few options, or a prompt that is too long.
+        """
+        if not 2 <= len(options) <= len(LETTERS):
+            raise UserError(f"options: {len(options)} given; 2 to {len(LETTERS)} are needed")
+        # Nobody knows the right option here; no grade is made of the reply.
+        asked = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
+        with tempfile.TemporaryDirectory() as folder:
+            records = pathlib.Path(folder) / "records"
+            with watch("decode"):
+                damaged = write_records(video, records)
+            with watch("embed frames"):
+                embed_records(records, self.clip, self.fingerprint, EMBED_BATCH)
+            return self._answer(asked, RecordReader(records), damaged, watch)
+
+    def _answer(
+        self, question: Question, reader: RecordReader, damaged: int, watch: Watch
+    ) -> Answer:
+        config = EpisodeConfig(self.frames, signals=self.system.sampler_config.signals)
+        episodes = Episodes(config, self.programs, self.text, reader, [question])
+        batch, params = next(iter(episodes.batches(1))), self.params
+        weight = np.ones(1, np.float32)
+        with watch("reason"):
+            reasoned = episodes.reason(
+                params["mllm"], batch, 0, rollouts=1, temperature=0.0, weight=weight
+            )
+        _check(episodes)
+        with watch("score and select"):
+            selected = episodes.select(
+                params,
+                batch,
+                reasoned.queries,
+                0,
+                selector=self.system.network,
+                weight=weight,
+            )
+            similarity, logits = fetch((selected.similarity, selected.logits))
+        with watch("answer"):
+            completed = episodes.answer(
+                params["mllm"], batch, selected.selection, 0, temperature=0.0, weight=weight
+            )
+        _check(episodes)
+        reply = parse_answer(
+            completed.texts[0][0],
+            num_options=len(question.options),
+            think=self.text.prompt.think,
+            finished=bool(completed.finished[0, 0]),
+        )
+        query_reply = reasoned.replies[0][0]
+        mask, index = batch["frame_mask"][0], batch["frame_index"][0]
+        chosen = selected.selection.frames[0, 0, 0]
+        chosen = chosen[chosen >= 0]
+        info = reader.info(VIDEO_ID)
+        previews = batch["preview_index"][0][batch["preview_mask"][0]]
+        return Answer(
+            letter=None if reply.answer is None else LETTERS[reply.answer],
+            option=None if reply.answer is None else question.options[reply.answer],
+            queries=query_reply.queries,
+            frames=reader.frames(VIDEO_ID, index[chosen]),
+            times=info.timestamps[index[chosen]],
+            info=info,
+            damaged=damaged,
+            query_reply=query_reply,
+            query_text=_verbatim(self.text, reasoned.completed),
+            answer_reply=reply,
+            answer_text=_verbatim(self.text, completed),
+            timestamps=info.timestamps[index[mask]],
+            similarity=similarity[0, 0][: len(query_reply.queries), mask],
+            logits=logits[0, 0][mask],
+            selected=chosen,
+            previews=_jpegs(reader, previews),
+            key_frames=_jpegs(reader, index[chosen]),
+        )
+
+
+def write_records(video: epath.PathLike, folder: pathlib.Path) -> int:
+    """Writes one video as a record folder; returns how many damaged packets were left out.
+
+    Raises:
+      UserError: no frame can be decoded.
+    """
+    decoding = decode(video, FPS, MAX_SIDE)
+    with (
+        RecordWriter(folder) as writer,
+        progress("decoding", None, unit="frame") as bar,
+    ):
+
+        def frames() -> Any:
+            for item in decoding:
+                bar.update()
+                yield item
+
+        writer.add(VIDEO_ID, frames(), fps=FPS)
+    return decoding.warnings
+
+
+def _check(episodes: Episodes) -> None:
+    for failure in episodes.failures:
+        raise UserError(f"{failure['error']}; shorten the question or its options")
+
+
+def _jpegs(reader: RecordReader, indices: Int[np.ndarray, "n"]) -> list[tuple[float, bytes]]:
+    times = reader.info(VIDEO_ID).timestamps[indices]
+    jpegs = reader.frame_bytes(VIDEO_ID, indices)
+    return [(float(t), jpeg) for t, jpeg in zip(times, jpegs, strict=True)]
+
+
+def _verbatim(text: Text, completed: Completed) -> str:
+    """The one completion's text, with its end token if it came to one."""
+    done = completed.completions
+    tokens, mask = fetch((done.tokens[0, 0, 0], done.mask[0, 0, 0]))
+    return text.verbatim(tokens, mask)
+

@@ -1,0 +1,27 @@
+"""Batches of questions as the pipeline yields them, and what they are asked for."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from msjoe_jax.data.questions import Question
+
+Batch = dict[str, Any]  # what data/pipeline.py yields
+
+
+def question_number(question_id: str) -> int:
+    """Returns a question's id as the 32 bits from which its random choices derive."""
+    return zlib.crc32(question_id.encode())
+
+
+def by_time(frames: Sequence[int]) -> list[int]:
+    """Returns the places of the frames of a set that exist, earliest frame first."""
+    return sorted((i for i, t in enumerate(frames) if t >= 0), key=lambda i: frames[i])
+
+
+def pass_rates(questions: Sequence[Question]) -> Float[np.ndarray, "n"]:
+    """Returns the questions' difficulty, the base model's pass rate; NaN where not measured."""
+    return np.array([np.nan if q.difficulty is None else q.difficulty for q in questions])

@@ -1,0 +1,196 @@
+"""A batch as selectors and signals see it; what costs something is made when it is asked for."""
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from msjoe_jax import signals
+from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.batches import Batch
+from msjoe_jax.rollout.key_frames import frame_sets
+from msjoe_jax.rollout.programs import ASK, choose_frames, draw_keys
+from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors.base import Ask, Selection, in_time_order
+from msjoe_jax.text import prompts
+
+if TYPE_CHECKING:
+    from msjoe_jax.rollout.episode import Episodes
+
+
+class BatchCandidates:
+    """Implements `selectors.base.Candidates` and `signals.base.SignalInputs` for one batch."""
+
+    def __init__(
+        self,
+        episodes: "Episodes",
+        params: dict[str, Params],
+        batch: Batch,
+        queries: Sequence[Sequence[tuple[str, ...]]],
+        *,
+        update: int,
+        draws: int,
+        sample: bool,
+        weight: Float[np.ndarray, "B"],
+    ):
+        self._episodes, self._params, self._batch = episodes, params, batch
+        self._update, self._sample, self._weight = update, sample, weight
+        self.questions = episodes.batch_questions(batch)
+        self.queries = queries
+        self.num_draws = draws
+        self.frame_mask: Bool[np.ndarray, "B T"] = batch["frame_mask"]
+        self.frame_index = batch["frame_index"]
+        self.timestamps = batch["timestamps"]
+        self.reader = episodes.reader
+        self.smooth = episodes.config.smooth
+
+    @functools.cached_property
+    def _tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._episodes.text.clip_rows(self.queries)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        _, mask = self._tokens
+        arrays = {
+            "query_mask": mask,
+            "frame_mask": self.frame_mask,
+            "embeddings": self._batch["embeddings"],
+        }
+        return self._episodes.put(arrays)
+
+    @property
+    def embeddings(self) -> Float[Array, "B T E"]:
+        """CLIP's embeddings of the candidate frames."""
+        return self._on_device["embeddings"]
+
+    @functools.cached_property
+    def _rows(self) -> tuple[Array, Array]:
+        inputs = _SignalInputs(self)
+        return signals.similarity(self._episodes.config.signals, inputs)
+
+    @property
+    def similarity(self) -> Float[Array, "B I Q T"]:
+        """The rows of S."""
+        return self._rows[0]
+
+    @property
+    def query_mask(self) -> Bool[Array, "B I Q"]:
+        """Which rows of S count."""
+        return self._rows[1]
+
+    def text_embeddings(self) -> Float[Array, "B I Q E"]:
+        """CLIP's embeddings of the queries."""
+        tokens = self._episodes.put(self._tokens[0])
+        return self._episodes.programs.embed_queries(self._params["clip"], tokens)
+
+    @functools.cached_property
+    def keys(self) -> Array | None:
+        """Keys of the draws [B, I, J]; None in evaluation."""
+        if not self._sample:
+            return None
+        seeds = self._episodes.seeds(self._batch, self._update)
+        return draw_keys(seeds, rollouts=len(self.queries[0]), draws=self.num_draws)
+
+    def network_logits(self) -> Float[Array, "B I T"]:
+        """The trained network's logits, −inf where masked."""
+        network = SELECTORS[self._episodes.system.network].network
+        assert network is not None
+        return self._episodes.programs.frame_logits(
+            self._params["sampler"],
+            self.similarity,
+            self.query_mask,
+            self._on_device["frame_mask"],
+            self.embeddings if network.needs_embeddings else None,
+        )
+
+    def choose(self, logits: Float[Array, "B I T"], k: int) -> Selection:
+        """Frames by the configured law of draws, or the top k."""
+        draw = choose_frames(
+            logits,
+            self._on_device["frame_mask"],
+            self.keys,
+            law=self._episodes.config.law,
+            draws=self.num_draws,
+            k=k,
+        )
+        return Selection(frames=in_time_order(draw), draw=draw, logits=logits)
+
+    def frames(self, question: int, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
+        """Candidate frames of one question, as they are stored."""
+        numbers = self.frame_index[question][np.asarray(indices, int)]
+        return self.reader.frames(self.questions[question].video, numbers)
+
+    def ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
+        """The MLLM's greedy replies to as many prompts for each question."""
+        episodes, c = self._episodes, self._episodes.text.prompt
+        most = max(1, *(len(ask.frames) for row in prompts_ for ask in row))
+        shape = (len(prompts_), len(prompts_[0]), most)
+        frames = np.full(shape, -1, np.int32)
+        for b, row in enumerate(prompts_):
+            for g, ask in enumerate(row):
+                frames[b, g, : len(ask.frames)] = ask.frames
+        sets = frame_sets(
+            frames,
+            None,
+            None,
+            per_unit=episodes.per_unit,
+            patches=episodes.config.frames.key_patches,
+            merge=episodes.vision.merge,
+        )
+        texts = [[prompts.user_turn(c, prompts.plain(ask.text)) for ask in row] for row in prompts_]
+        rows, patches = episodes.frame_prompts(self._batch, texts, sets, self._weight)
+        completed = episodes.complete(
+            ASK,
+            self._params["mllm"],
+            rows,
+            patches,
+            episodes.seeds(self._batch, self._update),
+            samples=1,
+            sampling=episodes.text.sampling(c.query_tokens, 0.0),
+        )
+        return completed.texts
+
+    def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
+        """Attention that the last token of reason's prompt pays each preview, 0 elsewhere."""
+        episodes = self._episodes
+        rows, patches = episodes.preview_prompts(self._batch, self._weight)
+        stacked = episodes.stack(rows)
+        paid = np.asarray(
+            episodes.programs.attention(
+                self._params["mllm"], stacked, episodes.put(patches), layer=layer
+            )
+        )[:, 0]
+        index = np.asarray(stacked.feature_index)[:, 0]
+        per_unit = patches.pixels.shape[-4] // episodes.vision.merge**2
+        out = np.zeros(self.frame_mask.shape, np.float32)
+        for b in range(len(out)):
+            shown = self._batch["preview_index"][b][self._batch["preview_mask"][b]]
+            known = self.frame_index[b][self.frame_mask[b]]
+            for token in np.flatnonzero(index[b] >= 0):
+                unit = index[b, token] // per_unit
+                frames = shown[unit * episodes.per_unit : (unit + 1) * episodes.per_unit]
+                for frame in frames:  # the candidate that is this frame, or the nearest one
+                    place = int(np.abs(known - frame).argmin())
+                    out[b, place] += paid[b, token] / len(frames)
+        return out
+
+
+class _SignalInputs:
+    """The same batch with the mask of queries as they are, before signals multiply its rows."""
+
+    def __init__(self, candidates: BatchCandidates):
+        self._candidates = candidates
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._candidates, name)
+
+    @property
+    def query_mask(self) -> Array:
+        return self._candidates._on_device["query_mask"]
+
+    @property
+    def frame_mask(self) -> Array:
+        return self._candidates._on_device["frame_mask"]
+

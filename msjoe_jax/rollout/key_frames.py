@@ -1,0 +1,156 @@
+"""Key frames on the host: which are shown in which prompt, read, cut into patches once each."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.rollout.assemble import Frame
+from msjoe_jax.rollout.batches import Batch, by_time
+from msjoe_jax.rollout.frames import FrameConfig, Unit, to_patches, unit_slots, units_of
+
+Drop = Callable[[int, str], None]  # (place in the batch, why): its question does not count
+
+
+class Shown(NamedTuple):
+    """What is encoded together for a prompt, and with how many patches at most."""
+
+    unit: Unit
+    patches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameSet:
+    """The frames of one prompt in time order.
+
+    candidates: their indices; shown: the units of them; keep: of each unit the visual tokens that
+    are shown, None: all.
+    """
+
+    candidates: list[int]
+    shown: list[Shown]
+    keep: list[tuple[bool, ...] | None]
+
+
+class EncodedFrames(NamedTuple):
+    """Patches of U units a question, and where each unit lies.
+
+    pixels [B, U, (t,) P, p, p, 3]; grids [B, U, 2] in patches; place: of each question, the slot of
+    every unit.
+    """
+
+    pixels: UInt8[np.ndarray, "B U *t P p p 3"]
+    grids: Int[np.ndarray, "B U 2"]
+    place: list[dict[Shown, int]]
+
+    def frames(self, question: int, frame_set: FrameSet, merge: int) -> list[Frame]:
+        """The units of a set as they enter a prompt."""
+        rows = self.pixels.shape[-4] // merge**2
+        out = []
+        for unit, keep in zip(frame_set.shown, frame_set.keep, strict=True):
+            slot = self.place[question][unit]
+            height, width = (int(side) for side in self.grids[question, slot])
+            kept = None if keep is None else keep[: height * width // merge**2]
+            out.append(Frame(slot * rows, (height, width), kept))
+        return out
+
+
+def frame_sets(
+    frames: Int[np.ndarray, "B G K"],
+    tokens: Int[np.ndarray, "B G K"] | None,
+    keep: Bool[np.ndarray, "B G K P"] | None,
+    *,
+    per_unit: int,
+    patches: int,
+    merge: int,
+) -> list[list[FrameSet]]:
+    """Groups the chosen frames of every prompt into the units that are encoded together.
+
+    Args:
+      frames, tokens, keep: as in `Selection`, J draws of I lists of queries being G prompts.
+      per_unit: frames that are encoded together.
+      patches: of a frame at most; a frame's `tokens` make it fewer.
+      merge: patches of a visual token along a side.
+    """
+
+    def of(b: int, g: int) -> FrameSet:
+        order = by_time(frames[b, g])
+        candidates = [int(frames[b, g, i]) for i in order]
+        limits = [patches] * len(order)
+        if tokens is not None:
+            limits = [min(patches, max(1, int(tokens[b, g, i])) * merge**2) for i in order]
+        units = units_of(candidates, per_unit)
+        # The frames of a unit are of one size: the smallest budget among them.
+        parts = [limits[u * per_unit : (u + 1) * per_unit] for u in range(len(units))]
+        shown = [Shown(unit, min(part)) for unit, part in zip(units, parts, strict=True)]
+        kept: list[tuple[bool, ...] | None] = [None] * len(shown)
+        if keep is not None:
+            kept = [tuple(bool(x) for x in keep[b, g, i]) for i in order]
+        return FrameSet(candidates, shown, kept)
+
+    B, G, _ = frames.shape
+    return [[of(b, g) for g in range(G)] for b in range(B)]
+
+
+class KeyFrameLoader:
+    """Reads the frames of a batch's prompts and cuts each distinct unit once."""
+
+    def __init__(self, config: FrameConfig, reader: RecordReader, vision: Any, per_unit: int):
+        self.config, self.reader, self.vision, self.per_unit = config, reader, vision, per_unit
+
+    def load(
+        self,
+        batch: Batch,
+        questions: Sequence[Question],
+        sets: Sequence[Sequence[FrameSet]],
+        drop: Drop,
+    ) -> EncodedFrames:
+        """Reads and cuts; a question with an unreadable frame is dropped, the others go on."""
+        distinct = [sorted({unit for one in row for unit in one.shown}) for row in sets]
+        prompts = len(sets[0])
+        plain = all(unit.patches == self.config.key_patches for row in distinct for unit in row)
+        slots = unit_slots(self.config, self.per_unit, prompts)
+        if not plain:  # one frame may be shown at several resolutions
+            slots = prompts * -(-self.config.key // self.per_unit)
+        vision, P = self.vision, self.config.key_patches
+        B, p = len(distinct), vision.patch
+        pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)
+        grids = np.zeros((B, slots, 2), np.int32)
+        needed = [np.unique(np.array([u.unit for u in row], np.int32)) for row in distinct]
+        wanted = [batch["frame_index"][b][needed[b]] for b in range(B)]
+        for b, frames in enumerate(self._read(questions, wanted, drop)):
+            if not len(frames):  # a dropped question's units stand in as grey, so that rows line up
+                grids[b, : len(distinct[b])] = vision.merge
+                continue
+            for budget in sorted({unit.patches for unit in distinct[b]}):
+                slot = [u for u, unit in enumerate(distinct[b]) if unit.patches == budget]
+                at = np.searchsorted(needed[b], [distinct[b][u].unit for u in slot])
+                cut, grid = to_patches(frames, p, vision.merge, budget, padded=P)
+                pixels[b, slot], grids[b, slot] = cut[at], grid[at[:, 0]]
+        place = [{unit: u for u, unit in enumerate(row)} for row in distinct]
+        return EncodedFrames(pixels[:, :, 0] if self.per_unit == 1 else pixels, grids, place)
+
+    def _read(
+        self, questions: Sequence[Question], wanted: Sequence[np.ndarray], drop: Drop
+    ) -> list[np.ndarray]:
+        requests = [(q.video, list(w)) for q, w in zip(questions, wanted, strict=True)]
+        try:
+            return self.reader.gather(requests)
+        except Exception:  # one unreadable frame: read question by question to find whose it is
+            return [self._read_or_drop(b, *request, drop) for b, request in enumerate(requests)]
+
+    def _read_or_drop(self, b: int, video: str, wanted: list[int], drop: Drop) -> np.ndarray:
+        try:
+            return self.reader.frames(video, wanted)
+        except Exception as error:
+            drop(b, f"frames unreadable: {error}")
+            return np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def times_of(batch: Batch, question: int, frame_set: FrameSet) -> Float[np.ndarray, "n"]:
+    """Returns the timestamps of a set's frames, in seconds."""
+    return batch["timestamps"][question][frame_set.candidates]

@@ -1,0 +1,124 @@
+"""What a selector may look at, and what it gives back."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.draws import Draw
+
+
+class Ask(NamedTuple):
+    """A prompt of a selector's own for the MLLM: a text below some candidate frames.
+
+    frames: candidate indices in the order in which they are shown.
+    """
+
+    text: str
+    frames: tuple[int, ...] = ()
+
+
+class Candidates(Protocol):
+    """A batch of B questions, each with I lists of queries and T candidate frames.
+
+    similarity: rows of S; row r counts where query_mask says so. A frame counts where frame_mask
+    says so; timestamps are in seconds; embeddings are CLIP's of the frames. num_draws: J choices
+    are wanted for each list of queries. keys: of the draws, or None where chance has no part, as in
+    evaluation. smooth: frames under a smoothing (`config.evaluate.smooth`).
+
+    The methods cost something, and only when they are called.
+    """
+
+    questions: Sequence[Question]
+    queries: Sequence[Sequence[tuple[str, ...]]]
+    similarity: Float[Array, "B I Q T"]
+    query_mask: Bool[Array, "B I Q"]
+    frame_mask: Bool[np.ndarray, "B T"]
+    frame_index: Int[np.ndarray, "B T"]
+    timestamps: Float[np.ndarray, "B T"]
+    embeddings: Float[Array | np.ndarray, "B T E"]
+    num_draws: int
+    keys: Key[Array, "B I J"] | None
+    smooth: int
+
+    def network_logits(self) -> Float[Array, "B I T"]:
+        """The trained network's logits of the frames, −inf where masked."""
+        ...
+
+    def choose(self, logits: Float[Array, "B I T"], k: int) -> "Selection":
+        """K frames a draw: by the configured law of draws, or the top K where keys is None."""
+        ...
+
+    def frames(self, question: int, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
+        """Candidate frames of one question of the batch, as they are stored."""
+        ...
+
+    def ask(self, prompts: Sequence[Sequence[Ask]]) -> list[list[str]]:
+        """The MLLM's greedy replies to as many prompts for each question."""
+        ...
+
+    def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
+        """Attention that the MLLM pays each previewed frame before it replies to the question.
+
+        Of the last prompt token of reason, mean over the heads of a layer (from the back where
+        negative), summed over a frame's tokens; 0 at frames that are not among the previews.
+        """
+        ...
+
+
+class Selection(NamedTuple):
+    """The frames that a selector chose.
+
+    frames: candidate indices in time order; a frame may come twice, −1 is none and comes last.
+    tokens: visual tokens that each may have at most, for selectors that show frames at several
+    resolutions; None: what `config.frames.key_patches` allows. keep: which of a frame's visual
+    tokens, row by row, are shown (of the first P; a frame may have fewer); None: all. draw: the
+    ordered draw, where the selector is trained. logits: by what the frames were chosen, for logs
+    and pictures (−inf where masked).
+    """
+
+    frames: Int[np.ndarray, "B I J K"]
+    tokens: Int[np.ndarray, "B I J K"] | None = None
+    keep: Bool[np.ndarray, "B I J K P"] | None = None
+    draw: Draw | None = None
+    logits: Float[Array | np.ndarray, "B I T"] | None = None
+
+
+class FrameInputs(NamedTuple):
+    """What a trained network reads of R rows of candidates; embeddings only if it asks for them."""
+
+    similarity: Float[Array, "R Q T"]
+    query_mask: Bool[Array, "R Q"]
+    frame_mask: Bool[Array, "R T"]
+    embeddings: Float[Array, "R T E"] | None = None
+
+
+class Network(NamedTuple):
+    """The weights of a selector that is trained, by the same loop whichever they are.
+
+    build(sizes, rngs): the module, from `config.sampler`; logits(module, inputs): the frames'
+    logits, −inf where masked; needs_embeddings: it reads `FrameInputs.embeddings`.
+    """
+
+    build: Callable[[Any, nnx.Rngs], nnx.Module]
+    logits: Callable[[Any, FrameInputs], Float[Array, "R T"]]
+    needs_embeddings: bool = False
+
+
+class Selector(NamedTuple):
+    """select(candidates, k): at most k frames a draw; network: its weights, if it has any."""
+
+    select: Callable[[Candidates, int], Selection]
+    network: Network | None = None
+
+
+def in_time_order(draw: Draw) -> Int[np.ndarray, "B I J K"]:
+    """Drawn candidate indices by time, −1 for picks that are not valid (last)."""
+    indices, valid = jax.device_get((draw.indices, draw.valid))
+    largest = np.iinfo(np.int32).max
+    ordered = np.sort(np.where(valid, indices, largest), -1)
+    return np.where(ordered == largest, -1, ordered)

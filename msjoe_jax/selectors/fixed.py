@@ -1,0 +1,149 @@
+"""Selectors without weights: uniform, top-k by similarity, none, and the frames a record names."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from msjoe_jax.data.pipeline import uniform_indices
+from msjoe_jax.draws import Draw
+from msjoe_jax.draws.draw import top_k
+from msjoe_jax.errors import UserError
+from msjoe_jax.selectors.base import Candidates, Selection, in_time_order
+
+
+def uniform(candidates: Candidates, k: int) -> Selection:
+    """Chooses the centres of k equal parts of every video, whatever the queries."""
+    rows = uniform_frames(candidates.frame_mask, k)
+    B, I = candidates.query_mask.shape[:2]
+    shape = (B, I, candidates.num_draws, k)
+    frames = np.broadcast_to(rows[:, None, None], shape)
+    logits = np.where(candidates.frame_mask, 0.0, -np.inf).astype(np.float32)
+    for row, chosen in zip(logits, rows, strict=True):
+        row[chosen[chosen >= 0]] = 1.0
+    # Training reads a draw of every selector, trained or not: all its picks are forced here.
+    draw = Draw(jnp.asarray(np.maximum(frames, 0)), jnp.asarray(frames >= 0))
+    return Selection(
+        frames=np.array(frames),
+        draw=draw,
+        logits=np.broadcast_to(logits[:, None], (B, I, logits.shape[-1])),
+    )
+
+
+def uniform_frames(mask: Bool[np.ndarray, "B T"], k: int) -> Int[np.ndarray, "B K"]:
+    """Returns the k evenly spaced candidates of every video, −1 where it has fewer."""
+    rows = np.full((len(mask), k), -1, np.int32)
+    for row, valid in zip(rows, mask, strict=True):
+        index = uniform_indices(k, int(valid.sum()))
+        row[: len(index)] = index
+    return rows
+
+
+def topk(candidates: Candidates, k: int) -> Selection:
+    """Chooses the k frames that fit any of the queries best."""
+    return _best(candidates, k, 1)
+
+
+def topk_smooth(candidates: Candidates, k: int) -> Selection:
+    """Chooses as `topk` does, after a mean over `candidates.smooth` frames."""
+    return _best(candidates, k, candidates.smooth)
+
+
+def _best(candidates: Candidates, k: int, width: int) -> Selection:
+    logits, draw = _best_frames(
+        candidates.similarity,
+        candidates.query_mask,
+        candidates.frame_mask,
+        width=width,
+        draws=candidates.num_draws,
+        k=k,
+    )
+    return Selection(frames=in_time_order(draw), draw=draw, logits=logits)
+
+
+@functools.partial(jax.jit, static_argnames=("width", "draws", "k"))
+def _best_frames(
+    similarity: Float[Array, "B I Q T"],
+    query_mask: Bool[Array, "B I Q"],
+    frame_mask: Bool[Array, "B T"],
+    *,
+    width: int,
+    draws: int,
+    k: int,
+) -> tuple[Float[Array, "B I T"], Draw]:
+    rows = moving_mean(similarity, frame_mask, width) if width > 1 else similarity
+    logits = jnp.where(query_mask[..., None], rows, -jnp.inf).max(2)
+    logits = jnp.where(frame_mask[:, None], logits, -jnp.inf)
+    B, I, T = logits.shape
+    wide = jnp.broadcast_to(logits[:, :, None], (B, I, draws, T))
+    mask = jnp.broadcast_to(frame_mask[:, None, None], wide.shape)
+    return logits, top_k(wide, mask, k)
+
+
+def moving_mean(
+    rows: Float[Array, "B I Q T"], mask: Bool[Array, "B T"], width: int
+) -> Float[Array, "B I Q T"]:
+    """Computes the mean over the valid frames of a centred window."""
+    kernel = jnp.ones((min(width, rows.shape[-1]),))  # "same" is as long as the longer of the two
+    T = rows.shape[-1]
+
+    def sums(flat: Float[Array, "R T"]) -> Float[Array, "R T"]:
+        return jax.vmap(lambda row: jnp.convolve(row, kernel, mode="same"))(flat)
+
+    valid = mask[:, None, None].astype(rows.dtype)
+    total = sums((rows * valid).reshape(-1, T)).reshape(rows.shape)
+    count = sums(valid.reshape(-1, T)).reshape(valid.shape)
+    return total / jnp.maximum(count, 1.0)
+
+
+def blind(candidates: Candidates, k: int) -> Selection:
+    """Chooses no frame at all."""
+    B, I = candidates.query_mask.shape[:2]
+    return Selection(frames=np.full((B, I, candidates.num_draws, k), -1, np.int32))
+
+
+def oracle(candidates: Candidates, k: int) -> Selection:
+    """Chooses frames that show the answer, as the question's record names them.
+
+    Raises:
+      UserError: a record without `extra.oracle_frames`.
+    """
+    B, I = candidates.query_mask.shape[:2]
+    rows = np.full((B, 1, 1, k), -1, np.int32)
+    for row, question, index, mask in zip(
+        rows, candidates.questions, candidates.frame_index, candidates.frame_mask, strict=True
+    ):
+        named = question.extra.get("oracle_frames", [])
+        if not named:
+            raise UserError(
+                f"question {question.id}: extra.oracle_frames is missing; leave the selector "
+                "oracle out"
+            )
+        frames = oracle_frames(named, k, index[mask])
+        row[0, 0, : len(frames)] = frames
+    return Selection(frames=np.broadcast_to(rows, (B, I, candidates.num_draws, k)).copy())
+
+
+def oracle_frames(
+    named: Sequence[Sequence[int]], k: int, candidates: Sequence[int] | Int[np.ndarray, "T"]
+) -> list[int]:
+    """Returns up to k candidates that show the answer, filled up with others.
+
+    Args:
+      named: frame numbers that show each part of the answer; the parts take turns.
+      k: how many are wanted.
+      candidates: the frame number of every candidate in the video's record.
+    """
+    place = {int(frame): t for t, frame in enumerate(candidates)}
+    piles = [[place[frame] for frame in frames if frame in place] for frames in named]
+    chosen: list[int] = []
+    while any(piles) and len(chosen) < k:
+        for pile in piles:
+            if pile and len(chosen) < k and (frame := pile.pop(0)) not in chosen:
+                chosen.append(frame)
+    others = [t for t in range(len(candidates)) if t not in set(chosen)]
+    step = max(1, len(others) // max(1, k - len(chosen)))
+    return sorted(chosen + others[::step][: k - len(chosen)])

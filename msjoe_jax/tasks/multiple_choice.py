@@ -1,0 +1,23 @@
+"""Grading of multiple-choice replies: one letter in one answer tag."""
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.tasks.base import Grade, Reply
+from msjoe_jax.text.prompts import LETTERS, parse_answer
+
+
+def grade(question: Question, reply: Reply) -> Grade:
+    """Grades a reply: 1 if its one letter is the right option's, else 0."""
+    parsed = parse_answer(
+        reply.text,
+        num_options=len(question.options),
+        think=reply.think,
+        finished=reply.finished,
+    )
+    letter = "" if parsed.answer is None else LETTERS[parsed.answer]
+    return Grade(float(parsed.answer == question.answer), parsed.valid, letter)
+
+
+def groups(question: Question) -> dict[str, str]:
+    """Returns the groups that the record names under `extra.groups`; none by default."""
+    named = question.extra.get("groups", {})
+    return {str(k): str(v) for k, v in named.items()} if isinstance(named, dict) else {}

@@ -1,0 +1,113 @@
+"""What a training is made of, as fields of a config."""
+
+import dataclasses
+
+from msjoe_jax.fields import group, option
+from msjoe_jax.rl.objective import SAMPLER_ADVANTAGES, ObjectiveConfig, StepConfig
+from msjoe_jax.rollout.collect import RolloutConfig
+from msjoe_jax.rollout.system import MllmSettings
+from msjoe_jax.runtime.mesh import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class CurriculumConfig:
+    """Questions drawn with weight exp(−(c − target)² / 2 width²), c being their pass rate."""
+
+    start: float = option(0.7, "Target pass rate at the start.", low=0, high=1)
+    end: float = option(0.3, "Target pass rate at the end.", low=0, high=1)
+    width: float = option(0.0, "Spread around the target; 0: every question once an epoch.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """One of the two trainings: how long, of what, with which advantages."""
+
+    steps: int = option(0, "Updates' rollout batches; 0: none.", low=0)
+    train_mllm: bool = option(True, "The MLLM trains.")
+    train_sampler: bool = option(True, "The selector's network trains.")
+    sampler_advantage: str = option(
+        "relative",
+        "Of the draws: relative to the group's, by the question's difficulty, over the answer from "
+        "uniform frames (counterfactual), or the raw reward.",
+        choices=SAMPLER_ADVANTAGES,
+    )
+    difficulty_weight: float = option(
+        0.0,
+        "Advantages times [c (1 − c)]^−this, c the pass rate: 0 weighs all questions alike, 1 as "
+        "the paper's pretraining does.",
+        low=0,
+    )
+    curriculum: CurriculumConfig = group(CurriculumConfig, "Which questions come when.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DifficultyConfig:
+    """Pass rates of the base MLLM, measured from uniform frames (docs/method.md#9-difficulty)."""
+
+    samples: int = option(8, "Answers drawn for each question.", low=1)
+    smoothing: float = option(
+        0.0, "Rates drawn towards the data's mean as by this many more samples.", low=0
+    )
+    chance_corrected: bool = option(False, "The rate of a guesser becomes 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for the MLLM (constant rate) and the sampler (cosine to a tenth), each clipped."""
+
+    mllm_lr: float = option(1e-6, "Learning rate of the MLLM.", low=0)
+    sampler_lr: float = option(5e-4, "Learning rate of the sampler.", low=0)
+    warmup_steps: int = option(10, "Updates over which both rates rise.", low=0)
+    mllm_decay: float = option(0.01, "Weight decay of the MLLM's matrices.", low=0)
+    sampler_decay: float = option(0.01, "Weight decay of the sampler's matrices.", low=0)
+    mllm_clip: float = option(1.0, "Largest norm of the MLLM's gradient.", above=0)
+    sampler_clip: float = option(1.0, "Largest norm of the sampler's gradient.", above=0)
+    max_skipped: int = option(
+        10, "A run stops after this many updates with a gradient that was not finite.", low=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """What a run writes, and how often; counted in updates."""
+
+    log_every: int = option(1, "Updates between rows of metrics.", low=1)
+    media_every: int = option(50, "Updates between pictures and texts of a rollout.", low=1)
+    rollouts_every: int = option(
+        1, "Updates between rows of rollouts.jsonl, from which draws are replayed.", low=1
+    )
+    checkpoint_every: int = option(50, "Updates between checkpoints.", low=1)
+    keep_checkpoints: int = option(2, "Checkpoints that are kept.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """All that one training reads of a config. name: pretrain or joint."""
+
+    name: str
+    seed: int
+    task: str
+    training: TrainingConfig
+    objective: ObjectiveConfig
+    rollout: RolloutConfig
+    difficulty: DifficultyConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    loop: LoopConfig
+    mllm: MllmSettings
+
+    @property
+    def step(self) -> StepConfig:
+        """The objective of the joint step: the shared fields and the training's own."""
+        fields = {f.name: getattr(self.objective, f.name) for f in dataclasses.fields(self.objective)}
+        return StepConfig(
+            train_mllm=self.training.train_mllm,
+            train_sampler=self.training.train_sampler,
+            sampler_advantage=self.training.sampler_advantage,
+            **fields,
+        )
+
+    @property
+    def trainable(self) -> str:
+        """The pattern of the MLLM's leaves that train: the adapters alone where there are any."""
+        return "^lora/" if self.mllm.lora_rank else self.mllm.trainable

@@ -1,0 +1,109 @@
+"""Which questions train, in what order, and what their advantages are multiplied by."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.errors import UserError
+from msjoe_jax.rl.advantages import chance_corrected, difficulty_weight, smoothed_pass_rate
+from msjoe_jax.rollout.batches import pass_rates
+from msjoe_jax.training.config import DifficultyConfig, TrainingConfig
+from msjoe_jax.training.curriculum import curriculum_order
+
+
+def usable_questions(
+    training: TrainingConfig, name: str, questions: Sequence[Question]
+) -> list[Question]:
+    """Returns the questions with a pass rate where the training goes by it.
+
+    With difficulty-aware advantages those with a pass rate of 1 are left out too
+    (docs/method.md#9-difficulty).
+
+    Raises:
+      UserError: there is none.
+    """
+    usable = list(questions)
+    absolute = training.sampler_advantage == "difficulty"
+    if absolute or training.curriculum.width or training.difficulty_weight:
+        usable = [q for q in usable if q.difficulty is not None]
+        if not usable:
+            raise UserError(
+                f"config.data.train_questions: config.{name} goes by the questions' difficulty, "
+                "and none has one: run the phase difficulty"
+            )
+    if absolute and not (usable := [q for q in usable if q.difficulty != 1.0]):
+        raise UserError("config.data.train_questions: no question has a pass rate below 1")
+    return usable
+
+
+def importance_weights(
+    training: TrainingConfig, questions: Sequence[Question]
+) -> Float[np.ndarray, "n"]:
+    """Computes what each question's advantages are multiplied by, 1 on average over questions."""
+    exponent = training.difficulty_weight
+    if not exponent:
+        return np.ones(len(questions))
+    weights = np.asarray(difficulty_weight(jnp.asarray(pass_rates(questions)), exponent))
+    return weights / weights.mean()
+
+
+def question_order(
+    training: TrainingConfig,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    refill: int,
+    seed: int,
+) -> Int[np.ndarray, "n"] | None:
+    """Returns the curriculum's order, long enough for every batch; None: a shuffle.
+
+    Args:
+      training: its curriculum and its number of steps.
+      questions: all of the run.
+      batch_size: questions of a batch.
+      refill: further batches at most that an update may draw.
+      seed: of the order.
+    """
+    c = training.curriculum
+    if not c.width:
+        return None
+    return curriculum_order(
+        pass_rates(questions),
+        batch_size=batch_size,
+        batches=training.steps * (1 + refill),
+        ramp=training.steps,
+        seed=seed,
+        start=c.start,
+        end=c.end,
+        width=c.width,
+    )
+
+
+def with_adjusted_rates(
+    config: DifficultyConfig, questions: Sequence[Question]
+) -> list[Question]:
+    """Returns the questions with pass rates smoothed and corrected for chance, as configured.
+
+    A measured rate is a share of few samples: `smoothing` draws it towards the mean of all. A
+    guesser among M options is right once in M: the correction makes that a rate of 0
+    (docs/method.md#9-difficulty).
+    """
+    known = [q.difficulty for q in questions if q.difficulty is not None]
+    if not known or not (config.smoothing or config.chance_corrected):
+        return list(questions)
+    mean = float(np.mean(known))
+
+    def adjusted(question: Question) -> Question:
+        if question.difficulty is None:
+            return question
+        right = question.difficulty * config.samples
+        rate = smoothed_pass_rate(jnp.float32(right), config.samples, mean, config.smoothing)
+        if config.chance_corrected:
+            rate = chance_corrected(rate, len(question.options))
+        return dataclasses.replace(question, difficulty=float(rate))
+
+    return [adjusted(question) for question in questions]

@@ -1,0 +1,133 @@
+"""The tiny world's phases: `world` builds its data, `warm_up` trains its CLIP and its MLLM."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+
+from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.fields import option
+from msjoe_jax.models.params import Params, fingerprint
+from msjoe_jax.rollout.programs import clip_encoder
+from msjoe_jax.rollout.system import System
+from msjoe_jax.rollout.text import Text
+from msjoe_jax.runtime.checkpoint import Checkpoints
+from msjoe_jax.runtime.progress import progress
+from msjoe_jax.text.prompts import PromptConfig
+from msjoe_jax.world.build import build_world, questions_path, records_path
+from msjoe_jax.world.spec import (
+    COLOURS,
+    KINDS,
+    SETTINGS,
+    SPLITS,
+    WORDS,
+    WorldSpec,
+    question_text,
+)
+from msjoe_jax.world.warmup_clip import ClipTraining, Loop, clip_loop
+from msjoe_jax.world.warmup_mllm import MllmTraining, mllm_loop
+from msjoe_jax.world.word_tokenizer import build_word_tokenizer
+
+EMBED_BATCH = 96  # frames a call: one video of the world
+SAVE_EVERY = 100  # steps of a warm-up between checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """The tiny world's size; two questions a video."""
+
+    seed: int = option(0, "Of the world.", low=0, high=(1 << 31) - 1)
+    num_train: int = option(2048, "Videos to train on.", low=1)
+    num_validation: int = option(500, "Videos to tune on.", low=1)
+    num_heldout: int = option(1000, "Videos to judge on.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmUpConfig:
+    """Supervised steps of the tiny world's models."""
+
+    clip_steps: int = option(0, "Of CLIP.", low=0)
+    mllm_steps: int = option(0, "Of the MLLM.", low=0)
+
+
+def build(config: Any, folder: epath.PathLike) -> Any:
+    """Builds the world's records, questions and tokenizer; returns the config pointed at them."""
+    folder, w = epath.Path(folder), config.extensions["world"]
+    build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.exists():
+        build_word_tokenizer(tokenizer, texts_of_world(config.prompt))
+    paths = {}
+    for split in SPLITS:
+        paths[f"{split}_records"] = str(records_path(folder, split))
+        paths[f"{split}_questions"] = str(questions_path(folder, split))
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **paths),
+        mllm=dataclasses.replace(config.mllm, tokenizer=str(tokenizer)),
+        clip=dataclasses.replace(config.clip, tokenizer=str(tokenizer)),
+    )
+
+
+def texts_of_world(prompt: PromptConfig) -> list[str]:
+    """Returns every text that the tiny models read or write, for the word-level vocabulary."""
+    wording = (
+        prompt.system,
+        prompt.query_instruction,
+        prompt.answer_instruction,
+        prompt.think_instruction,
+    )
+    questions = (question_text([0]), question_text([0, 1]))
+    return [*WORDS, *KINDS, *SETTINGS, *COLOURS, *questions, *wording, "."]
+
+
+def warm_up(
+    config: Any,
+    folder: epath.Path,
+    system: System,
+    text: Text,
+    params: dict[str, Params],
+) -> dict[str, Params]:
+    """Trains CLIP, embeds all frames, trains the MLLM; returns all three models' parameters.
+
+    Args:
+      config: of the run.
+      folder: where their checkpoints go.
+      system: of the tiny models.
+      text: its tokenizers and prompts.
+      params: of the sampler.
+    """
+    steps = config.extensions["warm_up"]
+    reader = RecordReader(config.data.train_records)
+    loop = clip_loop(
+        reader, text.clip_tokenizer, system.clip_config, ClipTraining(config.seed, steps.clip_steps)
+    )
+    params = {**params, "clip": run_loop(loop, folder / "clip", "warm up CLIP")}
+    encode = clip_encoder(system, params["clip"])
+    name = fingerprint(params["clip"])
+    for split in SPLITS:
+        records = getattr(config.data, f"{split}_records")
+        embed_records(records, encode, name, batch=EMBED_BATCH)
+    training = MllmTraining(config.seed, steps.mllm_steps)
+    mllm = mllm_loop(config.frames, system, text, reader, training)
+    params["mllm"] = run_loop(mllm, folder / "mllm", "warm up MLLM")
+    return params
+
+
+def run_loop(loop: Loop, folder: epath.PathLike, label: str) -> Params:
+    """Runs a warm-up loop to its end, from its last checkpoint where there is one."""
+    with Checkpoints(folder, keep=1) as checkpoints:
+        state, start = jax.jit(loop.init)(), checkpoints.latest_step() or 0
+        if start:
+            state, _, _ = checkpoints.restore(state)
+        with progress(label, loop.steps, initial=start) as bar:
+            for index in range(start, loop.steps):
+                state, metrics = loop.step(state, index)
+                bar.update()
+                count = index + 1
+                if count % SAVE_EVERY == 0 or count == loop.steps:
+                    bar.metrics(loss=float(metrics["loss"]))
+                    checkpoints.save(count, state, None, {"phase": label})
+    return state["params"]
