@@ -168,7 +168,7 @@ def save_model_folder(
     meta = {**plain(settings), **parts}
     save_params(str(partial / "params"), {name: params[name] for name in NAMES}, meta)
     family = system.family
-    models = (
+    models: tuple[tuple[str, MllmSettings | ClipSettings, Any, Any, Any], ...] = (
         ("mllm", settings.mllm, system.mllm_config, family.read_config, family.write_config),
         ("clip", settings.clip, system.clip_config, CLIPConfig.from_hf, CLIPConfig.to_hf),
     )
