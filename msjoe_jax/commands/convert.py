@@ -1,4 +1,4 @@
-"""Published weights as a model folder (`bundle.py`): Qwen2.5-VL, or CLIP of either family.
+"""Published weights as a model folder: a multimodal LLM of any family, or CLIP of either layout.
 
     msjoe convert --source=HF_DIR --out=DIR
 
@@ -24,23 +24,20 @@ from tqdm import tqdm
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.errors import UserError
+from msjoe_jax.families import FAMILIES, family_of
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import PIXEL_MEAN, PIXEL_STD
 from msjoe_jax.models.params import Params, abstract
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.rollout.model_folder import copy_side_files, write_json
-from msjoe_jax.rollout.system import read_json, read_sizes
 from msjoe_jax.runtime.param_store import ParamWriter
 from msjoe_jax.runtime.resumable_folder import Making, making
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
-from msjoe_jax.weights.qwen import qwen_table
+from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_json, read_sizes, write_json
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
 from msjoe_jax.weights.tables import Slot, Table, flatten, match, slots
 
-CONFIGS = CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
+CONFIGS = CONFIG, OPEN_CLIP_CONFIG = CONFIG, "open_clip_config.json"
 OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
 SAMPLED = 1 << 20  # bytes of every file that tell one source from another, with size and time
 
@@ -48,26 +45,23 @@ SAMPLED = 1 << 20  # bytes of every file that tell one source from another, with
 class Source(NamedTuple):
     """A folder of published weights, understood.
 
-    `name`: mllm or clip; `verbatim`: its config.json is of Hugging Face's form; `settings`: the
-    preprocessor's, where the source has them in another form.
+    Attributes:
+      name: mllm or clip.
+      table: which tensor fills which parameter.
+      params: the abstract parameters to be filled.
+      config: the config.json to be written; None: the source's own, byte by byte.
+      preprocessor: its preprocessor's settings, where the source has them in another form.
     """
 
     name: str
-    sizes: QwenConfig | CLIPConfig
     table: Table
-    verbatim: bool = True
-    settings: dict[str, Any] | None = None
-
-    def abstract_params(self) -> Params:
-        """The parameter tree to be filled."""
-        sizes = self.sizes
-        if isinstance(sizes, QwenConfig):
-            return abstract(lambda: QwenVL(sizes, rngs=nnx.Rngs(0)))[1]
-        return abstract(lambda: CLIP(sizes, rngs=nnx.Rngs(0)))[1]
+    params: Params
+    config: dict[str, Any] | None = None
+    preprocessor: dict[str, Any] | None = None
 
 
 def understand(folder: pathlib.Path) -> Source:
-    """What the folder holds, by its config files.
+    """Reads from its config files what a folder holds.
 
     Raises:
       UserError: no config, another architecture, or preprocessing that is not ours.
@@ -81,14 +75,22 @@ def understand(folder: pathlib.Path) -> Source:
             f"{folder}: no {CONFIG} and no {OPEN_CLIP_CONFIG}; name the folder of a published model"
         )
     config = read_json(file)
-    kind = config.get("model_type")
-    if kind not in ("qwen2_5_vl", "clip"):
-        raise UserError(f"{file}: model_type is {kind!r}; qwen2_5_vl and clip can be converted")
-    _check_pixels(folder / "preprocessor_config.json", "image_mean", "image_std")
+    kind, preprocessor = config.get("model_type"), folder / "preprocessor_config.json"
     if kind == "clip":
-        return Source("clip", read_sizes(file, CLIPConfig.from_hf), HUGGING_FACE)
-    sizes = read_sizes(file, QwenConfig.from_hf)
-    return Source("mllm", sizes, qwen_table(sizes))
+        _check_pixels(preprocessor, "", {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD})
+        return Source("clip", HUGGING_FACE, _clip_params(read_sizes(file, CLIPConfig.from_hf)))
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = f"{', '.join(FAMILIES)} and clip"
+        raise UserError(f"{file}: model_type is {kind!r}; {known} can be converted")
+    family = family_of(config, file)
+    images = family.images
+    _check_pixels(preprocessor, "", {"image_mean": images.mean, "image_std": images.std})
+    sizes = read_sizes(file, family.read_config)
+    return Source("mllm", family.weight_table(sizes), family.abstract_params(sizes))
+
+
+def _clip_params(sizes: CLIPConfig) -> Params:
+    return abstract(lambda: CLIP(sizes, rngs=nnx.Rngs(0)))[1]
 
 
 def _open_clip(file: pathlib.Path) -> Source:
@@ -97,8 +99,8 @@ def _open_clip(file: pathlib.Path) -> Source:
         # Its config names the architecture; that OpenAI trained with it is said by the tag alone.
         print(f"{file.parent}: OpenAI's weights, converted with quick-GELU", file=sys.stderr)
         sizes = dataclasses.replace(sizes, quick_gelu=True)
-    _check_pixels(file, "mean", "std", "preprocess_cfg")
-    settings = {
+    _check_pixels(file, "preprocess_cfg", {"mean": PIXEL_MEAN, "std": PIXEL_STD})
+    preprocessor = {
         "image_processor_type": "CLIPImageProcessor",
         "size": {"shortest_edge": sizes.image_size},
         "crop_size": {"height": sizes.image_size, "width": sizes.image_size},
@@ -106,16 +108,24 @@ def _open_clip(file: pathlib.Path) -> Source:
         "image_mean": PIXEL_MEAN,
         "image_std": PIXEL_STD,
     }
-    return Source("clip", sizes, OPEN_CLIP, verbatim=False, settings=settings)
+    return Source("clip", OPEN_CLIP, _clip_params(sizes), sizes.to_hf(), preprocessor)
 
 
-def _check_pixels(file: pathlib.Path, mean: str, std: str, part: str = "") -> None:
-    """UserError if the file, where there is one, asks for other pixel statistics than ours."""
+def _check_pixels(
+    file: pathlib.Path, part: str, computed: Mapping[str, tuple[float, float, float]]
+) -> None:
+    """Checks that the file, where there is one, asks for the pixel statistics that are computed.
+
+    Args:
+      file: a preprocessor's settings.
+      part: where they stand in it; empty: at its top.
+      computed: by the file's field.
+    """
     if not file.is_file():
         return
     content = read_json(file)
     content = content.get(part) or {} if part else content
-    for key, ours in ((mean, PIXEL_MEAN), (std, PIXEL_STD)):
+    for key, ours in computed.items():
         theirs = content.get(key, ours)
         numbers = isinstance(theirs, list | tuple) and [type(x) for x in theirs] == [float] * 3
         if not numbers or not np.allclose(theirs, ours, atol=1e-6):
@@ -134,24 +144,23 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     model = understand(source)
     Tokenizer(source)  # without one the checkpoint could neither read nor write
     tensors = read_folder(source)
-    tree = model.abstract_params()
-    wanted = slots(model.table, tree)
+    wanted = slots(model.table, model.params)
     given = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     names = match(given, model.table, wanted)
     work = [(tensors[names[published]], slot) for published, slot in wanted.items()]
     work.sort(key=lambda item: (item[0].file, item[0].start))
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
     with making(out, _origin(source, tensors), total) as made:
-        _fill(made, model.name, work, tree)
+        _fill(made, model.name, work, model.params)
         side = made.folder / model.name
         side.mkdir(exist_ok=True)
         copy_side_files(source, side)
-        if model.settings:
-            write_json(side / "preprocessor_config.json", model.settings)
-        if model.verbatim:
+        if model.preprocessor:
+            write_json(side / "preprocessor_config.json", model.preprocessor)
+        if model.config is None:
             shutil.copyfile(source / CONFIG, side / CONFIG)
         else:
-            write_json(side / CONFIG, model.sizes.to_hf())
+            write_json(side / CONFIG, model.config)
 
 
 def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
@@ -169,21 +178,21 @@ def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
     with tqdm(total=total, desc="convert", unit="B", unit_scale=True) as bar:
         for tensor, slot in work:
-            mark = f"{tensor.file.name} {tensor.start}"
-            if mark not in made.finished:
+            part = f"{tensor.file.name} {tensor.start}"
+            if part not in made.finished:
                 _move(tensor, slot, name, writer)
-                made.note(mark)
+                made.note(part)
             bar.update(tensor.stop - tensor.start)
 
 
 def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
-    """A function of its own, so that no tensor outlives its turn."""
+    """Writes one tensor; a function of its own, so that none outlives its turn."""
     for path, values in slot.split(tensor.read()):
         writer.write(f"{name}/{path}", slot.layer, values)
 
 
 def _origin(source: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What tells this source from another one, without reading all of it."""
+    """Collects what tells this source from another one, without reading all of it."""
     files = {tensor.file for tensor in tensors.values()}
     origin = {}
     for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):

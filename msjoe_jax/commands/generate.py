@@ -20,73 +20,37 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Int, UInt8
 from PIL import Image, ImageOps
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.questions import is_unicode
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
+from msjoe_jax.families import Family
 from msjoe_jax.models.params import Params
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
-from msjoe_jax.models.qwen2_5_vl.images import (
-    frame_to_patches,
-    fused_patches_to_inputs,
-    resize_frame,
-)
-from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
+from msjoe_jax.rollout.assemble import Assembler, Frame, Visual, stack_rows
 from msjoe_jax.rollout.generate import Completions, Prompts, Sampling, generate
-from msjoe_jax.rollout.model_folder import Mllm, load_mllm
-from msjoe_jax.text.prompts import PromptConfig, plain
-from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.rollout.model_folder import ModelFolder, load_model_folder
+from msjoe_jax.rollout.system import DTYPES
+from msjoe_jax.rollout.text import end_ids
+from msjoe_jax.text.prompts import PromptConfig, plain, turns
 
-FACTOR = 28 * 28  # pixels of a visual token, in which the reference states its budgets
-# The reference's bounds (qwen-vl-utils): of a frame's pixels, of all temporal steps' of a video
-# together, and of a video's frames.
-MIN_FRAME_PIXELS, MAX_FRAME_PIXELS = 128 * FACTOR, 768 * FACTOR
-MAX_VIDEO_PIXELS = 24576 * FACTOR
-MIN_FRAMES, MAX_FRAMES = 4, 768
-STYLE = PromptConfig()
+MAX_FPS = 32.0  # a short video is read again at twice the rate up to here
 
 
-class Visual(NamedTuple):
+class Pixels(NamedTuple):
     """An image or a video as the vision tower reads it.
 
-    patches [F, h·w, T, p, p, 3], one entry per temporal step; grid (h, w) in patches; seconds of a
-    temporal step, None for an image.
+    Attributes:
+      patches: of every temporal step, P = rows · columns of them, each of T frames.
+      grid: (rows, columns).
+      seconds: of a temporal step; None for an image.
     """
 
     patches: UInt8[np.ndarray, "F P T p p 3"]
     grid: tuple[int, int]
     seconds: float | None
-
-
-def visual(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
-    config: QwenConfig,
-    *,
-    fps: float | None,
-    min_pixels: int,
-    max_pixels: int,
-) -> Visual:
-    """One image (`fps` None: a single frame, shown for a whole step) or the frames of a video.
-
-    Frames are resized to one size within the budget and fused in steps of the temporal patch; the
-    last one is repeated to fill a step.
-
-    Raises:
-      ValueError: a frame is too elongated.
-    """
-    v = config.vision
-    factor = v.patch * v.merge
-    resized = [
-        resize_frame(f, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels) for f in frames
-    ]
-    resized += [resized[-1]] * (-len(resized) % v.temporal_patch)
-    height, width = (side // v.patch for side in resized[0].shape[:2])
-    cut = np.stack([frame_to_patches(f, v.patch, v.merge, height * width)[0] for f in resized])
-    steps = cut.reshape(-1, v.temporal_patch, *cut.shape[1:]).swapaxes(1, 2)
-    return Visual(steps, (height, width), None if fps is None else v.temporal_patch / fps)
 
 
 class Inputs(NamedTuple):
@@ -97,50 +61,62 @@ class Inputs(NamedTuple):
     grid: Int[np.ndarray, "F 2"]
 
 
-def assemble(
-    tokenizer: Tokenizer, config: QwenConfig, text: tuple[str, str], visuals: Sequence[Visual]
-) -> Inputs:
-    """The prompt (text before the visuals, text after them) with its placeholders expanded."""
-    merge = config.vision.merge
-    ids = tokenizer.encode(text[0])
-    index = [-1] * len(ids)
-    longest = max((v.patches.shape[1] for v in visuals), default=merge**2)
-    shape = (longest, config.vision.temporal_patch, config.vision.patch, config.vision.patch, 3)
-    steps = sum(len(v.patches) for v in visuals)
+def cut_pixels(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
+    family: Family,
+    sizes: Any,
+    *,
+    fps: float | None,
+    bounds: tuple[int, int],
+) -> Pixels:
+    """Cuts up one image (`fps` None: a single frame, shown for a whole step) or a video's frames.
+
+    Frames are resized to one size and fused in steps of the temporal patch; the last one is
+    repeated to fill a step.
+
+    Args:
+      frames: the image, or the video's.
+      family: the MLLM's.
+      sizes: the MLLM's, an object of that family.
+      fps: how many frames a second of the video has.
+      bounds: least and most pixels of a frame.
+
+    Raises:
+      ValueError: a frame is too elongated.
+    """
+    v, images = sizes.vision, family.images
+    limits = {"factor": v.patch * v.merge, "min_pixels": bounds[0], "max_pixels": bounds[1]}
+    resized = [images.resize(frame, **limits) for frame in frames]
+    resized += [resized[-1]] * (-len(resized) % v.temporal_patch)
+    height, width = (side // v.patch for side in resized[0].shape[:2])
+    cut = np.stack([images.cut(f, v.patch, v.merge, height * width)[0] for f in resized])
+    steps = cut.reshape(-1, v.temporal_patch, *cut.shape[1:]).swapaxes(1, 2)
+    return Pixels(steps, (height, width), None if fps is None else v.temporal_patch / fps)
+
+
+def assemble(assembler: Assembler, text: tuple[str, str], visuals: Sequence[Pixels]) -> Inputs:
+    """Assembles the prompt (text before the visuals, text after them) and stacks their patches."""
+    v = assembler.sizes.vision
+    longest = max((len(patches[0]) for patches, _, _ in visuals), default=v.merge**2)
+    steps = sum(len(patches) for patches, _, _ in visuals)
+    shape = (longest, v.temporal_patch, v.patch, v.patch, 3)
     patches = np.zeros((max(steps, 1), *shape), np.uint8)
     grid = np.zeros((max(steps, 1), 2), np.int32)
+    shown: list[Visual] = []
     first = 0  # temporal step
-    for v in visuals:
-        F, P = v.patches.shape[:2]
-        patches[first : first + F, :P], grid[first : first + F] = v.patches, v.grid
-        rows = (first + np.arange(F))[:, None] * (longest // merge**2) + np.arange(P // merge**2)
-        token = config.image_token_id if v.seconds is None else config.video_token_id
-        ids += [config.vision_start_token_id, *[token] * rows.size, config.vision_end_token_id]
-        index += [-1, *rows.ravel().tolist(), -1]
+    for pixels in visuals:
+        F, P = pixels.patches.shape[:2]
+        patches[first : first + F, :P], grid[first : first + F] = pixels.patches, pixels.grid
+        rows = longest // v.merge**2  # of features, a step
+        frames = tuple(Frame((first + i) * rows, pixels.grid) for i in range(F))
+        shown.append(Visual(frames, pixels.seconds))
         first += F
-    tail = tokenizer.encode(text[1])
-    tokens = np.array(ids + tail, np.int32)
-    positions = mrope_positions(
-        tokens,
-        [(len(v.patches), *v.grid) for v in visuals],
-        image_token_id=config.image_token_id,
-        video_token_id=config.video_token_id,
-        merge=merge,
-        tokens_per_second=config.tokens_per_second,
-        second_per_grid=[v.seconds for v in visuals if v.seconds is not None],
-    ).astype(np.int32)
-    fields: Any = {
-        "tokens": tokens[None, None, :-1],
-        "feature_index": np.array([[index + [-1] * (len(tail) - 1)]], np.int32),
-        "positions": positions[None, None, :, :-1],
-        "segments": np.ones((1, 1, len(tokens) - 1), np.int32),
-        "first_token": tokens[None, None, -1],
-        "start": positions[None, None, 0, -1],
-    }
-    return Inputs(Prompts(**fields), patches, grid)
+    row = assembler.prompt([text[0], *shown, text[1]])
+    return Inputs(stack_rows([[row]]), patches, grid)
 
 
 def complete(
+    family: Family,
     definition: nnx.GraphDef,
     params: Params,
     inputs: Inputs,
@@ -148,9 +124,17 @@ def complete(
     *,
     sampling: Sampling,
 ) -> Completions:
-    """One completion of `inputs`; to be jitted with `definition` and `sampling` static."""
+    """Draws one completion of `inputs`; to be jitted, arrays apart all static.
+
+    Args:
+      family: the MLLM's.
+      definition, params: the MLLM.
+      inputs: the prompt and its pictures.
+      seed: of the sampling.
+      sampling: how tokens are drawn.
+    """
     model = nnx.merge(definition, params)
-    x: Float[Array, "F P C"] = fused_patches_to_inputs(jnp.moveaxis(inputs.patches, 2, 1))
+    x = family.images.fused(jnp.moveaxis(inputs.patches, 2, 1))  # [F, P, C]
     features = model.vision(x, inputs.grid)
     features = features.reshape(1, -1, features.shape[-1])
     keys = jax.random.split(jax.random.key(seed), (1, 1, 1))
@@ -161,7 +145,7 @@ def complete(
 
 
 def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
-    """An image file as RGB, turned as its EXIF orientation says.
+    """Reads an image file as RGB, turned as its EXIF orientation says.
 
     Raises:
       UserError: it is missing, is no image, or has too many pixels to be meant.
@@ -180,41 +164,70 @@ def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def read_video(
-    path: str, fps: float, resize: Callable[[np.ndarray], np.ndarray]
+    path: str,
+    fps: float,
+    resize: Callable[[np.ndarray], np.ndarray],
+    counts: tuple[int, int],
 ) -> tuple[list[UInt8[np.ndarray, "H W 3"]], float]:
-    """Frames of a video, each resized as it is read, and how many of them a second has.
+    """Reads frames of a video, each resized as it is read, and how many of them a second has.
 
-    At least 4 (or as many as a short video has), and at most 768: of a longer one, evenly chosen.
+    Args:
+      path: the file.
+      fps: frames of a second, more of a short video.
+      resize: what is done with each.
+      counts: how many frames at least (or as many as there are), and at most: of a longer video,
+        evenly chosen.
 
     Raises:
       UserError: no frame can be decoded.
     """
     # Halving while reading bounds the memory, whatever the length.
+    least, most = counts
     frames, stride = [], 1
     for count, (_, frame) in enumerate(decode(path, fps)):
         if count % stride == 0:
             frames.append(resize(frame))
-        if len(frames) > MAX_FRAMES:
+        if len(frames) > most:
             frames, stride = frames[::2], stride * 2
-    if stride == 1 and len(frames) < MIN_FRAMES and fps < 32:
-        return read_video(path, 2 * fps, resize)
+    if stride == 1 and len(frames) < least and fps < MAX_FPS:
+        return read_video(path, 2 * fps, resize, counts)
     return frames, fps / stride
 
 
-def _budget(settings: dict[str, Any], name: str, default: int) -> int:
-    """`min_pixels` or `max_pixels` of the preprocessor's settings, in old and new spelling."""
+def _stated_pixels(settings: dict[str, Any], name: str, default: int) -> int:
+    """Reads `min_pixels` or `max_pixels` of a preprocessor's settings, in old and new spelling."""
     size = settings.get("size") or {}
     edge = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}[name]
     return int(settings.get(name) or size.get(edge) or default)
 
 
-def end_ids(mllm: Mllm) -> tuple[int, ...]:
-    """Ids that end a reply: those of generation_config.json, else the chat format's own."""
-    stored = mllm.settings.get("generation_config", {}).get("eos_token_id")
-    if stored is None:
-        names = ("<|im_end|>", "<|endoftext|>")
-        return tuple(mllm.tokenizer.token_id(name) for name in names)
-    return tuple(stored) if isinstance(stored, list) else (stored,)
+def _image(path: str, picture: np.ndarray, made: ModelFolder, max_pixels: int) -> Pixels:
+    family, stated = made.system.family, made.files.get("preprocessor_config", {})
+    least, most = family.images.image_pixels
+    most = max_pixels or _stated_pixels(stated, "max_pixels", most)
+    least = min(most, _stated_pixels(stated, "min_pixels", least))
+    try:
+        sizes = made.system.mllm_config
+        return cut_pixels([picture], family, sizes, fps=None, bounds=(least, most))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _video(path: str, fps: float, made: ModelFolder, max_pixels: int) -> Pixels:
+    family, sizes = made.system.family, made.system.mllm_config
+    images = family.images
+    lowest, highest = images.frame_pixels
+    most = max_pixels or highest
+    least = min(most, lowest)
+    factor = sizes.vision.patch * sizes.vision.merge
+    resize = functools.partial(images.resize, factor=factor, min_pixels=least, max_pixels=most)
+    try:
+        frames, rate = read_video(path, fps, resize, images.video_frames)
+        # Two frames of a temporal step share its pixels.
+        most = min(most, max(2 * images.video_pixels // len(frames), lowest))
+        return cut_pixels(frames, family, sizes, fps=rate, bounds=(least, most))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def run(
@@ -233,6 +246,18 @@ def run(
 ) -> None:
     """Reads everything, generates, prints.
 
+    Args:
+      checkpoint: a model folder that holds an MLLM.
+      prompt: the user's text.
+      images, videos: files.
+      system: the system turn; empty: none.
+      fps: frames read of a second of video.
+      max_pixels: of an image or frame; 0: the model's own.
+      sampling: further fields of `Sampling`.
+      seed: of the sampling.
+      dtype: of the computation.
+      as_json: end with a line of JSON.
+
     Raises:
       UserError: a flag is wrong, or a file cannot be used.
     """
@@ -243,49 +268,30 @@ def run(
     if not is_unicode([prompt, system]):
         raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
-    mllm = load_mllm(pathlib.Path(checkpoint), dtype)
-    visuals = [_image(path, picture, mllm, max_pixels) for path, picture in pictures]
-    visuals += [_video(path, fps, mllm, max_pixels) for path in videos]
-    head = f"<|im_start|>system\n{plain(system)}<|im_end|>\n" if system else ""
-    text = head + "<|im_start|>user\n", f"{plain(prompt)}<|im_end|>\n<|im_start|>assistant\n"
-    inputs = assemble(mllm.tokenizer, mllm.config, text, visuals)
-    banned = (mllm.config.image_token_id, mllm.config.video_token_id)
-    how = Sampling(end_ids=end_ids(mllm), banned_ids=banned, **sampling)
-    program = jax.jit(functools.partial(complete, mllm.definition), static_argnames="sampling")
-    out = jax.device_get(program(mllm.params, inputs, np.int32(seed), sampling=how))
+    # Attention as it is everywhere: what a prompt gives is the same on every machine's kernels.
+    made = load_model_folder(pathlib.Path(checkpoint), ["mllm"], dtype, attention="xla")
+    visuals = [_image(path, picture, made, max_pixels) for path, picture in pictures]
+    visuals += [_video(path, fps, made, max_pixels) for path in videos]
+    models, tokenizer = made.system, made.tokenizers.mllm
+    assert tokenizer is not None  # the folder holds an MLLM
+    assembler = Assembler(tokenizer, models.family, models.mllm_config)
+    inputs = assemble(assembler, turns(plain(system), plain(prompt)), visuals)
+    how = Sampling(
+        end_ids=end_ids(tokenizer, made.files.get("generation_config")),
+        banned_ids=models.banned_ids(),
+        **sampling,
+    )
+    program = jax.jit(
+        functools.partial(complete, models.family, models.mllm_def), static_argnames="sampling"
+    )
+    out = jax.device_get(program(made.params["mllm"], inputs, np.int32(seed), sampling=how))
     mask = out.mask[0, 0, 0]
     ids = [int(t) for t in out.tokens[0, 0, 0][mask]]
-    shown = mllm.tokenizer.decode([t for t in ids if t not in how.end_ids])
+    shown = tokenizer.decode([t for t in ids if t not in how.end_ids])
     print(shown)
     if as_json:
         logprobs = [float(x) for x in out.log_probs[0, 0, 0][mask]]
         print(json.dumps({"token_ids": ids, "text": shown, "logprobs": logprobs}))
-
-
-def _image(path: str, picture: np.ndarray, mllm: Mllm, max_pixels: int) -> Visual:
-    stored = mllm.settings.get("preprocessor_config", {})
-    most = max_pixels or _budget(stored, "max_pixels", 16384 * FACTOR)
-    least = min(most, _budget(stored, "min_pixels", 4 * FACTOR))
-    try:
-        return visual([picture], mllm.config, fps=None, min_pixels=least, max_pixels=most)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _video(path: str, fps: float, mllm: Mllm, max_pixels: int) -> Visual:
-    most = max_pixels or MAX_FRAME_PIXELS
-    least = min(most, MIN_FRAME_PIXELS)
-    factor = mllm.config.vision.patch * mllm.config.vision.merge
-    try:
-        frames, rate = read_video(
-            path,
-            fps,
-            functools.partial(resize_frame, factor=factor, min_pixels=least, max_pixels=most),
-        )
-        most = min(most, max(2 * MAX_VIDEO_PIXELS // len(frames), MIN_FRAME_PIXELS))
-        return visual(frames, mllm.config, fps=rate, min_pixels=least, max_pixels=most)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def cli() -> None:
@@ -294,15 +300,15 @@ def cli() -> None:
     prompt = flags.DEFINE_string("prompt", "", "The user's text.")
     image = flags.DEFINE_multi_string("image", [], "Image file; give the flag once for each.")
     video = flags.DEFINE_multi_string("video", [], "Video file; give the flag once for each.")
-    system = flags.DEFINE_string("system", STYLE.system, "System turn; empty: none.")
+    system = flags.DEFINE_string("system", PromptConfig().system, "System turn; empty: none.")
     fps = flags.DEFINE_float("fps", 2.0, "Frames read of a second of video.", 0.001)
     pixels = flags.DEFINE_integer("max_pixels", 0, "Of an image or frame; 0: the model's own.", 0)
     tokens = flags.DEFINE_integer("max_new_tokens", 64, "Where the reply is cut off.", 1)
-    heat = flags.DEFINE_float("temperature", 0.0, "0 is greedy.", 0.0)
+    temperature = flags.DEFINE_float("temperature", 0.0, "0 is greedy.", 0.0)
     top_k = flags.DEFINE_integer("top_k", 0, "Sample among the likeliest k; 0: all.", 0)
     top_p = flags.DEFINE_float("top_p", 1.0, "Sample within this mass; 1: all.", 0.0, 1.0)
     seed = flags.DEFINE_integer("seed", 0, "Of the sampling.", 0, 2**31 - 1)
-    dtype = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of the computation.")
+    dtype = flags.DEFINE_enum("dtype", "bfloat16", [*reversed(DTYPES)], "Of the computation.")
     as_json = flags.DEFINE_bool("json", False, "End with a line of JSON.")
 
     def start() -> None:
@@ -316,7 +322,7 @@ def cli() -> None:
             max_pixels=pixels.value,
             sampling={
                 "max_tokens": tokens.value,
-                "temperature": heat.value,
+                "temperature": temperature.value,
                 "top_k": top_k.value,
                 "top_p": top_p.value,
             },

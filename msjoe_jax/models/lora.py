@@ -14,10 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from msjoe_jax.models.params import Params
+from msjoe_jax.runtime.mesh import REPLICATED, Table
 
 # Leading dimensions that are the input, after the layers: of [Y, N, H, D] both heads and their
 # width, else one.
 INPUT_DIMS = {"o": 2}
+
+# What each dimension of the factors is (`mesh.param_shardings`): they are small and stay whole.
+# Below `lora` they repeat the paths of the adapted leaves: first in a table of all.
+LORA: Table = ((r"lora/.*/[ab]", REPLICATED),)
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The key-frame sampler: a 1-D U-Net from query-frame similarities to frame logits (SPEC §5).
+"""The key-frame sampler: a 1-D U-Net from query-frame similarities to frame logits.
 
 Each query's row passes a small convolutional stem, mean and maximum over the queries make the
 order and number of queries irrelevant, and a U-Net over time turns the result into one correction
@@ -11,6 +11,7 @@ and average their valid members only.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,32 +19,52 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from msjoe_jax.fields import option
+from msjoe_jax.runtime.mesh import REPLICATED, Table
+
 # Standard deviations below this count as this: a row of equal cosines must not become noise.
 # CLIP's rows have about 0.02.
 STD_FLOOR = 1e-3
 # Raw cosines of CLIP lie within a few tenths; the factor brings them to the size of z-scores.
 RAW_SCALE = 4.0
 
+# What each dimension of every parameter is (`mesh.param_shardings`): they are about 2 M, and stay
+# whole on every device. The names are short and match in other models too: last in a table of all.
+SAMPLER: Table = (
+    (r"(down|up)/((first|second)/(kernel|bias)|norm/scale)", REPLICATED),
+    (r"(stem_in|stem_out|mix)/(kernel|bias)", REPLICATED),
+    (r"head", REPLICATED),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
-    """Sizes of the U-Net. The default has 2.1 M parameters, `tiny()` 39 k.
+    """Sizes of the U-Net. The default has 2.1 M parameters, `tiny()` 39 k."""
 
-    Attributes:
-      width: channels, the same at every level.
-      depth: times that time is halved; the lowest level sees about 2^depth · 2 · kernel frames.
-      kernel: frames a convolution spans, odd. 5 tells spikes of 1–2 frames from events of 3–6.
-      skip_scale: first value of the learned factor on the standardised similarity, which is the
-        standard deviation of the logits at step 0.
-    """
+    width: int = option(128, "Channels, the same at every level.", low=1)
+    depth: int = option(
+        6,
+        "Times that time is halved; the lowest level sees about 2^depth · 2 · kernel frames.",
+        low=1,
+        high=30,
+    )
+    kernel: int = option(
+        5, "Frames a convolution spans, odd: 5 tells spikes of 1–2 from events of 3–6.", low=1
+    )
+    skip_scale: float = option(
+        1.5,
+        "First value of the learned factor on the standardised similarity, which is the standard "
+        "deviation of the logits at step 0.",
+    )
 
-    width: int = 128
-    depth: int = 6
-    kernel: int = 5
-    skip_scale: float = 1.5
+    def slips(self) -> Iterator[str]:
+        """Yields what cannot be."""
+        if self.kernel % 2 == 0:
+            yield f"kernel={self.kernel} must be odd, so that a frame is in the middle"
 
     @classmethod
     def tiny(cls) -> "SamplerConfig":
+        """Returns the sizes for tests and the tiny world."""
         return cls(width=24, depth=3)
 
 

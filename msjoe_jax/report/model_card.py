@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 TRAINED = {
-    "warm_up": "supervised warm-up on the procedural tiny world",
-    "pretrain": "stage I: REINFORCE on the sampler, the language model frozen",
-    "joint": "stage II: GRPO on the language model and REINFORCE on the sampler, jointly",
+    "warm_up": "warm-up: supervised, on the procedural tiny world",
+    "pretrain": "pretrain: REINFORCE on the sampler, the language model frozen",
+    "joint": "joint: GRPO on the language model and REINFORCE on the sampler, at once",
 }
 SAMPLER = """
 The sampler turns the similarities of the queries with the candidate frames into a choice of frames:
@@ -28,19 +28,24 @@ sampler = nnx.merge(
 """
 
 
-def model_card(name: str, meta: dict[str, Any], present: Sequence[str]) -> str:
-    """The card, from what the checkpoint says of itself.
+def model_card(
+    name: str, *, meta: dict[str, Any], present: Sequence[str], title: str, architecture: str
+) -> str:
+    """Writes the card, from what the checkpoint says of itself.
 
     Args:
       name: its heading.
-      meta: the checkpoint's; `trained` in it names the stages and their settings (`save_bundle`).
+      meta: the checkpoint's; `trained` in it names in `stages` what the models have been through
+        (the keys of `TRAINED`), and the settings of that.
       present: the models that are in the folder.
+      title: the family's name in words.
+      architecture: the class of `transformers` that loads the model.
     """
     trained = meta.get("trained", {})
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: video-text-to-text\n---\n",
         f"# {name}\n",
-        "A Qwen2.5-VL multimodal language model"
+        f"A {title} multimodal language model"
         + (", with the frame sampler that chooses what it sees of a long video" if "sampler" in
            present else "")
         + (" and the CLIP that scores the frames" if "clip" in present else "")
@@ -48,15 +53,15 @@ def model_card(name: str, meta: dict[str, Any], present: Sequence[str]) -> str:
         "## How it was trained\n",
     ]  # fmt: skip
     if trained:
-        parts += [f"- {TRAINED[stage]}" for stage in trained["stages"]]
+        parts += [f"- {TRAINED[training]}" for training in trained["stages"]]
         settings = json.dumps(trained, indent=2, sort_keys=True)
         parts += ["", "What the checkpoint records of it:\n", f"```json\n{settings}\n```\n"]
     else:
         parts += ["Not by msjoe_jax: these are the tensors that were converted.\n"]
     parts += [
         "## How to load it\n",
-        "```python\nfrom transformers import Qwen2_5_VLForConditionalGeneration\n",
-        'model = Qwen2_5_VLForConditionalGeneration.from_pretrained(".")\n```',
+        f"```python\nfrom transformers import {architecture}\n",
+        f'model = {architecture}.from_pretrained(".")\n```',
         SAMPLER if "sampler" in present else "",
         "## Limits\n",
         "Loaded on its own the language model answers from whatever frames it is given; choosing "

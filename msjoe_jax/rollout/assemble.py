@@ -1,42 +1,76 @@
-"""Prompts as padded arrays: tokens, where frame features go, and M-RoPE positions (host, NumPy)."""
+"""Prompts as padded arrays: tokens, where visual tokens go, and positions (host, NumPy)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
-from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
+from msjoe_jax.families import Family, Seconds
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.text.tokenizer import Tokenizer
 
-# Of a video in a prompt: seconds between its temporal steps, or each step's time in seconds.
-Seconds = float | tuple[float, ...]
+Row = dict[str, np.ndarray]  # one prompt of `Prompts`, by its fields
 
 
 class Frame(NamedTuple):
-    """A frame, or one temporal step of a video: where its features begin, and its grid."""
+    """A frame, or one temporal step of a video, in a prompt.
+
+    Attributes:
+      first_feature: the row of the features where its visual tokens begin.
+      grid: patches (height, width).
+      keep: which of its visual tokens the prompt shows, in raster order; None: all. The others have
+        neither placeholder nor feature; those that are kept, and what follows, stand where they
+        stand in the full prompt.
+    """
 
     first_feature: int
-    grid: tuple[int, int]  # patches (height, width)
+    grid: tuple[int, int]
+    keep: tuple[bool, ...] | None = None
+
+
+class Visual(NamedTuple):
+    """An image (of one frame; `seconds` None), or a video of temporal steps of one grid."""
+
+    frames: tuple[Frame, ...]
+    seconds: Seconds | None = None
 
 
 class PromptTooLong(ValueError):
     """A prompt has more tokens than its compiled length; its question is dropped, never cut."""
 
 
-class Assembler:
-    """Turns (text before the frames, frames, text after) into rows of `Prompts`.
+class _Shape(NamedTuple):
+    """What of a visual decides tokens and positions: all but where its features lie."""
 
-    Every frame is an image of its own between vision_start and vision_end, one placeholder token
-    per merged patch; or all are the temporal steps of one video between one such pair. A group asks
-    one question of many frame sets: rows are remembered by text, grids and the steps' seconds, and
-    only where their features lie is worked out anew.
+    grids: tuple[tuple[int, int], ...]
+    keeps: tuple[tuple[bool, ...] | None, ...]
+    seconds: Seconds | None
+
+
+class _Place(NamedTuple):
+    """A token of a prompt. `frame`: its number among the prompt's frames; −1 at text."""
+
+    token: int
+    frame: int = -1
+    offset: int = 0  # of the visual token in its frame
+    shown: bool = True
+
+
+class Assembler:
+    """Turns text and pictures into rows of `Prompts`.
+
+    A group asks one question of many frame sets: rows are remembered by text, grids, kept tokens
+    and the steps' seconds, and only where their features lie is worked out anew.
+
+    Args:
+      tokenizer: the MLLM's.
+      family: the MLLM's.
+      sizes: the MLLM's, an object of that family.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: QwenConfig):
-        self._tokenizer, self._config = tokenizer, config
+    def __init__(self, tokenizer: Tokenizer, family: Family, sizes: Any):
+        self.family, self.sizes, self._tokenizer = family, sizes, tokenizer
         self._rows = functools.lru_cache(maxsize=4_000)(self._build)  # 1 GB of 8,704 tokens each
 
     def row(
@@ -45,60 +79,84 @@ class Assembler:
         frames: Sequence[Frame],
         length: int,
         seconds: Seconds | None = None,
-    ) -> dict[str, np.ndarray]:
-        """One prompt, padded to `length` (its last token apart).
+    ) -> Row:
+        """Assembles text, frames, text, padded to `length` tokens (the last one apart).
 
         Args:
-          seconds: None if the frames are images; else they are a video's temporal steps, all of
-            one grid (as `mrope_positions` takes it).
+          text: before the frames, and after them.
+          frames: images, each on its own; or with `seconds` the temporal steps of one video.
+          length: of the row.
+          seconds: between the video's steps, or each step's time.
 
         Raises:
           PromptTooLong: it has more tokens than `length` + 1.
           ValueError: the steps of a video differ in their grids, or from `seconds` in number.
         """
-        grids = tuple(frame.grid for frame in frames)
-        row, frame_of, offset = self._rows(text, grids, seconds, length)
+        if seconds is None:
+            visuals = [Visual((frame,)) for frame in frames]
+        else:
+            visuals = [Visual(tuple(frames), seconds)]
+        return self.prompt([text[0], *visuals, text[1]], length)
+
+    def prompt(self, parts: Sequence[str | Visual], length: int | None = None) -> Row:
+        """Assembles texts, images and videos in their order; a visual without frames is left out.
+
+        Args:
+          parts: the prompt; each text is encoded by itself.
+          length: to which the row is padded (the last token apart); None: not at all.
+
+        Raises:
+          PromptTooLong: it has more tokens than `length` + 1.
+          ValueError: the steps of a video differ in their grids, or from their seconds in number;
+            or `keep` has another number of entries than its frame has visual tokens.
+        """
+        shapes = tuple(
+            part
+            if isinstance(part, str)
+            else _Shape(
+                tuple(frame.grid for frame in part.frames),
+                tuple(frame.keep for frame in part.frames),
+                part.seconds,
+            )
+            for part in parts
+        )
+        frames = [f for part in parts if not isinstance(part, str) for f in part.frames]
+        row, frame_of, offset = self._rows(shapes, length)
         first = np.array([0, *(frame.first_feature for frame in frames)], np.int32)
         index = np.where(frame_of >= 0, first[frame_of + 1] + offset, -1)
         return {**row, "feature_index": index.astype(np.int32)}
 
     def _build(
-        self,
-        text: tuple[str, str],
-        grids: tuple[tuple[int, int], ...],
-        seconds: Seconds | None,
-        length: int,
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        self, parts: tuple[str | _Shape, ...], length: int | None
+    ) -> tuple[Row, np.ndarray, np.ndarray]:
         """The row but for feature_index; of each place its frame (−1: text) and token within it."""
-        c, merge = self._config, self._config.vision.merge
-        head, tail = (self._tokenizer.encode(part) for part in text)
-        ids, frame_of, offset = list(head), [-1] * len(head), [0] * len(head)
-        blocks, pad = [(1, h, w) for h, w in grids], c.image_token_id
-        if seconds is not None:
-            if len(set(grids)) > 1:
-                raise ValueError(f"the steps of a video have one grid, not {sorted(set(grids))}")
-            blocks, pad = [(len(grids), *grid) for grid in grids[:1]], c.video_token_id
-        number = 0
-        for steps, h, w in blocks:
-            count = h * w // merge**2
-            ids += [c.vision_start_token_id, *[pad] * (steps * count), c.vision_end_token_id]
-            frame_of += [-1, *(number + i // count for i in range(steps * count)), -1]
-            offset += [0, *(i % count for i in range(steps * count)), 0]
-            number += steps
-        ids += tail
-        n = len(ids) - 1
+        places: list[_Place] = []
+        grids: list[tuple[int, int, int]] = []
+        seconds: list[Seconds] = []
+        number = 0  # of frames so far
+        for part in parts:
+            if isinstance(part, str):
+                places += map(_Place, self._tokenizer.encode(part))
+                continue
+            if not part.grids:
+                continue
+            if len(set(part.grids)) > 1:
+                given = sorted(set(part.grids))
+                raise ValueError(f"the steps of a video have one grid, not {given}")
+            grids.append((len(part.grids), *part.grids[0]))
+            if part.seconds is not None:
+                seconds.append(part.seconds)
+            places += self._visual(part, number)
+            number += len(part.grids)
+        full = np.array([place.token for place in places], np.int32)
+        shown = np.array([place.shown for place in places])
+        tokens = full[shown]
+        n = len(tokens) - 1
+        length = n if length is None else length
         if n > length:
             raise PromptTooLong(f"{n} tokens, more than {length}")
-        tokens = np.array(ids, np.int32)
-        positions = mrope_positions(
-            tokens,
-            blocks,
-            image_token_id=c.image_token_id,
-            video_token_id=c.video_token_id,
-            merge=merge,
-            tokens_per_second=c.tokens_per_second,
-            second_per_grid=None if seconds is None else [seconds],
-        ).astype(np.int32)
+        positions = self.family.positions(self.sizes, full, grids, seconds).astype(np.int32)
+        positions = positions[:, shown]
         row = {
             "tokens": np.pad(tokens[:n], (0, length - n)),
             "positions": np.pad(positions[:, :n], ((0, 0), (0, length - n))),
@@ -106,13 +164,28 @@ class Assembler:
             "first_token": tokens[n],
             "start": positions[0, n],
         }
-        places = np.full((2, length), -1, np.int32)
-        places[:, : len(frame_of)] = frame_of, offset  # the tail is text: −1
-        return row, places[0], places[1]
+        where = np.full((2, length), -1, np.int32)
+        kept = [(place.frame, place.offset) for place in places if place.shown]
+        where[:, :n] = np.array(kept[:n], np.int32).reshape(n, 2).T
+        return row, where[0], where[1]
+
+    def _visual(self, shape: _Shape, number: int) -> Iterator[_Place]:
+        """The tokens of an image or a video whose first frame has this number."""
+        around = self.family.text_around(self.sizes, shape.seconds is not None)
+        yield from map(_Place, around.before)
+        for step, ((height, width), keep) in enumerate(zip(shape.grids, shape.keeps, strict=True)):
+            count = height * width // self.sizes.vision.merge**2
+            if keep is not None and len(keep) != count:
+                raise ValueError(f"a frame of {count} visual tokens has a mask of {len(keep)}")
+            if step:
+                yield from map(_Place, around.between)
+            for i in range(count):
+                yield _Place(around.placeholder, number + step, i, keep is None or keep[i])
+        yield from map(_Place, around.after)
 
 
 def empty_row(length: int) -> dict[str, np.ndarray]:
-    """A row that stands for a dropped prompt: one token of text, so that softmax has a key."""
+    """Makes the row of a dropped prompt: one token of text, so that softmax has a key."""
     return {
         "tokens": np.zeros(length, np.int32),
         "feature_index": np.full(length, -1, np.int32),
@@ -124,7 +197,7 @@ def empty_row(length: int) -> dict[str, np.ndarray]:
 
 
 def stack_rows(rows: Sequence[Sequence[dict[str, np.ndarray]]], buckets: int = 1) -> Prompts:
-    """B lists of G rows as one `Prompts` of arrays [B, G, …].
+    """Stacks B lists of G rows to one `Prompts` of arrays [B, G, …].
 
     Cut to the shortest of `buckets` evenly spaced lengths that holds the longest prompt: a program
     compiles once for each length that occurs.

@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from msjoe_jax.models.qwen2_5_vl.language import KVCache
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.families import Cache, VisionLanguageModel
 
 
 class Prompts(NamedTuple):
     """G prompts of each of B questions, right-padded to S tokens; the last token stands apart.
 
-    tokens [B, G, S]; feature_index [B, G, S], −1 at text, else the row of the question's features;
-    positions [B, G, 3, S] (M-RoPE: time, height, width); segments [B, G, S], 0 at padding;
-    first_token [B, G], the prompt's last token, which predicts the first of the completion;
-    start [B, G], its position.
+    Attributes:
+      tokens: ids.
+      feature_index: −1 at text, else the row of the question's features.
+      positions: M-RoPE's (time, height, width).
+      segments: 1, and 0 at padding.
+      first_token: the prompt's last token, which predicts the first of the completion.
+      start: its position.
     """
 
     tokens: Int[Array, "B G S"]
@@ -29,7 +31,7 @@ class Prompts(NamedTuple):
 
 
 class Completions(NamedTuple):
-    """C-token completions, n of each prompt. `mask` covers the end token and nothing after it."""
+    """Completions of C tokens, n of each prompt. `mask` covers the end token and nothing after."""
 
     tokens: Int[Array, "B G n C"]
     log_probs: Float[Array, "B G n C"]
@@ -55,17 +57,19 @@ class Sampling:
 
     @property
     def scoring_temperature(self) -> float:
+        """Returns the temperature of the reported log-probs."""
         return self.temperature or 1.0
 
 
 def banned_mask(vocab: int, banned_ids: tuple[int, ...]) -> Bool[Array, "V"]:
-    """True at ids that are never sampled and have no probability in the loss either."""
+    """Marks the ids that are never sampled and have no probability in the loss either."""
     return jnp.zeros((vocab,), bool).at[jnp.array(banned_ids, jnp.int32)].set(True)
 
 
 def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Array, "*R V"]:
-    """−1e30 outside the `top_k` largest logits and the smallest set that holds `top_p` of the rest.
+    """Sets to −1e30 what is not among the `top_k` largest logits, and then in the top `top_p`.
 
+    The latter is the smallest set of them that holds this much of their probability.
     A logit equal to the last one kept is kept too. The likeliest token always is.
     """
     if 0 < top_k < logits.shape[-1]:
@@ -82,9 +86,9 @@ def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Ar
 
 
 def prefill(
-    model: QwenVL, prompts: Prompts, features: Float[Array, "B U D"]
-) -> tuple[KVCache, Int[Array, "R S"], Int[Array, "R"]]:
-    """The cache, segments and start positions of all R = B·G prompts."""
+    model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
+) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R"]]:
+    """Computes the cache of all R = B·G prompts; beside it their segments and start positions."""
     x = model.prompt_embeds(prompts.tokens, prompts.feature_index, features)
     rows = x.shape[0] * x.shape[1]
     segments = prompts.segments.reshape(rows, -1)
@@ -95,7 +99,7 @@ def prefill(
 
 
 def generate(
-    model: QwenVL,
+    model: VisionLanguageModel,
     prompts: Prompts,
     features: Float[Array, "B U D"],
     keys: Key[Array, "B G n"],
@@ -105,6 +109,13 @@ def generate(
 
     Token j of a completion is drawn with `fold_in(key, j)`, so a completion depends on its own key
     only, not on its place in the batch.
+
+    Args:
+      model: the MLLM.
+      prompts: G of each of B questions.
+      features: U visual tokens a question, which its prompts share.
+      keys: one for each completion.
+      sampling: how tokens are drawn.
     """
     B, G, n = keys.shape
     R, C = B * G, sampling.max_tokens
@@ -118,7 +129,7 @@ def generate(
         position: Int[Array, ""]
         current: Int[Array, "R n"]
         alive: Bool[Array, "R n"]
-        own: KVCache
+        own: Cache
         tokens: Int[Array, "R n C"]
         log_probs: Float[Array, "R n C"]
         mask: Bool[Array, "R n C"]
@@ -172,7 +183,7 @@ def generate(
 
 
 def completion_log_probs(
-    model: QwenVL,
+    model: VisionLanguageModel,
     prompts: Prompts,
     features: Float[Array, "B U D"],
     tokens: Int[Array, "B G n C"],
@@ -181,9 +192,16 @@ def completion_log_probs(
     temperature: float,
     chunk: int = 4096,
 ) -> tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]:
-    """Log-probs and entropies of given completions in one pass, for training.
+    """Computes log-probs and entropies of given completions in one pass, for training.
 
     Equal to those that `generate` reported, up to floating-point order.
+
+    Args:
+      model, prompts, features: as for `generate`.
+      tokens: the completions.
+      banned_ids: have no probability.
+      temperature: of the distribution.
+      chunk: ids of the vocabulary at a time.
     """
     B, G, n, C = tokens.shape
     R = B * G

@@ -1,163 +1,188 @@
 """Models as one folder: parameters, sizes, tokenizers and the settings that came with them.
 
-`main` writes one of all three models, `convert` of one; `ask`, `evaluate`, `export` and the
-`checkpoint` fields of a config read them. Layout:
+`main` writes one of all three models, `convert` of one; every command that runs or writes models,
+and the `checkpoint` fields of a config, read them. Layout:
 
-    params/  Orbax: mllm/…, clip/…, sampler/…; its meta holds the config's model part
+    params/  Orbax: mllm/…, clip/…, sampler/…; its meta holds the settings
     mllm/    config.json and tokenizer.json, both as Hugging Face has them, and what else of
              `SIDE_FILES` the source had
     clip/    likewise
 """
 
-import json
+import dataclasses
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-from flax import nnx
-from ml_collections import ConfigDict
-
-from msjoe_jax.config import base
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.params import Params, abstract
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.rollout.system import System, describe, make_system, read_json, read_sizes
+from msjoe_jax.fields import plain, read
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.rollout.system import (
+    NAMES,
+    ClipSettings,
+    MllmSettings,
+    ModelSettings,
+    SamplerSettings,
+    System,
+    Tokenizers,
+    load_tokenizers,
+    make_system,
+)
+from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
-from msjoe_jax.text.tokenizer import Tokenizer
-
-NAMES = ("mllm", "clip", "sampler")
-HOW = ("rollout", "objective", "optimizer")  # parts of a config that concern its training
-TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
-SIDE_FILES = (
-    *TEXT_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "processor_config.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "generation_config.json",
+from msjoe_jax.text.prompts import PromptConfig
+from msjoe_jax.weights.folder import (
+    CONFIG,
+    copy_side_files,
+    read_json,
+    read_side_files,
+    read_sizes,
+    write_json,
 )
 
-
-def copy_side_files(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copies those of `SIDE_FILES` that `source` has, byte by byte."""
-    for name in SIDE_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-
-
-def write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object as Hugging Face does."""
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+# What the settings of a model folder are made of; `trained` in its meta is for its readers.
+PARTS: dict[str, type] = {
+    "mllm": MllmSettings,
+    "clip": ClipSettings,
+    "sampler": SamplerSettings,
+    "frames": FrameConfig,
+    "prompt": PromptConfig,
+}
 
 
-def save_bundle(
+class ModelFolder(NamedTuple):
+    """A model folder, read.
+
+    Attributes:
+      settings: the plain values of `PARTS`, defaults where the folder states nothing.
+      system: the models.
+      text: None if a tokenizer is absent.
+      params: parameters of those models that were asked for.
+      files: JSON files of the MLLM by stem, such as `preprocessor_config`; read with the MLLM.
+      tokenizers: those that are there.
+    """
+
+    settings: dict[str, Any]
+    system: System
+    text: Text | None
+    params: dict[str, Params]
+    files: dict[str, dict[str, Any]]
+    tokenizers: Tokenizers
+
+
+def load_model_folder(
     folder: pathlib.Path,
-    config: ConfigDict,
+    names: Sequence[str] = NAMES,
+    dtype: str = "",
+    attention: str = "",
+) -> ModelFolder:
+    """Reads a model folder onto the first device.
+
+    Args:
+      folder: the folder.
+      names: the models whose parameters are wanted; those of the others are not read.
+      dtype: of the MLLM's computation and parameters, in place of the stored ones.
+      attention: of the MLLM, in place of the stored one.
+
+    Raises:
+      UserError: the folder is missing, is none of ours, lacks one of `names`, holds another
+        architecture, settings of another version, or a file that cannot be read.
+    """
+    check_folder(folder, names)
+    made = _read_settings(folder)
+    mllm = made["mllm"]
+    if dtype:
+        mllm = dataclasses.replace(mllm, dtype=dtype, param_dtype=dtype)
+    if attention:
+        mllm = dataclasses.replace(mllm, attention=attention)
+    models = ModelSettings(mllm, made["clip"], made["sampler"])
+    tokenizers = load_tokenizers(models, folder)
+    system = make_system(models, tokenizers, folder)
+    path = str(folder / "params")
+    return ModelFolder(
+        settings={part: plain(made[part]) for part in PARTS},
+        system=system,
+        text=None if None in tokenizers else make_text(system, tokenizers, made["prompt"]),
+        params={name: load_params(path, system.abstract[name], prefix=name) for name in names},
+        files=read_side_files(folder / "mllm") if "mllm" in names else {},
+        tokenizers=tokenizers,
+    )
+
+
+def _read_settings(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads the stored settings as the objects of `PARTS`."""
+    meta = load_meta(str(folder / "params"))
+    if unknown := sorted(meta.keys() - PARTS.keys() - {"trained"}):
+        raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")
+    slips: list[str] = []
+    made = {part: read(kind, meta.get(part, {}), f"{part}.", slips) for part, kind in PARTS.items()}
+    if slips:
+        raise UserError(f"{folder}: made by another version ({'; '.join(slips)})")
+    return made
+
+
+def check_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
+    """Checks that `folder` is a model folder that has the sizes of `names`.
+
+    Raises:
+      UserError: it is not, or one is missing.
+    """
+    if not (folder / "params").is_dir():
+        raise UserError(f"{folder}: no checkpoint there (expected the folder params in it)")
+    for name in names:
+        if name != "sampler" and not (folder / name / CONFIG).is_file():
+            raise UserError(f"{folder}: holds no {name} ({name}/{CONFIG} is missing)")
+
+
+def save_model_folder(
+    folder: pathlib.Path,
+    *,
+    settings: ModelSettings,
+    parts: Mapping[str, Any],
     system: System,
-    params: dict[str, Params],
-    trained: Sequence[str] = (),
+    tokenizers: Tokenizers,
+    params: Mapping[str, Params],
 ) -> None:
     """Writes the folder, or leaves one that is whole as it is; half a one is replaced.
 
-    What a model's checkpoint had beside its parameters goes with it. `trained`: the stages that
-    the parameters have been through; the meta then holds their settings.
+    What a model's checkpoint had beside its parameters goes with it.
+
+    Args:
+      folder: where.
+      settings: of the three models.
+      parts: further plain values for the meta: `frames`, `prompt`, and `trained`, where the models
+        were: its `stages` names the trainings that the parameters have been through, and beside
+        it stand their settings.
+      system: the models.
+      tokenizers: both have to be there.
+      params: of all three models.
     """
     if folder.exists():
         return
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    meta = describe(config)
-    if trained:
-        meta["trained"] = {"stages": list(trained), **describe(config, (*trained, *HOW))}
-    save_params(str(partial / "params"), {n: params[n] for n in NAMES}, meta)
-    models: tuple[tuple[str, Any, Tokenizer | None], ...] = (
-        ("mllm", system.qwen, system.tokenizer),
-        ("clip", system.clip, system.clip_tokenizer),
+    meta = {**plain(settings), **parts}
+    save_params(str(partial / "params"), {name: params[name] for name in NAMES}, meta)
+    family = system.family
+    models: tuple[tuple[str, MllmSettings | ClipSettings, Any, Any, Any], ...] = (
+        ("mllm", settings.mllm, system.mllm_config, family.read_config, family.write_config),
+        ("clip", settings.clip, system.clip_config, CLIPConfig.from_hf, CLIPConfig.to_hf),
     )
-    for name, sizes, tokenizer in models:
+    for (name, part, sizes, read_config, write_config), tokenizer in zip(
+        models, tokenizers, strict=True
+    ):
         assert tokenizer is not None
         (partial / name).mkdir()
-        content = sizes.to_hf()
-        if config[name].checkpoint:
-            source = pathlib.Path(config[name].checkpoint) / name
+        content = write_config(sizes)
+        if part.checkpoint:
+            source = pathlib.Path(part.checkpoint) / name
             copy_side_files(source, partial / name)
-            if read_sizes(source / "config.json", type(sizes).from_hf) == sizes:
-                content = read_json(source / "config.json")
-        write_json(partial / name / "config.json", content)
+            if read_sizes(source / CONFIG, read_config) == sizes:
+                content = read_json(source / CONFIG)
+        write_json(partial / name / CONFIG, content)
         shutil.copyfile(tokenizer.file, partial / name / "tokenizer.json")
     partial.rename(folder)
-
-
-def load_bundle(
-    folder: pathlib.Path, names: Sequence[str] = NAMES
-) -> tuple[ConfigDict, System, dict[str, Params]]:
-    """Reads a model folder; the config has defaults in all that is not the model.
-
-    `names`: the models whose parameters are wanted; those of the others are not read.
-
-    Raises:
-      UserError: the folder is missing, is none of ours, lacks one of `names`, or holds another
-        architecture.
-    """
-    check_folder(folder, names)
-    config = base()
-    meta = load_meta(str(folder / "params"))
-    meta.pop("trained", None)  # for its readers, not for its use
-    with config.unlocked():
-        for key, fields in meta.items():
-            if key not in config:
-                raise UserError(f"{folder}: made by another version (unknown part {key!r})")
-            config[key].update(fields)
-    system = make_system(config, folder=folder)
-    path = str(folder / "params")
-    return config, system, {n: load_params(path, system.abstract[n], prefix=n) for n in names}
-
-
-def check_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """UserError unless `folder` is a model folder that has the sizes of `names`."""
-    if not (folder / "params").is_dir():
-        raise UserError(f"{folder}: no checkpoint there (expected the folder params in it)")
-    for name in names:
-        if name != "sampler" and not (folder / name / "config.json").is_file():
-            raise UserError(f"{folder}: holds no {name} ({name}/config.json is missing)")
-
-
-class Mllm(NamedTuple):
-    """An MLLM on its own, ready to run.
-
-    `settings`: the JSON side files by stem, such as `preprocessor_config`.
-    """
-
-    config: QwenConfig
-    definition: nnx.GraphDef
-    params: Params
-    tokenizer: Tokenizer
-    settings: dict[str, dict[str, Any]]
-
-
-def load_mllm(folder: pathlib.Path, dtype: str = "bfloat16") -> Mllm:
-    """Reads the MLLM of a model folder, computing and stored in `dtype`, on the first device.
-
-    Raises:
-      UserError: the folder is missing, holds no MLLM, or a file of it cannot be read.
-    """
-    check_folder(folder, ["mllm"])
-    config = read_sizes(folder / "mllm" / "config.json", QwenConfig.from_hf)
-    kind = jnp.dtype(dtype)
-    definition, shapes = abstract(
-        lambda: QwenVL(config, rngs=nnx.Rngs(0), dtype=kind, param_dtype=kind)
-    )
-    params = load_params(str(folder / "params"), shapes, prefix="mllm")
-    settings = {
-        pathlib.PurePath(name).stem: read_json(folder / "mllm" / name)
-        for name in SIDE_FILES
-        if name.endswith(".json") and name not in TEXT_FILES and (folder / "mllm" / name).is_file()
-    }
-    return Mllm(config, definition, params, Tokenizer(folder / "mllm"), settings)

@@ -1,250 +1,257 @@
-"""The three models and two tokenizers that a config names, as one object that every loop takes."""
+"""The three models that a config names, as one object that every loop takes.
+
+Definitions and abstract parameters alone: no parameter is allocated, and no text is in it (see
+text.py).
+"""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.families import Family, VisionLanguageModel, named_model, published_sizes, read_model
+from msjoe_jax.fields import group, option
 from msjoe_jax.models.attention import BACKENDS, takes_cudnn
-from msjoe_jax.models.clip.config import SIZES, VOCAB, CLIPConfig
+from msjoe_jax.models.clip.config import SIZES as CLIP_SIZES
+from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
-from msjoe_jax.models.lora import merge_lora
+from msjoe_jax.models.clip.sharding import CLIP as CLIP_TABLE
+from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
-from msjoe_jax.rollout.generate import Sampling
-from msjoe_jax.text.prompts import PromptConfig
-from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.models.sampler import SAMPLER, Sampler, SamplerConfig
+from msjoe_jax.runtime.mesh import Table
+from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
+from msjoe_jax.weights.folder import CONFIG, read_sizes
 
-Sizes = TypeVar("Sizes")
-
-# The ids of Qwen2.5-VL's special tokens are looked up by name, so that any vocabulary serves.
-IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-END_OF_TURN, END_OF_TEXT = "<|im_end|>", "<|endoftext|>"
-
-# Published sizes by name: text (width, layers, heads, kv heads, mlp, vocab, tied), vision out width
-# is the text width and the tower is the same in all (3B's and 7B's MLP is 3420 wide, 72B's 3456).
-QWEN_SIZES = {
-    "qwen2.5-vl-3b": (2048, 36, 16, 2, 11008, 151936, True, 3420),
-    "qwen2.5-vl-7b": (3584, 28, 28, 4, 18944, 152064, False, 3420),
-    "qwen2.5-vl-32b": (5120, 64, 40, 8, 27648, 152064, False, 3456),
-    "qwen2.5-vl-72b": (8192, 80, 64, 8, 29568, 152064, False, 3456),
-}
+NAMES = ("mllm", "clip", "sampler")
+SIZES = ("tiny", *published_sizes())
+DTYPES = ("float32", "bfloat16")
 
 
-def qwen_config(size: str, tokenizer: Tokenizer | None) -> QwenConfig:
-    """Sizes of a published Qwen2.5-VL or of the tiny world's model, for a vocabulary.
-
-    Without a tokenizer the published token ids are used (enough to plan or to count).
-    """
-    names = (IMAGE, VIDEO, VISION_START, VISION_END)
-    published = (151655, 151656, 151652, 151653)
-    image, video, start, end = (
-        published if tokenizer is None else (tokenizer.token_id(name) for name in names)
-    )
-    if size == "tiny":
-        if tokenizer is None:
-            raise UserError("config.mllm.size=tiny needs a tokenizer: set config.mllm.tokenizer")
-        text = TextConfig(
-            vocab=tokenizer.size,
-            width=64,
-            layers=3,
-            heads=2,
-            kv_heads=2,
-            mlp_width=160,
-            mrope_section=(4, 6, 6),
-            tie_embeddings=True,
-        )
-        vision = VisionConfig(
-            depth=2,
-            width=48,
-            heads=3,
-            mlp_width=96,
-            out_width=64,
-            full_attention_layers=(1,),
-            window=28,
-        )
-    elif size in QWEN_SIZES:
-        width, layers, heads, kv_heads, mlp, vocab, tied, vision_mlp = QWEN_SIZES[size]
-        text = TextConfig(
-            vocab, width, layers, heads, kv_heads, mlp, (16, 24, 24), tie_embeddings=tied
-        )
-        vision = VisionConfig(32, 1280, 16, vision_mlp, width, (7, 15, 23, 31))
-    else:
-        known = ", ".join(["tiny", *QWEN_SIZES])
-        raise UserError(f"config.mllm.size={size!r} is not one of {known}")
-    return QwenConfig(text, vision, image, video, start, end)
-
-
-def clip_config(size: str, tokenizer: Tokenizer | None) -> CLIPConfig:
-    """Sizes of one of OpenAI's CLIPs or of the tiny world's."""
-    if size in SIZES:
-        return CLIPConfig.published(size)
-    if size == "tiny":
-        if tokenizer is None:
-            raise UserError("config.clip.size=tiny needs a tokenizer: set config.clip.tokenizer")
-        return CLIPConfig.tiny(tokenizer.size, tokenizer.token_id(END_OF_TEXT))
-    raise UserError(f"config.clip.size={size!r} is not one of {', '.join(['tiny', *SIZES])}")
-
-
-def read_json(file: pathlib.Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-      UserError: no such file, or no JSON object in it.
-    """
-    try:
-        found = json.loads(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # of JSON and of UTF-8
-        raise UserError(f"{file}: no JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: no JSON object")
-    return found
-
-
-def read_sizes(file: pathlib.Path, parse: Callable[[dict[str, Any]], Sizes]) -> Sizes:
-    """Sizes from a `config.json` by `QwenConfig.from_hf` or one of CLIPConfig's parsers.
-
-    Raises:
-      UserError: as `read_json`, or a field is missing, or it is another architecture.
-    """
-    config = read_json(file)
-    try:
-        return parse(config)
-    except KeyError as error:
-        raise UserError(f"{file}: the field {error} is missing") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: {error}") from None
+# --- which models -----------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class System:
-    """Static definitions of the models, their abstract parameters, and the text side."""
+class MllmSettings:
+    """Which MLLM, in what types, with which attention, and what of it trains."""
 
-    qwen: QwenConfig
-    clip: CLIPConfig
+    size: str = option(
+        "qwen2.5-vl-7b",
+        "A published size, or tiny; empty: as the checkpoint's config.json says.",
+        choices=("", *SIZES),
+    )
+    checkpoint: str = option(
+        "", "Model folder (of main, convert or export); empty: none.", form="folder"
+    )
+    tokenizer: str = option("", "A tokenizer.json or its folder; empty: the checkpoint's.")
+    dtype: str = option("bfloat16", "Type of the computation.", choices=DTYPES)
+    param_dtype: str = option("float32", "Type of the parameters.", choices=DTYPES)
+    remat: bool = option(True, "Recompute each layer in the backward pass: less memory.")
+    attention: str = option(
+        "auto",
+        "Attention over prompts and patches: xla (`attention_chunk` queries at a time), splash "
+        "(TPU), cudnn (GPU, 16-bit floats); auto: the machine's kernel where it takes the inputs.",
+        choices=BACKENDS,
+    )
+    attention_chunk: int = option(512, "Queries at a time of xla's attention.", low=1)
+    log_prob_chunk: int = option(4096, "Ids of the vocabulary at a time in log-probs.", low=1)
+    score_one_by_one: bool = option(
+        True, "Score a question's prompts one after the other: less memory, one more forward."
+    )
+    trainable: str = option(
+        "^language/",
+        "Leaves whose path matches train, the others have no gradient and no moments; empty: all "
+        "train (the vision tower then runs inside the joint step).",
+        form="regex",
+    )
+    lora_rank: int = option(
+        0, "LoRA factors of this rank train instead, and are merged at the end; 0: none.", low=0
+    )
+    lora_alpha: float = option(32.0, "LoRA factors are scaled by alpha / rank.", above=0)
+    lora_targets: str = option(
+        "^language/layers/", "Matrices whose path matches get LoRA factors.", form="regex"
+    )
+
+    def slips(self) -> Iterator[str]:
+        """Yields what does not go together."""
+        if not self.size and not self.checkpoint:
+            yield "size is empty: name a size, or config.mllm.checkpoint"
+        if self.attention == "cudnn" and self.dtype == "float32":
+            yield "attention=cudnn takes 16-bit floats, not dtype=float32; use auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSettings:
+    """Which CLIP scores the frames."""
+
+    size: str = option(
+        "vit-l-14",
+        "A published size, or tiny; empty: as the checkpoint's config.json says.",
+        choices=("", "tiny", *CLIP_SIZES),
+    )
+    checkpoint: str = option("", "Model folder (of main or convert); empty: none.", form="folder")
+    tokenizer: str = option("", "A tokenizer.json or its folder; empty: the checkpoint's.")
+
+    def slips(self) -> Iterator[str]:
+        """Yields what does not go together."""
+        if not self.size and not self.checkpoint:
+            yield "size is empty: name a size, or config.clip.checkpoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerSettings(SamplerConfig):
+    """The sampler's sizes, and where its weights come from."""
+
+    checkpoint: str = option("", "Model folder (of main); empty: fresh weights.", form="folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The three models."""
+
+    mllm: MllmSettings = group(MllmSettings, "The multimodal LLM: reasons and answers.")  # noqa: RUF009
+    clip: ClipSettings = group(ClipSettings, "Scores frames by queries.")  # noqa: RUF009
+    sampler: SamplerSettings = group(SamplerSettings, "Turns scores into a choice of frames.")  # noqa: RUF009
+
+
+# --- their tokenizers -------------------------------------------------------------------------
+
+
+class Tokenizers(NamedTuple):
+    """The vocabularies of the two models that read text; None where nothing needs one."""
+
+    mllm: Tokenizer | None = None
+    clip: Tokenizer | None = None
+
+
+def load_tokenizers(settings: ModelSettings, folder: pathlib.Path | None = None) -> Tokenizers:
+    """Reads both tokenizers: those that the settings name, else those of their checkpoints.
+
+    With a model folder, its own go before the settings', and a model that it lacks has none.
+
+    Raises:
+      UserError: a tokenizer is missing, or cannot be read.
+    """
+
+    def load(name: str, part: MllmSettings | ClipSettings) -> Tokenizer | None:
+        own = _own_folder(name, part, folder)
+        if folder is not None and not (folder / name).is_dir():
+            return None
+        path = own if folder or not part.tokenizer else part.tokenizer
+        if path is None:
+            raise UserError(
+                f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or "
+                f"a checkpoint that holds one (config.{name}.checkpoint)"
+            )
+        return Tokenizer(path)
+
+    return Tokenizers(load("mllm", settings.mllm), load("clip", settings.clip))
+
+
+def _own_folder(
+    name: str, part: MllmSettings | ClipSettings, folder: pathlib.Path | None
+) -> pathlib.Path | None:
+    """Returns where a model's own files lie: in the model folder, else in its checkpoint."""
+    above = folder or (pathlib.Path(part.checkpoint) if part.checkpoint else None)
+    return above / name if above else None
+
+
+# --- the system -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+    """Static definitions of the models and their abstract parameters.
+
+    Attributes:
+      family: the MLLM's.
+      mllm_config: the MLLM's sizes, an object of its family (`families.Sizes`).
+      clip_config, sampler_config: the sizes of the other two.
+      mllm_def, clip_def, sampler_def: their definitions.
+      abstract: their parameters by name, as shapes and types.
+      build: their constructors by name, which take an `nnx.Rngs`.
+      lora_scale: factor of the MLLM's LoRA updates.
+    """
+
+    family: Family
+    mllm_config: Any
+    clip_config: CLIPConfig
+    sampler_config: SamplerConfig
     mllm_def: nnx.GraphDef
     clip_def: nnx.GraphDef
     sampler_def: nnx.GraphDef
-    abstract: dict[str, Params]  # mllm, clip, sampler
-    tokenizer: Tokenizer | None
-    clip_tokenizer: Tokenizer | None
-    style: PromptConfig
-    build: dict[str, Any]
+    abstract: dict[str, Params]
+    build: dict[str, Callable[[nnx.Rngs], nnx.Module]]
     lora_scale: float = 1.0
 
-    def mllm(self, params: Params) -> QwenVL:
-        """The MLLM with these parameters (adapters added), inside a jitted function."""
+    def mllm(self, params: Params) -> VisionLanguageModel:
+        """Builds the MLLM with these parameters (adapters added), inside a jitted function."""
         return nnx.merge(self.mllm_def, merge_lora(params, self.lora_scale))
 
     def clip_model(self, params: Params) -> CLIP:
-        """CLIP with these parameters, inside a jitted function."""
+        """Builds CLIP with these parameters, inside a jitted function."""
         return nnx.merge(self.clip_def, params)
 
     def sampler(self, params: Params) -> Sampler:
-        """The sampler with these parameters, inside a jitted function."""
+        """Builds the sampler with these parameters, inside a jitted function."""
         return nnx.merge(self.sampler_def, params)
 
     def init(self, name: str, seed: int) -> Params:
-        """Fresh parameters of `mllm`, `clip` or `sampler`."""
+        """Draws fresh parameters of `mllm`, `clip` or `sampler`."""
         return jax.jit(lambda: split_module(self.build[name](nnx.Rngs(seed)))[1])()
 
     def banned_ids(self) -> tuple[int, ...]:
-        """Placeholder ids, which are never sampled (SPEC §3)."""
-        return (self.qwen.image_token_id, self.qwen.video_token_id)
-
-    def sampling(self, max_tokens: int, temperature: float) -> Sampling:
-        """How completions are drawn and where they end."""
-        assert self.tokenizer is not None
-        ends = tuple(self.tokenizer.token_id(name) for name in (END_OF_TURN, END_OF_TEXT))
-        return Sampling(max_tokens, ends, self.banned_ids(), temperature)
-
-    def clip_start_end(self) -> tuple[int, int]:
-        """CLIP's start and end ids: the OpenAI vocabulary's, or the tiny one's own."""
-        assert self.clip_tokenizer is not None
-        if self.clip.vocab == VOCAB:
-            return self.clip.eot_token_id - 1, self.clip.eot_token_id
-        return self.clip_tokenizer.token_id("<|im_start|>"), self.clip.eot_token_id
-
-
-def _check_attention(backend: str, dtype: jnp.dtype, head_dims: tuple[int, ...]) -> None:
-    if backend not in BACKENDS:
-        raise UserError(f"config.mllm.attention={backend!r} is not one of {', '.join(BACKENDS)}")
-    if backend == "cudnn" and jax.default_backend() != "gpu":
-        raise UserError("config.mllm.attention=cudnn needs an NVIDIA GPU; use auto")
-    if backend == "cudnn" and not all(takes_cudnn(dtype, size) for size in head_dims):
-        raise UserError(
-            f"config.mllm.attention=cudnn does not take {dtype} at head dims {head_dims}; use auto"
-        )
+        """Returns the placeholders' ids, which are never sampled and have no probability."""
+        return (self.mllm_config.image_token_id, self.mllm_config.video_token_id)
 
 
 def make_system(
-    config: ConfigDict, *, with_tokenizers: bool = True, folder: pathlib.Path | None = None
+    settings: ModelSettings,
+    tokenizers: Tokenizers | None = None,
+    folder: pathlib.Path | None = None,
 ) -> System:
-    """Builds the definitions that a config names; no parameter is allocated.
+    """Builds the definitions that the settings name; no parameter is allocated.
 
     Args:
-      config: an empty `size` or `tokenizer` of the MLLM and of CLIP is that of its checkpoint.
-      with_tokenizers: without, text can be neither read nor written, but published sizes planned.
-      folder: a model folder (`bundle.py`), whose sizes and tokenizers then go before the config's;
-        a model that it lacks has the config's size and no tokenizer.
+      settings: an empty `size` of the MLLM or of CLIP is that of its checkpoint.
+      tokenizers: their vocabularies are the sizes' own where a size is `tiny`, and their ids the
+        special tokens'; without, published sizes can be planned.
+      folder: a model folder, whose sizes then go before the settings'; a model that it lacks has
+        the settings' size.
 
     Raises:
-      UserError: an unknown size, or a tokenizer that is missing.
+      UserError: an unknown or an empty size, one that needs a tokenizer, sizes that cannot be read,
+        or attention that this machine or these sizes do not have.
     """
-    tokenizers: dict[str, Tokenizer | None] = {}
-    sizes: dict[str, Any] = {}
-    parsers: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-        "mllm": (qwen_config, QwenConfig.from_hf),
-        "clip": (clip_config, CLIPConfig.from_hf),
-    }
-    for name, (named_size, from_hf) in parsers.items():
-        part = config[name]
-        own = pathlib.Path(folder or part.checkpoint) / name if folder or part.checkpoint else None
-        tokenizer = None
-        if with_tokenizers and (folder is None or (folder / name).is_dir()):
-            path = own if folder or not part.tokenizer else part.tokenizer
-            if path is None:
-                raise UserError(
-                    f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or "
-                    f"a checkpoint that holds one (config.{name}.checkpoint)"
-                )
-            tokenizer = Tokenizer(path)
-        if own and (own.is_dir() if folder else not part.size):
-            sizes[name] = read_sizes(own / "config.json", from_hf)
-        elif part.size:
-            sizes[name] = named_size(part.size, tokenizer)
-        else:
-            raise UserError(
-                f"config.{name}.size is empty: name a size, or config.{name}.checkpoint"
-            )
-        tokenizers[name] = tokenizer
-    qwen, clip = sizes["mllm"], sizes["clip"]
-    sampler = SamplerConfig(
-        **{field.name: config.sampler[field.name] for field in dataclasses.fields(SamplerConfig)}
+    vocabularies = tokenizers or Tokenizers()
+    own = _sizes_file("mllm", settings.mllm, folder)
+    family, mllm = read_model(own) if own else named_model(settings.mllm.size, vocabularies.mllm)
+    own = _sizes_file("clip", settings.clip, folder)
+    clip = (
+        read_sizes(own, CLIPConfig.from_hf)
+        if own
+        else _named_clip(settings.clip.size, vocabularies.clip)
     )
-    dtype, param_dtype = jnp.dtype(config.mllm.dtype), jnp.dtype(config.mllm.param_dtype)
-    _check_attention(config.mllm.attention, dtype, (qwen.text.head_dim, qwen.vision.head_dim))
-    build = {
-        "mllm": lambda rngs: QwenVL(
-            qwen,
+    sampler = SamplerConfig(
+        **{f.name: getattr(settings.sampler, f.name) for f in dataclasses.fields(SamplerConfig)}
+    )
+    given = settings.mllm
+    dtype, param_dtype = jnp.dtype(given.dtype), jnp.dtype(given.param_dtype)
+    _check_attention(given.attention, dtype, family.head_dims(mllm))
+    build: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
+        "mllm": lambda rngs: family.build(
+            mllm,
             rngs=rngs,
             dtype=dtype,
             param_dtype=param_dtype,
-            remat=config.mllm.remat,
-            chunk=config.mllm.attention_chunk,
-            attention=config.mllm.attention,
+            remat=given.remat,
+            chunk=given.attention_chunk,
+            attention=given.attention,
         ),
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
         "sampler": lambda rngs: Sampler(sampler, rngs=rngs),
@@ -254,24 +261,61 @@ def make_system(
         return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made where they are used
 
     shapes = {name: of(make) for name, make in build.items()}
-    style = {f.name: config.prompt[f.name] for f in dataclasses.fields(PromptConfig)}
     return System(
-        qwen,
-        clip,
-        shapes["mllm"][0],
-        shapes["clip"][0],
-        shapes["sampler"][0],
-        {name: params for name, (_, params) in shapes.items()},
-        tokenizers["mllm"],
-        tokenizers["clip"],
-        PromptConfig(**style),
-        build,
-        config.mllm.lora_alpha / max(config.mllm.lora_rank, 1),
+        family=family,
+        mllm_config=mllm,
+        clip_config=clip,
+        sampler_config=sampler,
+        mllm_def=shapes["mllm"][0],
+        clip_def=shapes["clip"][0],
+        sampler_def=shapes["sampler"][0],
+        abstract={name: params for name, (_, params) in shapes.items()},
+        build=build,
+        lora_scale=given.lora_alpha / max(given.lora_rank, 1),
     )
 
 
-def describe(
-    config: ConfigDict, parts: Sequence[str] = ("mllm", "clip", "sampler", "frames", "prompt")
-) -> dict[str, Any]:
-    """Parts of a config, by default those that a checkpoint's reader needs, as plain JSON data."""
-    return {part: json.loads(config[part].to_json()) for part in parts}
+def state_table(system: System) -> Table:
+    """Returns what each dimension is of every leaf of a training state (`mesh.param_shardings`).
+
+    LoRA's rows stand first and the sampler's last: their patterns match in the other models too.
+    """
+    return (*LORA, *system.family.sharding_table, *CLIP_TABLE, *SAMPLER)
+
+
+def _sizes_file(
+    name: str, part: MllmSettings | ClipSettings, folder: pathlib.Path | None
+) -> pathlib.Path | None:
+    """Returns the config.json that states a model's sizes; None: its settings name a size.
+
+    Raises:
+      UserError: neither is there.
+    """
+    own = _own_folder(name, part, folder)
+    if own and (own.is_dir() if folder else not part.size):
+        return own / CONFIG
+    if not part.size:
+        raise UserError(f"config.{name}.size is empty: name a size, or config.{name}.checkpoint")
+    return None
+
+
+def _named_clip(size: str, tokenizer: Tokenizer | None) -> CLIPConfig:
+    """Returns the sizes of one of OpenAI's CLIPs, or of the tiny world's."""
+    if size in CLIP_SIZES:
+        return CLIPConfig.published(size)
+    if size != "tiny":
+        raise UserError(
+            f"config.clip.size={size!r} is not one of {', '.join(['tiny', *CLIP_SIZES])}"
+        )
+    if tokenizer is None:
+        raise UserError("config.clip.size=tiny needs a tokenizer: set config.clip.tokenizer")
+    return CLIPConfig.tiny(tokenizer.size, tokenizer.token_id(END_OF_TEXT))
+
+
+def _check_attention(backend: str, dtype: jnp.dtype, head_dims: tuple[int, ...]) -> None:
+    if backend == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError("config.mllm.attention=cudnn needs an NVIDIA GPU; use auto")
+    if backend == "cudnn" and not all(takes_cudnn(dtype, size) for size in head_dims):
+        raise UserError(
+            f"config.mllm.attention=cudnn does not take {dtype} at head dims {head_dims}; use auto"
+        )

@@ -77,8 +77,12 @@ def _question_text(question: str, options: Sequence[str]) -> str:
     return "\n".join([plain(question), *lines])
 
 
-def _turns(style: PromptConfig, body: str) -> tuple[str, str]:
-    head = f"<|im_start|>system\n{style.system}<|im_end|>\n" if style.system else ""
+def turns(system: str, body: str) -> tuple[str, str]:
+    """Renders the chat: (text before the frames, text after them); an empty `system` has no turn.
+
+    Both stand as they are given: user text must have been through `plain`.
+    """
+    head = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     return head + "<|im_start|>user\n", body + "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -90,7 +94,7 @@ def query_prompt(
     parts = [_question_text(question, options), instruction]
     if style.think:
         parts.append(style.think_instruction)
-    return _turns(style, "\n".join(part for part in parts if part))
+    return turns(style.system, "\n".join(part for part in parts if part))
 
 
 def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
@@ -98,7 +102,7 @@ def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) ->
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
-    return _turns(style, "\n".join(part for part in parts if part))
+    return turns(style.system, "\n".join(part for part in parts if part))
 
 
 _THINK = r"\s*<think>(?:(?!</?think>).)*</think>"

@@ -9,6 +9,9 @@ from jaxtyping import Int
 
 from msjoe_jax.errors import UserError
 
+# Special tokens of the chat format, which every vocabulary here has.
+START_OF_TURN, END_OF_TURN, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
 
 class Tokenizer:
     """Text to ids and back, for the MLLM's and CLIP's vocabulary alike.

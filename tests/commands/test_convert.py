@@ -1,103 +1,36 @@
-"""Published folders into model folders: the tables, what is read, what is refused."""
+"""Published folders into model folders: what is read, what is refused."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 from safetensors.torch import load_file, save_file
 
 from msjoe_jax.commands.convert import convert, run
-from msjoe_jax.config import base
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.clip.config import CLIPConfig
-from msjoe_jax.models.params import abstract, count_params, fingerprint
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.rollout.model_folder import load_bundle, load_mllm, save_bundle
-from msjoe_jax.rollout.system import QWEN_SIZES, make_system, qwen_config
+from msjoe_jax.models.params import fingerprint
+from msjoe_jax.rollout.model_folder import load_model_folder, save_model_folder
+from msjoe_jax.rollout.system import (
+    ClipSettings,
+    MllmSettings,
+    ModelSettings,
+    SamplerSettings,
+    load_tokenizers,
+    make_system,
+)
 from msjoe_jax.runtime.checkpoint import load_meta, load_params
 from msjoe_jax.weights.qwen import qwen_table
-from msjoe_jax.weights.tables import match, slots, to_hf
-from tests.models.clip.test_model import config as clip_sizes
-from tests.models.clip.test_model import hugging_face_model, open_clip_model
+from msjoe_jax.weights.tables import to_hf
+from tests.support.clip_oracle import config as clip_sizes
+from tests.support.clip_oracle import hugging_face_model, open_clip_model
+from tests.support.commands import command
 from tests.support.published import clip_folder, published, qwen_folder
 from tests.support.qwen_oracle import numpy_of
-from tests.support.torch_stubs import declare_torchvision_ops
-
-ROOT = pathlib.Path(__file__).parents[2]
-GENUINE = ROOT.parent / "shared" / "material" / "tokenizer" / "Qwen2.5-VL-7B-Instruct"
-PYTHON = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-
-
-def command(*flags: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "msjoe_jax", "convert", *flags]
-    return subprocess.run(line, capture_output=True, text=True, env=PYTHON, cwd=ROOT)
-
-
-def shapes_of(config: QwenConfig):
-    return abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0)))[1]
-
-
-# --- the table ---------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not GENUINE.is_dir(), reason="the published 7B's index is not at hand")
-def test_published_index():
-    """Every name of the 7B's index has its place, every leaf its tensors, and the bytes agree."""
-    config = QwenConfig.from_hf(json.loads((GENUINE / "config.json").read_text()))
-    index = json.loads((GENUINE / "model.safetensors.index.json").read_text())
-    assert config == qwen_config("qwen2.5-vl-7b", None)
-    wanted = slots(qwen_table(config), shapes_of(config))
-    assert len(wanted) == 729 and wanted.keys() == index["weight_map"].keys()
-    total = sum(2 * int(np.prod(slot.shape)) for slot in wanted.values())
-    assert total == index["metadata"]["total_size"]
-
-
-@pytest.mark.parametrize("size", QWEN_SIZES)
-def test_every_size_is_the_references(size):
-    """Names and shapes of transformers' own model built from our config.json."""
-    declare_torchvision_ops()
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    config = qwen_config(size, None)
-    assert QwenConfig.from_hf(config.to_hf()) == config
-    with torch.device("meta"):
-        module = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config.to_hf()))
-    table, shapes = qwen_table(config), shapes_of(config)
-    given = {n: (np.dtype(np.float16), tuple(x.shape)) for n, x in module.state_dict().items()}
-    names = match(given, table, slots(table, shapes))
-    assert names.keys() | table.ignored == {published(name) for name in given} | table.ignored
-    assert count_params(shapes) == sum(x.numel() for x in module.parameters())
-
-
-def test_fields_left_out_are_the_references():
-    declare_torchvision_ops()
-    from transformers import CLIPConfig as ReferenceCLIP
-    from transformers import Qwen2_5_VLConfig
-
-    flat = qwen_config("qwen2.5-vl-3b", None).to_hf()
-    flat["vision_config"] = {"hidden_size": 1280, "out_hidden_size": 2048}
-    whole = Qwen2_5_VLConfig(**json.loads(json.dumps(flat))).to_dict()  # it takes its input apart
-    assert QwenConfig.from_hf(flat) == QwenConfig.from_hf(whole)
-    assert CLIPConfig.from_hf({"model_type": "clip"}) == CLIPConfig.published("vit-b-32")
-    assert CLIPConfig.from_hf(ReferenceCLIP().to_dict()) == CLIPConfig.published("vit-b-32")
-    bare = {"model_cfg": {"embed_dim": 512, "quick_gelu": True, "vision_cfg": {}, "text_cfg": {}}}
-    assert CLIPConfig.from_open_clip(bare) == CLIPConfig.published("vit-b-16")
-    old = CLIPConfig.published("vit-l-14").to_hf()
-    old["text_config"]["eos_token_id"] = 2  # as OpenAI's own are published
-    assert CLIPConfig.from_hf(old) == CLIPConfig.published("vit-l-14")
-
-
-# --- what is read ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,10 +51,11 @@ def test_every_value_arrives(tmp_path, options):
         copy = tmp_path / "out" / "mllm" / file
         assert copy.read_bytes() == (tmp_path / "hf" / file).read_bytes()
     dtype = options.get("dtype", torch.float32)
-    mllm = load_mllm(tmp_path / "out", str(dtype).removeprefix("torch."))
-    assert mllm.settings["preprocessor_config"] == {"min_pixels": 3136, "x": "é"}
-    assert mllm.config.text.tie_embeddings == options.get("tie", False)
-    tensors = to_hf(jax.tree.map(np.asarray, mllm.params), qwen_table(mllm.config))
+    made = load_model_folder(tmp_path / "out", ["mllm"], str(dtype).removeprefix("torch."))
+    sizes = made.system.mllm_config
+    assert made.files["preprocessor_config"] == {"min_pixels": 3136, "x": "é"}
+    assert sizes.text.tie_embeddings == options.get("tie", False)
+    tensors = to_hf(jax.tree.map(np.asarray, made.params["mllm"]), qwen_table(sizes))
     stored = {published(name): x for name, x in module.state_dict().items()}
     if options.get("tie"):
         del stored["lm_head.weight"]
@@ -155,9 +89,9 @@ def test_clip_computes_what_the_source_does(tmp_path, family, quick_gelu):
         tag = tmp_path / "clip"
         clip_folder(tag, module, module.config.to_dict(), False)
     convert(tag, tmp_path / "out")
-    _, system, params = load_bundle(tmp_path / "out", ["clip"])
-    assert system.clip == sizes
-    assert system.clip_tokenizer is not None and system.tokenizer is None
+    made = load_model_folder(tmp_path / "out", ["clip"])
+    assert made.system.clip_config == sizes and made.text is None
+    assert made.tokenizers.clip is not None and made.tokenizers.mllm is None
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(2, 28, 28, 3)).astype(np.float32)
     tokens = rng.integers(0, 49, (2, 8))
@@ -171,7 +105,7 @@ def test_clip_computes_what_the_source_does(tmp_path, family, quick_gelu):
                 module.get_image_features(images).pooler_output,
                 module.get_text_features(torch.from_numpy(tokens)).pooler_output,
             )
-    model = system.clip_model(params["clip"])
+    model = made.system.clip_model(made.params["clip"])
     with jax.default_matmul_precision("highest"):
         got = model.encode_image(jnp.asarray(pixels)), model.encode_text(jnp.asarray(tokens))
     for g, w in zip(got, want, strict=True):
@@ -185,18 +119,27 @@ def test_sizes_tokenizers_and_settings_go_with_a_run(tmp_path):
     module = hugging_face_model(clip_sizes(True))
     clip_folder(tmp_path / "hf_clip", module, module.config.to_dict(), False)
     convert(tmp_path / "hf_clip", tmp_path / "clip")
-    config = base()
-    config.mllm.size = config.clip.size = ""
-    config.mllm.checkpoint, config.clip.checkpoint = (str(tmp_path / n) for n in ("mllm", "clip"))
-    config.sampler.width, config.sampler.depth = 8, 1
-    system = make_system(config)
-    assert system.clip == clip_sizes(True) and system.qwen.text.layers == 2
+    settings = ModelSettings(
+        mllm=MllmSettings(size="", checkpoint=str(tmp_path / "mllm")),
+        clip=ClipSettings(size="", checkpoint=str(tmp_path / "clip")),
+        sampler=SamplerSettings(width=8, depth=1),
+    )
+    tokenizers = load_tokenizers(settings)
+    system = make_system(settings, tokenizers)
+    assert system.clip_config == clip_sizes(True) and system.mllm_config.text.layers == 2
     params = {
         name: load_params(str(tmp_path / name / "params"), system.abstract[name], prefix=name)
         for name in ("mllm", "clip")
     }
     params["sampler"] = system.init("sampler", 0)
-    save_bundle(tmp_path / "final", config, system, params, ["joint"])
+    save_model_folder(
+        tmp_path / "final",
+        settings=settings,
+        parts={"trained": {"stages": ["joint"]}},
+        system=system,
+        tokenizers=tokenizers,
+        params=params,
+    )
     for file in ("tokenizer.json", "preprocessor_config.json", "merges.txt"):
         copy = tmp_path / "final" / "mllm" / file
         assert copy.read_bytes() == (tmp_path / "hf" / file).read_bytes()
@@ -205,19 +148,13 @@ def test_sizes_tokenizers_and_settings_go_with_a_run(tmp_path):
         assert written == json.loads((tmp_path / source / "config.json").read_text())
     for name in ("mllm", "clip"):
         shutil.rmtree(tmp_path / name)  # the folder stands on its own
-    _, again, loaded = load_bundle(tmp_path / "final")
-    assert (again.qwen, again.clip) == (system.qwen, system.clip)
-    assert {n: fingerprint(p) for n, p in loaded.items()} == {
+    again = load_model_folder(tmp_path / "final")
+    assert again.system.mllm_config == system.mllm_config
+    assert again.system.clip_config == system.clip_config
+    assert {n: fingerprint(p) for n, p in again.params.items()} == {
         n: fingerprint(p) for n, p in params.items()
     }
     assert load_meta(str(tmp_path / "final" / "params"))["trained"]["stages"] == ["joint"]
-    config.mllm.checkpoint = ""
-    config.mllm.tokenizer = str(tmp_path / "hf")
-    with pytest.raises(UserError, match=r"config.mllm.size is empty: name a size, or config.mllm"):
-        make_system(config)
-
-
-# --- what is refused ---------------------------------------------------------------------------
 
 
 def edit(file: pathlib.Path, **fields) -> None:
@@ -284,27 +221,12 @@ def test_sources_that_are_refused(tmp_path, spoil, message):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]  # before anything is written
 
 
-@pytest.mark.parametrize(
-    "part, field, value, words",
-    [
-        ("vision_cfg", "head_width", 0, "head_width is 0"),
-        ("vision_cfg", "layers", [3, 4, 6, 3], r"vision_layers is \[3, 4, 6, 3\], not a whole"),
-        ("text_cfg", "heads", 7, "text_width 512 is not a multiple of the 7 heads"),
-    ],
-)
-def test_sizes_of_open_clip_that_are_refused(part, field, value, words):
-    model = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
-    model[part] = {field: value}
-    with pytest.raises(ValueError, match=words):
-        CLIPConfig.from_open_clip({"model_cfg": model})
-
-
 def test_one_line_and_status_2(tmp_path):
     qwen_folder(tmp_path / "hf", sharded=False)
     edit(tmp_path / "hf" / "config.json", tie_word_embeddings=True)
     file = tmp_path / "hf" / "model.safetensors"
     file.write_bytes(file.read_bytes().replace(b"model.norm.weight", b"model.norm.height"))
-    done = command(f"--source={tmp_path / 'hf'}", f"--out={tmp_path / 'out'}")
+    done = command("convert", f"--source={tmp_path / 'hf'}", f"--out={tmp_path / 'out'}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: weights do not fit the model: 1 missing (model.norm.weight); "

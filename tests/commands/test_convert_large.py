@@ -17,22 +17,14 @@ import torch
 from msjoe_jax.commands.convert import convert
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
-from msjoe_jax.rollout.model_folder import load_mllm
+from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.safetensors import read_header, write_file
 from msjoe_jax.weights.tables import slots
-from tests.commands.test_convert import PYTHON, ROOT, command, shapes_of
+from tests.support.commands import PYTHON, ROOT, command, program
 from tests.support.published import qwen_folder
 
 SHARDS = 16
-
-
-def program(text: str, *arguments: pathlib.Path, **variables: str):
-    line = [sys.executable, "-c", textwrap.dedent(text), *arguments]
-    environment = PYTHON | variables
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def test_loads_onto_eight_devices(tmp_path):
@@ -40,20 +32,18 @@ def test_loads_onto_eight_devices(tmp_path):
     convert(tmp_path / "hf", tmp_path / "out")
     text = """
         import sys, jax, numpy as np
-        from flax import nnx
-        from msjoe_jax.models.params import abstract
-        from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-        from msjoe_jax.rollout.model_folder import load_mllm
+        from msjoe_jax.rollout.model_folder import load_model_folder
+        from msjoe_jax.rollout.system import state_table
         from msjoe_jax.runtime.checkpoint import load_params
         from msjoe_jax.runtime.mesh import *
-        from msjoe_jax.runtime.sharding_tables import STATE_TABLE
         import pathlib
-        whole = load_mllm(pathlib.Path(sys.argv[1]))
+        whole = load_model_folder(pathlib.Path(sys.argv[1]), ["mllm"])
         mesh = make_mesh(1, 4, 2)
-        like = abstract(lambda: QwenVL(whole.config, rngs=nnx.Rngs(0)))[1]
-        like = with_shardings(like, param_shardings(like, STATE_TABLE, mesh, AxisRules()))
+        like, table = whole.system.abstract["mllm"], state_table(whole.system)
+        like = with_shardings(like, param_shardings(like, table, mesh, AxisRules()))
         params = load_params(sys.argv[1] + "/params", like, prefix="mllm")
-        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(whole.params), strict=True):
+        trees = params, whole.params["mllm"]
+        for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
             np.testing.assert_array_equal(a, np.asarray(b).astype(a.dtype))
         up = params["language"]["layers"]["up"]
         print(up.addressable_shards[0].data.shape, len(up.sharding.device_set))
@@ -74,7 +64,7 @@ def test_a_disk_that_refuses(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "out").exists()
     convert(tmp_path / "hf", tmp_path / "out")  # and goes on once there is room
-    load_mllm(tmp_path / "out")
+    load_model_folder(tmp_path / "out", ["mllm"])
 
 
 def large_folder(folder: pathlib.Path, shards: int = SHARDS) -> None:
@@ -192,7 +182,7 @@ def test_kill_9_and_the_same_command(tmp_path):
     with pytest.raises(UserError, match=r"out.partial was begun from another source"):
         convert(tmp_path / "other", tmp_path / "out")
 
-    assert command(*flags).returncode == 0
+    assert command("convert", *flags).returncode == 0
     untouched = sum(
         (tmp_path / "out" / p.relative_to(tmp_path / "out.partial")).stat().st_mtime_ns == t
         for p, t in before.items()

@@ -9,13 +9,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 import tensorstore as ts
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 
 from msjoe_jax.commands import export as module
@@ -23,21 +20,21 @@ from msjoe_jax.commands.convert import convert
 from msjoe_jax.commands.export import export
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.params import fingerprint
-from msjoe_jax.rollout.model_folder import load_bundle, load_mllm
+from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.runtime.checkpoint import leaf_shapes
 from msjoe_jax.runtime.param_store import ParamReader
-from msjoe_jax.weights.safetensors import NAMES, plan_files, read_folder, read_header, write_file
-from tests.commands.test_convert import PYTHON, ROOT
-from tests.models.clip.test_model import config as clip_sizes
-from tests.models.clip.test_model import hugging_face_model
+from msjoe_jax.weights.safetensors import plan_files, write_file
+from tests.support.clip_oracle import config as clip_sizes
+from tests.support.clip_oracle import hugging_face_model
+from tests.support.commands import PYTHON, ROOT
 from tests.support.published import SHARD, clip_folder, published, qwen_folder
-from tests.support.tiny import tiny_bundle
+from tests.support.tiny import tiny_model_folder
 from tests.support.torch_stubs import declare_torchvision_ops
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("bundle"))
+def folder(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -108,30 +105,31 @@ def test_clip_comes_out_beside(tmp_path):
     reader = ParamReader(tmp_path / "clip" / "params")
     target = tmp_path / "out"
     bar = module.tqdm(disable=True)
-    module._hugging_face("clip", tmp_path / "clip" / "clip", target, reader, reader.leaves, bar)
+    stored = module.Stored(tmp_path / "clip", reader, reader.leaves, {}, bar)
+    module._hugging_face(stored, "clip", target)
     before = {name: raw(x) for name, x in tensors(tmp_path / "hf").items()}
     assert {name: raw(x) for name, x in tensors(target).items()} == before
 
 
-def test_a_bundle_in_transformers(tmp_path, bundle):
+def test_a_bundle_in_transformers(tmp_path, folder):
     """Logits of text and features of a picture, of the tiny world's kind of model."""
-    export(bundle, tmp_path / "out", "hf")
+    export(folder, tmp_path / "out", "hf")
     reference = from_pretrained(tmp_path / "out")
-    mllm = load_mllm(bundle, "float32")
-    ids = np.arange(1, 20)[None] % 7 + mllm.tokenizer.token_id("<unk>")
+    mllm = load_model_folder(folder, ["mllm"], "float32")
+    ids = np.arange(1, 20)[None] % 7 + mllm.text.tokenizer.token_id("<unk>")
     positions = np.broadcast_to(np.arange(ids.shape[1]), (1, 3, ids.shape[1]))
-    vision = mllm.config.vision
+    vision = mllm.system.mllm_config.vision
     patches = np.random.default_rng(0).normal(size=(24, vision.patch_dim)).astype(np.float32)
 
     @jax.jit
     def run(params, ids, positions, patches):
-        model = mllm_of(mllm.definition, params)
+        model = mllm.system.mllm(params)
         x = model.language.embed(ids)
         hidden, _ = model.language.prefill(x, positions, jnp.ones_like(ids))
         return model.language.logits(hidden), model.vision(patches[None], jnp.array([[4, 6]]))
 
     with jax.default_matmul_precision("highest"):
-        logits, features = run(mllm.params, ids, positions, patches)
+        logits, features = run(mllm.params["mllm"], ids, positions, patches)
     with torch.no_grad():
         want = reference(input_ids=torch.from_numpy(ids)).logits.numpy()
         grid = torch.tensor([[1, 4, 6]])
@@ -144,14 +142,8 @@ def test_a_bundle_in_transformers(tmp_path, bundle):
         np.testing.assert_allclose(got, expected, atol=1e-5 * scale, rtol=0)
 
 
-def mllm_of(definition, params):
-    from flax import nnx
-
-    return nnx.merge(definition, params)
-
-
-def test_sampler_by_the_cards_own_words(tmp_path, bundle):
-    export(bundle, tmp_path / "out", "hf")
+def test_sampler_by_the_cards_own_words(tmp_path, folder):
+    export(folder, tmp_path / "out", "hf")
     card = (tmp_path / "out" / "README.md").read_text()
     (code,) = (c for c in re.findall(r"```python\n(.*?)```", card, re.S) if "Sampler(" in c)
     code += "\nfrom msjoe_jax.models.params import fingerprint, split_module\n"
@@ -160,37 +152,44 @@ def test_sampler_by_the_cards_own_words(tmp_path, bundle):
     cwd = tmp_path / "out"
     done = subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=PYTHON)
     assert done.returncode == 0, done.stderr
-    _, _, params = load_bundle(bundle, ["sampler"])
+    params = load_model_folder(folder, ["sampler", "clip"]).params
     assert done.stdout.strip() == fingerprint(params["sampler"])
     # The CLIP beside it is one that can be converted again, to the very same values.
     convert(tmp_path / "out" / "clip", tmp_path / "clip")
-    _, _, again = load_bundle(tmp_path / "clip", ["clip"])
-    _, _, params = load_bundle(bundle, ["clip"])
+    again = load_model_folder(tmp_path / "clip", ["clip"]).params
     assert fingerprint(again["clip"]) == fingerprint(params["clip"])
 
 
 def test_card_of_a_trained_model():
     meta = {"trained": {"stages": ["pretrain", "joint"], "joint": {"steps": 7}}}
-    card = module.model_card("mine", meta, ["mllm", "sampler"])
+    card = module.model_card(
+        "mine",
+        meta=meta,
+        present=["mllm", "sampler"],
+        title="Other-VL",
+        architecture="OtherForGeneration",
+    )
     assert card.startswith("---\n") and "# mine\n" in card
-    assert "stage I: REINFORCE" in card and "stage II: GRPO" in card and '"steps": 7' in card
+    assert "A Other-VL multimodal" in card and "import OtherForGeneration\n" in card
+    assert "pretrain: REINFORCE" in card and "joint: GRPO" in card and '"steps": 7' in card
     assert "CLIP that scores" not in card and "Not by msjoe_jax" not in card
 
 
-def test_checkpoint_for_inference(tmp_path, bundle):
-    export(bundle, tmp_path / "out", "orbax")
+def test_checkpoint_for_inference(tmp_path, folder):
+    export(folder, tmp_path / "out", "orbax")
     stored = leaf_shapes(str(tmp_path / "out" / "params"))
     assert {x.dtype.name for n, x in stored.items() if n.startswith("mllm/")} == {"bfloat16"}
-    config, system, params = load_bundle(bundle)
-    config_out, system_out, params_out = load_bundle(tmp_path / "out")
-    assert config_out.to_json() == config.to_json()
-    assert (system_out.qwen, system_out.clip) == (system.qwen, system.clip)
+    made, out = load_model_folder(folder), load_model_folder(tmp_path / "out")
+    assert out.settings == made.settings
+    assert out.system.mllm_config == made.system.mllm_config
+    assert out.system.clip_config == made.system.clip_config
+    params, params_out = made.params, out.params
     for name in ("clip", "sampler"):  # embeddings in records name CLIP by its exact values
         assert fingerprint(params_out[name]) == fingerprint(params[name])
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params["mllm"])
     assert fingerprint(params_out["mllm"]) == fingerprint(rounded)
     # The same rounding on the way to transformers, which the config then states.
-    export(bundle, tmp_path / "a", "hf", "bfloat16")
+    export(folder, tmp_path / "a", "hf", "bfloat16")
     export(tmp_path / "out", tmp_path / "b", "hf")
     a, b = tensors(tmp_path / "a"), tensors(tmp_path / "b")
     assert {n: raw(x) for n, x in a.items()} == {n: raw(x) for n, x in b.items()}
@@ -206,15 +205,15 @@ def test_stated_type_follows_the_tensors(tmp_path):
     assert next(from_pretrained(tmp_path / "out").parameters()).dtype == torch.bfloat16
 
 
-def test_layers_of_a_trained_model_lie_apart(bundle):
+def test_layers_of_a_trained_model_lie_apart(folder):
     """Else a layer could not be read without its stack."""
-    kvstore = ParamReader(bundle / "params")._kvstore("mllm/language/layers/up")
+    kvstore = ParamReader(folder / "params")._kvstore("mllm/language/layers/up")
     store = ts.open({"driver": "zarr", "kvstore": kvstore}).result()
     assert store.shape[0] == 3 and store.chunk_layout.read_chunk.shape[0] == 1
 
 
-def test_goes_on_after_a_kill(tmp_path, bundle, small_shards, monkeypatch):
-    export(bundle, tmp_path / "whole", "hf")
+def test_goes_on_after_a_kill(tmp_path, folder, small_shards, monkeypatch):
+    export(folder, tmp_path / "whole", "hf")
     calls = []
 
     def killed(file, *rest):
@@ -225,15 +224,15 @@ def test_goes_on_after_a_kill(tmp_path, bundle, small_shards, monkeypatch):
 
     monkeypatch.setattr(module, "write_file", killed)
     with pytest.raises(UserError, match=r"out.partial: cannot be written \(No space left"):
-        export(bundle, tmp_path / "out", "hf")
+        export(folder, tmp_path / "out", "hf")
     assert not (tmp_path / "out").exists() and len(calls) == 3
     with pytest.raises(UserError, match="begun from another source or with other flags"):
-        export(bundle, tmp_path / "out", "hf", "bfloat16")
+        export(folder, tmp_path / "out", "hf", "bfloat16")
     written = []
     monkeypatch.setattr(
         module, "write_file", lambda *a: (written.append(a[0].name), write_file(*a))
     )
-    export(bundle, tmp_path / "out", "hf")
+    export(folder, tmp_path / "out", "hf")
     assert not set(written) & set(calls)
     files = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*") if p.is_file()]
     assert len(files) == len([p for p in (tmp_path / "whole").rglob("*") if p.is_file()])
@@ -242,7 +241,7 @@ def test_goes_on_after_a_kill(tmp_path, bundle, small_shards, monkeypatch):
         assert (tmp_path / "out" / file).read_bytes().replace(b"# out", b"# whole") == same
 
 
-def test_slips_are_one_line(tmp_path, bundle):
+def test_slips_are_one_line(tmp_path, folder):
     with pytest.raises(UserError, match="no checkpoint there"):
         export(tmp_path, tmp_path / "out", "hf")
     for flags, words in (
@@ -257,59 +256,9 @@ def test_slips_are_one_line(tmp_path, bundle):
         "-m",
         "msjoe_jax",
         "export",
-        f"--checkpoint={bundle}",
-        f"--out={bundle}",
+        f"--checkpoint={folder}",
+        f"--out={folder}",
     ]
     done = subprocess.run(line, capture_output=True, text=True, env=PYTHON, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr == f"error: {bundle} exists; remove it or name another folder\n"
-
-
-# --- the file format against the library -------------------------------------------------------
-
-ARRAYS = st.dictionaries(
-    st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=8),
-    st.tuples(
-        st.sampled_from(sorted(NAMES, key=str)), st.lists(st.integers(0, 4), max_size=3).map(tuple)
-    ),
-    max_size=5,
-)
-
-
-@settings(deadline=None, max_examples=40)
-@given(ARRAYS, st.integers(0, 2**32 - 1), st.floats(0, 0.999))
-def test_files_are_the_librarys(tmp_path_factory, arrays, seed, fraction):
-    file = tmp_path_factory.mktemp("file") / "model.safetensors"
-    rng = np.random.default_rng(seed)
-    values = {
-        name: rng.integers(0, 256, int(np.prod(shape)) * dtype.itemsize, np.uint8)
-        .view(dtype)
-        .reshape(shape)
-        for name, (dtype, shape) in arrays.items()
-        if name != "__metadata__"
-    }
-    write_file(file, {name: (x.dtype, x.shape) for name, x in values.items()}, values.__getitem__)
-    with safe_open(file, "pt") as opened:
-        assert set(opened.keys()) == values.keys()
-        for name, x in values.items():
-            theirs = opened.get_tensor(name)
-            assert tuple(theirs.shape) == x.shape
-            assert raw(theirs)[2] == x.tobytes() if x.size else theirs.numel() == 0
-    ours = read_folder(file.parent)
-    for name, x in values.items():
-        assert ours[name].read().tobytes() == x.tobytes()
-        assert (ours[name].dtype, ours[name].shape) == (x.dtype, x.shape)
-    content = file.read_bytes()
-    file.write_bytes(content[: int(fraction * len(content))])
-    with pytest.raises(UserError, match="damaged"):
-        read_header(file)
-
-
-def test_shards_hold_every_tensor_once():
-    sizes = {f"t{i}": size for i, size in enumerate([3, 4, 9, 1, 1, 20, 2])}
-    files = plan_files(sizes, limit=8)
-    assert [name for group in files.values() for name in group] == list(sizes)
-    assert [sum(sizes[n] for n in group) for group in files.values()] == [7, 9, 2, 20, 2]
-    assert next(iter(files)) == "model-00001-of-00005.safetensors"
-    assert list(plan_files(sizes, limit=40)) == ["model.safetensors"]
-    assert ml_dtypes.bfloat16 in {dtype.type for dtype in NAMES}
+    assert done.stderr == f"error: {folder} exists; remove it or name another folder\n"

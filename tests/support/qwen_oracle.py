@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 
 from msjoe_jax.models.params import abstract
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.config import SPECIAL_TOKENS, QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
 from msjoe_jax.weights.qwen import qwen_table
@@ -81,6 +81,16 @@ def numpy_of(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
+
+
+def published_sizes(name: str) -> QwenConfig:
+    """The sizes of that name with the published token ids."""
+    return QwenConfig.published(name, {field: i for field, (_, i) in SPECIAL_TOKENS.items()})
+
+
+def shapes_of(config: QwenConfig) -> dict[str, Any]:
+    """The abstract parameters of these sizes."""
+    return abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0)))[1]
 
 
 def ours(

@@ -1,7 +1,8 @@
-"""A tiny system for tests that run whole commands: smaller than `configs/tiny.py`, untrained."""
+"""Tiny models for tests that run whole commands: smaller than `configs/tiny.py`, untrained."""
 
 import pathlib
 from fractions import Fraction
+from typing import Any
 
 import av
 import jax
@@ -9,16 +10,48 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from msjoe_jax.config import base
-from msjoe_jax.rollout.model_folder import NAMES, save_bundle
-from msjoe_jax.rollout.system import make_system
+from msjoe_jax.fields import plain, read
+from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.rollout.model_folder import save_model_folder
+from msjoe_jax.rollout.system import NAMES, ModelSettings, load_tokenizers, make_system
+from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 
 WORDS = "find answer what colour is the cup ? red blue green white kitchen dog"
 
+# T = 16 candidates, 2 previews, K = 4.
+TINY_FRAMES = FrameConfig(candidates=16, preview=2, key=4, preview_patches=16, key_patches=16)
+TINY_PROMPT = PromptConfig(
+    system="",
+    query_instruction="find",
+    answer_instruction="answer",
+    max_queries=2,
+    query_prompt_tokens=96,
+    answer_prompt_tokens=96,
+    query_tokens=8,
+    answer_tokens=4,
+)
+
+
+def tiny_settings(folder: pathlib.Path, **mllm: Any) -> ModelSettings:
+    """Tiny models; their word tokenizer is written to `folder`. `mllm`: its further fields."""
+    tokenizer = str(build_word_tokenizer(folder / "tokenizer.json", [WORDS]))
+    small = {"size": "tiny", "tokenizer": tokenizer, "dtype": "float32", "remat": False, **mllm}
+    values = {
+        "mllm": small,
+        "clip": {"size": "tiny", "tokenizer": tokenizer},
+        "sampler": {"width": 8, "depth": 1},
+    }
+    slips: list[str] = []
+    settings = read(ModelSettings, values, "", slips)
+    assert not slips, slips
+    return settings
+
 
 def tiny_config(folder: pathlib.Path) -> ConfigDict:
     """T = 16 candidates, 2 previews, K = 4; its word tokenizer is written to `folder`."""
+    from msjoe_jax.config import base
+
     c = base()
     c.mllm.size = c.clip.size = "tiny"
     c.mllm.tokenizer = c.clip.tokenizer = str(
@@ -36,17 +69,29 @@ def tiny_config(folder: pathlib.Path) -> ConfigDict:
     return c
 
 
-def tiny_bundle(folder: pathlib.Path) -> pathlib.Path:
-    """A checkpoint folder of `tiny_config`."""
-    config = tiny_config(folder)
-    system = make_system(config)
+def tiny_params(abstract: dict[str, Any]) -> dict[str, Any]:
+    """Normal values in every leaf."""
     rng = np.random.default_rng(0)  # on the host: compiling the initialisers takes far longer
-    params = jax.tree.map(
+    return jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(0.0, 0.1, leaf.shape), leaf.dtype),
-        {name: system.abstract[name] for name in NAMES},
+        {name: abstract[name] for name in NAMES},
     )
-    save_bundle(folder / "bundle", config, system, params)
-    return folder / "bundle"
+
+
+def tiny_model_folder(folder: pathlib.Path) -> pathlib.Path:
+    """A model folder of `tiny_settings`, TINY_FRAMES and TINY_PROMPT."""
+    settings = tiny_settings(folder)
+    tokenizers = load_tokenizers(settings)
+    system = make_system(settings, tokenizers)
+    save_model_folder(
+        folder / "model",
+        settings=settings,
+        parts={"frames": plain(TINY_FRAMES), "prompt": plain(TINY_PROMPT)},
+        system=system,
+        tokenizers=tokenizers,
+        params=tiny_params(system.abstract),
+    )
+    return folder / "model"
 
 
 def tiny_video(

@@ -1,6 +1,6 @@
 """CLIP (Radford et al. 2021, arXiv 2103.00020): images and texts into one space.
 
-Parameter tree (`functional.split_module`), kernels [in, out], `blocks` stacked over layers:
+Parameter tree (`params.split_module`), kernels [in, out], `blocks` stacked over layers:
 
     vision: patch_embed/kernel [patch·patch·3, D], class_embedding [D], position_embedding [1+P, D],
             ln_pre, blocks, ln_post: {scale, bias}, projection [D, E]

@@ -1,9 +1,28 @@
 """Sizes of Qwen2.5-VL, read from a Hugging Face `config.json` or stated for a tiny model."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from msjoe_jax.models.checks import check_heads, check_sizes
+
+# Published sizes by name: text (width, layers, heads, kv heads, mlp, vocab, tied), and the vision
+# tower's MLP; the tower is else the same in all, and its output as wide as the text.
+SIZES = {
+    "qwen2.5-vl-3b": (2048, 36, 16, 2, 11008, 151936, True, 3420),
+    "qwen2.5-vl-7b": (3584, 28, 28, 4, 18944, 152064, False, 3420),
+    "qwen2.5-vl-32b": (5120, 64, 40, 8, 27648, 152064, False, 3456),
+    "qwen2.5-vl-72b": (8192, 80, 64, 8, 29568, 152064, False, 3456),
+}
+
+# The ids of special tokens by their fields here: spelling, by which any vocabulary serves, and id
+# in the published vocabulary.
+SPECIAL_TOKENS = {
+    "image_token_id": ("<|image_pad|>", 151655),
+    "video_token_id": ("<|video_pad|>", 151656),
+    "vision_start_token_id": ("<|vision_start|>", 151652),
+    "vision_end_token_id": ("<|vision_end|>", 151653),
+}
 
 # What transformers assumes of fields that a `vision_config` leaves out, as files that were saved
 # as a difference from these do (configuration_qwen2_5_vl.py).
@@ -102,6 +121,40 @@ class QwenConfig:
         check_sizes(self)
 
     @classmethod
+    def published(cls, name: str, token_ids: Mapping[str, int]) -> "QwenConfig":
+        """Returns one of `SIZES`; `token_ids` are the fields of `SPECIAL_TOKENS`."""
+        width, layers, heads, kv_heads, mlp, vocab, tied, vision_mlp = SIZES[name]
+        text = TextConfig(
+            vocab, width, layers, heads, kv_heads, mlp, (16, 24, 24), tie_embeddings=tied
+        )
+        vision = VisionConfig(32, 1280, 16, vision_mlp, width, (7, 15, 23, 31))
+        return cls(text, vision, **token_ids)
+
+    @classmethod
+    def tiny(cls, vocab: int, token_ids: Mapping[str, int]) -> "QwenConfig":
+        """Returns the sizes for tests and the tiny world: three layers of width 64."""
+        text = TextConfig(
+            vocab=vocab,
+            width=64,
+            layers=3,
+            heads=2,
+            kv_heads=2,
+            mlp_width=160,
+            mrope_section=(4, 6, 6),
+            tie_embeddings=True,
+        )
+        vision = VisionConfig(
+            depth=2,
+            width=48,
+            heads=3,
+            mlp_width=96,
+            out_width=64,
+            full_attention_layers=(1,),
+            window=28,
+        )
+        return cls(text, vision, **token_ids)
+
+    @classmethod
     def from_hf(cls, config: dict[str, Any]) -> "QwenConfig":
         """Reads a Hugging Face config, with `text_config` nested or flat.
 
@@ -159,7 +212,7 @@ class QwenConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The flat form of the published `config.json`, which every version reads."""
+        """Returns the flat form of the published `config.json`, which every version reads."""
         text, vision = self.text, self.vision
         return {
             "architectures": ["Qwen2_5_VLForConditionalGeneration"],

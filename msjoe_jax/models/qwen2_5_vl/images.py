@@ -17,11 +17,19 @@ MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
+# The reference's budgets (qwen-vl-utils), in pixels of visual tokens: of an image, of a video's
+# frame, and of all temporal steps of a video together; and how many frames a video has.
+TOKEN_PIXELS = 28 * 28
+IMAGE_PIXELS = 4 * TOKEN_PIXELS, 16384 * TOKEN_PIXELS
+FRAME_PIXELS = 128 * TOKEN_PIXELS, 768 * TOKEN_PIXELS
+VIDEO_PIXELS = 24576 * TOKEN_PIXELS
+VIDEO_FRAMES = 4, 768
+
 
 def smart_resize(
     height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """The (height, width) nearest to a frame's, in multiples of `factor` and within the budget.
+    """Computes the (height, width) nearest to a frame's, in multiples of `factor`, in a budget.
 
     `factor` is patch · merge pixels. A frame over the upper bound shrinks to within it (unless a
     side is down to one `factor`), one under the lower bound grows to at least it; a budget too
@@ -53,7 +61,7 @@ def smart_resize(
 def resize_frame(
     frame: UInt8[np.ndarray, "H W 3"], *, factor: int, min_pixels: int, max_pixels: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Bicubic resize (antialiased, as PIL does it) to the size that `smart_resize` names.
+    """Resizes (bicubic, antialiased, as PIL does it) to the size that `smart_resize` names.
 
     Raises:
       ValueError: as `smart_resize`, before any memory is taken.
@@ -72,7 +80,8 @@ def frame_to_patches(
 ) -> tuple[UInt8[np.ndarray, "P p p 3"], tuple[int, int]]:
     """Cuts a frame into patches in merge-block order, zero-padded to `num_patches`.
 
-    Returns the patches and the grid (height, width) in patches.
+    Returns:
+      the patches, and the grid (height, width) in patches.
 
     Raises:
       ValueError: a side is no multiple of patch · merge, or the frame has too many patches.
@@ -91,7 +100,7 @@ def frame_to_patches(
 def fused_patches_to_inputs(
     patches: UInt8[Array, "*batch T P p p 3"],
 ) -> Float[Array, "*batch P C"]:
-    """Normalised float32 inputs of T consecutive frames fused into one temporal step.
+    """Computes the tower's float32 inputs of T consecutive frames fused into one temporal step.
 
     C = 3 · T · p² in the order channel, time, row, column, where T is the model's temporal patch.
     """
@@ -103,6 +112,6 @@ def fused_patches_to_inputs(
 def patches_to_inputs(
     patches: UInt8[Array, "*batch P p p 3"], temporal_patch: int
 ) -> Float[Array, "*batch P C"]:
-    """Normalised float32 inputs of single frames, each shown `temporal_patch` times."""
+    """Computes the tower's float32 inputs of single frames, each shown `temporal_patch` times."""
     x = jnp.asarray(patches)[..., None, :, :, :, :]
     return fused_patches_to_inputs(jnp.repeat(x, temporal_patch, axis=-5))

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+
 
 def mrope_positions(
     token_ids: Int[np.ndarray, "L"],
@@ -23,7 +25,7 @@ def mrope_positions(
     tokens_per_second: int,
     second_per_grid: Sequence[float | Sequence[float]] | None = None,
 ) -> Int[np.ndarray, "3 L"]:
-    """(time, height, width) position of every token of one unpadded prompt.
+    """Computes the (time, height, width) position of every token of one unpadded prompt.
 
     Text advances all three by one. Image or video tokens of a grid lie at its start plus
     (time step, merged row, merged column); a video's time step counts `tokens_per_second` times
@@ -32,6 +34,9 @@ def mrope_positions(
     Args:
       token_ids: the prompt with one placeholder token per visual token.
       grids: (time, height, width) in patches of every image and video, in order of appearance.
+      image_token_id, video_token_id: the placeholders.
+      merge: patches on a side of a visual token.
+      tokens_per_second: temporal positions of a second of video.
       second_per_grid: seconds between the time steps of every video, in order, or the time of each
         of its steps in seconds, never falling, of which only the distance from the first counts;
         1 between steps if None.
@@ -74,6 +79,24 @@ def mrope_positions(
         raise ValueError(f"placeholders after position {at} belong to none of {len(grids)} grids")
     columns.append(np.tile(start + np.arange(len(token_ids) - at), (3, 1)))
     return np.concatenate(columns, axis=1)
+
+
+def prompt_positions(
+    config: QwenConfig,
+    token_ids: Int[np.ndarray, "L"],
+    grids: Sequence[tuple[int, int, int]],
+    seconds: Sequence[float | Sequence[float]],
+) -> Int[np.ndarray, "3 L"]:
+    """Computes `mrope_positions` by a model's sizes; `seconds` as `second_per_grid` there."""
+    return mrope_positions(
+        token_ids,
+        grids,
+        image_token_id=config.image_token_id,
+        video_token_id=config.video_token_id,
+        merge=config.vision.merge,
+        tokens_per_second=config.tokens_per_second,
+        second_per_grid=seconds,
+    )
 
 
 def _time_steps(

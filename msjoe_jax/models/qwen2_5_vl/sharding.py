@@ -1,7 +1,7 @@
 """What each dimension of every parameter is, by the end of its path (`mesh.param_shardings`).
 
-Layers are stacked, so their first dimension is `layers`. Norms, biases over the width and the
-position tables are small and stay whole; so does the sampler (about 2 M parameters).
+Layers are stacked, so their first dimension is `layers`. Norms and biases over the width are small
+and stay whole.
 """
 
 from msjoe_jax.runtime.mesh import REPLICATED, Table
@@ -32,29 +32,3 @@ VISION: Table = (
     (r"vision/merger/fc_1/bias", ("mlp",)),
     (r"vision/merger/(fc_2/bias|norm/scale)", REPLICATED),
 )
-
-CLIP: Table = (
-    (r"text/token_embedding", ("vocab", "embed")),
-    (r"vision/patch_embed/kernel", (None, "embed")),
-    (r"blocks/[qkv]_proj/kernel", ("layers", "embed", "heads")),
-    (r"blocks/[qkv]_proj/bias", ("layers", "heads")),
-    (r"blocks/out_proj/kernel", ("layers", "heads", "embed")),
-    (r"blocks/fc_1/kernel", ("layers", "embed", "mlp")),
-    (r"blocks/fc_1/bias", ("layers", "mlp")),
-    (r"blocks/fc_2/kernel", ("layers", "mlp", "embed")),
-    (r"blocks/((fc_2|out_proj)/bias|ln_[12]/(scale|bias))", REPLICATED),
-    (r"(text|vision)/projection", ("embed", None)),
-    (r"(text|vision)/(position_embedding|class_embedding|ln_(pre|post|final)/.*)", REPLICATED),
-)
-
-# Last: its short names would match in the other models too.
-SAMPLER: Table = (
-    (r"(down|up)/((first|second)/(kernel|bias)|norm/scale)", REPLICATED),
-    (r"(stem_in|stem_out|mix)/(kernel|bias)", REPLICATED),
-    (r"head", REPLICATED),
-)
-
-# First: below it, adapters repeat the other models' paths. Their factors are small.
-LORA: Table = ((r"lora/.*/[ab]", REPLICATED),)
-
-STATE_TABLE: Table = (*LORA, *LANGUAGE, *VISION, *CLIP, *SAMPLER)

@@ -1,0 +1,340 @@
+"""Model families: what the rest asks of a multimodal LLM that is not the same for all of them.
+
+`FAMILIES` is keyed by Hugging Face's `model_type`. Conversion, export, model folders, the system
+and the rollout take everything from a `Family` and from its sizes object, and name no model. A new
+family is a module (`VisionLanguageModel`), sizes (`Sizes`), a weight table, a sharding table, and a
+line here. CLIP is no family: there is one CLIP.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.params import Params, abstract
+from msjoe_jax.models.qwen2_5_vl import config as qwen
+from msjoe_jax.models.qwen2_5_vl import images as qwen_images
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.models.qwen2_5_vl.positions import prompt_positions
+from msjoe_jax.models.qwen2_5_vl.sharding import LANGUAGE, VISION
+from msjoe_jax.runtime.mesh import Table as ShardingTable
+from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.weights.folder import read_json, read_sizes
+from msjoe_jax.weights.qwen import qwen_table
+from msjoe_jax.weights.tables import Table as WeightTable
+
+Cache = Any  # keys and values, or whatever state a family's decoder keeps: any pytree
+Grid = tuple[int, int, int]  # of an image or a video: temporal steps, rows and columns in patches
+# Of a video in a prompt: seconds between its temporal steps, or each step's time in seconds.
+Seconds = float | tuple[float, ...]
+
+
+# --- what a family's classes have to be -------------------------------------------------------
+
+
+class VisionSizes(Protocol):
+    """Sizes of a vision tower, in patches where nothing else is said."""
+
+    @property
+    def patch(self) -> int:
+        """Pixels on a side of a patch."""
+
+    @property
+    def merge(self) -> int:
+        """Patches on a side of a visual token."""
+
+    @property
+    def temporal_patch(self) -> int:
+        """Frames that are fused into one temporal step of a video."""
+
+
+class Sizes(Protocol):
+    """Sizes of a model. Objects of equal sizes are equal and hash alike."""
+
+    @property
+    def vision(self) -> VisionSizes:
+        """The vision tower's."""
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder that a visual token of an image replaces; it is never sampled."""
+
+    @property
+    def video_token_id(self) -> int:
+        """The placeholder that a visual token of a video replaces; it is never sampled."""
+
+
+class LanguageModel(Protocol):
+    """The decoder, as rollouts and the loss use it (see models/qwen2_5_vl/language.py)."""
+
+    config: Any  # its `vocab` is the number of ids
+
+    def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]: ...
+
+    def prefill(
+        self, x: Float[Array, "B S D"], positions: Int[Array, "B 3 S"], segments: Int[Array, "B S"]
+    ) -> tuple[Float[Array, "B S D"], Cache]: ...
+
+    def extend(
+        self,
+        x: Float[Array, "B G C D"],
+        start: Int[Array, "B"],
+        prompt: Cache,
+        prompt_segments: Int[Array, "B S"],
+    ) -> Float[Array, "B G C D"]: ...
+
+    def decode_step(
+        self,
+        x: Float[Array, "B G D"],
+        index: Int[Array, ""],
+        start: Int[Array, "B"],
+        prompt: Cache,
+        prompt_segments: Int[Array, "B S"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "B G D"], Cache]: ...
+
+    def empty_cache(self, batch: int, group: int, length: int) -> Cache: ...
+
+    def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]: ...
+
+    def log_probs(
+        self,
+        h: Float[Array, "B G C D"],
+        targets: Int[Array, "B G C"],
+        *,
+        banned: Bool[Array, "V"],
+        temperature: float = 1.0,
+        chunk: int = 4096,
+    ) -> tuple[Float[Array, "B G C"], Float[Array, "B G C"]]: ...
+
+
+class VisionLanguageModel(Protocol):
+    """A family's module: an `nnx.Module` with two halves.
+
+    `vision(patches [F, P, C], grid [F, 2])` gives visual tokens [F, P / merge², D] of F frames or
+    temporal steps, each in raster order.
+    """
+
+    config: Any  # the `Sizes`
+    vision: Callable[[Float[Array, "F P C"], Int[Array, "F 2"]], Float[Array, "F M D"]]
+    language: LanguageModel
+
+    def prompt_embeds(
+        self,
+        tokens: Int[Array, "B G S"],
+        feature_index: Int[Array, "B G S"],
+        features: Float[Array, "B U D"],
+    ) -> Float[Array, "B G S D"]: ...
+
+
+# --- what is stated of a family -----------------------------------------------------------------
+
+
+class VisualText(NamedTuple):
+    """Tokens of a picture or a video in a prompt, around its placeholders.
+
+    `between` stands between the temporal steps of a video.
+    """
+
+    before: tuple[int, ...]
+    placeholder: int
+    after: tuple[int, ...]
+    between: tuple[int, ...] = ()
+
+
+class Images(NamedTuple):
+    """From frames to the vision tower's input; see the functions of models/qwen2_5_vl/images.py.
+
+    Attributes:
+      fit: (height, width, *, factor, min_pixels, max_pixels) to a frame's size.
+      resize: (frame, *, factor, min_pixels, max_pixels) to the frame of that size.
+      cut: (frame, patch, merge, num_patches) to uint8 patches and the grid (rows, columns).
+      inputs: (patches, temporal_patch) of single frames to the tower's input.
+      fused: patches of whole temporal steps [*, T, P, p, p, 3] to the tower's input.
+      max_aspect: frames that are longer in proportion are refused by `fit`.
+      mean, std: of the channels, as a preprocessor's settings must state them.
+      image_pixels, frame_pixels: least and most pixels of an image, and of a video's frame.
+      video_pixels: most pixels of all temporal steps of a video together.
+      video_frames: least and most frames of a video.
+    """
+
+    fit: Callable[..., tuple[int, int]]
+    resize: Callable[..., np.ndarray]
+    cut: Callable[..., tuple[np.ndarray, tuple[int, int]]]
+    inputs: Callable[..., Array]
+    fused: Callable[..., Array]
+    max_aspect: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_pixels: tuple[int, int]
+    frame_pixels: tuple[int, int]
+    video_pixels: int
+    video_frames: tuple[int, int]
+
+
+MakeSizes = Callable[[Mapping[str, int], Tokenizer | None], Any]
+
+
+class Family(NamedTuple):
+    """A family of multimodal LLMs.
+
+    Attributes:
+      title: its name in words.
+      architecture: the class of `transformers` that loads it.
+      published_dtype: the type that its weights are published in.
+      read_config: the sizes from a `config.json`; KeyError or ValueError says what is wrong.
+      write_config: the way back.
+      special_tokens: field of the sizes to (spelling, id in the published vocabulary).
+      sizes: published names to a function of those fields' ids, and of the tokenizer if there is
+        one, that gives the sizes.
+      tiny: likewise the sizes of the model of tests, for a tokenizer's vocabulary; None: no such.
+      build: (sizes, *, rngs, dtype, param_dtype, remat, chunk, attention) to the module; all but
+        sizes and rngs may be left out.
+      head_dims: widths of the attention heads, which a kernel may not take.
+      weight_table: the published tensors, for these sizes.
+      sharding_table: what each dimension of every parameter is.
+      positions: (sizes, token ids [L], grids, seconds of each video) to M-RoPE's positions
+        [3, L] of a prompt with its placeholders, the last of them text. A completion goes on from
+        there; a model of one axis states it three times.
+      images: see `Images`.
+      text_around: (sizes, whether it is a video) to what stands around its placeholders.
+    """
+
+    title: str
+    architecture: str
+    published_dtype: str
+    read_config: Callable[[dict[str, Any]], Any]
+    write_config: Callable[[Any], dict[str, Any]]
+    special_tokens: Mapping[str, tuple[str, int]]
+    sizes: Mapping[str, MakeSizes]
+    tiny: MakeSizes | None
+    build: Callable[..., nnx.Module]
+    head_dims: Callable[[Any], tuple[int, ...]]
+    weight_table: Callable[[Any], WeightTable]
+    sharding_table: ShardingTable
+    positions: Callable[
+        [Any, Int[np.ndarray, "L"], Sequence[Grid], Sequence[Seconds]], Int[np.ndarray, "3 L"]
+    ]
+    images: Images
+    text_around: Callable[[Any, bool], VisualText]
+
+    def token_ids(self, tokenizer: Tokenizer | None) -> dict[str, int]:
+        """Looks the special tokens up in a vocabulary, or in the published one.
+
+        Raises:
+          UserError: the vocabulary lacks one.
+        """
+        return {
+            field: published if tokenizer is None else tokenizer.token_id(spelling)
+            for field, (spelling, published) in self.special_tokens.items()
+        }
+
+    def abstract_params(self, sizes: Any) -> Params:
+        """Builds the parameter tree of these sizes, in float32; no parameter is allocated."""
+        return abstract(lambda: self.build(sizes, rngs=nnx.Rngs(0)))[1]
+
+
+# --- the families -----------------------------------------------------------------------------
+
+
+def _published_qwen(name: str) -> MakeSizes:
+    return lambda token_ids, tokenizer: QwenConfig.published(name, token_ids)
+
+
+def _tiny_qwen(token_ids: Mapping[str, int], tokenizer: Tokenizer | None) -> QwenConfig:
+    assert tokenizer is not None
+    return QwenConfig.tiny(tokenizer.size, token_ids)
+
+
+def _text_around_qwen(sizes: QwenConfig, video: bool) -> VisualText:
+    return VisualText(
+        before=(sizes.vision_start_token_id,),
+        placeholder=sizes.video_token_id if video else sizes.image_token_id,
+        after=(sizes.vision_end_token_id,),
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_5_vl": Family(
+        title="Qwen2.5-VL",
+        architecture="Qwen2_5_VLForConditionalGeneration",
+        published_dtype="bfloat16",
+        read_config=QwenConfig.from_hf,
+        write_config=QwenConfig.to_hf,
+        special_tokens=qwen.SPECIAL_TOKENS,
+        sizes={name: _published_qwen(name) for name in qwen.SIZES},
+        tiny=_tiny_qwen,
+        build=QwenVL,
+        head_dims=lambda sizes: (sizes.text.head_dim, sizes.vision.head_dim),
+        weight_table=qwen_table,
+        sharding_table=(*LANGUAGE, *VISION),
+        positions=prompt_positions,
+        images=Images(
+            fit=qwen_images.smart_resize,
+            resize=qwen_images.resize_frame,
+            cut=qwen_images.frame_to_patches,
+            inputs=qwen_images.patches_to_inputs,
+            fused=qwen_images.fused_patches_to_inputs,
+            max_aspect=qwen_images.MAX_ASPECT,
+            mean=qwen_images.PIXEL_MEAN,
+            std=qwen_images.PIXEL_STD,
+            image_pixels=qwen_images.IMAGE_PIXELS,
+            frame_pixels=qwen_images.FRAME_PIXELS,
+            video_pixels=qwen_images.VIDEO_PIXELS,
+            video_frames=qwen_images.VIDEO_FRAMES,
+        ),
+        text_around=_text_around_qwen,
+    )
+}
+
+
+def published_sizes() -> tuple[str, ...]:
+    """Returns the names of all families' published sizes."""
+    return tuple(name for family in FAMILIES.values() for name in family.sizes)
+
+
+def family_of(config: Mapping[str, Any], where: pathlib.Path | str) -> Family:
+    """Returns the family of a Hugging Face config.
+
+    Raises:
+      UserError: `where` holds a model of none of them.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise UserError(f"{where}: model_type is {kind!r}; known are {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def read_model(file: pathlib.Path) -> tuple[Family, Any]:
+    """Reads a `config.json`: the model's family and its sizes.
+
+    Raises:
+      UserError: it cannot be read, or asks for something that is not computed here.
+    """
+    family = family_of(read_json(file), file)
+    return family, read_sizes(file, family.read_config)
+
+
+def named_model(size: str, tokenizer: Tokenizer | None) -> tuple[Family, Any]:
+    """Returns the family and the sizes of a published name, or of `tiny`, for a vocabulary.
+
+    Without a tokenizer the published token ids are used (enough to plan or to count).
+
+    Raises:
+      UserError: no family has that name, or `tiny` lacks its tokenizer, or that a special token.
+    """
+    for family in FAMILIES.values():
+        make = family.tiny if size == "tiny" else family.sizes.get(size)
+        if make is not None:
+            if size == "tiny" and tokenizer is None:
+                raise UserError(
+                    "config.mllm.size=tiny needs a tokenizer: set config.mllm.tokenizer"
+                )
+            return family, make(family.token_ids(tokenizer), tokenizer)
+    known = ", ".join(["tiny", *published_sizes()])
+    raise UserError(f"config.mllm.size={size!r} is not one of {known}")

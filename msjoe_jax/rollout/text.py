@@ -1,0 +1,132 @@
+"""The text side of the models: vocabularies, how completions end, and what is asked."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.clip.config import VOCAB
+from msjoe_jax.rollout.generate import Sampling
+from msjoe_jax.rollout.system import System, Tokenizers
+from msjoe_jax.text.prompts import PromptConfig, plain
+from msjoe_jax.text.tokenizer import (
+    END_OF_TEXT,
+    END_OF_TURN,
+    START_OF_TURN,
+    Tokenizer,
+    clip_tokens,
+)
+
+
+def end_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any] | None) -> tuple[int, ...]:
+    """Returns the ids that end a reply: the config's, else the chat format's own.
+
+    Args:
+      tokenizer: the MLLM's.
+      generation_config: of the model's generation_config.json, where that is to be followed.
+
+    Raises:
+      UserError: the vocabulary lacks the chat format's end tokens.
+    """
+    stated = (generation_config or {}).get("eos_token_id")
+    if stated is None:
+        return tuple(tokenizer.token_id(name) for name in (END_OF_TURN, END_OF_TEXT))
+    return tuple(stated) if isinstance(stated, list) else (stated,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What turns text into arrays and back.
+
+    Attributes:
+      tokenizer: the MLLM's.
+      clip_tokenizer: CLIP's.
+      prompt: what is asked, and how long prompts and replies may be.
+      end_ids: ids that end a reply.
+      banned_ids: ids that are never sampled.
+      clip_start_end: ids that stand before and after a text for CLIP.
+      clip_context: positions of CLIP's text tower.
+    """
+
+    tokenizer: Tokenizer
+    clip_tokenizer: Tokenizer
+    prompt: PromptConfig
+    end_ids: tuple[int, ...]
+    banned_ids: tuple[int, ...]
+    clip_start_end: tuple[int, int]
+    clip_context: int
+
+    def sampling(self, max_tokens: int, temperature: float) -> Sampling:
+        """Returns how completions are drawn and where they end."""
+        return Sampling(max_tokens, self.end_ids, self.banned_ids, temperature)
+
+    def decode(self, tokens: Int[np.ndarray, "C"], mask: Bool[np.ndarray, "C"]) -> str:
+        """Returns the text of a completion, its end token left out."""
+        ids = [int(t) for t in tokens[mask]]
+        return self.tokenizer.decode([t for t in ids if t not in self.end_ids])
+
+    def verbatim(self, tokens: Int[np.ndarray, "C"], mask: Bool[np.ndarray, "C"]) -> str:
+        """Returns the text of a completion, with its end token if it came to one."""
+        return self.tokenizer.decode(tokens[mask].tolist())
+
+    def clip_rows(
+        self, texts: Sequence[Sequence[Sequence[str]]]
+    ) -> tuple[Int[np.ndarray, "B I Q C"], Bool[np.ndarray, "B I Q"]]:
+        """Tokenizes for CLIP up to Q = `prompt.max_queries` texts of each of B × I rollouts.
+
+        Returns:
+          the rows, and which of them hold a text.
+        """
+        B, I, Q = len(texts), len(texts[0]), self.prompt.max_queries
+        context = self.clip_context
+        tokens = np.zeros((B, I, Q, context), np.int32)
+        mask = np.zeros((B, I, Q), bool)
+        for b, row in enumerate(texts):
+            for i, queries in enumerate(row):
+                mask[b, i, : len(queries)] = True
+        start, end = self.clip_start_end
+        flat = [plain(q) for row in texts for queries in row for q in queries]
+        tokens[mask] = clip_tokens(self.clip_tokenizer, flat, context, start, end)
+        # A missing query still needs an end token to be pooled at; its row is masked afterwards.
+        tokens[~mask] = np.array([start, end] + [0] * (context - 2), np.int32)
+        return tokens, mask
+
+
+def make_text(
+    system: System,
+    tokenizers: Tokenizers,
+    prompt: PromptConfig,
+    settings: Mapping[str, Any] = {},
+) -> Text:
+    """Makes the text side of a system.
+
+    Args:
+      system: the models.
+      tokenizers: both have to be there.
+      prompt: what is asked.
+      settings: the model's generation_config.json, where its end ids are to be followed.
+
+    Raises:
+      UserError: a tokenizer is missing, or lacks a special token.
+    """
+    for name, tokenizer in tokenizers._asdict().items():
+        if tokenizer is None:
+            raise UserError(f"no tokenizer for {name}: set config.{name}.tokenizer")
+    assert tokenizers.mllm is not None and tokenizers.clip is not None
+    sizes = system.clip_config
+    # The OpenAI vocabulary's start token, or the tiny one's own.
+    start = (
+        sizes.eot_token_id - 1 if sizes.vocab == VOCAB else tokenizers.clip.token_id(START_OF_TURN)
+    )
+    return Text(
+        tokenizer=tokenizers.mllm,
+        clip_tokenizer=tokenizers.clip,
+        prompt=prompt,
+        end_ids=end_ids(tokenizers.mllm, settings),
+        banned_ids=system.banned_ids(),
+        clip_start_end=(start, sizes.eot_token_id),
+        clip_context=sizes.context,
+    )
