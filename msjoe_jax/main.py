@@ -8,8 +8,9 @@ from absl import flags
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.platform import quiet_cpu_default
-from msjoe_jax.runtime.workdir import lock_workdir, record_config
+from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
@@ -38,7 +39,7 @@ def run() -> None:
     check_stages(config)
     workdir = pathlib.Path(_WORKDIR.value)
     began = time.perf_counter()
-    with lock_workdir(str(workdir)):
+    with lock(workdir):
         fresh = not (workdir / "config.json").exists()
         record_config(str(workdir), json.loads(config.to_json()), MAY_DIFFER)
         try:

@@ -21,6 +21,7 @@ from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionCon
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.sampler import Sampler, SamplerConfig
 from msjoe_jax.rollout.generate import Sampling
+from msjoe_jax.runtime.files import read_json
 from msjoe_jax.text.prompts import PromptStyle
 from msjoe_jax.text.tokenizer import Tokenizer
 
@@ -94,23 +95,6 @@ def clip_config(size: str, tokenizer: Tokenizer | None) -> CLIPConfig:
             raise UserError("config.clip.size=tiny needs a tokenizer: set config.clip.tokenizer")
         return CLIPConfig.tiny(tokenizer.size, tokenizer.token_id(END_OF_TEXT))
     raise UserError(f"config.clip.size={size!r} is not one of {', '.join(['tiny', *SIZES])}")
-
-
-def read_json(file: pathlib.Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-      UserError: no such file, or no JSON object in it.
-    """
-    try:
-        found = json.loads(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # of JSON and of UTF-8
-        raise UserError(f"{file}: no JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: no JSON object")
-    return found
 
 
 def read_sizes(file: pathlib.Path, parse: Callable[[dict[str, Any]], Sizes]) -> Sizes:
