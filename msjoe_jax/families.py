@@ -98,6 +98,15 @@ class LanguageModel(Protocol):
         cache: Cache,
     ) -> tuple[Float[Array, "B G D"], Cache]: ...
 
+    def prompt_attention(
+        self,
+        x: Float[Array, "B D"],
+        start: Int[Array, "B"],
+        prompt: Cache,
+        prompt_segments: Int[Array, "B S"],
+        layer: int,
+    ) -> Float[Array, "B S"]: ...
+
     def empty_cache(self, batch: int, group: int, length: int) -> Cache: ...
 
     def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]: ...

@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 KEY = "option"
@@ -20,7 +20,7 @@ class Option(NamedTuple):
     """What a field may hold, beside its type.
 
     low, high: the bounds, both allowed; above: a bound that is not. choices: of a text, of every
-    entry of a list of texts, or of the keys of a mapping. form: `regex`, `file` or `folder` (both
+    entry of a list of texts, or of the keys of a mapping; a dict of implementations will do. form: `regex`, `file` or `folder` (both
     may be empty, and must be there otherwise).
     """
 
@@ -28,7 +28,7 @@ class Option(NamedTuple):
     low: float | None = None
     high: float | None = None
     above: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     form: str = ""
 
 
@@ -39,7 +39,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     form: str = "",
 ) -> Any:
     """A field of a config group: its default, one line of documentation, and `Option`'s limits."""
@@ -63,12 +63,14 @@ class Field(NamedTuple):
     option: Option
 
 
-def fields_of(kind: type) -> Iterator[Field]:
-    """The fields of a config group, in order."""
+def fields_of(kind: type, made: Any = None) -> Iterator[Field]:
+    """The fields of a config group, in order, with the values of `made` (None: the defaults)."""
     hints = get_type_hints(kind)
-    made = kind()
+    made = kind() if made is None else made
     for field in dataclasses.fields(kind):
-        yield Field(field.name, hints[field.name], getattr(made, field.name), field.metadata[KEY])
+        if KEY in field.metadata:
+            value = getattr(made, field.name)
+            yield Field(field.name, hints[field.name], value, field.metadata[KEY])
 
 
 def plain(made: Any) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def plain(made: Any) -> dict[str, Any]:
             return plain(x)
         return dict(x) if isinstance(x, Mapping) else x
 
-    return {f.name: value(getattr(made, f.name)) for f in dataclasses.fields(made)}
+    return {field.name: value(field.default) for field in fields_of(type(made), made)}
 
 
 def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) -> Any:
@@ -182,9 +184,9 @@ def _text(value: Any, limits: Option) -> str:
     if not isinstance(value, str):
         return "must be a text"
     if limits.choices and value not in limits.choices:
-        near = difflib.get_close_matches(value, limits.choices, 1)
+        near = difflib.get_close_matches(value, list(limits.choices), 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"is not one of {', '.join(limits.choices)}{hint}"
+        return f"is not one of {', '.join(c or repr(c) for c in limits.choices)}{hint}"
     if limits.form == "regex":
         try:
             re.compile(value)

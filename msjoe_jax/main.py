@@ -8,8 +8,9 @@ from etils import epath
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.platform import quiet_cpu_default
-from msjoe_jax.runtime.workdir import lock_workdir, record_config
+from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
@@ -39,7 +40,7 @@ def run() -> None:
     config = check(given)
     workdir = epath.Path(_WORKDIR.value)
     began = time.perf_counter()
-    with lock_workdir(workdir):
+    with lock(workdir):
         fresh = not (workdir / "config.json").exists()
         record_config(workdir, json.loads(given.to_json()), MAY_DIFFER)
         try:

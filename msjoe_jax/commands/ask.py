@@ -113,7 +113,7 @@ def _read_size(answerer: Answerer, answer: Answer, patches: int) -> str:
     """The pixels that the MLLM gets of a frame under a budget of patches."""
     vision = answerer.system.mllm_config.vision
     factor = vision.patch * vision.merge
-    height, width = answerer.system.family.images.smart_resize(
+    height, width = answerer.system.family.images.fit(
         answer.info.height,
         answer.info.width,
         factor=factor,
@@ -181,6 +181,4 @@ def cli() -> None:
     question = flags.DEFINE_string("question", "", "The question.")
     options = flags.DEFINE_multi_string("options", [], "An option; give the flag once for each.")
     out = flags.DEFINE_string("out", "", "HTML file to write.")
-    run_app(
-        lambda: run(checkpoint.value, video.value, question.value, options.value, out.value)
-    )
+    run_app(lambda: run(checkpoint.value, video.value, question.value, options.value, out.value))

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict, config_flags
 from msjoe_jax.config_files import config_file, shipped_configs
 from msjoe_jax.errors import UserError, run_cli
 
+
 def define_config() -> flags.FlagHolder:
     """The flag `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""
     return config_flags.DEFINE_config_file(

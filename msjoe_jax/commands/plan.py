@@ -22,8 +22,6 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
-from msjoe_jax.draws.subset import Draw
-from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.config import Config, read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.shapes import abstract_batch

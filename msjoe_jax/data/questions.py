@@ -1,22 +1,45 @@
-"""The one question record: a multiple-choice question about one video, kept as JSON lines."""
+"""Questions: multiple choice, each about one video, kept as JSON lines."""
 
 import json
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from etils import epath
+
 from msjoe_jax.errors import UserError
+from msjoe_jax.fields import option
+from msjoe_jax.runtime.files import read_json_lines, write_whole
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The videos and questions of a run: where they lie, and what kind of questions they are."""
+
+    train_records: str = option("", "Record folder of the training videos.", form="folder")
+    train_questions: str = option("", "Question file of the training videos.", form="file")
+    validation_records: str = option("", "Record folder of the validation videos.", form="folder")
+    validation_questions: str = option("", "Question file of these.", form="file")
+    heldout_records: str = option("", "Record folder of the held-out videos.", form="folder")
+    heldout_questions: str = option("", "Question file of these.", form="file")
+    task: str = option("jsonl", "How question files are read, graded and grouped: a name of TASKS.")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question. `video` is a record folder's video id, `answer` an index into `options`.
+    """One question.
 
-    `difficulty` is c of SPEC §3, the base model's pass rate in [0, 1]; None if not measured.
+    Attributes:
+      id: the question's name, unique in its file.
+      video: a video's id in the record folder.
+      question: the text.
+      options: the answers to choose from.
+      answer: index of the right one.
+      difficulty: the base model's pass rate in [0, 1] (the method's c); None if not measured.
+      extra: whatever else the file says of the question.
     """
 
     id: str
@@ -29,11 +52,12 @@ class Question:
 
     @property
     def letter(self) -> str:
+        """The right option's letter."""
         return ascii_uppercase[self.answer]
 
 
 def is_unicode(value: Any) -> bool:
-    """Whether all text in a JSON value can be written and tokenized.
+    """Says whether all text in a JSON value can be written and tokenized.
 
     JSON and command lines can hold half of a surrogate pair ("\\ud83d"), which is no character.
     """
@@ -45,7 +69,11 @@ def is_unicode(value: Any) -> bool:
 
 
 def check_unicode(row: dict[str, Any]) -> None:
-    """Raises UserError naming the field that holds half a character."""
+    """Checks the text of a JSON object with `is_unicode`.
+
+    Raises:
+      UserError: a field holds half a character; the message names the field.
+    """
     for key, value in row.items():
         if not is_unicode({key: value}):
             raise UserError(f"field {key!r} holds half of a surrogate pair, which is no character")
@@ -59,13 +87,7 @@ def _text(row: dict[str, Any], key: str) -> str:
     return row[key]
 
 
-def _parse(line: str) -> Question:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise UserError("not a JSON object")
+def _parse(row: dict[str, Any]) -> Question:
     check_unicode(row)
     texts = {key: _text(row, key) for key in ("id", "video", "question")}
     options = row.get("options")
@@ -98,50 +120,41 @@ def _parse(line: str) -> Question:
     )
 
 
-def load_questions(path: str | os.PathLike) -> list[Question]:
+def load_questions(path: epath.PathLike) -> list[Question]:
     """Reads JSON lines with id, video, question, options, answer (a letter), difficulty, extra.
 
-    Blank lines are skipped. Raises UserError naming file, line and field.
+    Raises:
+      UserError: the file cannot be read or holds no questions, or a line is none; the message
+        names file, line and field.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; save the questions as UTF-8 JSON lines") from None
     questions: list[Question] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    lines: dict[str, int] = {}
+    for number, row in read_json_lines(path):
         try:
-            question = _parse(line)
-            if question.id in seen:
-                raise UserError(f"field 'id' repeats {question.id!r} of line {seen[question.id]}")
+            question = _parse(row)
+            if question.id in lines:
+                raise UserError(f"field 'id' repeats {question.id!r} of line {lines[question.id]}")
         except UserError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
-        seen[question.id] = number
+            raise UserError(f"{os.fspath(path)}:{number}: {error}") from None
+        lines[question.id] = number
         questions.append(question)
     if not questions:
-        raise UserError(f"{path}: no questions; one JSON object a line is expected")
+        raise UserError(f"{os.fspath(path)}: no questions; one JSON object a line is expected")
     return questions
 
 
-def save_questions(path: str | os.PathLike, questions: Iterable[Question]) -> None:
+def save_questions(path: epath.PathLike, questions: Iterable[Question]) -> None:
     """Writes what `load_questions` reads; the file appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        for q in questions:
-            row = {
-                "id": q.id,
-                "video": q.video,
-                "question": q.question,
-                "options": list(q.options),
-                "answer": q.letter,
-                "difficulty": q.difficulty,
-                "extra": q.extra,
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    rows = (
+        {
+            "id": q.id,
+            "video": q.video,
+            "question": q.question,
+            "options": list(q.options),
+            "answer": q.letter,
+            "difficulty": q.difficulty,
+            "extra": q.extra,
+        }
+        for q in questions
+    )
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

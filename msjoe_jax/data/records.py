@@ -12,43 +12,46 @@ manifest is written last, by rename. Groups of one record, stored without a seco
 make a random read cost one seek, which is what hour-long videos need.
 """
 
+import contextlib
 import os
-import shutil
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
+from etils import epath
 
 from msjoe_jax.data.shards import (
     SHARD_BYTES,
     Frame,
     ShardWriter,
     decode_jpeg,
-    lock_folder,
     open_records,
     read_manifest,
     shard_path,
     write_manifest,
 )
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import LOCK, lock, partial_path
 
 # Measured: below about 128² pixels PIL holds the GIL for most of a decode, and two threads decode
 # fewer 56×56 frames a second (9 k) than one does (14 k).
 THREADED_PIXELS = 128 * 128
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 
+CLIP_FILE = re.compile(r"clip-(?P<fingerprint>.*)-[^-]*\.arrayrecord")
+
 Indices = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """One video of a record folder. `timestamps` [T] and `duration` are in seconds."""
+    """One video of a record folder; `timestamps` [T] and `duration` are in seconds."""
 
     id: str
     duration: float
@@ -62,42 +65,51 @@ class VideoInfo:
 
     @property
     def num_frames(self) -> int:
+        """T, the number of frames."""
         return len(self.timestamps)
 
 
 class RecordWriter:
     """Writes a record folder under `DIRECTORY.partial`; it gets its name when all is on disk.
 
-    Use as a context manager. An exception inside removes the partial folder; after kill -9 the
-    next writer clears it. `settings` is kept in the manifest for the reader.
+    Use it as a context manager. An exception inside removes the partial folder; after kill -9 the
+    next writer clears it.
 
-    Raises UserError if the folder exists or another process is writing it.
+    Args:
+      directory: the folder to make.
+      quality: JPEG quality of frames that are given as arrays.
+      shard_bytes: a shard is closed when its frames have reached this size.
+      settings: kept in the manifest for the reader.
+
+    Raises:
+      UserError: the folder exists, or another process is writing it.
     """
 
     def __init__(
         self,
-        directory: str | os.PathLike,
+        directory: epath.PathLike,
         *,
         quality: int = 92,
         shard_bytes: int = SHARD_BYTES,
         settings: dict[str, Any] | None = None,
     ):
-        self.directory = Path(directory)
+        self.directory = epath.Path(directory)
         self.quality = quality
         self.shard_bytes = shard_bytes
         self.settings = settings or {}
-        self._partial = self.directory.with_name(self.directory.name + ".partial")
+        self._partial = partial_path(directory)
         self._ids: set[str] = set()
         self._shards: list[dict[str, Any]] = []
         self._shard: ShardWriter | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if self.directory.exists():
             raise UserError(f"{self.directory}: exists already; delete it or choose another name")
-        self._partial.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self._partial)
+        self._held.enter_context(lock(self._partial))
         for stale in self._partial.iterdir():
-            stale.unlink()
+            if stale.name != LOCK:
+                stale.unlink()
         return self
 
     def add(
@@ -112,13 +124,15 @@ class RecordWriter:
         """Adds one video.
 
         Args:
-            frames: (timestamp in seconds, frame) in increasing order; a frame is uint8 [H, W, 3],
-                all of one size, or the bytes of a JPEG, stored as they are.
-            duration: seconds; by default the last timestamp plus one frame.
-            fps: frames per second of `frames`, for the record.
-            extra: anything msgpack can hold.
+          video_id: the video's name in the folder, any text.
+          frames: (timestamp in seconds, frame) in increasing order; a frame is uint8 [H, W, 3],
+            all of one size, or the bytes of a JPEG, stored as they are.
+          duration: seconds; by default the last timestamp plus one frame.
+          fps: frames per second of `frames`, for the record.
+          extra: anything msgpack can hold.
 
-        Raises UserError on an id seen before, no frames, or frames that do not fit.
+        Raises:
+          UserError: the id was added before, or there are no frames, or frames that do not fit.
         """
         if video_id in self._ids:
             raise UserError(f"{self.directory}: video {video_id} was added twice")
@@ -131,30 +145,34 @@ class RecordWriter:
             self._shard = None
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            if self._shard is not None:
-                self._shard.discard()
-            shutil.rmtree(self._partial)
-        else:
+        with self._held:
+            if kind is not None:
+                if self._shard is not None:
+                    self._shard.discard()
+                self._partial.rmtree()
+                return
             if self._shard is not None:
                 self._shards.append(self._shard.finish())
             write_manifest(self._partial, self._shards, self.settings)
-            os.rename(self._partial, self.directory)
-        os.close(self._lock)
+            self._partial.rename(self.directory)
+            (self.directory / LOCK).unlink(missing_ok=True)
 
 
 class RecordReader:
     """Random access to a record folder; safe to use from several threads.
 
     Args:
-        clip: fingerprint of the CLIP whose embeddings to read. By default the only one present;
-            several raise UserError, none makes `embeddings` return None.
+      directory: the folder.
+      clip: fingerprint of the CLIP whose embeddings to read. By default the only one present;
+        where there is none, `embeddings` returns None.
 
-    Raises UserError on a missing, unfinished or damaged folder, and on an unknown video id.
+    Raises:
+      UserError: the folder is missing, unfinished or damaged, has embeddings of several CLIPs of
+        which none is named, or (from the methods) has no such video or frame.
     """
 
-    def __init__(self, directory: str | os.PathLike, clip: str | None = None):
-        self.directory = Path(directory)
+    def __init__(self, directory: epath.PathLike, clip: str | None = None):
+        self.directory = epath.Path(directory)
         manifest = read_manifest(self.directory)
         self.settings: dict[str, Any] = manifest["settings"]
         self.shards: list[dict[str, Any]] = manifest["shards"]
@@ -163,16 +181,18 @@ class RecordReader:
             for s, shard in enumerate(self.shards)
             for position, video_id in enumerate(shard["videos"])
         }
-        self._open: dict[Path, ArrayRecordReader] = {}
+        self._open: dict[epath.Path, ArrayRecordReader] = {}
         self._lock = threading.Lock()
         self._infos: dict[str, VideoInfo] = {}
         self.clip = clip or self._only_clip()
 
     @property
     def ids(self) -> list[str]:
+        """The videos' names, in order."""
         return list(self._where)
 
     def info(self, video_id: str) -> VideoInfo:
+        """Reads what the folder says of a video."""
         if video_id not in self._infos:
             shard, position = self._locate(video_id)
             raw = msgpack.unpackb(self._read("videos", shard, [position])[0])
@@ -181,14 +201,14 @@ class RecordReader:
         return self._infos[video_id]
 
     def frame_bytes(self, video_id: str, indices: Indices) -> list[bytes]:
-        """JPEG bytes of frames `indices` (0 … T−1)."""
+        """Reads the JPEG bytes of frames `indices` (0 … T−1)."""
         info = self.info(video_id)
         return self._read("frames", info.shard, self._absolute(info, indices))
 
     def frames(
         self, video_id: str, indices: Indices, size: tuple[int, int] | None = None
     ) -> np.ndarray:
-        """Frames `indices` as uint8 [n, H, W, 3], resized to `size` = (H, W) if given."""
+        """Reads frames `indices` as uint8 [n, H, W, 3], resized to `size` = (H, W) if given."""
         return self.gather([(video_id, indices)], size)[0]
 
     def gather(
@@ -196,26 +216,26 @@ class RecordReader:
         requests: Sequence[tuple[str, Indices]],
         size: tuple[int, int] | None = None,
     ) -> list[np.ndarray]:
-        """`frames` for many (video id, indices) at once; the rollouts' bulk read.
+        """Reads `frames` of many (video id, indices) at once; the rollouts' bulk read.
 
         One read a shard, and a frame that several requests name is decoded once.
         """
         infos = [self.info(video_id) for video_id, _ in requests]
-        wanted: dict[tuple[int, int], int] = {}
+        slots: dict[tuple[int, int], int] = {}
         rows = [
             [
-                wanted.setdefault((info.shard, index), len(wanted))
+                slots.setdefault((info.shard, index), len(slots))
                 for index in self._absolute(info, indices)
             ]
             for info, (_, indices) in zip(infos, requests, strict=True)
         ]
-        jpegs: list[bytes] = [b""] * len(wanted)
+        jpegs: list[bytes] = [b""] * len(slots)
         by_shard: dict[int, list[int]] = {}
-        for shard, index in wanted:
+        for shard, index in slots:
             by_shard.setdefault(shard, []).append(index)
         for shard, indices in by_shard.items():
             for index, data in zip(indices, self._read("frames", shard, indices), strict=True):
-                jpegs[wanted[shard, index]] = data
+                jpegs[slots[shard, index]] = data
 
         def decoded(slot: int) -> np.ndarray:
             try:
@@ -240,7 +260,7 @@ class RecordReader:
         ]
 
     def embeddings(self, video_id: str) -> np.ndarray | None:
-        """CLIP embeddings as float32 [T, D], or None if the folder has none."""
+        """Reads CLIP embeddings as float32 [T, D], or None if the folder has none."""
         shard, position = self._locate(video_id)
         if self.clip is None:
             return None
@@ -248,11 +268,13 @@ class RecordReader:
         return np.frombuffer(raw, "<f2").reshape(self.info(video_id).num_frames, -1).astype("f4")
 
     def _only_clip(self) -> str | None:
-        found = {p.name[5:].rpartition("-")[0] for p in self.directory.glob("clip-*.arrayrecord")}
-        if len(found) > 1:
-            names = ", ".join(sorted(found))
-            raise UserError(f"{self.directory}: embeddings of several CLIPs ({names}); name one")
-        return found.pop() if found else None
+        # Not glob: the folder's name may hold characters that are patterns to it.
+        names = (CLIP_FILE.fullmatch(path.name) for path in self.directory.iterdir())
+        clips = {name["fingerprint"] for name in names if name}
+        if len(clips) > 1:
+            listed = ", ".join(sorted(clips))
+            raise UserError(f"{self.directory}: embeddings of several CLIPs ({listed}); name one")
+        return clips.pop() if clips else None
 
     def _locate(self, video_id: str) -> tuple[int, int]:
         if video_id not in self._where:

@@ -1,21 +1,22 @@
-"""Shards, manifest and lock of a record folder: what its writers and its reader agree on."""
+"""Shards and manifest of a record folder: what its writers and its reader agree on."""
 
-import fcntl
 import io
 import json
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from etils import epath
 from PIL import Image
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import commit_file, partial_path, read_json, write_whole
 
 SCHEMA = 1
+MANIFEST = "manifest.json"
 WRITER_OPTIONS = "group_size:1,uncompressed"
 READER_OPTIONS = "readahead_buffer_size:0"  # reads are random
 SHARD_BYTES = 256 << 20  # large enough for object stores, small enough to copy and to redo
@@ -23,7 +24,11 @@ Frame = np.ndarray | bytes
 
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
-    """JPEG of a uint8 [H, W, 3] frame, chroma kept in full (4:4:4) so that colours survive."""
+    """Encodes a uint8 [H, W, 3] frame, chroma kept in full (4:4:4) so that colours survive.
+
+    Raises:
+      UserError: the array is of another type or shape.
+    """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise UserError(f"a frame must be uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
     buffer = io.BytesIO()
@@ -32,7 +37,11 @@ def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
-    """uint8 [H, W, 3] of one JPEG; `size` = (height, width) resizes it (bicubic)."""
+    """Decodes a JPEG to uint8 [H, W, 3]; `size` = (height, width) resizes it (bicubic).
+
+    Raises:
+      OSError: the bytes are no JPEG, or a damaged one.
+    """
     image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG",))
     if image.mode != "RGB":
         image = image.convert("RGB")
@@ -42,7 +51,11 @@ def decode_jpeg(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) from the header. Raises UserError if the bytes are not a JPEG's."""
+    """Reads (height, width) from a JPEG's header.
+
+    Raises:
+      UserError: the bytes are no JPEG.
+    """
     try:
         width, height = Image.open(io.BytesIO(data), formats=("JPEG",)).size
     except OSError:
@@ -50,16 +63,22 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def shard_path(directory: Path, kind: str, shard: str) -> Path:
-    return directory / f"{kind}-{shard}.arrayrecord"
+def shard_path(directory: epath.PathLike, kind: str, shard: str) -> epath.Path:
+    """Returns the file of one kind ("frames", "videos", "clip-FINGERPRINT") of a shard."""
+    return epath.Path(directory) / f"{kind}-{shard}.arrayrecord"
 
 
-def open_records(path: Path, expected: int) -> ArrayRecordReader:
-    """Opens one ArrayRecord file. Raises UserError if missing, damaged or not of that length."""
+def open_records(path: epath.PathLike, expected: int) -> ArrayRecordReader:
+    """Opens an ArrayRecord file that holds `expected` records.
+
+    Raises:
+      UserError: the file is missing, damaged or of another length.
+    """
+    path = epath.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: shard is missing; copy or make the folder again")
     # The library opens a damaged file without complaint, as a file of 0 records.
-    reader = ArrayRecordReader(str(path), READER_OPTIONS)
+    reader = ArrayRecordReader(os.fspath(path), READER_OPTIONS)
     if reader.num_records() != expected:
         raise UserError(
             f"{path}: damaged, {reader.num_records()} records of {expected}; make the folder again"
@@ -68,37 +87,47 @@ def open_records(path: Path, expected: int) -> ArrayRecordReader:
 
 
 class RecordFile:
-    """One ArrayRecord file, written under a temporary name until `finish`."""
+    """An ArrayRecord file that is written under a provisional name until `finish`."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: epath.PathLike):
+        """Opens the file for writing."""
+        self.path = epath.Path(path)
         self.count = 0
         self.bytes = 0
-        self._temporary = path.with_name(path.name + ".tmp")
-        self._writer = ArrayRecordWriter(str(self._temporary), WRITER_OPTIONS)
+        self._writer = ArrayRecordWriter(os.fspath(partial_path(path)), WRITER_OPTIONS)
 
     def write(self, record: bytes) -> None:
+        """Appends a record."""
         self._writer.write(record)
         self.count += 1
         self.bytes += len(record)
 
     def finish(self) -> None:
-        """Closes, checks, syncs and renames. Raises UserError if the disk did not take it all."""
+        """Closes the file, checks it and gives it its name.
+
+        Raises:
+          UserError: the disk did not take all records.
+        """
         self._writer.close()
-        open_records(self._temporary, self.count)
-        with open(self._temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._temporary, self.path)
+        open_records(partial_path(self.path), self.count)
+        commit_file(self.path)
 
     def discard(self) -> None:
+        """Removes what has been written."""
         self._writer.close()
-        self._temporary.unlink(missing_ok=True)
+        partial_path(self.path).unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """Writes one shard: a frames file and a videos file, both absent until `finish`."""
+    """Writes one shard: a frames file and a videos file, both absent until `finish`.
 
-    def __init__(self, directory: Path, shard: str, quality: int):
+    Args:
+      directory: the record folder.
+      shard: the shard's name.
+      quality: JPEG quality of frames that are given as arrays.
+    """
+
+    def __init__(self, directory: epath.PathLike, shard: str, quality: int):
         self.shard = shard
         self.ids: list[str] = []
         self.quality = quality
@@ -107,6 +136,7 @@ class ShardWriter:
 
     @property
     def bytes(self) -> int:
+        """The size of the frames so far."""
         return self._frames.bytes
 
     def add(
@@ -116,10 +146,17 @@ class ShardWriter:
         fps: float,
         tail: Callable[[], tuple[float | None, dict[str, Any]]],
     ) -> None:
-        """Streams one video in, as `RecordWriter.add`. A failed add leaves frames unreferenced.
+        """Adds one video, frame by frame. A failed add leaves frames that no video refers to.
 
-        `tail` gives (duration, extra) and is called after the last frame: a decoder knows both
-        only then.
+        Args:
+          video_id: the video's name.
+          frames: (timestamp, frame) pairs, as in `RecordWriter.add`.
+          fps: frames per second of `frames`.
+          tail: returns (duration, extra), also as there; called after the last frame, since a
+            decoder knows both only then.
+
+        Raises:
+          UserError: there are no frames, or frames that do not fit.
         """
         first, size = self._frames.count, None
         times: list[float] = []
@@ -153,58 +190,52 @@ class ShardWriter:
         self.ids.append(video_id)
 
     def finish(self) -> dict[str, Any]:
-        """Gives both files their names, the videos file last; returns the manifest's entry."""
+        """Gives both files their names, the videos file last, and returns the manifest's entry.
+
+        Raises:
+          UserError: the disk did not take all records.
+        """
         self._frames.finish()
         self._videos.finish()
         return {"name": self.shard, "frames": self._frames.count, "videos": self.ids}
 
     def discard(self) -> None:
+        """Removes what has been written."""
         self._frames.discard()
         self._videos.discard()
 
 
-def lock_folder(directory: Path) -> int:
-    """Takes the folder for this process; close the returned descriptor to let go.
-
-    Raises UserError if another process writes there.
-    """
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"{directory}: another process is writing there") from None
-    return descriptor
-
-
 def write_manifest(
-    directory: Path, shards: list[dict[str, Any]], settings: dict, name: str = "manifest.json"
+    directory: epath.PathLike,
+    shards: list[dict[str, Any]],
+    settings: dict[str, Any],
+    name: str = MANIFEST,
 ) -> None:
-    """Writes the list of shards, by one rename; as `manifest.json` it commits the folder."""
-    temporary = directory / (name + ".tmp")
-    body = {"schema": SCHEMA, "settings": settings, "shards": shards}
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(body, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, directory / name)
+    """Writes the list of shards whole or not at all; as `manifest.json` it commits the folder."""
+    content = {"schema": SCHEMA, "settings": settings, "shards": shards}
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    write_whole(epath.Path(directory) / name, text)
 
 
-def read_manifest(directory: Path, name: str = "manifest.json") -> dict[str, Any]:
-    """The folder's manifest. UserError if absent, unfinished, damaged or of another schema."""
+def read_manifest(directory: epath.PathLike, name: str = MANIFEST) -> dict[str, Any]:
+    """Reads the folder's manifest.
+
+    Raises:
+      UserError: the folder is absent or unfinished, or its manifest is damaged or of another
+        schema.
+    """
+    directory = epath.Path(directory)
     path = directory / name
     if not directory.is_dir():
-        raise UserError(
-            f"{directory}: no such record folder; make it with msjoe_jax.commands.predecode"
-        )
+        raise UserError(f"{directory}: no such record folder; make it with `msjoe predecode`")
     if not path.is_file():
         raise UserError(f"{directory}: no {name}, so not a finished record folder")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         schema = manifest["schema"]
         if schema == SCHEMA:
             _ = [(s["name"], s["frames"] + 0, list(s["videos"])) for s in manifest["shards"]]
-    except (ValueError, TypeError, KeyError):
+    except (UserError, TypeError, KeyError):
         raise UserError(f"{path}: damaged; make the folder again") from None
     if schema != SCHEMA:
         raise UserError(f"{path}: schema {schema}, this version reads {SCHEMA}; make it again")

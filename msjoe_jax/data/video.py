@@ -1,10 +1,9 @@
-"""Decoding a video file at a fixed rate, by timestamps, whatever its codec and its defects."""
+"""Decoding of video files at a fixed rate, by timestamps, whatever the codec and the defects."""
 
 import math
 import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -12,6 +11,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from etils import epath
 from jaxtyping import UInt8
 
 from msjoe_jax.errors import UserError
@@ -31,12 +31,16 @@ class VideoError(UserError):
 class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     """The iterator that `decode` returns; its counts are final once it is exhausted.
 
-    duration: seconds from the first frame to the end of the last decoded one (not the header's).
-    warnings: packets and frames that were damaged and left out.
+    Attributes:
+      duration: seconds from the first frame to the end of the last decoded one (not the header's).
+      warnings: packets and frames that were damaged and left out.
     """
 
-    def __init__(self, path: Path, fps: float, max_side: int | None, max_frames: int | None):
-        self.path = path
+    def __init__(
+        self, path: epath.PathLike, fps: float, max_side: int | None, max_frames: int | None
+    ):
+        """Prepares the decoding; for the arguments see `decode`."""
+        self.path = epath.Path(path)
         self.duration = 0.0
         self.warnings = 0
         self._step = 1 / Fraction(fps).limit_denominator(100_000)
@@ -50,7 +54,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         return next(self._frames)
 
     def close(self) -> None:
-        """Lets go of the file before the end."""
+        """Closes the file before the end."""
         self._frames.close()
 
     def _run(self) -> Generator[tuple[float, np.ndarray]]:
@@ -77,7 +81,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         """(start, end, frame) in seconds, in order, without gaps after the first start."""
         try:
             # Names and comments in legacy encodings are no reason to refuse a video.
-            container = av.open(str(self.path), metadata_errors="replace")
+            container = av.open(os.fspath(self.path), metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{self.path}: cannot be opened ({_reason(error)})") from None
         with container:
@@ -197,7 +201,7 @@ def _reason(error: Exception) -> str:
 
 
 def decode(
-    path: str | os.PathLike,
+    path: epath.PathLike,
     fps: float = 1.0,
     max_side: int | None = None,
     max_frames: int | None = None,
@@ -213,10 +217,15 @@ def decode(
     matrix is not undone.
 
     Args:
-        max_frames: stop after that many frames.
+      path: the video file.
+      fps: frames per second of video.
+      max_side: the longer side in pixels, at most; None keeps the video's size.
+      max_frames: stop after that many frames.
 
-    Raises VideoError, while iterating, if there is no video stream or no decodable frame.
+    Raises:
+      UserError: `fps` is not positive.
+      VideoError: while iterating: there is no video stream or no decodable frame.
     """
     if not fps > 0:
         raise UserError(f"fps is {fps}, it must be positive")
-    return Decoding(Path(path), fps, max_side, max_frames)
+    return Decoding(path, fps, max_side, max_frames)

@@ -120,9 +120,7 @@ class Evaluator:
         else:
             queries = [[queries_of(arm.queries, question)] for question in questions]
         params = {**self.params[arm.sampler], "mllm": self.params[arm.mllm]["mllm"]}
-        return episodes.select(
-            params, batch, queries, 0, selector=arm.selector, weight=weight
-        )
+        return episodes.select(params, batch, queries, 0, selector=arm.selector, weight=weight)
 
 
 def queries_of(kind: str, question: Question) -> tuple[str, ...]:
@@ -214,9 +212,7 @@ def evaluate(
         {"id": q.id, **{n: None if np.isnan(scores[n][i]) else scores[n][i] for n in names}}
         for i, q in enumerate(questions)
     ]
-    write_whole(
-        workdir / "eval_questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
-    )
+    write_whole(workdir / "eval_questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     if task.submission:
         for name in names:
             entries = [
@@ -226,4 +222,3 @@ def evaluate(
             write_whole(workdir / f"submission-{name}", task.submission(entries))
     print(format_table(table))
     return result
-

@@ -53,9 +53,7 @@ def _by_group(scores: Scores, groups: Sequence[Mapping[str, str]]) -> dict[str, 
     out: dict[str, Any] = {}
     for kind in kinds:
         names = np.array([row.get(kind, "") for row in groups])
-        out[kind] = {
-            name: _accuracy(scores[names == name]) for name in sorted(set(names) - {""})
-        }
+        out[kind] = {name: _accuracy(scores[names == name]) for name in sorted(set(names) - {""})}
     return out
 
 

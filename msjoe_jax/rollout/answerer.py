@@ -130,7 +130,7 @@ class Answerer:
     def _answer(
         self, question: Question, reader: RecordReader, damaged: int, watch: Watch
     ) -> Answer:
-        config = EpisodeConfig(self.frames, signals=self.system.sampler_config.signals)
+        config = EpisodeConfig(self.frames, signals=self.system.signals)
         episodes = Episodes(config, self.programs, self.text, reader, [question])
         batch, params = next(iter(episodes.batches(1))), self.params
         weight = np.ones(1, np.float32)
@@ -224,4 +224,3 @@ def _verbatim(text: Text, completed: Completed) -> str:
     done = completed.completions
     tokens, mask = fetch((done.tokens[0, 0, 0], done.mask[0, 0, 0]))
     return text.verbatim(tokens, mask)
-

@@ -193,4 +193,3 @@ class _SignalInputs:
     @property
     def frame_mask(self) -> Array:
         return self._candidates._on_device["frame_mask"]
-

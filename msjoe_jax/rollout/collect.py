@@ -46,7 +46,7 @@ class RolloutConfig:
     selector: str = option(
         "msjoe",
         "Who chooses the frames in training, a name of SELECTORS; the fixed ones are control arms.",
-        choices=tuple(SELECTORS),
+        choices=SELECTORS,
     )
     updates: int = option(
         1,
@@ -173,9 +173,7 @@ class RollOut:
             )
             for b, question in enumerate(questions)
         ]
-        return Rollout(
-            arrays, records, reasoned.completed.num_tokens, answered.num_tokens
-        )
+        return Rollout(arrays, records, reasoned.completed.num_tokens, answered.num_tokens)
 
     def _with_uniform(self, selection: Selection, batch: Batch) -> Selection:
         """The sets of frames that are answered: the chosen ones, and uniform ones if asked for."""

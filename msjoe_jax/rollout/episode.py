@@ -19,7 +19,7 @@ from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.assemble import Assembler, PromptTooLong, empty_row, stack_rows
+from msjoe_jax.rollout.assemble import Assembler, Frame, PromptTooLong, empty_row, stack_rows
 from msjoe_jax.rollout.batches import Batch, question_number
 from msjoe_jax.rollout.candidates import BatchCandidates
 from msjoe_jax.rollout.clock import DeviceClock
@@ -37,6 +37,7 @@ from msjoe_jax.rollout.text import Text
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Selection
 from msjoe_jax.text import prompts
+
 
 class Episodes:
     """Runs the steps over batches of `questions` whose frames lie in `reader`.
@@ -68,8 +69,8 @@ class Episodes:
         self.reader, self.questions, self.put = reader, questions, put
         self.vision = system.mllm_config.vision
         self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
-        self.per_unit = frames_per_unit(config.frames, self.vision)
-        self.loader = KeyFrameLoader(config.frames, reader, self.vision, self.per_unit)
+        self.per_unit = frames_per_unit(config.frames, system)
+        self.loader = KeyFrameLoader(config.frames, reader, system)
         self.failures: list[dict[str, str]] = []
         self.clock = DeviceClock()
 
@@ -159,13 +160,14 @@ class Episodes:
         """
         c = self.text.prompt
         pixels, grids = batch["preview"]
-        patches_of_row = pixels.shape[-4] // self.vision.merge**2
+        features = pixels.shape[-4] // self.vision.merge**2
         rows = []
         for b, question in enumerate(self.batch_questions(batch)):
             times = batch["preview_times"][b][batch["preview_mask"][b]]
             number = len(units_of(range(len(times)), self.per_unit))
             frames = [
-                self.assembler.frame(u * patches_of_row, grids[b, u]) for u in range(number)
+                Frame(u * features, (int(grids[b, u, 0]), int(grids[b, u, 1])))
+                for u in range(number)
             ]
             text = prompts.query_prompt(c, question.question, question.options, c.max_queries)
             seconds = step_seconds(self.config.frames, self.per_unit, times, batch["duration"][b])

@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from msjoe_jax.families import Seconds
 from msjoe_jax.fields import option
-from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
-from msjoe_jax.models.qwen2_5_vl.images import MAX_ASPECT, frame_to_patches, resize_frame
-from msjoe_jax.rollout.assemble import Seconds
+from msjoe_jax.rollout.system import System
 
 Unit = tuple[int, ...]  # indices of the frames that are encoded together
 
@@ -51,9 +50,9 @@ class FrameConfig:
             yield "time=true needs config.frames.mode=video: images have no times"
 
 
-def frames_per_unit(config: FrameConfig, vision: VisionConfig) -> int:
+def frames_per_unit(config: FrameConfig, system: System) -> int:
     """Returns 1 in image mode, the model's temporal patch in video mode."""
-    return vision.temporal_patch if config.mode == "video" else 1
+    return system.mllm_config.vision.temporal_patch if config.mode == "video" else 1
 
 
 def units_of(frames: Sequence[int], per_unit: int) -> list[Unit]:
@@ -89,16 +88,26 @@ def step_seconds(
 
 
 def to_patches(
-    frames: Iterable[UInt8[np.ndarray, "H W 3"]], patch: int, merge: int, num_patches: int
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    system: System,
+    num_patches: int,
+    padded: int | None = None,
 ) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
-    """Frames resized into a budget of `num_patches` and cut up; grids (height, width) beside.
+    """Resizes frames into a budget of patches and cuts them up; grids (height, width) beside.
 
-    A frame too elongated for the budget (more than num_patches / merge² to 1, or than the
-    reference's 200 to 1) is squashed to that.
+    A frame too elongated for the budget (more than num_patches / merge² to 1, or than the family's
+    reference allows) is squashed to that.
+
+    Args:
+      frames: any sizes.
+      system: its family's image functions, its vision tower's patches.
+      num_patches: the budget.
+      padded: P, at least num_patches; None: num_patches.
     """
-    factor = patch * merge
-    budget = num_patches * patch**2
-    limit = min(num_patches // merge**2, MAX_ASPECT)
+    vision, images = system.mllm_config.vision, system.family.images
+    factor = vision.patch * vision.merge
+    budget = num_patches * vision.patch**2
+    limit = min(num_patches // vision.merge**2, images.max_aspect)
 
     def squash(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         short = min(frame.shape[:2])
@@ -108,30 +117,30 @@ def to_patches(
         return np.asarray(Image.fromarray(frame).resize((width, height)))
 
     cut = [
-        frame_to_patches(
-            resize_frame(squash(frame), factor=factor, min_pixels=factor**2, max_pixels=budget),
-            patch,
-            merge,
-            num_patches,
+        images.cut(
+            images.resize(squash(frame), factor=factor, min_pixels=factor**2, max_pixels=budget),
+            vision.patch,
+            vision.merge,
+            padded or num_patches,
         )
         for frame in frames
     ]
     return np.stack([c[0] for c in cut]), np.array([c[1] for c in cut], np.int32)
 
 
-def preview_fn(config: FrameConfig, vision: VisionConfig) -> Callable[[np.ndarray], tuple]:
-    """What the pipeline does with preview frames: low-resolution patches of units, their grids.
+def preview_fn(config: FrameConfig, system: System) -> Callable[[np.ndarray], tuple]:
+    """Returns what the pipeline does with preview frames: patches of units, and their grids.
 
     Of no previews (N_init = 0) it makes one unused unit, which the prompt does not show.
     """
-    size, p = config.preview_patches, vision.patch
-    per_unit = frames_per_unit(config, vision)
+    size, p = config.preview_patches, system.mllm_config.vision.patch
+    per_unit = frames_per_unit(config, system)
     together = () if per_unit == 1 else (per_unit,)
 
     def cut(frames: np.ndarray) -> tuple:
         if not len(frames):
             return np.zeros((1, *together, size, p, p, 3), np.uint8), np.zeros((1, 2), np.int32)
-        pixels, grids = to_patches(frames, p, vision.merge, size)
+        pixels, grids = to_patches(frames, system, size)
         if per_unit == 1:
             return pixels, grids
         units = np.array(units_of(range(len(pixels)), per_unit))

@@ -217,3 +217,20 @@ def completion_log_probs(
         chunk=chunk,
     )
     return log_p.reshape(tokens.shape), entropy.reshape(tokens.shape)
+
+
+def prompt_attention(
+    model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"], layer: int
+) -> Float[Array, "B G S"]:
+    """Computes the attention that each prompt's last token pays the others, mean over the heads.
+
+    Args:
+      model: the MLLM.
+      prompts: G prompts of each question.
+      features: of the questions' frames.
+      layer: whose attention; from the back where negative.
+    """
+    B, G, S = prompts.tokens.shape
+    cache, segments, start = prefill(model, prompts, features)
+    x = model.language.embed(prompts.first_token.reshape(B * G))
+    return model.language.prompt_attention(x, start, cache, segments, layer).reshape(B, G, S)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -11,7 +11,15 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.rollout.assemble import Frame
 from msjoe_jax.rollout.batches import Batch, by_time
-from msjoe_jax.rollout.frames import FrameConfig, Unit, to_patches, unit_slots, units_of
+from msjoe_jax.rollout.frames import (
+    FrameConfig,
+    Unit,
+    frames_per_unit,
+    to_patches,
+    unit_slots,
+    units_of,
+)
+from msjoe_jax.rollout.system import System
 
 Drop = Callable[[int, str], None]  # (place in the batch, why): its question does not count
 
@@ -99,8 +107,9 @@ def frame_sets(
 class KeyFrameLoader:
     """Reads the frames of a batch's prompts and cuts each distinct unit once."""
 
-    def __init__(self, config: FrameConfig, reader: RecordReader, vision: Any, per_unit: int):
-        self.config, self.reader, self.vision, self.per_unit = config, reader, vision, per_unit
+    def __init__(self, config: FrameConfig, reader: RecordReader, system: System):
+        self.config, self.reader, self.system = config, reader, system
+        self.per_unit = frames_per_unit(config, system)
 
     def load(
         self,
@@ -116,7 +125,7 @@ class KeyFrameLoader:
         slots = unit_slots(self.config, self.per_unit, prompts)
         if not plain:  # one frame may be shown at several resolutions
             slots = prompts * -(-self.config.key // self.per_unit)
-        vision, P = self.vision, self.config.key_patches
+        vision, P = self.system.mllm_config.vision, self.config.key_patches
         B, p = len(distinct), vision.patch
         pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)
         grids = np.zeros((B, slots, 2), np.int32)
@@ -129,7 +138,7 @@ class KeyFrameLoader:
             for budget in sorted({unit.patches for unit in distinct[b]}):
                 slot = [u for u, unit in enumerate(distinct[b]) if unit.patches == budget]
                 at = np.searchsorted(needed[b], [distinct[b][u].unit for u in slot])
-                cut, grid = to_patches(frames, p, vision.merge, budget, padded=P)
+                cut, grid = to_patches(frames, self.system, budget, padded=P)
                 pixels[b, slot], grids[b, slot] = cut[at], grid[at[:, 0]]
         place = [{unit: u for u, unit in enumerate(row)} for row in distinct]
         return EncodedFrames(pixels[:, :, 0] if self.per_unit == 1 else pixels, grids, place)

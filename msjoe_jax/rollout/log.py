@@ -64,9 +64,7 @@ def log_row(
         "queries": [list(reply.queries) for reply in record.replies],
         "query_valid": [reply.valid for reply in record.replies],
         "logits": [_encode(row[valid], "<f4") for row in record.logits],
-        "similarity": [
-            [_encode(row[valid], "<f2") for row in rows] for rows in record.similarity
-        ],
+        "similarity": [[_encode(row[valid], "<f2") for row in rows] for rows in record.similarity],
         "selected": record.frames.tolist(),
         "draws": record.draws.tolist(),
         "answers": record.answers,

@@ -59,9 +59,9 @@ def frame_features(system: System, model: Any, patches: Patches) -> Float[Array,
     B, U, P = *pixels.shape[:2], pixels.shape[-4]
     images = system.family.images
     if pixels.ndim == 6:
-        inputs = images.patches_to_inputs(pixels, system.mllm_config.vision.temporal_patch)
+        inputs = images.inputs(pixels, system.mllm_config.vision.temporal_patch)
     else:
-        inputs = images.fused_patches_to_inputs(pixels)
+        inputs = images.fused(pixels)
     out = model.vision(inputs.reshape(B * U, P, -1), jnp.asarray(patches.grid).reshape(B * U, 2))
     return out.reshape(B, -1, out.shape[-1])
 
@@ -91,9 +91,7 @@ class Programs:
         )
         self.embed_queries = jax.jit(functools.partial(_embed_queries, system))
         self.frame_logits = jax.jit(functools.partial(_frame_logits, system))
-        self.attention = jax.jit(
-            functools.partial(_attention, system), static_argnames=("layer",)
-        )
+        self.attention = jax.jit(functools.partial(_attention, system), static_argnames=("layer",))
 
 
 def _complete(
@@ -199,9 +197,7 @@ def token_stats_fn(
         mllm: Params, prompts: Prompts, visual: Any, tokens: Int[Array, "B G n C"]
     ) -> tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]:
         model = system.mllm(mllm)
-        features = (
-            frame_features(system, model, visual) if isinstance(visual, Patches) else visual
-        )
+        features = frame_features(system, model, visual) if isinstance(visual, Patches) else visual
 
         def score(prompts: Prompts, tokens: Int[Array, "B G n C"]) -> tuple[Array, Array]:
             return completion_log_probs(

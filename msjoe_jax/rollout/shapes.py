@@ -103,8 +103,8 @@ def abstract_batch(
     """
     B, I, J = rollout.questions, rollout.query_rollouts, rollout.frame_draws
     T, K = frames.candidates, frames.key
-    Q = prompt.max_queries * len(system.sampler_config.signals)
-    per_unit = frames_per_unit(frames, system.mllm_config.vision)
+    Q = prompt.max_queries * len(system.signals)
+    per_unit = frames_per_unit(frames, system)
     network = SELECTORS[system.network].network
     embeddings = None
     if network is not None and network.needs_embeddings:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import Family, VisionLanguageModel, named_model, published_sizes, read_model
@@ -23,8 +24,11 @@ from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.sharding import CLIP as CLIP_TABLE
 from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
-from msjoe_jax.models.sampler import SAMPLER, Sampler, SamplerConfig
+from msjoe_jax.models.sampler import SAMPLER, SamplerConfig
+from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.mesh import Table
+from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.signals import SIGNALS
 from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
 from msjoe_jax.weights.folder import CONFIG, read_sizes
 
@@ -108,6 +112,23 @@ class SamplerSettings(SamplerConfig):
     """The sampler's sizes, and where its weights come from."""
 
     checkpoint: str = option("", "Model folder (of main); empty: fresh weights.", form="folder")
+    network: str = option(
+        "msjoe",
+        "Whose network it is: the name of a selector that has one (SELECTORS).",
+        choices=SELECTORS,
+    )
+    signals: tuple[str, ...] = option(
+        ("clip",),
+        "The rows of S that it reads, a row a query of each: names of SIGNALS.",
+        choices=SIGNALS,
+    )
+
+    def slips(self) -> Iterator[str]:
+        """Yields what does not go together."""
+        if SELECTORS[self.network].network is None:
+            yield f"network={self.network} is a selector without a network"
+        if not self.signals:
+            yield "signals is empty: name one at least"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +196,8 @@ class System:
       mllm_def, clip_def, sampler_def: their definitions.
       abstract: their parameters by name, as shapes and types.
       build: their constructors by name, which take an `nnx.Rngs`.
+      network: the selector whose network the sampler is.
+      signals: the rows of S that it reads.
       lora_scale: factor of the MLLM's LoRA updates.
     """
 
@@ -187,6 +210,8 @@ class System:
     sampler_def: nnx.GraphDef
     abstract: dict[str, Params]
     build: dict[str, Callable[[nnx.Rngs], nnx.Module]]
+    network: str = "msjoe"
+    signals: tuple[str, ...] = ("clip",)
     lora_scale: float = 1.0
 
     def mllm(self, params: Params) -> VisionLanguageModel:
@@ -197,9 +222,11 @@ class System:
         """Builds CLIP with these parameters, inside a jitted function."""
         return nnx.merge(self.clip_def, params)
 
-    def sampler(self, params: Params) -> Sampler:
-        """Builds the sampler with these parameters, inside a jitted function."""
-        return nnx.merge(self.sampler_def, params)
+    def frame_logits(self, params: Params, inputs: FrameInputs) -> Float[Array, "R T"]:
+        """Computes the sampler's logits of the frames, inside a jitted function."""
+        network = SELECTORS[self.network].network
+        assert network is not None
+        return network.logits(nnx.merge(self.sampler_def, params), inputs)
 
     def init(self, name: str, seed: int) -> Params:
         """Draws fresh parameters of `mllm`, `clip` or `sampler`."""
@@ -240,6 +267,8 @@ def make_system(
     sampler = SamplerConfig(
         **{f.name: getattr(settings.sampler, f.name) for f in dataclasses.fields(SamplerConfig)}
     )
+    network = SELECTORS[settings.sampler.network].network
+    assert network is not None
     given = settings.mllm
     dtype, param_dtype = jnp.dtype(given.dtype), jnp.dtype(given.param_dtype)
     _check_attention(given.attention, dtype, family.head_dims(mllm))
@@ -254,7 +283,7 @@ def make_system(
             attention=given.attention,
         ),
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
-        "sampler": lambda rngs: Sampler(sampler, rngs=rngs),
+        "sampler": lambda rngs: network.build(sampler, rngs),
     }
 
     def of(make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
@@ -271,6 +300,8 @@ def make_system(
         sampler_def=shapes["sampler"][0],
         abstract={name: params for name, (_, params) in shapes.items()},
         build=build,
+        network=settings.sampler.network,
+        signals=settings.sampler.signals,
         lora_scale=given.lora_alpha / max(given.lora_rank, 1),
     )
 

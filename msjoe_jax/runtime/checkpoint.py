@@ -7,6 +7,7 @@ appears under its name only when it is whole; a kill at any moment leaves the on
 
 import base64
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,29 +33,39 @@ IteratorState = dict[str, Any] | bytes
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` of them."""
+    """The checkpoints of one run, of which the newest `keep` stay on disk."""
 
-    def __init__(self, directory: str, keep: int = 2, asynchronous: bool = True) -> None:
+    def __init__(self, directory: epath.PathLike, keep: int = 2, asynchronous: bool = True) -> None:
         """Opens (or creates) `directory`, and removes what a killed run left half written.
 
-        `asynchronous` saves in the background: `save` returns once the state is copied, which may
-        then be donated.
+        Args:
+          directory: the folder that holds a folder for each step.
+          keep: how many checkpoints to keep.
+          asynchronous: saves in the background; `save` returns once the state is copied, which
+            may then be donated.
         """
         self._directory = _absolute(directory)
+        # Orbax's own cleanup runs in the background, and only the next save waits for it.
+        if jax.process_index() == 0 and self._directory.exists():
+            for path in self._directory.iterdir():
+                if ocp.utils.is_tmp_checkpoint(path):
+                    path.rmtree()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 enable_async_checkpointing=asynchronous,
-                cleanup_tmp_directories=True,
             ),
         )
 
     def save(self, step: int, state: Any, iterator_state: IteratorState | None, meta: Meta) -> None:
-        """Saves `state` (any pytree of arrays and RNG keys) as `step`; a step already there stays.
+        """Saves the training state as `step`; a step that is there already stays as it is.
 
-        `iterator_state` is what Grain's `get_state()` gives (one per host; all are stored); `meta`
-        is anything JSON can hold: the config, the architecture.
+        Args:
+          step: the number of the step.
+          state: any pytree of arrays and RNG keys.
+          iterator_state: what Grain's `get_state()` returned, on each host its own; all are stored.
+          meta: anything that JSON can hold, such as the config and the architecture.
 
         Raises:
           UserError: `step` is older than the newest checkpoint, which Orbax would not save.
@@ -66,23 +77,20 @@ class Checkpoints:
             raise UserError(f"{self._directory} holds a newer checkpoint than step {step}")
 
     def latest_step(self) -> int | None:
-        """The newest whole checkpoint, or None; waits for one that is being saved."""
+        """Returns the newest whole checkpoint, or None; waits for one that is being saved."""
         self.wait()
         return self._manager.latest_step()
 
-    def path(self, step: int) -> str:
-        """The folder of a step, as `load_params` takes it."""
-        return str(self._directory / str(step))
-
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, IteratorState | None, Meta]:
-        """Reads a step (default: the newest) in the shape of `like`.
+        """Reads a checkpoint in the shape of `like`.
 
         Args:
           like: the state as arrays or `ShapeDtypeStruct`s. Their shardings say where each leaf
             goes, whatever mesh it was saved from; without one it goes to the first device.
+          step: which one; the newest if not given.
 
         Returns:
-          state, this host's iterator state, meta.
+          The state, this host's iterator state, and the meta.
 
         Raises:
           UserError: no checkpoint, another architecture (the first differing leaves are named), a
@@ -98,7 +106,7 @@ class Checkpoints:
         return state, _this_host(document["iterators"], path), document["meta"]
 
     def wait(self) -> None:
-        """Blocks until the last save is on disk."""
+        """Waits until the last save is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -112,20 +120,20 @@ class Checkpoints:
         self.close()
 
 
-def save_params(path: str, params: Any, meta: Meta) -> None:
-    """Writes a pytree of arrays and its `meta` as one checkpoint folder, or nothing.
+def save_params(path: epath.PathLike, params: Any, meta: Meta) -> None:
+    """Writes a pytree of arrays and its `meta` as one checkpoint folder, whole or not at all.
 
     Raises:
       UserError: `path` exists.
     """
     folder = _absolute(path)
     if folder.exists():
-        raise UserError(f"{path} exists; remove it or name another folder")
+        raise UserError(f"{os.fspath(path)} exists; remove it or name another folder")
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
 
 
-def load_params(path: str, like: Any, prefix: str = "") -> Any:
+def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:
     """Reads parameters from `save_params`'s folder or from one step of a run.
 
     Args:
@@ -140,8 +148,8 @@ def load_params(path: str, like: Any, prefix: str = "") -> Any:
     return _read_state(_absolute(path), like, prefix, any_dtype=True)
 
 
-def load_meta(path: str) -> Meta:
-    """The `meta` of a checkpoint folder, which says how to build `like`.
+def load_meta(path: epath.PathLike) -> Meta:
+    """Reads the `meta` of a checkpoint folder, which says how to build `like`.
 
     Raises:
       UserError: no checkpoint there, or a damaged one.
@@ -149,8 +157,8 @@ def load_meta(path: str) -> Meta:
     return _read_document(_absolute(path))["meta"]
 
 
-def leaf_shapes(path: str) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and type of every leaf of a checkpoint folder, by path.
+def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
+    """Reads the shape and type of every leaf of a checkpoint folder, by path.
 
     Raises:
       UserError: no checkpoint there, or a damaged one.
@@ -159,7 +167,7 @@ def leaf_shapes(path: str) -> dict[str, jax.ShapeDtypeStruct]:
     return {n: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype)) for n, x in stored.items()}
 
 
-def _absolute(path: str) -> epath.Path:
+def _absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(path).expanduser().resolve()
 
 

@@ -1,4 +1,4 @@
-"""Counts XLA compilations: after the warm-up the number should stand still."""
+"""A counter of XLA compilations: after the first steps the number should no longer grow."""
 
 import jax
 
@@ -11,6 +11,7 @@ class CompileCounter:
     """Compilations, and the seconds they took, since the counter was made."""
 
     def __init__(self) -> None:
+        """Starts counting."""
         self.count = 0
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)

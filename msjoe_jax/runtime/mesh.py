@@ -1,13 +1,13 @@
-"""The device mesh, and where every leaf of the training state lies on it.
+"""The device mesh, and the sharding of every leaf of the training state on it.
 
-A model says what its dimensions are (a table of path pattern to logical axes, see
-`sharding_tables.py`); `AxisRules` says on which mesh axes the logical ones lie.
+A table (see `sharding_tables.py`) names the logical axes of a model's parameters by their paths;
+`AxisRules` says on which mesh axes the logical ones lie.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.fields import option
 
 MESH_AXES = ("data", "fsdp", "tensor")
 MeshAxes = str | tuple[str, ...] | None
@@ -26,8 +27,27 @@ Table = Sequence[tuple[str, tuple[str | None, ...] | str]]
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The sizes of the device mesh; their product is the number of devices."""
+
+    data: int = option(1, "Copies of the model, among which the batch is split.", low=-1)
+    fsdp: int = option(-1, "Devices among which weights and batch are split (FSDP).", low=-1)
+    tensor: int = option(1, "Devices among which each layer is split (tensor parallel).", low=-1)
+
+    def slips(self) -> Iterator[str]:
+        """Yields what no mesh can have, a line each, beginning with the field's name."""
+        sizes = {name: getattr(self, name) for name in MESH_AXES}
+        for name, size in sizes.items():
+            if size == 0:
+                yield f"{name}=0 must be positive, or -1 for the devices that are left"
+        rest = [name for name, size in sizes.items() if size == -1]
+        for name in rest[1:]:
+            yield f"{name}=-1 must be positive, since {rest[0]} is -1 already"
+
+
+@dataclasses.dataclass(frozen=True)
 class AxisRules:
-    """Logical axis → mesh axis or axes (None: not split).
+    """The mesh axis or axes on which each logical axis lies (None: not split).
 
     The default is FSDP on the width and Megatron-style tensor parallelism on what the width is
     projected to; the batch is split over everything but `tensor`.
@@ -42,12 +62,14 @@ class AxisRules:
     batch: MeshAxes = ("data", "fsdp")
 
     def spec(self, logical: Sequence[str | None]) -> PartitionSpec:
-        """The partition of an array whose dimensions are these logical axes."""
+        """Returns the partition of an array whose dimensions are these logical axes."""
         return PartitionSpec(*(None if name is None else getattr(self, name) for name in logical))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """A ("data", "fsdp", "tensor") mesh of `devices` (default: all); one size may be -1.
+    """Makes a ("data", "fsdp", "tensor") mesh of `devices` (default: all).
+
+    One size may be -1: it takes the devices that the others leave.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
@@ -67,12 +89,12 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None =
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """A pytree key path as "a/b/0/c", as tables, errors and checkpoints name leaves."""
+    """Writes a pytree key path as "a/b/0/c", as tables, errors and checkpoints name leaves."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def param_shardings(params: Any, table: Table, mesh: Mesh, rules: AxisRules) -> Any:
-    """The sharding of every leaf of a (possibly abstract) pytree.
+    """Computes the sharding of every leaf of a (possibly abstract) pytree.
 
     A row applies to the leaves whose path ends in its pattern, at a component boundary; the first
     such row wins. An optimizer's moments carry their parameter's path as an ending, so they are
@@ -124,17 +146,12 @@ def _check_divides(
 
 
 def batch_sharding(mesh: Mesh, rules: AxisRules) -> NamedSharding:
-    """Sharding of arrays whose leading dimension is the batch."""
+    """Returns the sharding of arrays whose leading dimension is the batch."""
     return NamedSharding(mesh, PartitionSpec(rules.batch))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value whole on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def with_shardings(tree: Any, shardings: Any) -> Any:
-    """The abstract form of `tree`: shapes and dtypes with where each leaf is to lie."""
+    """Returns the shape, dtype and given sharding of each leaf in place of the leaf."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from msjoe_jax.runtime.files import write_whole
+
 
 class JsonLines:
     """A JSONL file of rows with a `step`, each on disk when `write` returns.
@@ -17,7 +19,7 @@ class JsonLines:
     uninterrupted one's: give the first step that will be written. Untried on object storage.
     """
 
-    def __init__(self, path: str, start_step: int = 0) -> None:
+    def __init__(self, path: epath.PathLike, start_step: int = 0) -> None:
         file = epath.Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         _drop_rows(file, start_step)
@@ -48,14 +50,14 @@ class MetricWriter:
     In a run of several hosts only the first should make one.
     """
 
-    def __init__(self, workdir: str, start_step: int = 0) -> None:
+    def __init__(self, workdir: epath.PathLike, start_step: int = 0) -> None:
         # TensorFlow, under CLU, takes over two seconds to import: only runs that write pay.
         from clu import metric_writers
 
         folder = epath.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._tensorboard = metric_writers.SummaryWriter(os.fspath(folder / "tensorboard"))
-        self._rows = JsonLines(os.fspath(folder / "metrics.jsonl"), start_step)
+        self._rows = JsonLines(folder / "metrics.jsonl", start_step)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes numbers (Python, NumPy or JAX scalars); JSON has no NaN, so it gets null."""
@@ -106,6 +108,4 @@ def _drop_rows(path: epath.Path, start_step: int) -> None:
             continue
         if before and line.endswith("\n"):
             kept.append(line)
-    partial = path.parent / (path.name + ".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    write_whole(path, "".join(kept))

@@ -8,9 +8,6 @@ them, but keeps some copies on the way: 200 MB more at the peak.)
 
 import json
 import math
-import os
-import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import CHUNK_BYTES, META, STATE, Meta, leaf_shapes
+from msjoe_jax.runtime.files import write_whole
 
 Index = int | None
 
@@ -30,26 +29,29 @@ class ParamWriter:
     """A checkpoint folder that is filled leaf by leaf, layer by layer, in any order.
 
     Args:
-      folder: made, or gone on with if it is there.
+      folder: the folder to make, or to go on with if it is there.
       leaves: abstract leaves by path ("mllm/language/norm/scale").
       stacked: the paths that are written layer by layer.
-      meta: as of `save_params`.
+      meta: as in `save_params`.
+
+    Raises:
+      UserError: the disk is full or refuses.
     """
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: epath.PathLike,
         leaves: Mapping[str, jax.ShapeDtypeStruct],
         stacked: frozenset[str],
         meta: Meta,
     ) -> None:
-        self._folder, self._leaves, self._stacked = folder, leaves, stacked
+        self._folder, self._leaves, self._stacked = epath.Path(folder), leaves, stacked
         self._begun: set[str] = set()
-        if not folder.exists():
+        if not self._folder.exists():
             try:
-                _write_frame(folder, list(leaves), meta)
+                _write_frame(self._folder, list(leaves), meta)
             except (ValueError, OSError) as error:
-                raise _refused(folder, error) from None
+                raise _refused(self._folder, error) from None
 
     def write(self, path: str, layer: Index, values: np.ndarray) -> None:
         """Writes a leaf (`layer` None) or one layer of it; on disk when this returns.
@@ -67,7 +69,7 @@ class ParamWriter:
         try:
             if path not in self._begun:
                 folder.mkdir(parents=True, exist_ok=True)
-                _write_file(folder / ".zarray", _zarray(leaf, (1, *chunk) if stacked else chunk))
+                write_whole(folder / ".zarray", _zarray(leaf, (1, *chunk) if stacked else chunk))
                 self._begun.add(path)
             # A chunk is a file of its index in every dimension; all but the rows are whole.
             front = [str(layer)] if stacked else []
@@ -79,7 +81,7 @@ class ParamWriter:
                     empty = np.zeros((chunk[0] - len(rows), *chunk[1:]), leaf.dtype)
                     block = np.concatenate([block, empty])
                 name = ".".join([*front, *([str(index), *rest] if shape else [])]) or "0"
-                _write_file(folder / name, block.reshape(-1).view(np.uint8).data)
+                write_whole(folder / name, block.reshape(-1).view(np.uint8).data)
         except OSError as error:
             raise _refused(self._folder, error) from None
 
@@ -91,16 +93,16 @@ class ParamReader:
       UserError: no checkpoint there, or a damaged one.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.leaves = leaf_shapes(str(folder))
-        self._state = folder.absolute() / STATE
+    def __init__(self, folder: epath.PathLike) -> None:
+        self.leaves = leaf_shapes(folder)
+        self._state = epath.Path(folder).expanduser().resolve() / STATE
         # One thread at a time: memory that several have freed does not serve the others.
         one = {"limit": 1}
         self._context = ts.Context({"data_copy_concurrency": one, "file_io_concurrency": one})
         self._open: dict[str, Any] = {}
 
     def read(self, path: str, layer: Index = None) -> np.ndarray:
-        """A leaf or one layer of it.
+        """Reads a leaf or one layer of it.
 
         Raises:
           UserError: a damaged checkpoint.
@@ -128,7 +130,7 @@ class ParamReader:
 
 
 def _zarray(leaf: jax.ShapeDtypeStruct, chunks: tuple[int, ...]) -> bytes:
-    """Zarr's metadata (version 2) of an array in raw chunks, as TensorStore reads it."""
+    """Returns Zarr's metadata (version 2) of an array in raw chunks, as TensorStore reads it."""
     metadata = {
         "shape": leaf.shape,
         "chunks": chunks,
@@ -143,23 +145,13 @@ def _zarray(leaf: jax.ShapeDtypeStruct, chunks: tuple[int, ...]) -> bytes:
     return json.dumps(metadata).encode()
 
 
-def _write_file(file: pathlib.Path, content: bytes | memoryview) -> None:
-    """The file whole under its name, and on the disk, or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    with open(partial, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
-
-
-def _refused(folder: pathlib.Path, error: Exception) -> UserError:
+def _refused(folder: epath.Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0][:200]
     return UserError(f"{folder}: cannot be written ({reason}); the same command resumes")
 
 
 def _chunk(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
-    """Whole rows, about as many in every chunk, of up to CHUNK_BYTES."""
+    """Returns the shape of a chunk: whole rows, up to CHUNK_BYTES of them, even over chunks."""
     if not shape:
         return ()
     limit = max(1, CHUNK_BYTES // (math.prod(shape[1:]) * np.dtype(dtype).itemsize))
@@ -167,10 +159,10 @@ def _chunk(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
     return (-(-shape[0] // count), *shape[1:])
 
 
-def _write_frame(folder: pathlib.Path, paths: list[str], meta: Meta) -> None:
-    """All that Orbax writes but the arrays, under `folder` at once."""
-    partial = folder.with_name(folder.name + ".frame")
-    shutil.rmtree(partial, ignore_errors=True)
+def _write_frame(folder: epath.Path, paths: list[str], meta: Meta) -> None:
+    """Writes all that Orbax writes but the arrays; the folder appears when it is whole."""
+    partial = folder.parent / (folder.name + ".frame")
+    partial.rmtree(missing_ok=True)
     handler = ocp.CompositeCheckpointHandler(
         **{STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=False), META: ocp.JsonCheckpointHandler()}
     )
@@ -181,8 +173,8 @@ def _write_frame(folder: pathlib.Path, paths: list[str], meta: Meta) -> None:
         }
     )
     with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(partial.absolute(), args=args)
-    shutil.rmtree(partial / STATE / "array_metadatas")  # of the placeholders: shape and chunks
+        checkpointer.save(partial.resolve(), args=args)
+    (partial / STATE / "array_metadatas").rmtree()  # of the placeholders: shape and chunks
     for path in paths:
-        shutil.rmtree(partial / STATE / path)
+        (partial / STATE / path).rmtree()
     partial.rename(folder)

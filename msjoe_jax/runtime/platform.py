@@ -1,4 +1,4 @@
-"""What a command settles in the environment before JAX and TensorFlow are imported."""
+"""Settings of the environment that must be made before JAX and TensorFlow are imported."""
 
 import glob
 import logging
@@ -21,7 +21,7 @@ def quiet_cpu_default() -> None:
 
     Call before the first import of jax. `jax[tpu]` brings libtpu, which on a machine without a
     TPU prints a page of warnings before JAX falls back to the CPU; naming the CPU avoids it.
-    Whatever the user has set in the environment stays.
+    What the user has set in the environment is kept.
     """
     if not any(glob.glob(pattern) for pattern in ACCELERATOR_FILES):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -3,69 +3,65 @@
 import contextlib
 import json
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.workdir import lock_workdir
+from etils import epath
 
-PROGRESS = "progress"  # the folder of what only a run in the making needs
+from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import lock, partial_path, write_whole
+
+PROGRESS = "progress"  # the folder, inside the unfinished one, of what only a resumed run needs
 
 
 class Making:
-    """The folder under its provisional name, and the parts of it that are finished."""
+    """A folder under its provisional name, and the parts of it that are finished."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder, self._log = folder, folder / PROGRESS / "finished"
-        self.finished = frozenset(self._log.read_text().split("\n") if self._log.exists() else ())
+    def __init__(self, folder: epath.Path) -> None:
+        """Reads which parts are finished, and opens the log of them."""
+        self.folder, log = folder, folder / PROGRESS / "finished"
+        self.finished = frozenset(log.read_text().split("\n") if log.exists() else ())
         # A kill may have cut the last line off; what is written next must not join it.
-        self._lines = self._log.open("a")
-        self._lines.write("\n")
+        self._log = log.open("a")
+        self._log.write("\n")
 
     def note(self, part: str) -> None:
-        """Says that a part (a name without line breaks) is on disk."""
-        self._lines.write(f"{part}\n")
-        self._lines.flush()
+        """Records that a part (a name without line breaks) is on disk."""
+        self._log.write(f"{part}\n")
+        self._log.flush()
 
     def close(self) -> None:
-        """Ends the log."""
-        self._lines.close()
+        """Closes the log."""
+        self._log.close()
 
 
 @contextlib.contextmanager
-def making(out: pathlib.Path, origin: dict[str, Any], num_bytes: int) -> Iterator[Making]:
-    """Makes `out`, or goes on with what a killed run of the same origin has left.
+def making(out: epath.PathLike, origin: dict[str, Any], num_bytes: int) -> Iterator[Making]:
+    """Makes `out`, or resumes what a killed run of the same origin has left.
 
     Args:
       out: the folder; until the block has ended without an error it is called `out`.partial.
-      origin: of what it is made, in JSON; another origin may not go on with it.
-      num_bytes: the size that it will have, about.
+      origin: what the folder is made from, in JSON; a run of another origin may not resume it.
+      num_bytes: about the size that it will have.
 
     Raises:
-      UserError: `out` exists or cannot be written, another process is at it, what is there has
-        another origin, or the disk is too small.
+      UserError: `out` exists or cannot be written, another process is writing it, what is there
+        has another origin, or the disk is too small.
     """
+    out = epath.Path(out)
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another folder")
-    partial = out.with_name(out.name + ".partial")
-    with lock_workdir(str(partial / PROGRESS)):
+    partial = partial_path(out)
+    with lock(partial / PROGRESS):
         file, text = partial / PROGRESS / "origin.json", json.dumps(origin, sort_keys=True)
         if file.exists() and file.read_text() != text:
             raise UserError(
                 f"{partial} was begun from another source or with other flags; remove it, or go on "
                 "with those"
             )
-        there = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        free = shutil.disk_usage(partial).free
-        if free < num_bytes - there:
-            raise UserError(
-                f"{out} needs {num_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there"
-            )
-        started = file.with_name("origin.json.partial")
-        started.write_text(text)
-        os.replace(started, file)
+        _check_space(out, partial, num_bytes)
+        write_whole(file, text)
         work = Making(partial)
         try:
             yield work
@@ -74,4 +70,15 @@ def making(out: pathlib.Path, origin: dict[str, Any], num_bytes: int) -> Iterato
         finally:
             work.close()
         partial.rename(out)
-        shutil.rmtree(out / PROGRESS)
+        (out / PROGRESS).rmtree()
+
+
+def _check_space(out: epath.Path, partial: epath.Path, num_bytes: int) -> None:
+    written = sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(partial)
+        for name in names
+    )
+    free = shutil.disk_usage(partial).free
+    if free < num_bytes - written:
+        raise UserError(f"{out} needs {num_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")

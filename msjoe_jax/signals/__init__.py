@@ -26,9 +26,7 @@ def similarity(
 
 
 @jax.jit
-def _masked(
-    rows: list[Array], query_mask: Array, frame_mask: Array
-) -> tuple[Array, Array]:
+def _masked(rows: list[Array], query_mask: Array, frame_mask: Array) -> tuple[Array, Array]:
     stacked = jnp.concatenate(rows, 2)
     mask = jnp.concatenate([query_mask] * len(rows), 2)
     return jnp.where(mask[..., None] & frame_mask[:, None, None], stacked, 0.0), mask

@@ -13,9 +13,7 @@ def rows(inputs: SignalInputs) -> Float[Array, "B I Q T"]:
 
 
 @jax.jit
-def cosine(
-    text: Float[Array, "B I Q E"], frames: Float[Array, "B T E"]
-) -> Float[Array, "B I Q T"]:
+def cosine(text: Float[Array, "B I Q E"], frames: Float[Array, "B T E"]) -> Float[Array, "B I Q T"]:
     """Computes cosines in float32, at full precision on any device."""
     return jnp.einsum(
         "BIQE,BTE->BIQT", _unit(text), _unit(frames), precision=jax.lax.Precision.HIGHEST

@@ -99,7 +99,9 @@ class TrainingRun:
     @property
     def step(self) -> StepConfig:
         """The objective of the joint step: the shared fields and the training's own."""
-        fields = {f.name: getattr(self.objective, f.name) for f in dataclasses.fields(self.objective)}
+        fields = {
+            f.name: getattr(self.objective, f.name) for f in dataclasses.fields(self.objective)
+        }
         return StepConfig(
             train_mllm=self.training.train_mllm,
             train_sampler=self.training.train_sampler,

@@ -83,9 +83,7 @@ def question_order(
     )
 
 
-def with_adjusted_rates(
-    config: DifficultyConfig, questions: Sequence[Question]
-) -> list[Question]:
+def with_adjusted_rates(config: DifficultyConfig, questions: Sequence[Question]) -> list[Question]:
     """Returns the questions with pass rates smoothed and corrected for chance, as configured.
 
     A measured rate is a share of few samples: `smoothing` draws it towards the mean of all. A

@@ -95,9 +95,7 @@ def model_fns(run: TrainingRun, system: System) -> ModelFns:
 
 def make_step(run: TrainingRun, system: System) -> Callable:
     """Makes the joint step of a training, not yet jitted: (state, batch) → (state, metrics)."""
-    return make_joint_step(
-        run.step, model_fns(run, system), *make_optimizers(run), run.trainable
-    )
+    return make_joint_step(run.step, model_fns(run, system), *make_optimizers(run), run.trainable)
 
 
 def make_scoring(run: TrainingRun, system: System) -> Callable:

@@ -125,7 +125,9 @@ def train(
             programs,
             text,
             RecordReader(records),
-            usable_questions(run.training, run.name, with_adjusted_rates(run.difficulty, questions)),
+            usable_questions(
+                run.training, run.name, with_adjusted_rates(run.difficulty, questions)
+            ),
             functools.partial(jax.device_put, device=batch_sharding(mesh, rules)),
         ),
         params=params,

@@ -8,7 +8,6 @@ shard. Types: bfloat16 is `ml_dtypes.bfloat16`, so torch is not needed.
 
 import json
 import math
-import os
 import pathlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import open_whole
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -140,16 +140,12 @@ def write_file(
         start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    partial = file.with_name(file.name + ".partial")
-    with open(partial, "wb") as stream:
+    with open_whole(file) as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name, (dtype, shape) in tensors.items():
             values = np.ascontiguousarray(load(name)).astype(dtype, copy=False)
             assert values.size == math.prod(shape), name
             stream.write(values.reshape(-1).view(np.uint8).data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
 
 
 def plan_files(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> dict[str, Sequence[str]]:

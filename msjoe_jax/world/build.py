@@ -2,54 +2,63 @@
 
 import dataclasses
 import json
-import os
-from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+from etils import epath
 
 from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.progress import progress
 from msjoe_jax.world.render import render
 from msjoe_jax.world.spec import SPLITS, WorldSpec, make_video
 
 
-def records_path(directory: str | os.PathLike, split: str) -> Path:
-    """Record folder of a split."""
-    return Path(directory) / split
+def records_path(directory: epath.PathLike, split: str) -> epath.Path:
+    """Returns the record folder of a split."""
+    return epath.Path(directory) / split
 
 
-def questions_path(directory: str | os.PathLike, split: str) -> Path:
-    """Question file of a split."""
-    return Path(directory) / f"questions-{split}.jsonl"
+def questions_path(directory: epath.PathLike, split: str) -> epath.Path:
+    """Returns the question file of a split."""
+    return epath.Path(directory) / f"questions-{split}.jsonl"
 
 
-def build_world(directory: str | os.PathLike, spec: WorldSpec) -> None:
+def build_world(directory: epath.PathLike, spec: WorldSpec) -> None:
     """Writes `train`, `validation` and `heldout` record folders and `questions-*.jsonl`.
 
     What is there already is kept: a split appears whole or not at all. The plan of each video is
     in its record's `extra`, the spec in the manifest.
 
-    Raises UserError if `directory` holds a world of another spec.
+    Raises:
+      UserError: `directory` holds a world of another spec.
     """
-    Path(directory).mkdir(parents=True, exist_ok=True)
+    epath.Path(directory).mkdir(parents=True, exist_ok=True)
     settings = json.loads(json.dumps(dataclasses.asdict(spec)))
     for split in SPLITS:
         if questions_path(directory, split).exists():
             if RecordReader(records_path(directory, split)).settings != settings:
-                raise UserError(f"{directory}: holds another world; remove it or name a new folder")
+                raise UserError(
+                    f"{epath.Path(directory)}: holds another world; remove it or name a new folder"
+                )
             continue
         questions = _write_split(records_path(directory, split), spec, split, settings)
         save_questions(questions_path(directory, split), questions)
 
 
-def _write_split(folder: Path, spec: WorldSpec, split: str, settings: dict) -> list[Question]:
+def _write_split(
+    folder: epath.Path, spec: WorldSpec, split: str, settings: dict[str, Any]
+) -> list[Question]:
     pairs = [make_video(spec, split, index) for index in range(spec.size(split))]
     # First every video's first question: the head of the file is spread over all videos.
     questions = [q for row in zip(*(asked for _, asked in pairs), strict=True) for q in row]
     if folder.exists():  # whole, as the writer renames last; only its question file was missing
         return questions
-    with RecordWriter(folder, quality=spec.jpeg_quality, settings=settings) as writer:
-        for plan, _ in tqdm(pairs, desc=f"world: {split} videos", unit="video"):
+    with (
+        RecordWriter(folder, quality=spec.jpeg_quality, settings=settings) as writer,
+        progress(f"{split} videos", len(pairs), unit="video") as bar,
+    ):
+        for plan, _ in pairs:
             writer.add(plan.id, enumerate(render(spec, plan)), extra=plan.to_json())
+            bar.update()
     return questions

@@ -231,7 +231,7 @@ class _BatchBuilder:
     ):
         self.config, self.prompt, self.training = config, text.prompt, training
         self.reader, self.tokenizer = reader, text.tokenizer
-        self.vision = system.mllm_config.vision
+        self.system = system
         self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
         self.length = max(self.prompt.answer_prompt_tokens, self.prompt.query_prompt_tokens)
         self.reply_tokens = max(self.prompt.query_tokens, 1 + 3 * DESCRIBED)
@@ -251,10 +251,7 @@ class _BatchBuilder:
         plans = [self._plan(video_id) for video_id in chosen]
         frames = [self._choose_frames(plan, rng) for plan in plans]
         pixels = np.concatenate(self.reader.gather(list(zip(chosen, frames, strict=True))))
-        vision = self.vision
-        patches, grid = to_patches(
-            pixels, vision.patch, vision.merge, self.config.key_patches
-        )
+        patches, grid = to_patches(pixels, self.system, self.config.key_patches)
         shape = (len(plans), FRAMES)
         size = (int(grid[0, 0]), int(grid[0, 1]))
         words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]

@@ -1,13 +1,13 @@
 """A word-level `tokenizer.json` for tiny models: one id a word, Qwen's names for special tokens."""
 
-import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
+from etils import epath
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import write_whole
 
 # Order fixes the ids. The first is also padding, since Qwen pads with <|endoftext|>.
 SPECIAL = (
@@ -28,17 +28,18 @@ _PIECE = r"\w+|\n|[^\w\s]"
 
 
 def split_words(text: str) -> list[str]:
-    """Words, single punctuation marks and newlines of a text; special tokens and tags left out."""
+    """Splits a text into words, punctuation marks and newlines; special tokens are left out."""
     return re.findall(_PIECE, re.sub(_NAMES, " ", text))
 
 
-def build_word_tokenizer(path: str | os.PathLike, texts: Iterable[str]) -> Path:
+def build_word_tokenizer(path: epath.PathLike, texts: Iterable[str]) -> epath.Path:
     """Writes `path` (a tokenizer.json) with the words of `texts`, sorted, behind the fixed tokens.
 
     Decoding puts one space between tokens, which the reply parser strips; other white space but
     the newline is not kept. A word never seen becomes `<unk>`.
 
-    Raises UserError if a text spells out `<unk>`.
+    Raises:
+      UserError: a text spells out `<unk>`.
     """
     words = {word for text in texts for word in split_words(text)}
     if any(UNKNOWN in text for text in texts):
@@ -51,8 +52,5 @@ def build_word_tokenizer(path: str | os.PathLike, texts: Iterable[str]) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE), "removed", invert=True)
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.add_tokens(list(TAGS))
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    tokenizer.save(str(temporary))
-    os.replace(temporary, path)
-    return path
+    write_whole(path, tokenizer.to_str(pretty=True))
+    return epath.Path(path)

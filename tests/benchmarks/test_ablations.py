@@ -13,7 +13,6 @@ from benchmarks import (
 )
 from benchmarks.parallel_runs import Run, run_all
 from configs import tiny as tiny_world
-from msjoe_jax.data.embed import write_embeddings
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
@@ -24,6 +23,7 @@ from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.system import make_system
 from msjoe_jax.training.state import abstract_state, model_fns, step_config
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
+from tests.support.embeddings import write_embeddings
 from tests.support.tiny import WORDS, tiny_config
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -189,7 +189,7 @@ def with_index(folder: pathlib.Path, name: str) -> None:
     "spoil,message",
     [
         (lambda f: (f / "config.json").unlink(), r"hf: no config.json and no open_clip_config"),
-        (lambda f: (f / "config.json").write_text("[1"), r"config.json: no JSON"),
+        (lambda f: (f / "config.json").write_text("[1"), r"config.json: not JSON"),
         (lambda f: edit(f / "config.json", model_type="qwen2_vl"), r"model_type is 'qwen2_vl'; "),
         (lambda f: edit(f / "config.json", vision_config=None), r"'vision_config' is missing"),
         (lambda f: edit(f / "config.json", text_config=7), r"config.json: .*int"),

@@ -140,17 +140,17 @@ def test_kill_9_between_shards(tmp_path):
         rows.append({"id": f"v{v}", "video": f"{v}.mp4"})
     manifest = write_list(tmp_path / "m.jsonl", rows)
     code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from msjoe_jax.commands import predecode as p\n"
-        "p.SHARD_BYTES, calls, at = 1, 0, int(sys.argv[3])\n"
+        "import os, signal, sys\n"
+        "from msjoe_jax.commands.predecode import predecode\n"
+        "from msjoe_jax.data import predecode as steps\n"
+        "steps.SHARD_BYTES, calls, at = 1, 0, int(sys.argv[3])\n"
         "def step(event, args):\n"
         "    global calls\n"
         "    if event in ('os.rename', 'os.remove'):\n"
         "        calls += 1\n"
         "        if calls == at: os.kill(os.getpid(), signal.SIGKILL)\n"
         "sys.addaudithook(step)\n"
-        "p.predecode(Path(sys.argv[1]), Path(sys.argv[2]), fps=1, max_side=64, quality=90, "
-        "workers=1)"
+        "predecode(*sys.argv[1:3], steps.DecodeSettings(1, 64, 90), workers=1)"
     )
 
     def go(out, at):

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msjoe_jax.data.embed import write_embeddings
+from msjoe_jax.data import pipeline as data_pipeline
 from msjoe_jax.data.pipeline import host_shard, make_pipeline, uniform_indices
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
+from tests.support.embeddings import write_embeddings
 
 COUNTS = [1, 3, 8, 13]  # frames a video; T = 8 candidates: shorter, exact, longer
 WIDTH = 4
@@ -89,21 +90,23 @@ def test_rows_hold_the_frames_they_name(reader):
     assert batch["preview_index"].tolist() == [[0, 0], [0, 2], [2, 6], [3, 9]]
 
 
-def test_preview_size_and_function_and_none(reader):
+def test_preview_function_and_no_previews(reader):
     def patches(frames):
         return {"sum": frames.astype(np.int32).sum((1, 2, 3)), "shape": np.array(frames.shape)}
 
-    batch = next(iter(pipeline(reader, preview_size=(4, 6), preview_fn=patches)))
-    assert batch["preview"]["shape"].tolist() == [[2, 4, 6, 3]] * 4
+    batch = next(iter(pipeline(reader, preview_fn=patches)))
+    assert batch["preview"]["shape"].tolist() == [[2, 8, 8, 3]] * 4
     assert batch["preview"]["sum"].shape == (4, 2)
     assert next(iter(pipeline(reader, num_preview=0)))["preview"].shape == (4, 0, 8, 8, 3)
     assert "embeddings" not in next(iter(pipeline(reader, with_embeddings=False)))
 
 
-def test_order_is_of_the_seed_alone(reader):
+def test_order_is_of_the_seed_alone(reader, monkeypatch):
     first = take(iter(pipeline(reader)), 6)
-    assert_same(first, take(iter(pipeline(reader, threads=7, read_ahead=9)), 6))
-    assert_same(first, take(iter(pipeline(reader, threads=0)), 6))
+    for threads, read_ahead in ((7, 9), (0, 2)):
+        monkeypatch.setattr(data_pipeline, "THREADS", threads)
+        monkeypatch.setattr(data_pipeline, "READ_AHEAD", read_ahead)
+        assert_same(first, take(iter(pipeline(reader)), 6))
     order = np.concatenate([b["index"] for b in first])
     other = np.concatenate([b["index"] for b in take(iter(pipeline(reader, seed=6)), 6)])
     assert order.tolist() != other.tolist()
@@ -114,12 +117,13 @@ def test_order_is_of_the_seed_alone(reader):
 
 
 @pytest.mark.parametrize("consumed", [0, 1, 3, 7])
-def test_state_round_trips_bit_for_bit(reader, consumed):
+def test_state_round_trips_bit_for_bit(reader, consumed, monkeypatch):
     iterator = iter(pipeline(reader))
     take(iterator, consumed)
     state = json.loads(json.dumps(iterator.get_state()))
     rest = take(iterator, 4)
-    resumed = iter(pipeline(reader, threads=3))
+    monkeypatch.setattr(data_pipeline, "THREADS", 3)
+    resumed = iter(pipeline(reader))
     resumed.set_state(state)
     assert resumed.get_state() == state
     assert_same(rest, take(resumed, 4))

@@ -1,6 +1,5 @@
 """Record folders: what was put in comes out, and damage is told apart from data."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,39 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msjoe_jax.data.embed import embed_records, write_embeddings
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.data.shards import encode_jpeg
 from msjoe_jax.errors import UserError
-
-# JPEG of quality 92 on flat colour: within rounding of the YCbCr round trip and of quantisation.
-JPEG_FLAT_TOLERANCE = 3
-
-
-def flat(value, height=16, width=24):
-    return np.full((height, width, 3), value, np.uint8)
-
-
-def write(directory, videos, **options):
-    """videos: {id: number of frames}; frame t of video v is flat with a colour made of (v, t)."""
-    with RecordWriter(directory, **options) as writer:
-        for v, (video_id, count) in enumerate(videos.items()):
-            frames = ((t / 2, flat((7 * v % 256, 5 * t % 256, 90))) for t in range(count))
-            writer.add(video_id, frames, fps=2.0, extra={"v": v})
-
-
-def check(directory, videos):
-    reader = RecordReader(directory)
-    assert reader.ids == list(videos)
-    for v, (video_id, count) in enumerate(videos.items()):
-        info = reader.info(video_id)
-        assert (info.id, info.num_frames, info.fps, info.extra) == (video_id, count, 2.0, {"v": v})
-        np.testing.assert_array_equal(info.timestamps, np.arange(count) / 2)
-        assert info.duration == count / 2
-        frames = reader.frames(video_id, range(count)).astype(int)
-        assert frames.shape == (count, 16, 24, 3)
-        colours = np.array([[7 * v % 256, 5 * t % 256, 90] for t in range(count)])
-        assert np.abs(frames - colours[:, None, None]).max() <= JPEG_FLAT_TOLERANCE
+from tests.support.records import JPEG_FLAT_TOLERANCE, check_flat, flat, write_flat
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,8 +25,8 @@ def check(directory, videos):
 def test_round_trip_over_shards(tmp_path_factory, counts, shard_bytes):
     directory = tmp_path_factory.mktemp("records") / "folder"
     videos = {f"vidéo/{i} ..": count for i, count in enumerate(counts)}  # an id is not a path
-    write(directory, videos, shard_bytes=shard_bytes)
-    check(directory, videos)
+    write_flat(directory, videos, shard_bytes=shard_bytes)
+    check_flat(directory, videos)
     if shard_bytes == 1:
         assert len(list(directory.glob("frames-*"))) == len(counts)
 
@@ -76,7 +46,7 @@ def test_jpeg_bytes_are_stored_as_they_are_and_colours_survive(tmp_path):
 
 
 def test_gather_equals_single_reads_with_repeats_and_resizing(tmp_path):
-    write(tmp_path / "r", {"a": 5, "b": 3, "c": 4}, shard_bytes=3000)
+    write_flat(tmp_path / "r", {"a": 5, "b": 3, "c": 4}, shard_bytes=3000)
     reader = RecordReader(tmp_path / "r")
     requests = [("c", [3, 0, 3]), ("a", [4, 1]), ("b", []), ("c", [0]), ("a", np.array([1]))]
     for size in (None, (8, 10)):
@@ -95,7 +65,7 @@ def test_large_frames_decode_in_threads_to_the_same(tmp_path):
 
 
 def test_bad_use_is_one_clear_line(tmp_path):
-    write(tmp_path / "r", {"a": 2})
+    write_flat(tmp_path / "r", {"a": 2})
     reader = RecordReader(tmp_path / "r")
     for call, said in [
         (lambda: reader.info("zz"), "no video 'zz'"),
@@ -104,7 +74,7 @@ def test_bad_use_is_one_clear_line(tmp_path):
         (lambda: reader.frames("a", [-1]), "has 2 frames, not -1"),
         (lambda: RecordReader(tmp_path / "none"), "no such record folder"),
         (lambda: RecordReader(tmp_path), "no manifest.json"),
-        (lambda: write(tmp_path / "r", {"a": 1}), "exists already"),
+        (lambda: write_flat(tmp_path / "r", {"a": 1}), "exists already"),
     ]:
         with pytest.raises(UserError, match=said):
             call()
@@ -152,34 +122,6 @@ def test_a_damaged_jpeg_names_its_video(tmp_path):
     assert len(reader.gather([("good", [0]), ("torn", [1])])) == 2
 
 
-@pytest.mark.parametrize("kind", ["frames", "videos"])
-def test_damaged_shards_are_told(tmp_path, kind):
-    write(tmp_path / "r", {"a": 40})
-    path = tmp_path / "r" / f"{kind}-00000.arrayrecord"
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="damaged"):
-        RecordReader(tmp_path / "r").frames("a", [0])
-    path.unlink()
-    with pytest.raises(UserError, match="missing"):
-        RecordReader(tmp_path / "r").frames("a", [0])
-
-
-def test_manifests_of_another_schema_or_damaged(tmp_path):
-    write(tmp_path / "r", {"a": 1})
-    path = tmp_path / "r" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for text, said in [
-        (json.dumps({**manifest, "schema": 99}), "schema 99, this version reads 1"),
-        (json.dumps({"schema": 1}), "damaged"),
-        (path.read_text()[:20], "damaged"),
-        ("[]", "damaged"),
-    ]:
-        path.write_text(text)
-        with pytest.raises(UserError, match=said):
-            RecordReader(tmp_path / "r")
-
-
 def test_kill_9_leaves_no_folder_and_the_next_writer_clears_up(tmp_path):
     code = """
         import sys, time, numpy as np
@@ -199,62 +141,6 @@ def test_kill_9_leaves_no_folder_and_the_next_writer_clears_up(tmp_path):
     process.communicate()
     assert not (tmp_path / "r").exists()
     assert list((tmp_path / "r.partial").iterdir())
-    write(tmp_path / "r", {"a": 2})
-    check(tmp_path / "r", {"a": 2})
+    write_flat(tmp_path / "r", {"a": 2})
+    check_flat(tmp_path / "r", {"a": 2})
     assert os.listdir(tmp_path) == ["r"]
-
-
-def test_embeddings_round_trip_and_must_fit(tmp_path):
-    counts = {"a": 3, "b": 1, "c": 2}
-    write(tmp_path / "r", counts, shard_bytes=2000)
-    rng = np.random.default_rng(0)
-    values = {v: rng.standard_normal((n, 8)).astype(np.float32) for v, n in counts.items()}
-    assert RecordReader(tmp_path / "r").embeddings("a") is None
-    bad = {
-        "expected": [("b", values["b"])],
-        "got those of None": [("a", values["a"])],
-        "has 3 frames": [("a", values["b"])],
-        "float16": [("a", values["a"] * 1e6)],
-    }
-    for said, pairs in bad.items():
-        with pytest.raises(UserError, match=said):
-            write_embeddings(tmp_path / "r", "f1", pairs)
-    write_embeddings(tmp_path / "r", "f1", values.items())
-    reader = RecordReader(tmp_path / "r")
-    for video_id, array in values.items():
-        got = reader.embeddings(video_id)
-        assert got.dtype == np.float32
-        # float16 keeps 11 bits of mantissa.
-        np.testing.assert_allclose(got, array, rtol=2**-11, atol=1e-7)
-    write_embeddings(tmp_path / "r", "f2", values.items())
-    with pytest.raises(UserError, match="several CLIPs"):
-        RecordReader(tmp_path / "r")
-    assert RecordReader(tmp_path / "r", clip="f2").embeddings("b").shape == (1, 8)
-    with pytest.raises(UserError, match="missing"):
-        RecordReader(tmp_path / "r", clip="f3").embeddings("b")
-
-
-def test_embed_records_batches_and_resumes_by_shard(tmp_path):
-    write(tmp_path / "r", {"a": 5, "b": 2, "c": 4}, shard_bytes=1)
-    calls = []
-
-    def encode(frames):
-        assert frames.shape == (3, 16, 24, 3)
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return frames.mean((1, 2))
-
-    with pytest.raises(KeyboardInterrupt):
-        embed_records(tmp_path / "r", encode, "fp", batch=3)
-    embed_records(tmp_path / "r", encode, "fp", batch=3)
-    embed_records(tmp_path / "r", encode, "fp", batch=3)  # nothing left: no call
-    # a 2 calls, b 1, c interrupted in its first, then c 2.
-    assert len(calls) == 6
-    reader = RecordReader(tmp_path / "r")
-    for video_id in reader.ids:
-        count = reader.info(video_id).num_frames
-        want = reader.frames(video_id, range(count)).mean((1, 2))
-        # float16 of values up to 255.
-        np.testing.assert_allclose(reader.embeddings(video_id), want, rtol=2**-11, atol=1e-3)
-    assert not list((tmp_path / "r").glob("*.tmp"))

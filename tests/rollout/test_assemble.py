@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msjoe_jax.config import base
-from msjoe_jax.data.embed import write_embeddings
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
@@ -29,6 +28,7 @@ from msjoe_jax.rollout.frames import (
 )
 from msjoe_jax.rollout.programs import Patches, Programs, frame_features
 from msjoe_jax.rollout.system import make_system
+from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_config
 from tests.support.torch_stubs import declare_torchvision_ops
 

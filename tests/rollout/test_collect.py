@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msjoe_jax.commands import replay
-from msjoe_jax.data.embed import write_embeddings
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
@@ -26,6 +25,7 @@ from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.training import train
 from msjoe_jax.training.state import init_state, make_scoring, make_step
 from msjoe_jax.training.train import logged
+from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_bundle, tiny_config
 
 VIDEOS, B, I, J, K = 6, 4, 2, 2, 4

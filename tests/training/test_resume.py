@@ -12,10 +12,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from msjoe_jax.data.embed import write_embeddings
 from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
-from msjoe_jax.runtime.workdir import lock_workdir
+from msjoe_jax.runtime.files import lock
 from tests.support.tiny import tiny_bundle
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -66,6 +65,7 @@ def made(tmp_path_factory):
 KILLED = """
 import os, pathlib, runpy, signal, time
 from msjoe_jax.runtime.metrics import MetricWriter
+from tests.support.embeddings import write_embeddings
 write, at, saved = MetricWriter.scalars, int(os.environ["KILL_AT"]), os.environ["KILL_AFTER"]
 def scalars(self, step, values):
     write(self, step, values)
@@ -183,7 +183,7 @@ def refused(done):
 
 
 def test_a_folder_in_use_is_refused(made):
-    with lock_workdir(str(made / "busy")):
+    with lock(made / "busy"):
         line = refused(run(made, "busy"))
     assert "in use" in line and str(os.getpid()) in line
 

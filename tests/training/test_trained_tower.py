@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from msjoe_jax.data.embed import write_embeddings
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
@@ -20,6 +19,7 @@ from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.model_folder import load_bundle
 from msjoe_jax.rollout.programs import Patches, Programs
 from msjoe_jax.training.state import model_fns, step_config, trains_vision
+from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_bundle, tiny_config
 
 B, I, J = 2, 2, 2

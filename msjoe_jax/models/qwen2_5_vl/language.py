@@ -249,6 +249,50 @@ class LanguageModel(nnx.Module):
         h, cache = jax.lax.scan(layer, x[:, :, None], (layers, prompt, cache))
         return self.norm(h)[:, :, 0], cache
 
+    def prompt_attention(
+        self,
+        x: Float[Array, "B D"],
+        start: Int[Array, "B"],
+        prompt: KVCache,
+        prompt_segments: Int[Array, "B S"],
+        layer: int,
+    ) -> Float[Array, "B S"]:
+        """Computes the attention that one token pays the prompt, mean over a layer's heads.
+
+        Args:
+          x: the token's embedding.
+          start: its position.
+          prompt: the prompt's keys and values.
+          prompt_segments: 0 at padding.
+          layer: from the back where negative.
+
+        Returns:
+          the weights; what is missing to 1 is the token's attention to itself.
+        """
+        cos, sin = self._text_cos_sin(start, jnp.zeros(1, jnp.int32), 1)
+        seen = prompt_segments != 0
+        own = jnp.ones((1, 1, 1, 1), bool)
+        graphdef, layers = nnx.split(self.layers)
+
+        def step(
+            h: Float[Array, "B 1 1 D"], xs: tuple[nnx.State, KVCache]
+        ) -> tuple[Array, Float[Array, "B S"]]:
+            p, cache = xs
+            block = nnx.merge(graphdef, p)
+            q, k, v = block.qkv(h, cos, sin)
+            see_prompt = seen[:, None, None, :]
+            out = attend(q, [(cache.k[:, None], cache.v[:, None], see_prompt), (k, v, own)])
+            B, M, H = q.shape[0], k.shape[-2], q.shape[-1]
+            grouped = q.reshape(B, M, -1, H).astype(jnp.float32) * H**-0.5
+            scores = jnp.einsum("BMRH,BSMH->BMRS", grouped, cache.k.astype(jnp.float32))
+            itself = jnp.einsum("BMRH,BMH->BMR", grouped, k[:, 0, 0].astype(jnp.float32))
+            scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
+            weights = jax.nn.softmax(jnp.concatenate([scores, itself[..., None]], -1))
+            return block.finish(h, out), weights[..., :-1].mean((1, 2))
+
+        _, weights = jax.lax.scan(step, x[:, None, None], (layers, prompt))
+        return weights[layer]
+
     def empty_cache(self, batch: int, group: int, length: int) -> KVCache:
         """A zeroed cache for `group` completions of up to `length` tokens."""
         c = self.config

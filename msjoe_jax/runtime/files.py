@@ -1,0 +1,178 @@
+"""Files and folders: written whole or not at all, held by one process, read with faults named."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+from etils import epath
+
+from msjoe_jax.errors import UserError
+
+PARTIAL = ".partial"  # ends the name of what is still being written
+LOCK = ".lock"  # the file in a folder that says which process holds it
+
+
+def partial_path(path: epath.PathLike) -> epath.Path:
+    """Returns the name that a file or folder has while it is being written."""
+    path = epath.Path(path)
+    return path.parent / (path.name + PARTIAL)
+
+
+def commit_file(path: epath.PathLike) -> None:
+    """Puts the file at `partial_path(path)` on the disk and renames it to `path`.
+
+    A kill or a power cut at any moment leaves either the file that was there before or the whole
+    new one.
+    """
+    partial = partial_path(path)
+    if _is_local(partial):
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def open_whole(path: epath.PathLike) -> Iterator[IO[Any]]:
+    """Opens a file for writing bytes that appears under its name when the block has ended.
+
+    After an error in the block nothing is left of it, and a file of that name is as it was.
+    """
+    partial = partial_path(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+        commit_file(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_whole(path: epath.PathLike, data: bytes | bytearray | memoryview | str) -> None:
+    """Writes a file whole or not at all; text as UTF-8, without touching its line ends.
+
+    Raises:
+      OSError: the disk is full or refuses; what was there before is kept.
+    """
+    with open_whole(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def lock(folder: epath.PathLike) -> Iterator[None]:
+    """Makes `folder` and holds it for this process until the block ends, or the process does.
+
+    The lock is the kernel's, on the file `.lock` in the folder: a killed process leaves the file,
+    but no lock. Object storage (gs://…) has no locks: there the block just runs. In a run of
+    several hosts only the first should take it.
+
+    Raises:
+      UserError: another process holds it, or the folder cannot be made or written to.
+    """
+    folder = epath.Path(folder)
+    if not _is_local(folder):
+        yield
+        return
+    path = os.fspath(folder / LOCK)
+    descriptor = _locked(folder, path)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        # Removed while it is still held: see `_locked`. The folder may have been renamed.
+        if _is_open_file(descriptor, path):
+            os.unlink(path)
+        os.close(descriptor)  # releases the lock
+
+
+def _locked(folder: epath.Path, path: str) -> int:
+    """Opens and locks the file, and returns its descriptor."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be made or written to ({error.strerror}); name another folder"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode() or "unknown"
+            os.close(descriptor)
+            raise UserError(f"{folder} is in use by another process (pid {owner})") from None
+        if _is_open_file(descriptor, path):
+            return descriptor
+        # The holder before removed the file after we had opened it: a lock on it keeps nobody out.
+        os.close(descriptor)
+
+
+def _is_open_file(descriptor: int, path: str) -> bool:
+    """Whether the descriptor is of the file that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+    """Reads a JSON object from a file.
+
+    Raises:
+      UserError: the file cannot be read, or holds no JSON object.
+    """
+    try:
+        return _json_object(_read(path))
+    except UserError as error:
+        raise UserError(f"{os.fspath(path)}: {error}") from None
+
+
+def read_json_lines(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) of a file with one JSON object a line.
+
+    Blank lines are skipped, and so is a byte order mark.
+
+    Raises:
+      UserError: the file cannot be read or is not UTF-8, or a line is no JSON object. The message
+        names the file and the line.
+    """
+    name = os.fspath(path)
+    try:
+        text = _read(path).decode("utf-8-sig")
+    except UserError as error:
+        raise UserError(f"{name}: {error}; check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: not UTF-8 text; save it as UTF-8 JSON lines") from None
+    # Not splitlines: JSON strings may hold U+2028 and other separators as they are.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                row = _json_object(line)
+            except UserError as error:
+                raise UserError(f"{name}:{number}: {error}") from None
+            yield number, row
+
+
+def _read(path: epath.PathLike) -> bytes:
+    try:
+        return epath.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})") from None
+
+
+def _json_object(text: str | bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: of JSON and of UTF-8
+        raise UserError(f"not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError("not a JSON object")
+    return content
+
+
+def _is_local(path: epath.PathLike) -> bool:
+    return "://" not in os.fspath(path)

@@ -1,0 +1,104 @@
+"""Embedding of record folders: every frame once, resumed by shard, no values that do not fit."""
+
+import numpy as np
+import pytest
+
+from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.files import lock
+from tests.support.records import write_flat
+
+
+def mean_colour(frames):
+    return frames.mean((1, 2))
+
+
+def check(folder, fingerprint):
+    """Whether `mean_colour` of every frame is stored."""
+    reader = RecordReader(folder, fingerprint)
+    for video_id in reader.ids:
+        expected = mean_colour(reader.frames(video_id, range(reader.info(video_id).num_frames)))
+        embeddings = reader.embeddings(video_id)
+        assert embeddings.dtype == np.float32
+        # float16 keeps 11 bits of mantissa, of values up to 255.
+        np.testing.assert_allclose(embeddings, expected, rtol=2**-11, atol=1e-3)
+
+
+def test_embed_records_batches_and_resumes_by_shard(tmp_path):
+    write_flat(tmp_path / "r", {"a": 5, "b": 2, "c": 4}, shard_bytes=1)
+    calls = []
+
+    def encode(frames):
+        assert frames.shape == (3, 16, 24, 3)
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return mean_colour(frames)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_records(tmp_path / "r", encode, "fp", batch=3)
+    embed_records(tmp_path / "r", encode, "fp", batch=3)
+    embed_records(tmp_path / "r", encode, "fp", batch=3)  # nothing left: no call
+    # a 2 calls, b 1, c interrupted in its first, then c 2.
+    assert len(calls) == 6
+    check(tmp_path / "r", "fp")
+    assert not list((tmp_path / "r").glob("*.partial"))
+    assert not (tmp_path / "r" / ".lock").exists()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_every_batch_gives_the_same(tmp_path, batch):
+    write_flat(tmp_path / "r", {"a": 3, "b": 1})
+    embed_records(tmp_path / "r", mean_colour, "fp", batch)
+    check(tmp_path / "r", "fp")
+
+
+def test_a_folder_that_has_grown_gets_the_new_shards_only(tmp_path):
+    write_flat(tmp_path / "r", {"a": 3, "b": 1}, shard_bytes=1)
+    embed_records(tmp_path / "r", mean_colour, "fp")
+    (tmp_path / "r" / "clip-fp-00001.arrayrecord").unlink()
+    before = (tmp_path / "r" / "clip-fp-00000.arrayrecord").stat().st_mtime_ns
+    embed_records(tmp_path / "r", mean_colour, "fp")
+    assert (tmp_path / "r" / "clip-fp-00000.arrayrecord").stat().st_mtime_ns == before
+    check(tmp_path / "r", "fp")
+
+
+def test_several_clips_side_by_side(tmp_path):
+    folder = tmp_path / "a [b] *"  # not a pattern
+    write_flat(folder, {"a": 3, "b": 1, "c": 2}, shard_bytes=2000)
+    assert RecordReader(folder).embeddings("a") is None
+    embed_records(folder, mean_colour, "f1")
+    assert RecordReader(folder).clip == "f1"
+    embed_records(folder, lambda frames: mean_colour(frames)[:, :2], "f2")
+    with pytest.raises(UserError, match=r"several CLIPs \(f1, f2\); name one"):
+        RecordReader(folder)
+    check(folder, "f1")
+    assert RecordReader(folder, clip="f2").embeddings("b").shape == (1, 2)
+    with pytest.raises(UserError, match="missing"):
+        RecordReader(folder, clip="f3").embeddings("b")
+
+
+@pytest.mark.parametrize(
+    ("encode", "message"),
+    [
+        (lambda frames: frames.mean((1, 2)) * 1e6, "embeddings of a do not fit float16"),
+        (lambda frames: frames.mean((1, 2)) * np.nan, "do not fit float16"),
+        (lambda frames: frames.mean((1, 2))[:1], r"a has 3 frames, its embeddings are \[1, 3\]"),
+        (lambda frames: frames.mean((1, 2, 3)), r"a has 3 frames, its embeddings are \[3\]"),
+    ],
+)
+def test_embeddings_that_do_not_fit_leave_no_file(tmp_path, encode, message):
+    write_flat(tmp_path / "r", {"a": 3})
+    before = sorted(path.name for path in (tmp_path / "r").iterdir())
+    with pytest.raises(UserError, match=message):
+        embed_records(tmp_path / "r", encode, "fp")
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == before
+
+
+def test_a_fingerprint_that_is_no_name_and_a_folder_in_use(tmp_path):
+    write_flat(tmp_path / "r", {"a": 3})
+    with pytest.raises(UserError, match="fingerprint 'a-b' must be letters"):
+        embed_records(tmp_path / "r", mean_colour, "a-b")
+    with lock(tmp_path / "r"), pytest.raises(UserError, match="in use"):
+        embed_records(tmp_path / "r", mean_colour, "fp")
