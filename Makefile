@@ -2,16 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/tiny
+# What is ours: what a run or an experiment leaves beside these never decides a lint.
+CODE := msjoe_jax configs benchmarks docs tests
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: venv venv-dev demo test lint clean
+.PHONY: venv venv-dev demo lint quick test soak clean
 
 venv: $(VENV)/installed
 venv-dev: $(VENV)/installed-dev
 
-$(VENV)/installed: requirements.txt
+# The project itself, editable: the `msjoe` command. Its dependencies are the lines before.
+$(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --progress-bar on -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
 # torch by itself first: asked for by another package, pip may take a newest build with CUDA.
@@ -21,15 +27,26 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	touch $@
 
 demo: venv
-	$(BIN)/python -m msjoe_jax.main --config=configs/tiny.py --workdir=$(WORKDIR)
+	$(BIN)/python -m msjoe_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
 
 lint: venv-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Under three minutes on two cores.
+quick: venv-dev
+	$(PYTEST) -m "not slow and not soak"
 
+test: lint
+	$(PYTEST) -m "not soak"
+
+soak: venv-dev
+	$(PYTEST) -m soak
+
+# What an install and the checks left. Never runs/: trained models are not build outputs.
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
