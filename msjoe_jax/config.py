@@ -20,7 +20,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import SETS, missing_sets
 from msjoe_jax.evaluation.evaluate import EvaluateConfig
 from msjoe_jax.fields import group, option, plain, read
-from msjoe_jax.rl.objective import ObjectiveConfig
+from msjoe_jax.rl.config import ObjectiveConfig
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.results import EpisodeConfig

@@ -20,8 +20,8 @@ class Option(NamedTuple):
     """What a field may hold, beside its type.
 
     low, high: the bounds, both allowed; above: a bound that is not. choices: of a text, of every
-    entry of a list of texts, or of the keys of a mapping; a dict of implementations will do. form: `regex`, `file` or `folder` (both
-    may be empty, and must be there otherwise).
+    entry of a list of texts, or of the keys of a mapping; a dict of implementations will do. form:
+    `regex`, `file` or `folder` (both may be empty, and must be there otherwise).
     """
 
     doc: str

@@ -1,4 +1,4 @@
-"""Options of the objective and of the rollout, one changed at a time (docs/method.md#10-departures)."""
+"""Options of objective and rollout, one changed at a time (docs/method.md#10-departures)."""
 
 from msjoe_jax.world.variants import family
 

@@ -112,7 +112,6 @@ class RollOut:
         weight = full_weight(batch)
         I, J = r.query_rollouts, r.frame_draws
         questions = episodes.batch_questions(batch)
-        B = len(questions)
         reasoned = episodes.reason(
             params["mllm"],
             batch,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from msjoe_jax.draws import DRAWS, Draw
-from msjoe_jax.draws.draw import top_k
+from msjoe_jax.draws import DRAWS
+from msjoe_jax.draws.draw import Draw, top_k
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.batch import FrameInputs

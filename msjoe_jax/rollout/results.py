@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from msjoe_jax.draws import Draw
+from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.generate import Completions, Prompts
 from msjoe_jax.rollout.programs import Patches

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from msjoe_jax.draws import Draw
+from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.frames import FrameConfig, frames_per_unit, unit_slots

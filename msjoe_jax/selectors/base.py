@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from msjoe_jax.data.questions import Question
-from msjoe_jax.draws import Draw
+from msjoe_jax.draws.draw import Draw
+from msjoe_jax.rl.batch import FrameInputs
 
 
 class Ask(NamedTuple):
@@ -86,15 +87,6 @@ class Selection(NamedTuple):
     keep: Bool[np.ndarray, "B I J K P"] | None = None
     draw: Draw | None = None
     logits: Float[Array | np.ndarray, "B I T"] | None = None
-
-
-class FrameInputs(NamedTuple):
-    """What a trained network reads of R rows of candidates; embeddings only if it asks for them."""
-
-    similarity: Float[Array, "R Q T"]
-    query_mask: Bool[Array, "R Q"]
-    frame_mask: Bool[Array, "R T"]
-    embeddings: Float[Array, "R T E"] | None = None
 
 
 class Network(NamedTuple):

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.data.pipeline import uniform_indices
-from msjoe_jax.draws import Draw
-from msjoe_jax.draws.draw import top_k
+from msjoe_jax.draws.draw import Draw, top_k
 from msjoe_jax.errors import UserError
 from msjoe_jax.selectors.base import Candidates, Selection, in_time_order
 

@@ -6,7 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from msjoe_jax.models.sampler import Sampler, SamplerConfig
-from msjoe_jax.selectors.base import Candidates, FrameInputs, Network, Selection, Selector
+from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.selectors.base import Candidates, Network, Selection, Selector
 
 
 def select(candidates: Candidates, k: int) -> Selection:

@@ -1,4 +1,4 @@
-"""Signals by name, as `config.sampler.signals` names them; several are rows of S one below the other."""
+"""Signals by name, as `config.sampler.signals` names them; several give S more rows."""
 
 from collections.abc import Sequence
 

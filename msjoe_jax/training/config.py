@@ -3,7 +3,8 @@
 import dataclasses
 
 from msjoe_jax.fields import group, option
-from msjoe_jax.rl.objective import SAMPLER_ADVANTAGES, ObjectiveConfig, StepConfig
+from msjoe_jax.rl.advantages import SAMPLER_ADVANTAGES
+from msjoe_jax.rl.config import ObjectiveConfig, StepConfig
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.system import MllmSettings
 from msjoe_jax.runtime.mesh import MeshConfig

@@ -22,7 +22,7 @@ def measure_difficulty(
     task: str,
     batch_size: int,
 ) -> list[Question]:
-    """Writes the questions of `episodes` with their pass rates to `file`, or reads it if it is there.
+    """Writes the questions with their pass rates to `file`, or reads it if it is there.
 
     A question that cannot be asked (see Episodes) keeps difficulty None and is left out where a
     training goes by it.

@@ -21,7 +21,7 @@ State = dict[str, Any]
 
 
 def trains_vision(run: TrainingRun, system: System) -> bool:
-    """Says whether the vision tower or an adapter of it trains: the step then encodes the frames."""
+    """Says whether the vision tower or an adapter of it trains: the step then encodes frames."""
     mllm = jax.eval_shape(functools.partial(with_adapters, run), system.abstract["mllm"])
     moving, _ = partition(mllm, run.trainable)
     return bool(jax.tree.leaves([tree.get("vision") for tree in (moving, moving.get("lora", {}))]))
@@ -53,8 +53,10 @@ def check_trainable(run: TrainingRun, system: System) -> None:
 def make_optimizers(
     run: TrainingRun,
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Makes AdamW for the MLLM (constant rate) and for the sampler (cosine to a tenth), each clipped
-    by its own norm, so that the large model's gradient does not scale the small one's.
+    """Makes AdamW for the MLLM (constant rate) and for the sampler (cosine to a tenth).
+
+    Each is clipped by its own norm, so that the large model's gradient does not scale the small
+    one's.
     """
     o, updates = run.optimizer, run.training.steps * run.rollout.updates
 
