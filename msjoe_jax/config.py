@@ -139,9 +139,8 @@ def base() -> ConfigDict:
     c.objective.advantage = "nested"
     c.objective.advantage_std = "group"
     c.objective.likelihood = "plackett_luce"
-    c.objective.accuracy_weight = 0.8
-    c.objective.format_weight = 0.1
-    c.objective.info_weight = 0.1
+    c.objective.rewards = ConfigDict({"accuracy": 0.8, "format": 0.1, "info": 0.1})
+    c.objective.routes = ConfigDict()
     c.objective.info_kind = "ratio"
     c.objective.info_threshold = 10.0
     c.objective.ratio = "token"

@@ -9,10 +9,10 @@ from configs.ablations.variants import family
 VARIANTS = {
     "accuracy": (
         "accuracy alone",
-        {"objective.format_weight": 0.0, "objective.info_weight": 0.0},
+        {"objective.rewards.format": 0.0, "objective.rewards.info": 0.0},
     ),
-    "format": ("accuracy and format", {"objective.info_weight": 0.0}),
-    "info": ("accuracy and informativeness", {"objective.format_weight": 0.0}),
+    "format": ("accuracy and format", {"objective.rewards.info": 0.0}),
+    "info": ("accuracy and informativeness", {"objective.rewards.format": 0.0}),
     "no_difficulty": (
         "stage I with group-relative in place of difficulty-aware advantages",
         {"pretrain.sampler_advantage": "relative"},

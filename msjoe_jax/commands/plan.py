@@ -23,9 +23,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
-from msjoe_jax.draws.subset import Draw
+from msjoe_jax.draws.draw import Draw
 from msjoe_jax.errors import UserError
-from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.frames import frames_per_unit, unit_slots
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.programs import Patches, frame_features
@@ -212,10 +212,12 @@ def abstract_batch(config: ConfigDict, system: System) -> RolloutBatch:
         query_mask=bools(B, I, Q),
         frame_mask=bools(B, T),
         draw=Draw(ints(B, I, J, K), bools(B, I, J, K)),
-        correct=floats(B, I, J),
-        answer_valid=floats(B, I, J),
-        query_valid=floats(B, I),
-        parsed=floats(B, I),
+        measures={
+            "correct": floats(B, I, J),
+            "answer_valid": floats(B, I, J),
+            "query_valid": floats(B, I, 1),
+            "parsed": floats(B, I, 1),
+        },
         pass_rate=floats(B),
         weight=floats(B),
         importance=floats(B),

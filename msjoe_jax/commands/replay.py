@@ -18,7 +18,7 @@ from absl import flags
 from jaxtyping import Int
 
 from msjoe_jax.commands.cli import run_app
-from msjoe_jax.draws import conditional_bernoulli, subset
+from msjoe_jax.draws import DRAWS
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.episode import question_number
 from msjoe_jax.rollout.programs import draw_keys
@@ -61,9 +61,8 @@ def redraw(row: dict[str, Any]) -> Int[np.ndarray, "I J K"]:
     mask = np.arange(T) < n
     number = jnp.array([question_number(row["id"])], jnp.uint32)
     keys = draw_keys(jnp.uint32(row["seed"]), jnp.uint32(row["step"]), number, I, J)[0]
-    sample = conditional_bernoulli.sample if row["likelihood"] == "cb" else subset.gumbel_top_k
     wide = jnp.broadcast_to(logits[:, None], (I, J, T))
-    draw = sample(keys, wide, jnp.broadcast_to(mask, wide.shape), K)
+    draw = DRAWS[row["likelihood"]].sample(keys, wide, jnp.broadcast_to(mask, wide.shape), K)
     return np.where(draw.valid, draw.indices, -1)
 
 

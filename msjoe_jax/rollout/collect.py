@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from msjoe_jax.data.pipeline import uniform_indices
 from msjoe_jax.data.questions import Question
 from msjoe_jax.models.params import Params
-from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.episode import AnswerStage, Batch, Episodes, QueryStage, fetch, time_ordered
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.text.prompts import QueryReply
@@ -93,21 +93,24 @@ def roll_out(
         rows = [[float(getattr(reply, name)) for reply in row] for row in queries.replies]
         return np.array(rows, np.float32)
 
+    measures = {
+        "correct": correct,
+        "answer_valid": answers.valid[:, : I * J].reshape(B, I, J),
+        "query_valid": per_reply("valid")[..., None],
+        "parsed": np.minimum(per_reply("num_parsed"), 1.0)[..., None],
+    }
+    if r.counterfactual:
+        measures["counterfactual"] = answers.correct[:, I * J, None, None]
     host: dict[str, Any] = {
         "query_mask": mask,
         "frame_mask": batch["frame_mask"],
-        "correct": correct,
-        "answer_valid": answers.valid[:, : I * J].reshape(B, I, J),
-        "query_valid": per_reply("valid"),
-        "parsed": np.minimum(per_reply("num_parsed"), 1.0),
+        "measures": measures,
         "pass_rate": np.array(
             [np.nan if q.difficulty is None else q.difficulty for q in questions], np.float32
         ),
         "weight": weight,
         "importance": importance[batch["index"]].astype(np.float32),
     }
-    if r.counterfactual:
-        host["counterfactual"] = answers.correct[:, I * J]
     asked = _tokens(queries, encode_in_step)
     if r.queries == "question":  # the replies had no part in what followed
         asked = asked._replace(mask=jnp.zeros_like(asked.mask))

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.draws.subset import Draw
+from msjoe_jax.draws.draw import Draw
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.assemble import (
     Assembler,

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from msjoe_jax.draws import conditional_bernoulli, subset
+from msjoe_jax.draws import DRAWS
+from msjoe_jax.draws.draw import Draw, top_k
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import Params
 from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs, patches_to_inputs
@@ -43,7 +44,7 @@ class Selection(NamedTuple):
 
     similarity: Float[Array, "B I Q T"]
     logits: Float[Array, "B I T"]
-    draw: subset.Draw
+    draw: Draw
 
 
 def frame_features(model: QwenVL, patches: Patches) -> Float[Array, "B U·M D"]:
@@ -163,10 +164,10 @@ def _select(
     wide_mask = jnp.broadcast_to(frames[:, :, None], wide.shape)
     if selector in ("sample", "sample_set"):
         keys = draw_keys(seed, step, question, I, draws)
-        sample = subset.gumbel_top_k if selector == "sample" else conditional_bernoulli.sample
-        draw = sample(keys, wide, wide_mask, k)
+        law = DRAWS["plackett_luce" if selector == "sample" else "cb"]
+        draw = law.sample(keys, wide, wide_mask, k)
     else:
-        draw = subset.top_k(wide, wide_mask, k)
+        draw = top_k(wide, wide_mask, k)
     return Selection(similarity, logits, draw)
 
 

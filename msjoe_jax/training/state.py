@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ import optax
 from ml_collections import ConfigDict
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.fields import fields_of
 from msjoe_jax.models.lora import add_lora
 from msjoe_jax.models.params import Params
+from msjoe_jax.rl.config import StepConfig
 from msjoe_jax.rl.joint_step import make_joint_step, make_scores, partition
-from msjoe_jax.rl.objective import ModelFns, StepConfig
+from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.programs import token_stats_fn
 from msjoe_jax.rollout.system import System
 
@@ -27,7 +29,7 @@ def step_config(config: ConfigDict, stage: str) -> StepConfig:
         train_mllm=config[stage].train_mllm,
         train_sampler=config[stage].train_sampler,
         sampler_advantage=config[stage].sampler_advantage,
-        **config.objective,
+        **config.objective.to_dict(),
     )
 
 
@@ -37,15 +39,14 @@ def check_training(config: ConfigDict, stage: str) -> None:
     Raises:
       UserError: naming the field.
     """
-    hints = get_type_hints(StepConfig)
     objective, r = step_config(config, stage), config.rollout
     choices = {
-        f"config.{'objective' if name in config.objective else stage}.{name}": (
-            getattr(objective, name),
-            get_args(hint),
+        f"config.{'objective' if field.name in config.objective else stage}.{field.name}": (
+            getattr(objective, field.name),
+            field.option.choices,
         )
-        for name, hint in hints.items()
-        if get_origin(hint) is Literal
+        for field in fields_of(StepConfig)
+        if field.kind is str
     }
     choices["config.rollout.selector"] = r.selector, ("sample", "uniform", "topk", "topk_smooth")
     choices["config.rollout.queries"] = r.queries, ("policy", "question")
@@ -66,8 +67,8 @@ def check_training(config: ConfigDict, stage: str) -> None:
         raise UserError(
             f"config.rollout: {field} must be at least 2 for advantage={objective.advantage}"
         )
-    if objective.overlong == "penalty" and objective.overlong_buffer < 1:
-        raise UserError("config.objective.overlong=penalty needs overlong_buffer of at least 1")
+    for slip in objective.slips():
+        raise UserError(f"config.objective.{slip}")
     if objective.sampler_advantage == "counterfactual" and not r.counterfactual:
         raise UserError(
             f"config.{stage}.sampler_advantage=counterfactual needs "
@@ -142,7 +143,7 @@ def model_fns(config: ConfigDict, system: System) -> ModelFns:
     return ModelFns(
         query_stats=stats(config.rollout.query_temperature),
         answer_stats=stats(config.rollout.answer_temperature),
-        frame_logits=lambda params, *arrays: system.sampler(params)(*arrays),
+        frame_logits=lambda params, inputs: system.sampler(params)(*inputs[:3]),
     )
 
 
