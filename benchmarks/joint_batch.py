@@ -6,10 +6,10 @@ import numpy as np
 import transformers
 
 from benchmarks.models import TOKENS, hf_config
-from msjoe_jax.draws.subset import Draw
+from msjoe_jax.draws.draw import Draw
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
-from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.programs import Patches
@@ -164,10 +164,12 @@ def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> 
         query_mask=np.ones((B, I, 1), bool),
         frame_mask=np.ones((B, s.candidates), bool),
         draw=Draw(drawn, np.ones(drawn.shape, bool)),
-        correct=correct,
-        answer_valid=answer_valid,
-        query_valid=query_valid,
-        parsed=np.ones((B, I), np.float32),
+        measures={
+            "correct": correct,
+            "answer_valid": answer_valid,
+            "query_valid": query_valid[..., None],
+            "parsed": np.ones((B, I, 1), np.float32),
+        },
         pass_rate=ones / 2,
         weight=ones,
         importance=ones,

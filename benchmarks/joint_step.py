@@ -51,8 +51,9 @@ from benchmarks.torch_grpo import advantages, backward, completions
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from msjoe_jax.rl.config import StepConfig
 from msjoe_jax.rl.joint_step import make_joint_step, partition
-from msjoe_jax.rl.objective import ModelFns, StepConfig
+from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.rollout.programs import Patches, frame_features, token_stats_fn
 from msjoe_jax.weights.qwen import qwen_table
@@ -69,7 +70,7 @@ OBJECTIVE = StepConfig(
     train_sampler=False,
     credit="shared",
     advantage="group",
-    info_weight=0.0,
+    rewards={"accuracy": 0.8, "format": 0.1},
 )
 
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question, load_questions
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.draws import subset
+from msjoe_jax.draws.draw import Draw, top_k
 from msjoe_jax.rollout.episode import Episodes, time_ordered
 from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.model_folder import load_bundle
@@ -52,9 +52,9 @@ def measure(
     k, clock, total = config.frames.key, episodes.clock, defaultdict(float)
 
     @jax.jit
-    def choose(weights: Any, similarity: Any, query_mask: Any, frame_mask: Any) -> subset.Draw:
+    def choose(weights: Any, similarity: Any, query_mask: Any, frame_mask: Any) -> Draw:
         logits = system.sampler(weights)(similarity[:, 0], query_mask[:, 0], frame_mask)
-        return subset.top_k(logits[:, None, None], frame_mask[:, None, None], k)
+        return top_k(logits[:, None, None], frame_mask[:, None, None], k)
 
     def answered(batch: dict[str, Any]) -> None:
         weight = batch["valid"].astype(np.float32)

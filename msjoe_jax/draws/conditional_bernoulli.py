@@ -1,28 +1,32 @@
-"""The exactly-K distribution over subsets, P(S) = Π_{i∈S} w_i / e_K(w), w = exp(φ) (RL.md §1.4c).
+"""The conditional Bernoulli law of a set of K frames, P(S) = Π_{i∈S} w_i / e_K(w), w = exp(φ).
 
 e_K, the elementary symmetric polynomial, comes from a table over suffixes of the frames:
 log e of k out of frames t… = logaddexp(same without t, φ_t + one fewer without t). The same table
 gives exact samples (one pass forward) and, by the chain rule, the exact entropy. The score is
 1[i ∈ S] − P(i ∈ S), by automatic differentiation.
 
-Against Plackett–Luce (`subset`): lower variance when peaked and exact regularisers, for a scan of
-T steps in place of one sort. Masks, leading axes, keys and forced choices behave as there.
+Against Plackett–Luce (docs/method.md#4-the-draw): lower variance when peaked and an exact entropy,
+for a scan of T steps in place of one sort. Masks, leading axes, keys and forced choices behave as
+there.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from msjoe_jax.draws.subset import FLOOR, Draw, masked_logits, row_noise, top_k
+from msjoe_jax.draws.draw import FLOOR, AnyArray, Draw, masked_logits, row_noise, top_k
 
 # sigmoid(±80) is 0 or 1 to float32's last bit, and still has a finite logarithm.
 MAX_LOG_ODDS = 80.0
 
 
 def sample(
-    key: Key[Array, "..."], logits: Float[Array, "... T"], mask: Bool[Array, "... T"], k: int
+    key: Key[Array, "..."], logits: Float[AnyArray, "... T"], mask: Bool[AnyArray, "... T"], k: int
 ) -> Draw:
-    """Draws min(k, number of valid frames) distinct valid frames, returned in time order."""
+    """Draws min(k, number of valid frames) distinct valid frames, in time order.
+
+    Args: as of `plackett_luce.sample`.
+    """
     phi = _centred(logits, mask)
     _, after = _suffix_table(phi, k)
     uniform = row_noise(jax.random.uniform, key, phi)
@@ -45,9 +49,9 @@ def sample(
 
 
 def log_prob(
-    logits: Float[Array, "... T"], draw: Draw, mask: Bool[Array, "... T"]
+    logits: Float[AnyArray, "... T"], draw: Draw, mask: Bool[AnyArray, "... T"]
 ) -> Float[Array, "..."]:
-    """log P(S) of the set of picks, whatever their order; 0 with gradient 0 where forced."""
+    """Computes log P(S) of the set of picks, whatever their order; 0, gradient 0, where forced."""
     phi = _centred(logits, mask)
     k = draw.indices.shape[-1]
     chosen = jnp.take_along_axis(phi, draw.indices, axis=-1)
@@ -57,14 +61,14 @@ def log_prob(
 
 
 def entropy(
-    logits: Float[Array, "... T"], mask: Bool[Array, "... T"], k: int
+    logits: Float[AnyArray, "... T"], mask: Bool[AnyArray, "... T"], k: int
 ) -> Float[Array, "..."]:
-    """Exact entropy in nats over all sets of k valid frames; 0 where forced."""
+    """Computes the exact entropy in nats over all sets of k valid frames; 0 where forced."""
     phi = _centred(logits, mask)
     _, after = _suffix_table(phi, k)
 
     def step(later: Array, frame: tuple[Array, Array]) -> tuple[Array, None]:
-        """Entropy of the choices from t on, per number of picks still missing."""
+        """Adds up the entropy of the choices from t on, per number of picks still missing."""
         phi_t, after_t = frame
         odds = phi_t[..., None] + _one_fewer(after_t) - after_t
         odds = jnp.clip(odds, -MAX_LOG_ODDS, MAX_LOG_ODDS)
@@ -77,26 +81,18 @@ def entropy(
     return jnp.where(mask.sum(-1) <= k, 0.0, table[..., k])
 
 
-def kl_to_uniform(
-    logits: Float[Array, "... T"], mask: Bool[Array, "... T"], k: int
-) -> Float[Array, "..."]:
-    """Exact KL(· ‖ all sets of k equally likely) = log C(T, k) − entropy; T counts valid frames."""
-    frames = mask.sum(-1, keepdims=True)
-    pick = jnp.arange(1, k + 1)
-    log_sets = jnp.sum(jnp.log(jnp.maximum(frames - k + pick, 1) / pick), axis=-1)
-    return jnp.where(frames[..., 0] <= k, 0.0, log_sets - entropy(logits, mask, k))
-
-
-def _centred(logits: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Float[Array, "... T"]:
-    """Logits whose largest is 0: the law is the same, and sums of K of them lose no digits."""
+def _centred(
+    logits: Float[AnyArray, "... T"], mask: Bool[AnyArray, "... T"]
+) -> Float[Array, "... T"]:
+    """Shifts the largest logit to 0: the law is the same, and sums of K lose no digits."""
     phi = masked_logits(logits, mask)
     return phi - jax.lax.stop_gradient(jnp.max(phi, axis=-1, keepdims=True))
 
 
 def _suffix_table(
     phi: Float[Array, "... T"], k: int
-) -> tuple[Float[Array, "... K+1"], Float[Array, "T ... K+1"]]:
-    """log e_0…k over all frames, and for each t over the frames after t."""
+) -> tuple[Float[Array, "... {k}+1"], Float[Array, "T ... {k}+1"]]:
+    """Computes log e_0…k over all frames, and for each t over the frames after t."""
 
     def step(after: Array, phi_t: Array) -> tuple[Array, Array]:
         return jnp.logaddexp(after, phi_t[..., None] + _one_fewer(after)), after
@@ -105,6 +101,6 @@ def _suffix_table(
     return jax.lax.scan(step, empty, jnp.moveaxis(phi, -1, 0), reverse=True)
 
 
-def _one_fewer(table: Float[Array, "... K+1"]) -> Float[Array, "... K+1"]:
-    """Entry k holds what stood at k − 1; entry 0 cannot be reached."""
+def _one_fewer(table: Float[Array, "... N"]) -> Float[Array, "... N"]:
+    """Moves the entry at k − 1 to k; entry 0 cannot be reached."""
     return jnp.roll(table, 1, -1).at[..., 0].set(FLOOR)

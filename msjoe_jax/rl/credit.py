@@ -1,136 +1,114 @@
-"""Who is paid what for a rollout batch: from raw rewards to advantages, and what is logged."""
+"""From raw rewards to the advantages of every part of the system, and their metrics."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from msjoe_jax.rl import advantages as adv
 from msjoe_jax.rl import rewards
-from msjoe_jax.rl.objective import Advantages, RolloutBatch, StepConfig, TokenRollouts
+from msjoe_jax.rl.advantages import query_and_draw_advantages, sampler_advantages, zero_variance
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.config import ObjectiveConfig, StepConfig
+
+# Rewards that are logged whether or not they are paid.
+ALWAYS_LOGGED = ("accuracy", "query_format", "answer_format", "info")
+
+
+class Advantages(NamedTuple):
+    """Of query tokens, of the sampler's draws, and of answer tokens."""
+
+    query: Float[Array, "B I"]
+    draw: Float[Array, "B I J"]
+    answer: Float[Array, "B I J"]
 
 
 def batch_advantages(
     config: StepConfig, batch: RolloutBatch
 ) -> tuple[Advantages, Float[Array, "B I J"], dict[str, Array]]:
-    """From the raw rewards: every acting part's advantages, whole rewards, and their metrics."""
-    info = rewards.peaked_share(
-        batch.similarity,
-        batch.query_mask,
-        batch.frame_mask[:, None],
-        config.info_threshold,
-        config.info_kind,
-    )
-    info = info * batch.parsed
-    parts = rewards.compose(
-        batch.correct,
-        batch.query_valid[..., None],
-        batch.answer_valid,
-        info[..., None],
-        (config.accuracy_weight, config.format_weight, config.info_weight),
-        config.credit,
-    )
-    if config.overlong == "penalty":
-        parts = _pay_for_length(config, batch, parts)
-
-    def both_levels(r: Float[Array, "B I J"]) -> tuple[Float[Array, "B I"], Float[Array, "B I J"]]:
-        if config.advantage == "nested":
-            return adv.nested(r)
-        flat = r.reshape(r.shape[0], -1)
-        if config.advantage == "leave_one_out":  # a rollout's own draws are not the others
-            return adv.leave_one_out(r.mean(-1)), adv.leave_one_out(flat).reshape(r.shape)
-        flat = adv.group_relative(flat, std=config.advantage_std).reshape(r.shape)
-        return flat.mean(-1), flat
-
-    query, _ = both_levels(parts.query)
-    _, answer = both_levels(parts.answer)
-    if config.sampler_advantage == "relative":
-        _, draw = both_levels(parts.sampler)
-    elif config.sampler_advantage == "difficulty":
-        draw = adv.difficulty_aware(batch.correct, batch.pass_rate[:, None, None])
-    elif config.sampler_advantage == "counterfactual":
-        assert batch.counterfactual is not None, "needs the answers from uniform frames"
-        draw = batch.correct - batch.counterfactual[:, None, None]
-    else:
-        draw = parts.sampler
+    """Computes every part's advantages, the total reward, and the metrics of both."""
+    values = reward_values(config, batch)
+    shape = batch.draw.indices.shape[:3]
+    wide = {
+        name: jnp.broadcast_to(value.astype(jnp.float32), shape) for name, value in values.items()
+    }
+    total = rewards.weighted_sum(wide, config.weights(), shape)
+    paid = {
+        part: rewards.weighted_sum(wide, weights, shape) for part, weights in config.paid().items()
+    }
+    both = {
+        part: query_and_draw_advantages(reward, config.advantage, config.advantage_std)
+        for part, reward in paid.items()
+    }
+    query, answer = both["query"][0], both["answer"][1]
+    draw = sampler_advantages(config.sampler_advantage, paid["sampler"], both["sampler"][1], batch)
     w = batch.weight * batch.importance
     return (
         Advantages(query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]),
-        parts.total,
-        _metrics(batch, parts.total, info),
+        total,
+        _metrics(batch, total, values),
     )
 
 
-def without_silent(batch: RolloutBatch, total: Float[Array, "B I J"]) -> RolloutBatch:
-    """The batch without the tokens of questions whose rewards are all equal."""
-    loud = ~adv.zero_variance(total.reshape(total.shape[0], -1))[:, None, None, None]
+def reward_values(
+    config: ObjectiveConfig, batch: RolloutBatch
+) -> dict[str, Float[Array, "B #I #J"]]:
+    """Computes every reward that is paid to someone or logged, by name."""
+    weights = [config.weights(), *config.paid().values()]
+    names = {name for table in weights for name, weight in table.items() if weight}
+    return {
+        name: reward(batch, config)
+        for name, reward in rewards.REWARDS.items()
+        if name in names or name in ALWAYS_LOGGED
+    }
 
-    def part(p: TokenRollouts) -> TokenRollouts:
-        return p._replace(mask=p.mask & loud)
 
-    return batch._replace(queries=part(batch.queries), answers=part(batch.answers))
+def without_equal_rewards(batch: RolloutBatch, total: Float[Array, "B I J"]) -> RolloutBatch:
+    """Masks the tokens of questions whose rewards are all equal."""
+    differ = ~zero_variance(total.reshape(total.shape[0], -1))[:, None, None, None]
 
+    def masked(part: TokenRollouts) -> TokenRollouts:
+        return part._replace(mask=part.mask & differ)
 
-def _pay_for_length(
-    config: StepConfig, batch: RolloutBatch, parts: rewards.Rewards
-) -> rewards.Rewards:
-    """DAPO's soft punishment of each kind of token for its own length, and of the total for both.
-
-    With shared credit the total is what everyone is paid.
-    """
-
-    def penalty(part: TokenRollouts, shape: tuple[int, ...]) -> Array:
-        return rewards.overlong_penalty(
-            part.mask.sum(-1),
-            part.mask.shape[-1],
-            config.overlong_buffer,
-            config.overlong_penalty,
-        ).reshape(shape)
-
-    query = penalty(batch.queries, batch.query_valid.shape)[..., None]
-    answer = penalty(batch.answers, batch.correct.shape)
-    total = parts.total + query + answer
-    if config.credit == "shared":
-        return rewards.Rewards(total, total, total, total)
-    return rewards.Rewards(total, parts.query + query, parts.sampler, parts.answer + answer)
+    return batch._replace(queries=masked(batch.queries), answers=masked(batch.answers))
 
 
 def _metrics(
-    batch: RolloutBatch, total: Float[Array, "B I J"], info: Float[Array, "B I"]
+    batch: RolloutBatch, total: Float[Array, "B I J"], values: dict[str, Float[Array, "B #I #J"]]
 ) -> dict[str, Array]:
-    """Means over the questions that count, under TRL's names where it has one."""
+    """Computes means over the questions that count, under TRL's names where it has one."""
     w = batch.weight
     questions = jnp.maximum(w.sum(), 1.0)
-
-    def mean(x: Array) -> Array:
-        return (x.reshape(x.shape[0], -1).mean(-1) * w).sum() / questions
 
     def flat(x: Array) -> Array:
         return x.reshape(x.shape[0], -1)
 
+    def mean(x: Array) -> Array:
+        return (flat(x).mean(-1) * w).sum() / questions
+
     lengths = [flat(part.mask.sum(-1)) for part in (batch.queries, batch.answers)]
     cut_off = [flat(1.0 - part.finished) for part in (batch.queries, batch.answers)]
+    correct, parsed = batch.measures["correct"], batch.measures["parsed"][..., 0]
     out = {
         "reward": mean(total),
         "reward_std": mean(jnp.std(flat(total), axis=-1, ddof=1)),
-        "frac_reward_zero_std": mean(adv.zero_variance(flat(total))),
-        "frac_accuracy_zero_std": mean(adv.zero_variance(flat(batch.correct))),
-        "rewards/accuracy": mean(batch.correct),
-        "rewards/query_format": mean(batch.query_valid),
-        "rewards/answer_format": mean(batch.answer_valid),
-        "rewards/info": mean(info),
+        "frac_reward_zero_std": mean(zero_variance(flat(total))),
+        "frac_accuracy_zero_std": mean(zero_variance(flat(correct))),
         "completions/mean_length": mean(jnp.concatenate(lengths, 1)),
         "completions/clipped_ratio": mean(jnp.concatenate(cut_off, 1)),
         "completions/query_mean_length": mean(lengths[0]),
         "completions/answer_mean_length": mean(lengths[1]),
-        "queries/num_valid": mean(batch.query_mask.sum(-1) * batch.parsed),
+        "queries/num_valid": mean(batch.query_mask.sum(-1) * parsed),
         "frames/spread": mean(_spread(batch)),
     }
-    if batch.counterfactual is not None:
-        out["rewards/gain_over_uniform"] = mean(batch.correct - batch.counterfactual[:, None, None])
+    # Over the values as they are: repeating them along an axis would round the mean otherwise.
+    out |= {f"rewards/{name}": mean(value) for name, value in values.items()}
+    if "counterfactual" in batch.measures:
+        out["rewards/gain_over_uniform"] = mean(correct - batch.measures["counterfactual"])
     return out
 
 
 def _spread(batch: RolloutBatch) -> Float[Array, "B I J"]:
-    """Standard deviation in time of the drawn frames, 1 for frames spread evenly over the video."""
+    """Computes the std in time of the drawn frames; 1 if spread evenly over the video."""
     valid = batch.draw.valid
     count = jnp.maximum(valid.sum(-1), 1)
     place = jnp.where(valid, batch.draw.indices, 0).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""The joint step: one XLA program from raw rewards to both updates (SPEC §3).
+"""The joint step: one XLA program from raw rewards to both updates (docs/method.md#8-training).
 
 Group-relative advantages, the GRPO loss of the MLLM over query and answer tokens, the REINFORCE
 loss of the sampler over the draws, both gradients and both optimizer updates.
@@ -13,22 +13,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from msjoe_jax.rl.credit import batch_advantages, without_silent
-from msjoe_jax.rl.objective import (
-    Advantages,
-    ModelFns,
-    RolloutBatch,
-    StepConfig,
-    TokenRollouts,
-    Tree,
-    denominators,
-    mllm_loss,
-    sampler_loss,
-)
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts, Tree
+from msjoe_jax.rl.config import StepConfig
+from msjoe_jax.rl.credit import Advantages, batch_advantages, without_equal_rewards
+from msjoe_jax.rl.objective import ModelFns, denominators, mllm_loss, sampler_loss
 
 
 def partition(params: Tree, trainable: str) -> tuple[Tree, Tree]:
-    """(trainable, fixed) copies of a tree, None at the other's leaves.
+    """Splits a tree into (trainable, fixed), each with None at the other's leaves.
 
     `trainable` is a regular expression searched in the leaf's path ("language/layers/q").
     Gradients and moments exist for the trainable leaves only.
@@ -46,7 +38,7 @@ def partition(params: Tree, trainable: str) -> tuple[Tree, Tree]:
 
 
 def combine(trainable: Tree, frozen: Tree) -> Tree:
-    """Undoes `partition`."""
+    """Merges what `partition` split."""
     return jax.tree.map(
         lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None
     )
@@ -59,12 +51,18 @@ def make_joint_step(
     sampler_optimizer: optax.GradientTransformation,
     trainable: str,
 ) -> Callable[[dict[str, Tree], RolloutBatch], tuple[dict[str, Tree], dict[str, Array]]]:
-    """The step (state, batch) → (state, metrics), to be jitted with the state donated.
+    """Makes the step (state, batch) → (state, metrics), to be jitted with the state donated.
 
-    state: `mllm`, `sampler` (parameters), `mllm_opt`, `sampler_opt`, `step`, `skipped` (count of
-    updates left out because a gradient was not finite: such an update changes no parameter).
-    Micro-batches are summed under denominators of the whole batch, so their number does not change
-    the update beyond the order of float addition. `trainable` as in `partition`, of the MLLM.
+    The state holds `mllm` and `sampler` (parameters), `mllm_opt`, `sampler_opt`, `step`, and
+    `skipped`: the count of updates left out because a gradient was not finite, which change no
+    parameter. Micro-batches are summed under denominators of the whole batch, so their number does
+    not change the update beyond the order of float addition.
+
+    Args:
+      config: the objective, and what to train.
+      fns: the models as functions.
+      mllm_optimizer, sampler_optimizer: their states are made from what is trained.
+      trainable: the MLLM's leaves that train, as in `partition`.
     """
 
     def step(
@@ -73,7 +71,7 @@ def make_joint_step(
         batch = _without_dropped(batch)
         advantages, rewards, reward_metrics = batch_advantages(config, batch)
         if config.mask_silent:
-            batch = without_silent(batch, rewards)
+            batch = without_equal_rewards(batch, rewards)
         sizes = denominators(config, batch)
         moving, fixed = partition(state["mllm"], trainable)
 
@@ -122,7 +120,7 @@ def make_joint_step(
 
 
 def _without_dropped(batch: RolloutBatch) -> RolloutBatch:
-    """Zeros for the numbers of dropped questions, which may be anything: 0 · NaN is NaN."""
+    """Sets the numbers of dropped questions, which may be anything, to 0: 0 · NaN is NaN."""
 
     def leaf(x: Array) -> Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -135,7 +133,7 @@ def _without_dropped(batch: RolloutBatch) -> RolloutBatch:
 def make_scores(
     fns: ModelFns, micro_batches: int
 ) -> Callable[[Tree, RolloutBatch], tuple[Array, Array]]:
-    """(MLLM parameters, batch) → log-probs of the query and of the answer tokens, to be jitted.
+    """Makes (MLLM parameters, batch) → log-probs of query and answer tokens, to be jitted.
 
     What a second update on one batch needs of the parameters that sampled, and a KL term of the
     reference.
@@ -157,7 +155,7 @@ def make_scores(
 
 
 def _slices(tree: Tree, count: int) -> Tree:
-    """Question b goes to slice b mod count: every slice keeps the batch axis's sharding."""
+    """Puts question b into slice b mod count: every slice keeps the batch axis's sharding."""
     return jax.tree.map(
         lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), tree
     )

@@ -1,4 +1,4 @@
-"""Policy losses as sums with their denominators (SPEC §6, RL.md §1.1–1.3).
+"""Policy losses as sums with their denominators (docs/method.md#7-losses).
 
 A loss is Σ weight · term over tokens, to be divided once, after the sums and the denominators of
 all micro-batches and devices are added: then one micro-batch of 8 equals four of 2. Rows are
@@ -6,24 +6,30 @@ completions, `mask` marks the sampled tokens up to and including EOS, and masked
 anything.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from msjoe_jax.draws.draw import AnyArray
+
 # exp(±20) is far outside every clip range, and finite together with its gradient.
 MAX_LOG_RATIO = 20.0
+
+AGGREGATIONS = ("token-mean", "sequence-mean", "fixed-length")
+RATIOS = ("token", "sequence")
+KL_KINDS = ("k1", "k2", "k3", "k3+")
 
 Stats = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 def token_weights(
-    mask: Bool[Array, "R N"],
-    aggregation: Literal["token-mean", "sequence-mean", "fixed-length"] = "token-mean",
+    mask: Bool[AnyArray, "R N"],
+    aggregation: str,
     fixed_length: int | None = None,
 ) -> tuple[Float[Array, "R N"], Float[Array, ""]]:
-    """(weight of each token, denominator) of one micro-batch, both to be summed before dividing.
+    """Computes the weight of each token and the denominator of one micro-batch.
+
+    Both are to be summed over micro-batches before dividing.
 
     "token-mean": every token counts alike. "sequence-mean": mean over rows of the row's mean.
     "fixed-length": sum over tokens / (rows · fixed_length), Dr.GRPO's constant. Rows without
@@ -48,22 +54,24 @@ def token_weights(
     )
 
 
-def weighted_sum(values: Float[Array, "R N"], weights: Float[Array, "R N"]) -> Float[Array, ""]:
-    """Σ weight · value; entries of weight 0 give nothing, not even NaN."""
+def weighted_sum(
+    values: Float[AnyArray, "R N"], weights: Float[AnyArray, "R N"]
+) -> Float[Array, ""]:
+    """Computes Σ weight · value; entries of weight 0 give nothing, not even NaN."""
     return jnp.sum(jnp.where(weights != 0, values, 0.0) * weights)
 
 
 def policy_loss_sum(
-    log_probs: Float[Array, "R N"],
-    old_log_probs: Float[Array, "R N"] | None,
-    advantages: Float[Array, " R"],
-    mask: Bool[Array, "R N"],
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    ratio: Literal["token", "sequence"] = "token",
-    weights: Float[Array, "R N"] | None = None,
+    log_probs: Float[AnyArray, "R N"],
+    old_log_probs: Float[AnyArray, "R N"] | None,
+    advantages: Float[AnyArray, " R"],
+    mask: Bool[AnyArray, "R N"],
+    clip_low: float,
+    clip_high: float,
+    ratio: str,
+    weights: Float[AnyArray, "R N"] | None = None,
 ) -> tuple[Float[Array, ""], Stats]:
-    """GRPO's clipped loss, −Σ weight · min(ρ A, clip(ρ, 1 − clip_low, 1 + clip_high) A).
+    """Computes GRPO's clipped loss, −Σ weight · min(ρ A, clip(ρ, 1 − clip_low, 1 + clip_high) A).
 
     Args:
       log_probs: of the sampled tokens, under the parameters being trained.
@@ -111,12 +119,12 @@ def policy_loss_sum(
 
 
 def kl_penalty(
-    log_probs: Float[Array, "R N"],
-    ref_log_probs: Float[Array, "R N"],
-    mask: Bool[Array, "R N"],
-    kind: Literal["k1", "k2", "k3", "k3+"] = "k3",
+    log_probs: Float[AnyArray, "R N"],
+    ref_log_probs: Float[AnyArray, "R N"],
+    mask: Bool[AnyArray, "R N"],
+    kind: str,
 ) -> Float[Array, "R N"]:
-    """Per-token estimate of KL(π ‖ π_ref) at sampled tokens; 0 where masked.
+    """Estimates KL(π ‖ π_ref) at every sampled token; 0 where masked.
 
     With u = log π_ref − log π: k1 = −u, k2 = u²/2, k3 = e^u − u − 1. As a loss k1 has expected
     gradient 0, k2 that of KL(π ‖ π_ref), k3 that of KL(π_ref ‖ π); "k3+" has k3's value and k2's

@@ -1,36 +1,182 @@
-"""Rewards of a rollout: informativeness of its queries, composition, routing, length (SPEC §3)."""
+"""Rewards of a rollout, and which part of the system each of them is paid to.
 
-from typing import Literal, NamedTuple
+A reward is a function of the batch, with one value a rollout. `REWARDS` gives them their names; the
+configuration gives each a weight (`objective.rewards`). `ROUTES` says what of it is paid to the
+query tokens, to the sampler and to the answer tokens, and `objective.routes` adds to that. To add a
+reward: write its function, add its line to `REWARDS`, give it a weight. The present ones:
+docs/method.md#5-rewards-and-credit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from msjoe_jax.draws.draw import AnyArray
+from msjoe_jax.fields import option
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 
 # The ratio max/min is undefined for cosines <= 0; rows are raised to this first.
 COSINE_FLOOR = 1e-3
 # A row of equal values has a rounding-size std; below this its z-scores are not evidence.
 STD_FLOOR = 1e-6
 
+INFO_KINDS = ("ratio", "zscore")
+OVERLONG = ("none", "mask", "penalty")
+PARTS = ("query", "sampler", "answer")
 
-class Rewards(NamedTuple):
-    """What each part of a rollout is paid. `total` is the paper's one reward, the one to log."""
 
-    total: Float[Array, "..."]
-    query: Float[Array, "..."]
-    sampler: Float[Array, "..."]
-    answer: Float[Array, "..."]
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """What the rewards below can be set to; a part of `config.ObjectiveConfig`."""
+
+    info_kind: str = option(
+        "ratio", "When a query's row of similarities is peaked: by max / min or by z-score.",
+        choices=INFO_KINDS,
+    )  # fmt: skip
+    info_threshold: float = option(10.0, "What that ratio or z-score must exceed.", low=0.0)
+    overlong_buffer: int = option(
+        0, "The last tokens of the longest reply over which the penalty of length grows.", low=0
+    )
+    overlong_penalty: float = option(1.0, "The penalty of the longest reply.", low=0.0)
+
+
+Reward = Callable[[RolloutBatch, RewardConfig], Float[AnyArray, "B #I #J"]]
+# From the weights of the rewards to {part: {reward: weight}}.
+Route = Callable[[Mapping[str, float]], dict[str, dict[str, float]]]
+
+
+# --- rewards, each broadcastable to [B, I, J] -----------------------------------------------------
+
+
+def accuracy(batch: RolloutBatch, config: RewardConfig) -> Float[AnyArray, "B #I #J"]:
+    """Rewards a right answer with 1."""
+    return batch.measures["correct"]
+
+
+def both_formats(batch: RolloutBatch, config: RewardConfig) -> Float[AnyArray, "B #I #J"]:
+    """Rewards with 1 a rollout whose two replies have the form asked for."""
+    return batch.measures["query_valid"] * batch.measures["answer_valid"]
+
+
+def query_format(batch: RolloutBatch, config: RewardConfig) -> Float[AnyArray, "B #I #J"]:
+    """Rewards with 1 a query reply of the form asked for."""
+    return batch.measures["query_valid"]
+
+
+def answer_format(batch: RolloutBatch, config: RewardConfig) -> Float[AnyArray, "B #I #J"]:
+    """Rewards with 1 an answer of the form asked for."""
+    return batch.measures["answer_valid"]
+
+
+def informativeness(batch: RolloutBatch, config: RewardConfig) -> Float[AnyArray, "B #I #J"]:
+    """Rewards queries with the share of them that few frames match; 0 where none were parsed."""
+    share = peaked_share(
+        batch.similarity,
+        batch.query_mask,
+        batch.frame_mask[:, None],
+        config.info_threshold,
+        config.info_kind,
+    )
+    return share[..., None] * batch.measures["parsed"]
+
+
+def query_length(batch: RolloutBatch, config: RewardConfig) -> Float[AnyArray, "B #I #J"]:
+    """Takes from 0 to `overlong_penalty` off for a long query reply."""
+    return _length_penalty(batch.queries, config).reshape(*batch.draw.indices.shape[:2], 1)
+
+
+def answer_length(batch: RolloutBatch, config: RewardConfig) -> Float[AnyArray, "B #I #J"]:
+    """Takes from 0 to `overlong_penalty` off for a long answer."""
+    return _length_penalty(batch.answers, config).reshape(batch.draw.indices.shape[:3])
+
+
+def _length_penalty(part: TokenRollouts, config: RewardConfig) -> Float[Array, "B G n"]:
+    return overlong_penalty(
+        part.mask.sum(-1), part.mask.shape[-1], config.overlong_buffer, config.overlong_penalty
+    )
+
+
+# Weighted sums add in this order.
+REWARDS: dict[str, Reward] = {
+    "accuracy": accuracy,
+    "format": both_formats,
+    "query_format": query_format,
+    "answer_format": answer_format,
+    "info": informativeness,
+    "query_length": query_length,
+    "answer_length": answer_length,
+}
+
+
+# --- routes: which part is paid which reward ------------------------------------------------------
+
+
+def shared(weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Pays every part the weighted sum of all rewards, as the paper does."""
+    return {part: dict(weights) for part in PARTS}
+
+
+def routed(weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Pays every part for what it can change.
+
+    Query tokens: all rewards but the answer's length. The sampler: accuracy alone, on the scale
+    0–1. Answer tokens: accuracy, their own format (at the weight of `format`) and length.
+    """
+    own_format = weights.get("format", 0.0) + weights.get("answer_format", 0.0)
+    return {
+        "query": {name: w for name, w in weights.items() if name != "answer_length"},
+        "sampler": {"accuracy": 1.0},
+        "answer": {
+            "accuracy": weights.get("accuracy", 0.0),
+            "answer_format": own_format,
+            "answer_length": weights.get("answer_length", 0.0),
+        },
+    }
+
+
+ROUTES: dict[str, Route] = {"routed": routed, "shared": shared}
+
+
+def weighted_sum(
+    values: Mapping[str, Float[Array, "B I J"]],
+    weights: Mapping[str, float],
+    shape: tuple[int, ...],
+) -> Float[Array, "B I J"]:
+    """Adds up rewards times their weights, in the order of `REWARDS`; zeros if none has a weight.
+
+    Args:
+      values: of the rewards, all of one shape.
+      weights: a reward that is not named has weight 0.
+      shape: of the result.
+    """
+    terms = [
+        values[name] if weights[name] == 1 else weights[name] * values[name]
+        for name in REWARDS
+        if weights.get(name)
+    ]
+    return sum(terms[1:], start=terms[0]) if terms else jnp.zeros(shape)
+
+
+# --- functions of arrays --------------------------------------------------------------------------
 
 
 def peaked_share(
-    similarity: Float[Array, "... Q T"],
-    query_mask: Bool[Array, "... Q"],
-    frame_mask: Bool[Array, "... T"],
-    threshold: float = 10.0,
-    kind: Literal["ratio", "zscore"] = "ratio",
+    similarity: Float[AnyArray, "... Q T"],
+    query_mask: Bool[AnyArray, "... Q"],
+    frame_mask: Bool[AnyArray, "... T"],
+    threshold: float,
+    kind: str,
 ) -> Float[Array, "..."]:
-    """Share of a rollout's queries whose row of similarities is peaked; 0 without queries.
+    """Computes the share of a rollout's queries whose row of similarities is peaked.
 
-    "ratio" (the paper): max / min > threshold, after raising the row to 1e-3.
-    "zscore": (max − mean) / std > threshold. Both over valid frames only.
+    Args:
+      similarity: of queries and frames.
+      query_mask, frame_mask: which of them are real; 0 without queries.
+      threshold: what the measure of `kind` must exceed.
+      kind: "ratio" (the paper's): max / min, after raising the row to 1e-3. "zscore": (max − mean)
+        / std. Both over valid frames only.
 
     Raises:
       ValueError: unknown `kind`.
@@ -53,40 +199,16 @@ def peaked_share(
     return (peaked & query_mask).sum(-1) / jnp.maximum(query_mask.sum(-1), 1)
 
 
-def compose(
-    correct: Bool[Array, "..."],
-    query_format: Bool[Array, "..."],
-    answer_format: Bool[Array, "..."],
-    info: Float[Array, "..."],
-    weights: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    credit: Literal["routed", "shared"] = "routed",
-) -> Rewards:
-    """r = 0.8 [answer right] + 0.1 [both formats valid] + 0.1 r_info, and who is paid what.
-
-    "shared" (the paper) pays `total` to all. "routed" pays query tokens `total`, the sampler
-    [answer right] alone on the scale 0–1, answer tokens accuracy and their own format. Arguments
-    broadcast, so values per query rollout may come as [..., G1, 1] beside [..., G1, G2].
-
-    Raises:
-      ValueError: unknown `credit`.
-    """
-    accuracy_weight, format_weight, info_weight = weights
-    right, query_ok, answer_ok, info = jnp.broadcast_arrays(
-        *(jnp.asarray(x, jnp.float32) for x in (correct, query_format, answer_format, info))
-    )
-    accuracy = accuracy_weight * right
-    total = accuracy + format_weight * query_ok * answer_ok + info_weight * info
-    if credit == "shared":
-        return Rewards(total, total, total, total)
-    if credit == "routed":
-        return Rewards(total, total, right, accuracy + format_weight * answer_ok)
-    raise ValueError(f"credit must be 'routed' or 'shared', not {credit!r}")
-
-
 def overlong_penalty(
-    lengths: Int[Array, "..."], max_length: int, buffer: int, penalty: float
+    lengths: Int[AnyArray, "..."], max_length: int, buffer: int, penalty: float
 ) -> Float[Array, "..."]:
-    """DAPO's soft punishment, to be added to the reward: 0 up to max_length − buffer tokens, then
-    linear down to −penalty at max_length and beyond."""
+    """Computes DAPO's soft punishment of length, a reward of at most 0.
+
+    Args:
+      lengths: in tokens.
+      max_length: of any reply.
+      buffer: 0 up to max_length − buffer tokens, then linear.
+      penalty: −penalty at max_length and beyond.
+    """
     excess = (lengths - (max_length - buffer)) / buffer
     return -penalty * jnp.clip(excess, 0.0, 1.0)

@@ -23,7 +23,7 @@ def rewards_of(*shape):
 
 
 MODES = {
-    "std": adv.group_relative,
+    "std": lambda r: adv.group_relative(r, "group"),
     "none": lambda r: adv.group_relative(r, std="none"),
     "loo": adv.leave_one_out,
     "nested_draw": lambda r: adv.nested(r.reshape(r.shape[0], 4, 2))[1].reshape(r.shape),
@@ -36,7 +36,7 @@ def test_group_relative_against_numpy(rewards):
     wide = rewards.astype(np.float64)
     centred = wide - wide.mean(1, keepdims=True)
     want = centred / (wide.std(1, ddof=1, keepdims=True) + 1e-4)
-    np.testing.assert_allclose(adv.group_relative(rewards), want, atol=10 * TOLERANCE)
+    np.testing.assert_allclose(adv.group_relative(rewards, "group"), want, atol=10 * TOLERANCE)
     np.testing.assert_allclose(adv.group_relative(rewards, std="none"), centred, atol=TOLERANCE)
 
 
@@ -103,9 +103,9 @@ def test_scale_is_divided_out_with_std_and_kept_without():
     """So a difficulty weight inside the reward is a no-op under std: it must multiply after."""
     rewards = np.random.default_rng(0).random((3, 8), np.float32)
     weight = np.float32([[0.5], [2.0], [7.0]])
-    plain = adv.group_relative(rewards, eps=0.0)
+    plain = adv.group_relative(rewards, "group", eps=0.0)
     np.testing.assert_allclose(
-        adv.group_relative(weight * rewards, eps=0.0), plain, atol=10 * TOLERANCE
+        adv.group_relative(weight * rewards, "group", eps=0.0), plain, atol=10 * TOLERANCE
     )
     for mode in ("none", "loo"):
         np.testing.assert_allclose(
@@ -113,7 +113,7 @@ def test_scale_is_divided_out_with_std_and_kept_without():
         )
 
 
-@pytest.mark.parametrize("call", [adv.group_relative, adv.leave_one_out])
+@pytest.mark.parametrize("call", [MODES["std"], adv.leave_one_out])
 def test_a_group_of_one_is_refused(call):
     with pytest.raises(ValueError, match="at least two rollouts, got 1"):
         call(jnp.ones((4, 1)))

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.rl.config import StepConfig
 from msjoe_jax.rl.joint_step import combine, partition
-from msjoe_jax.rl.objective import StepConfig
 from tests.support.step_oracle import (
     TOLERANCE,
     B,
@@ -23,6 +24,7 @@ from tests.support.step_oracle import (
     make_batch,
     make_later_batch,
     make_params,
+    measured,
     oracle_advantages,
     oracle_gradients,
     run,
@@ -33,7 +35,9 @@ from tests.support.step_oracle import (
 # --- the whole update ----------------------------------------------------------------------------
 
 ROUTED = StepConfig(query_entropy=0.05, frame_entropy=0.1)
-SHARED = StepConfig(credit="shared", advantage="group", aggregation="sequence-mean")
+SHARED = StepConfig(
+    credit="shared", advantage="group", aggregation="sequence-mean", frame_entropy=0.0
+)
 LATER = StepConfig(  # a second update on one batch, with a reference
     advantage="leave_one_out",
     sampler_advantage="counterfactual",
@@ -62,13 +66,14 @@ CONFIGS = {
         advantage_std="none",
         sampler_advantage="difficulty",
         likelihood="marginal",
+        frame_entropy=0.0,
     ),
     "raw, z-scores": StepConfig(
         credit="shared",
         sampler_advantage="raw",
         info_kind="zscore",
         info_threshold=1.2,
-        info_weight=0.4,
+        rewards={"accuracy": 0.8, "format": 0.1, "info": 0.4},
         aggregation="sequence-mean",
         frame_entropy=0.1,
     ),
@@ -92,18 +97,19 @@ def test_metrics_are_means_over_questions_that_count():
     _, metrics = gradients(ROUTED, batch)
     kept = [0, 2, 3]
     _, total, info = oracle_advantages(ROUTED, batch)
-    equal = [len(set(batch.correct[b].ravel())) == 1 for b in kept]
+    measures = batch.measures
+    equal = [len(set(measures["correct"][b].ravel())) == 1 for b in kept]
     _, sampler = make_params()
     spread, entropy, logit_std = [], [], []
     for b in kept:
         n = batch.frame_mask[b].sum()
         for i in range(I):
-            phi = frame_logits(
-                sampler,
+            inputs = FrameInputs(
                 batch.similarity[b, i : i + 1],
                 batch.query_mask[b, i : i + 1],
                 batch.frame_mask[b : b + 1],
             )
+            phi = frame_logits(sampler, inputs)
             phi = np.asarray(phi, float)[0, :n]
             p = np.exp(phi) / np.exp(phi).sum()
             entropy.append(-(p * np.log(p)).sum() * (n > K))
@@ -114,12 +120,14 @@ def test_metrics_are_means_over_questions_that_count():
     want = {
         "reward": total[kept].mean(),
         "reward_std": np.mean([total[b].std(ddof=1) for b in kept]),
-        "rewards/accuracy": batch.correct[kept].mean(),
+        "rewards/accuracy": measures["correct"][kept].mean(),
         "rewards/info": info[kept].mean(),
-        "rewards/query_format": batch.query_valid[kept].mean(),
+        "rewards/query_format": measures["query_valid"][kept].mean(),
+        "rewards/answer_format": measures["answer_valid"][kept].mean(),
+        "rewards/format": (measures["query_valid"] * measures["answer_valid"])[kept].mean(),
         "frac_accuracy_zero_std": np.mean(equal),
         "frac_reward_zero_std": np.mean([np.ptp(total[b]) == 0 for b in kept]),
-        "queries/num_valid": (batch.query_mask.sum(-1) * batch.parsed)[kept].mean(),
+        "queries/num_valid": (batch.query_mask.sum(-1) * measures["parsed"][..., 0])[kept].mean(),
         "frames/spread": np.mean(spread),
         "sampler/entropy": np.mean(entropy),
         "sampler/logit_std": np.mean(logit_std),
@@ -136,7 +144,7 @@ def test_metrics_are_means_over_questions_that_count():
     close(metrics["sampling/sampling_logp_difference/max"], gaps.max(), 1e-5)
     later = make_later_batch()
     _, metrics = gradients(LATER, later)
-    gain = (later.correct - later.counterfactual[:, None, None]).mean()
+    gain = (later.measures["correct"] - later.measures["counterfactual"]).mean()
     close(metrics["rewards/gain_over_uniform"], gain, 1e-6)
 
 
@@ -144,9 +152,11 @@ def eight_questions():
     """Uneven token counts, one question dropped, one of equal rewards."""
     halves = [make_later_batch(seed) for seed in (1, 2)]
     batch = jax.tree.map(lambda *x: np.concatenate(x), *halves)
-    correct = batch.correct.copy()
+    correct = batch.measures["correct"].copy()
     correct[3] = 1.0
-    return batch._replace(correct=correct, weight=np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32))
+    return measured(batch, correct=correct)._replace(
+        weight=np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32)
+    )
 
 
 @pytest.mark.parametrize("config", [ROUTED, SHARED, LATER], ids=["routed", "shared", "later"])
@@ -202,33 +212,34 @@ def test_k3_plus_has_the_value_of_k3_and_the_gradient_of_k2():
 def test_equal_rewards_teach_nothing():
     batch = make_batch()
     ones = np.ones((B, I, J), np.float32)
-    parsed = np.zeros((B, I), np.float32)
-    batch = batch._replace(
+    batch = measured(
+        batch,
         correct=ones * np.array([0, 1, 0, 1], np.float32)[:, None, None],
         answer_valid=ones,
-        query_valid=ones[..., 0],
-        parsed=parsed,
+        query_valid=ones[..., :1],
+        parsed=np.zeros((B, I, 1), np.float32),
     )
     grads, metrics = gradients(SHARED, batch)
     same(grads, jax.tree.map(np.zeros_like, grads))
     assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm/mllm"] == 0
 
 
-def test_silent_questions_can_be_masked():
+def test_questions_of_equal_rewards_can_be_masked():
     """Nothing of them is left in the MLLM's update, as if dropped; the sampler's stays."""
     batch = make_later_batch()
     ones = np.ones((I, J), np.float32)
 
-    def fixed(x, value):
-        x = x.copy()
+    def fixed(name, value):
+        x = batch.measures[name].copy()
         x[1] = value
         return x
 
-    batch = batch._replace(
-        correct=fixed(batch.correct, ones),
-        answer_valid=fixed(batch.answer_valid, ones),
-        query_valid=fixed(batch.query_valid, 1.0),
-        parsed=fixed(batch.parsed, 0.0),
+    batch = measured(
+        batch,
+        correct=fixed("correct", ones),
+        answer_valid=fixed("answer_valid", ones),
+        query_valid=fixed("query_valid", 1.0),
+        parsed=fixed("parsed", 0.0),
     )
     config = dataclasses.replace(LATER, overlong="none", query_entropy=0.1)
     plain, metrics = gradients(config, batch)
@@ -281,11 +292,8 @@ def test_a_dropped_question_has_no_influence(config):
 
 def test_the_samplers_gradient_knows_no_format():
     batch = make_batch()
-    other = batch._replace(
-        answer_valid=1 - batch.answer_valid,
-        query_valid=1 - batch.query_valid,
-        parsed=1 - batch.parsed,
-    )
+    names = ("answer_valid", "query_valid", "parsed")
+    other = measured(batch, **{name: 1 - batch.measures[name] for name in names})
     before, _ = gradients(ROUTED, batch)
     after, _ = gradients(ROUTED, other)
     same(after["sampler"], before["sampler"])
@@ -299,7 +307,8 @@ def test_answers_know_no_informativeness():
     batch = make_batch()
     quiet = batch.queries._replace(mask=np.zeros_like(batch.queries.mask))
     batch = batch._replace(queries=quiet)
-    other = batch._replace(query_valid=1 - batch.query_valid, parsed=1 - batch.parsed)
+    names = ("query_valid", "parsed")
+    other = measured(batch, **{name: 1 - batch.measures[name] for name in names})
     same(gradients(ROUTED, other)[0]["mllm"], gradients(ROUTED, batch)[0]["mllm"])
 
 
@@ -337,10 +346,10 @@ def test_a_reward_of_the_frames_alone_teaches_tokens_nothing_on_average():
     Two draws, equally likely, the one right and the other wrong, in every pattern over a group.
     """
     batch, total = make_batch(), 0.0
-    config = dataclasses.replace(ROUTED, query_entropy=0.0, format_weight=0.0, info_weight=0.0)
+    config = dataclasses.replace(ROUTED, query_entropy=0.0, rewards={"accuracy": 0.8})
     for pattern in itertools.product((0.0, 1.0), repeat=I * J):
         right = np.tile(np.array(pattern, np.float32).reshape(1, I, J), (B, 1, 1))
-        grads, _ = gradients(config, batch._replace(correct=right))
+        grads, _ = gradients(config, measured(batch, correct=right))
         total = jax.tree.map(np.add, total, grads["mllm"]) if total else grads["mllm"]
     close(jax.tree.map(lambda x: x / 2 ** (I * J), total), jax.tree.map(np.zeros_like, total))
 
@@ -351,7 +360,7 @@ def test_a_reward_of_the_queries_alone_teaches_the_sampler_nothing_on_average():
     config = dataclasses.replace(ROUTED, frame_entropy=0.0)
     for pattern in itertools.product((0.0, 1.0), repeat=I):
         right = np.tile(np.array(pattern, np.float32).reshape(1, I, 1), (B, 1, J))
-        grads, _ = gradients(config, batch._replace(correct=right))
+        grads, _ = gradients(config, measured(batch, correct=right))
         total = jax.tree.map(np.add, total, grads["sampler"]) if total else grads["sampler"]
     close(jax.tree.map(lambda x: x / 2**I, total), jax.tree.map(np.zeros_like, total))
 

@@ -16,6 +16,8 @@ from msjoe_jax.rl import losses
 # float32 sums of some tens of terms of size 1.
 TOLERANCE = 1e-5
 AGGREGATIONS = ["token-mean", "sequence-mean", "fixed-length"]
+CLIPS = {"clip_low": 0.2, "clip_high": 0.2}
+PLAIN = CLIPS | {"ratio": "token"}
 
 
 def case(seed=0, rows=6, tokens=7):
@@ -98,7 +100,7 @@ def test_clip_truth_table():
 
         def loss(new, old=old, advantage=advantage):
             return losses.policy_loss_sum(
-                new, old, jnp.array([advantage]), jnp.ones((1, 1), bool), 0.2, 0.28
+                new, old, jnp.array([advantage]), jnp.ones((1, 1), bool), 0.2, 0.28, "token"
             )
 
         (value, stats), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(old + log_ratio)
@@ -146,7 +148,7 @@ def test_masked_tokens_change_nothing(ratio, poison):
 
         def total(new, old, with_old=with_old):
             value, _ = losses.policy_loss_sum(
-                new, old if with_old else None, advantages, mask, ratio=ratio
+                new, old if with_old else None, advantages, mask, **CLIPS, ratio=ratio
             )
             kl = sum(losses.kl_penalty(new, old, mask, kind) for kind in ("k1", "k2", "k3", "k3+"))
             return value + losses.weighted_sum(kl, mask.astype(np.float32))
@@ -167,7 +169,7 @@ def test_everything_masked_is_0_with_no_gradient():
 
         def loss(new, aggregation=aggregation):
             weights, size = losses.token_weights(empty, aggregation, 50)
-            value, _ = losses.policy_loss_sum(new, old, advantages, empty, weights=weights)
+            value, _ = losses.policy_loss_sum(new, old, advantages, empty, **PLAIN, weights=weights)
             return value, size
 
         (value, size), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(new))
@@ -228,7 +230,7 @@ def test_sequence_ratio_is_the_geometric_mean():
     old = jnp.array([[-1.0, -2.0, 5.0]])
     new = old + jnp.array([[0.3, -0.1, 9.0]])
     value, stats = losses.policy_loss_sum(
-        new, old, jnp.array([2.0]), jnp.array([[True, True, False]]), ratio="sequence"
+        new, old, jnp.array([2.0]), jnp.array([[True, True, False]]), **CLIPS, ratio="sequence"
     )
     np.testing.assert_allclose(value, -2 * 2 * np.exp(0.1), rtol=TOLERANCE)
     np.testing.assert_allclose(stats["ratio"][0], 2 * np.exp(0.1), rtol=TOLERANCE)
@@ -240,7 +242,7 @@ def test_huge_log_ratios_stay_finite():
 
         def loss(new, advantage=advantage):
             rows = jnp.array([advantage]), jnp.ones((1, 2), bool)
-            return losses.policy_loss_sum(new, old, *rows)[0]
+            return losses.policy_loss_sum(new, old, *rows, **PLAIN)[0]
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(new)
         assert np.isfinite(value)
@@ -293,7 +295,7 @@ def test_no_gradient_reaches_the_old_or_reference_policy_or_the_advantages():
     new, old, advantages, mask = map(jnp.asarray, case(5))
 
     def total(old, advantages):
-        value, _ = losses.policy_loss_sum(new, old, advantages, mask)
+        value, _ = losses.policy_loss_sum(new, old, advantages, mask, **PLAIN)
         return value + losses.kl_penalty(new, old, mask, "k3+").sum()
 
     for gradient in jax.grad(total, argnums=(0, 1))(old, advantages):
@@ -306,7 +308,10 @@ def test_no_gradient_reaches_the_old_or_reference_policy_or_the_advantages():
         (lambda m: losses.token_weights(m, "mean"), "'mean'"),
         (lambda m: losses.token_weights(m, "fixed-length"), "fixed_length, not None"),
         (lambda m: losses.token_weights(m, "fixed-length", 0), "fixed_length, not 0"),
-        (lambda m: losses.policy_loss_sum(m * 1.0, None, jnp.ones(1), m, ratio="row"), "'row'"),
+        (
+            lambda m: losses.policy_loss_sum(m * 1.0, None, jnp.ones(1), m, **CLIPS, ratio="row"),
+            "'row'",
+        ),
         (lambda m: losses.kl_penalty(m * 1.0, m * 1.0, m, "k4"), "'k4'"),
     ],
 )

@@ -204,7 +204,7 @@ def test_the_counterfactual_shows_uniform_frames(made, plain):
         if count >= K:
             bins = uniform * K // count
             assert bins.tolist() == list(range(K))
-    assert after.arrays.counterfactual.shape == (B,)
+    assert after.arrays.measures["counterfactual"].shape == (B, 1, 1)
     same_rollouts(after, before)  # the other sets do not notice
 
 

@@ -1,6 +1,5 @@
 """The joint step's stub models and batches, and its objective in float64 loops."""
 
-import functools
 import itertools
 import math
 
@@ -9,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from msjoe_jax.draws.subset import Draw
+from msjoe_jax.draws.draw import Draw
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rl.joint_step import make_joint_step, partition
-from msjoe_jax.rl.objective import ModelFns, RolloutBatch, TokenRollouts
+from msjoe_jax.rl.objective import ModelFns
 
 B, I, J, C, Q, T, K, D, V = 4, 3, 2, 5, 2, 6, 3, 3, 4
 VALID_FRAMES = (6, 5, 3, 2)  # two questions have no choice of frames
@@ -35,8 +35,9 @@ def token_stats(mllm, prompts, visual, tokens):
     return picked, jnp.broadcast_to(entropy[:, :, None], tokens.shape)
 
 
-def frame_logits(sampler, similarity, query_mask, frame_mask):
+def frame_logits(sampler, inputs):
     """φ = a · best + b · sum of squares over the rollout's queries."""
+    similarity, query_mask, frame_mask, _ = inputs
     both = query_mask[..., None] & frame_mask[:, None]
     best = jnp.where(both, similarity, -1.0).max(1)
     squares = (jnp.where(both, similarity, 0.0) ** 2).sum(1)
@@ -84,10 +85,12 @@ def make_batch(seed=0):
         query_mask=query_mask,
         frame_mask=frame_mask,
         draw=Draw(indices, valid),
-        correct=bit(B, I, J),
-        answer_valid=bit(B, I, J),
-        query_valid=bit(B, I),
-        parsed=bit(B, I),
+        measures={
+            "correct": bit(B, I, J),
+            "answer_valid": bit(B, I, J),
+            "query_valid": bit(B, I, 1),
+            "parsed": bit(B, I, 1),
+        },
         pass_rate=np.array([0.0, 0.3, 0.5, 0.95], np.float32),
         weight=np.ones(B, np.float32),
         importance=np.array([1, 0.5, 2, 1.5], np.float32),
@@ -107,15 +110,27 @@ def make_later_batch(seed=0):
     def more(part):
         return part._replace(old_log_probs=near(part, 0.3), ref_log_probs=near(part, 0.5))
 
-    return batch._replace(
-        queries=more(batch.queries),
-        answers=more(batch.answers),
-        counterfactual=rng.integers(0, 2, B).astype(np.float32),
-    )
+    batch = batch._replace(queries=more(batch.queries), answers=more(batch.answers))
+    return measured(batch, counterfactual=rng.integers(0, 2, (B, 1, 1)).astype(np.float32))
 
 
-@functools.cache
+def measured(batch, **measures):
+    """The batch with some of its measures replaced."""
+    return batch._replace(measures=batch.measures | measures)
+
+
+STEPS = {}
+
+
 def step_of(config, optimizer="descent", trainable=""):
+    """(jitted step, optimizer maker), compiled once for each config."""
+    name = repr((config, optimizer, trainable))
+    if name not in STEPS:
+        STEPS[name] = make_step_of(config, optimizer, trainable)
+    return STEPS[name]
+
+
+def make_step_of(config, optimizer, trainable):
     make = {"descent": lambda: optax.sgd(1.0), "adam": lambda: optax.adam(0.1)}[optimizer]
     fns = (make_joint_step(config, FNS, make(), make(), trainable), make)
     return jax.jit(fns[0], compiler_options=FAST), make
@@ -150,7 +165,7 @@ def gradients(config, batch):
 
 def oracle_advantages(config, batch):
     """({part: [B, I] or [B, I, J]}, total reward [B, I, J], info [B, I])."""
-    info = np.zeros((B, I))
+    info, parsed = np.zeros((B, I)), batch.measures["parsed"]
     for b, i in np.ndindex(B, I):
         rows = [batch.similarity[b, i, q, : VALID_FRAMES[b]] for q in range(Q)]
         rows = [row.astype(float) for q, row in enumerate(rows) if batch.query_mask[b, i, q]]
@@ -158,12 +173,13 @@ def oracle_advantages(config, batch):
             peaked = [max(row.max(), 1e-3) / max(row.min(), 1e-3) for row in rows]
         else:
             peaked = [(row.max() - row.mean()) / row.std() for row in rows]
-        info[b, i] = np.mean([p > config.info_threshold for p in peaked]) * batch.parsed[b, i]
-    wa, wf, wi = config.accuracy_weight, config.format_weight, config.info_weight
+        info[b, i] = np.mean([p > config.info_threshold for p in peaked]) * parsed[b, i, 0]
+    wa, wf, wi = (config.rewards.get(name, 0.0) for name in ("accuracy", "format", "info"))
+    correct, valid = batch.measures["correct"], batch.measures["answer_valid"]
     total, own = np.zeros((B, I, J)), np.zeros((B, I, J))
     for b, i, j in np.ndindex(B, I, J):
-        right, answer_ok = batch.correct[b, i, j], batch.answer_valid[b, i, j]
-        both = batch.query_valid[b, i] * answer_ok
+        right, answer_ok = correct[b, i, j], valid[b, i, j]
+        both = batch.measures["query_valid"][b, i, 0] * answer_ok
         total[b, i, j] = wa * right + wf * both + wi * info[b, i]
         own[b, i, j] = wa * right + wf * answer_ok
     ask = total.copy()
@@ -183,7 +199,7 @@ def oracle_advantages(config, batch):
     paid = {
         "query": ask if routed else total,
         "answer": own if routed else total,
-        "draw": batch.correct.astype(float) if routed else total,
+        "draw": correct.astype(float) if routed else total,
     }
     out = {}
     for part, reward in paid.items():
@@ -208,12 +224,12 @@ def oracle_advantages(config, batch):
         out["draw"] = paid["draw"]
     if config.sampler_advantage == "difficulty":
         for b, i, j in np.ndindex(B, I, J):
-            c, right = float(batch.pass_rate[b]), batch.correct[b, i, j]
+            c, right = float(batch.pass_rate[b]), correct[b, i, j]
             c = min(max(c, 0.1), 0.9)
             value = 1 / c if right else -1 / (1 - c)
             out["draw"][b, i, j] = 0.0 if batch.pass_rate[b] == 0 and not right else value
     if config.sampler_advantage == "counterfactual":
-        out["draw"] = batch.correct - batch.counterfactual[:, None, None].astype(float)
+        out["draw"] = correct - batch.measures["counterfactual"].astype(float)
     for part, advantage in out.items():
         shape = (B,) + (1,) * (advantage.ndim - 1)
         out[part] = advantage * batch.importance.reshape(shape)

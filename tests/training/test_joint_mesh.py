@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from msjoe_jax.draws.subset import gumbel_top_k
+from msjoe_jax.draws.plackett_luce import sample
 from msjoe_jax.models.params import abstract
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.rl.objective import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.system import make_system
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings, replicated
@@ -93,7 +93,7 @@ def make_batch(rng):
 
     frames = np.arange(T) < rng.integers(3, T + 1, B)[:, None]
     wide = np.broadcast_to(frames[:, None, None], (B, I, J, T))
-    draw = gumbel_top_k(jax.random.key(0), jnp.zeros(wide.shape), wide, K)
+    draw = sample(jax.random.key(0), jnp.zeros(wide.shape), wide, K)
     bit = lambda *shape: rng.integers(0, 2, shape).astype(np.float32)  # noqa: E731
     return RolloutBatch(
         queries=part(1, I),
@@ -102,10 +102,12 @@ def make_batch(rng):
         query_mask=np.arange(Q) < rng.integers(1, Q + 1, (B, I))[..., None],
         frame_mask=frames,
         draw=jax.tree.map(np.asarray, draw),
-        correct=bit(B, I, J),
-        answer_valid=bit(B, I, J),
-        query_valid=bit(B, I),
-        parsed=bit(B, I),
+        measures={
+            "correct": bit(B, I, J),
+            "answer_valid": bit(B, I, J),
+            "query_valid": bit(B, I, 1),
+            "parsed": bit(B, I, 1),
+        },
         pass_rate=rng.random(B).astype(np.float32),
         weight=np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32),
         importance=np.ones(B, np.float32),

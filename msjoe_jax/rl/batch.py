@@ -1,0 +1,94 @@
+"""What the joint step learns from: one batch of rollouts, as arrays.
+
+Dimensions: B questions, I query rollouts of each, J frame draws of each of those; Q queries and T
+candidate frames; K frames drawn; G prompts of a question, n completions of each, C tokens.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from msjoe_jax.draws.draw import AnyArray, Draw
+
+Tree = Any
+
+
+class TokenRollouts(NamedTuple):
+    """Sampled completions and what is needed to score them again.
+
+    prompts, visual: opaque here; they go to the model's scoring function.
+    mask: True at sampled tokens, the end of the reply included.
+    log_probs: as the rollout reported them.
+    finished: False where the reply was cut off.
+    old_log_probs: at the parameters that sampled; needed from the second update on a batch on.
+    ref_log_probs: of the reference; needed for a KL term.
+    """
+
+    prompts: Tree
+    visual: Tree
+    tokens: Int[AnyArray, "B G n C"]
+    mask: Bool[AnyArray, "B G n C"]
+    log_probs: Float[AnyArray, "B G n C"]
+    finished: Bool[AnyArray, "B G n"]
+    old_log_probs: Float[AnyArray, "B G n C"] | None = None
+    ref_log_probs: Float[AnyArray, "B G n C"] | None = None
+
+
+class RolloutBatch(NamedTuple):
+    """One rollout batch.
+
+    queries: tokens [B, 1, I, C]; answers: tokens [B, I·J, 1, C].
+    similarity, query_mask, frame_mask: the scores of the candidate frames, and which are real.
+    draw: the frames drawn, indices and valid [B, I, J, K] in draw order.
+    measures: what was observed of each rollout, by name, from which rewards are made. Of size 1 in
+      the axes along which a value does not vary: [B, I, J] of an answer, [B, I, 1] of a query
+      rollout, [B, 1, 1] of a question. The rollout fills in
+        correct [B, I, J]: whether the answer was right;
+        answer_valid [B, I, J], query_valid [B, I, 1]: whether the reply had the form asked for;
+        parsed [B, I, 1]: 0 where the question stood in for missing queries;
+        counterfactual [B, 1, 1], if measured: whether the answer from uniform frames was right.
+    pass_rate: of the base model on the question.
+    weight: 0 drops a question, whose other numbers may then be anything.
+    importance: multiplies a question's advantages.
+    embeddings: of the candidate frames, where the selector's network reads them.
+    """
+
+    queries: TokenRollouts
+    answers: TokenRollouts
+    similarity: Float[AnyArray, "B I Q T"]
+    query_mask: Bool[AnyArray, "B I Q"]
+    frame_mask: Bool[AnyArray, "B T"]
+    draw: Draw
+    measures: dict[str, Float[AnyArray, "B #I #J"]]
+    pass_rate: Float[AnyArray, "B"]
+    weight: Float[AnyArray, "B"]
+    importance: Float[AnyArray, "B"]
+    embeddings: Float[AnyArray, "B T E"] | None = None
+
+
+class FrameInputs(NamedTuple):
+    """What a selector's network reads to score T frames, one row a query rollout.
+
+    similarity: of queries and frames, 0 where either is masked; embeddings: of the frames, if kept.
+    """
+
+    similarity: Float[AnyArray, "R Q T"]
+    query_mask: Bool[AnyArray, "R Q"]
+    frame_mask: Bool[AnyArray, "R T"]
+    embeddings: Float[AnyArray, "R T E"] | None = None
+
+
+def frame_inputs(batch: RolloutBatch) -> FrameInputs:
+    """Returns the selector's inputs of a batch, its B·I query rollouts as rows."""
+    B, I, Q, T = batch.similarity.shape
+    embeddings = batch.embeddings
+    if embeddings is not None:
+        wide = (B, I, *embeddings.shape[1:])
+        embeddings = jnp.broadcast_to(embeddings[:, None], wide).reshape(B * I, T, -1)
+    return FrameInputs(
+        batch.similarity.reshape(B * I, Q, T),
+        batch.query_mask.reshape(B * I, Q),
+        jnp.broadcast_to(batch.frame_mask[:, None], (B, I, T)).reshape(B * I, T),
+        embeddings,
+    )
