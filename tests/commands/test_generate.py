@@ -12,14 +12,18 @@ from PIL import Image
 
 from msjoe_jax.commands import generate as command
 from msjoe_jax.errors import UserError
+from msjoe_jax.families import FAMILIES
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs
+from msjoe_jax.rollout.assemble import Assembler
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from tests.support.qwen_oracle import IMAGE, VIDEO, ours, reference
-from tests.support.tiny import tiny_bundle, tiny_video
+from tests.support.tiny import tiny_model_folder, tiny_video
 
 TOKENS = 64
 ENDS = (8,)
+FAMILY = FAMILIES["qwen2_5_vl"]
+BOUNDS = (64, 40 * 16)  # pixels
 
 
 class Words:
@@ -40,18 +44,20 @@ def frames(count: int, height: int, width: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
 
 
-def picture(config: QwenConfig, height: int, width: int) -> command.Visual:
-    return command.visual(
-        frames(1, height, width), config, fps=None, min_pixels=64, max_pixels=40 * 16
-    )
+def picture(config: QwenConfig, height: int, width: int) -> command.Pixels:
+    return command.cut_pixels(frames(1, height, width), FAMILY, config, fps=None, bounds=BOUNDS)
 
 
-def clip(config: QwenConfig, count: int) -> command.Visual:
+def clip(config: QwenConfig, count: int) -> command.Pixels:
     """Two frames a second make a temporal position a second: no more of them than columns."""
-    return command.visual(frames(count, 16, 40), config, fps=4.0, min_pixels=64, max_pixels=40 * 16)
+    return command.cut_pixels(frames(count, 16, 40), FAMILY, config, fps=4.0, bounds=BOUNDS)
 
 
-def conversations(config: QwenConfig) -> dict[str, tuple[tuple[str, str], list[command.Visual]]]:
+def assembled(config: QwenConfig, text, visuals) -> command.Inputs:
+    return command.assemble(Assembler(Words(), FAMILY, config), text, visuals)
+
+
+def conversations(config: QwenConfig) -> dict[str, tuple[tuple[str, str], list[command.Pixels]]]:
     return {
         "text": (("11 12 13", "14 15"), []),
         "image": (("9", "21 22 23"), [picture(config, 24, 24)]),
@@ -76,7 +82,7 @@ def reference_inputs(config: QwenConfig, rows: list[command.Inputs]) -> dict[str
     return inputs
 
 
-def add_visuals(inputs: dict[str, torch.Tensor], visuals: list[command.Visual]) -> None:
+def add_visuals(inputs: dict[str, torch.Tensor], visuals: list[command.Pixels]) -> None:
     for name, grid_name, kind in (
         ("pixel_values", "image_grid_thw", [v for v in visuals if v.seconds is None]),
         ("pixel_values_videos", "video_grid_thw", [v for v in visuals if v.seconds is not None]),
@@ -113,11 +119,13 @@ def greedy(ends: tuple[int, ...]) -> Sampling:
 def test_greedy_is_transformers_greedy(name):
     module, config, definition, params = models()
     text, visuals = conversations(config)[name]
-    inputs = command.assemble(Words(), config, text, visuals)
+    inputs = assembled(config, text, visuals)
     theirs = reference_inputs(config, [inputs])
     add_visuals(theirs, visuals)
     want = reference_tokens(module, theirs, ())[0]
-    program = jax.jit(functools.partial(command.complete, definition), static_argnames="sampling")
+    program = jax.jit(
+        functools.partial(command.complete, FAMILY, definition), static_argnames="sampling"
+    )
     with jax.default_matmul_precision("highest"):
         done = program(params, inputs, np.int32(0), sampling=greedy(()))
     found = np.asarray(done.tokens[0, 0, 0])[np.asarray(done.mask[0, 0, 0])].tolist()
@@ -128,7 +136,7 @@ def test_a_batch_of_unequal_prompts():
     """Ours padded on the right, theirs on the left; images in some rows only."""
     module, config, definition, params = models()
     chosen = [conversations(config)[name] for name in ("text", "image", "images")]
-    rows = [command.assemble(Words(), config, *conversation) for conversation in chosen]
+    rows = [assembled(config, *conversation) for conversation in chosen]
     theirs = reference_inputs(config, rows)
     add_visuals(theirs, [v for _, visuals in chosen for v in visuals])
     want = reference_tokens(module, theirs, ENDS)
@@ -177,8 +185,8 @@ def test_a_batch_of_unequal_prompts():
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("generate"))
+def folder(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("generate"))
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +199,7 @@ def media(tmp_path_factory):
     return folder
 
 
+COUNTS = FAMILY.images.video_frames
 HOW = {
     "system": "",
     "fps": 2.0,
@@ -202,20 +211,20 @@ HOW = {
 }
 
 
-def run(bundle, images=(), videos=(), prompt="what colour is the cup ?", **changes):
-    command.run(str(bundle), prompt, images, videos, **{**HOW, **changes})
+def run(folder, images=(), videos=(), prompt="what colour is the cup ?", **changes):
+    command.run(str(folder), prompt, images, videos, **{**HOW, **changes})
 
 
-def test_the_last_line_is_json(bundle, media, capsys):
-    run(bundle, [str(media / "picture.png")], [str(media / "clip.mp4")])
+def test_the_last_line_is_json(folder, media, capsys):
+    run(folder, [str(media / "picture.png")], [str(media / "clip.mp4")])
     text, last = capsys.readouterr().out.rstrip("\n").rsplit("\n", 1)
     reply = json.loads(last)
     assert set(reply) == {"token_ids", "text", "logprobs"} and reply["text"] == text
     assert 1 <= len(reply["token_ids"]) == len(reply["logprobs"]) <= 5
     assert all(x <= 0 for x in reply["logprobs"])
-    run(bundle, [str(media / "picture.png")], [str(media / "clip.mp4")], as_json=False)
+    run(folder, [str(media / "picture.png")], [str(media / "clip.mp4")], as_json=False)
     assert capsys.readouterr().out.rstrip("\n") == text
-    run(bundle)  # another prompt: no picture
+    run(folder)  # another prompt: no picture
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["logprobs"] != reply["logprobs"]
 
 
@@ -229,22 +238,22 @@ def test_the_last_line_is_json(bundle, media, capsys):
         ({"prompt": " "}, "--prompt is missing or empty"),
         ({"prompt": "who \udcff?"}, "--prompt and --system must be UTF-8"),
         ({"system": "\ud83d"}, "--prompt and --system must be UTF-8"),
-        ({"bundle": ""}, "--checkpoint is missing"),
-        ({"bundle": "nowhere"}, "nowhere"),
+        ({"folder": ""}, "--checkpoint is missing"),
+        ({"folder": "nowhere"}, "nowhere"),
     ],
 )
-def test_bad_input_is_one_line(bundle, media, flags, words):
+def test_bad_input_is_one_line(folder, media, flags, words):
     for kind in ("images", "videos"):
         flags = {**flags, kind: [str(media / name) for name in flags.get(kind, [])]}
     with pytest.raises(UserError, match=words) as error:
-        run(**{"bundle": bundle, **flags})
+        run(**{"folder": folder, **flags})
     assert "\n" not in str(error.value)
 
 
-def test_a_gigapixel_image_is_refused_unread(bundle, media, monkeypatch):
+def test_a_gigapixel_image_is_refused_unread(folder, media, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"picture\.png: more than 1000 pixels"):
-        run(bundle, [str(media / "picture.png")])
+        run(folder, [str(media / "picture.png")])
 
 
 def test_a_photo_is_turned_as_its_camera_says(tmp_path):
@@ -261,21 +270,20 @@ def test_frames_of_a_video(media, tmp_path):
     """12 frames at 5 a second: 2.4 s."""
     path = str(media / "clip.mp4")
     keep = lambda frame: frame[:28, :28]  # noqa: E731
-    shown, rate = command.read_video(path, 5.0, keep)
+    shown, rate = command.read_video(path, 5.0, keep, COUNTS)
     assert len(shown) == 12 and rate == 5.0 and shown[0].shape == (28, 28, 3)
-    assert len(command.read_video(path, 2.0, keep)[0]) == 5
-    shown, rate = command.read_video(path, 1.0, keep)  # three frames would be too few
+    assert len(command.read_video(path, 2.0, keep, COUNTS)[0]) == 5
+    shown, rate = command.read_video(path, 1.0, keep, COUNTS)  # three frames would be too few
     assert (len(shown), rate) == (5, 2.0)
     still = tiny_video(tmp_path / "still.mp4", frames=1, rate=5, size=56)
-    shown, rate = command.read_video(str(still), 1.0, keep)
+    shown, rate = command.read_video(str(still), 1.0, keep, COUNTS)
     assert len(shown) >= 4
 
 
 def test_a_long_video_is_thinned_evenly(monkeypatch):
-    monkeypatch.setattr(command, "MAX_FRAMES", 8)
     times = [(i / 2, np.full((1, 1, 3), i, np.uint8)) for i in range(45)]
     monkeypatch.setattr(command, "decode", lambda path, fps: iter(times))
-    shown, rate = command.read_video("x", 2.0, lambda frame: frame)
+    shown, rate = command.read_video("x", 2.0, lambda frame: frame, (4, 8))
     numbers = [int(frame[0, 0, 0]) for frame in shown]
     assert numbers == list(range(0, 45, 8)) and rate == 2.0 / 8
 

@@ -1,35 +1,16 @@
 """Prompts with frames as images or as one video: transformers' processor as the oracle."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msjoe_jax.config import base
-from msjoe_jax.data.pipeline import make_pipeline
-from msjoe_jax.data.questions import Question
-from msjoe_jax.data.records import RecordReader, RecordWriter
-from msjoe_jax.errors import UserError
 from msjoe_jax.models.qwen2_5_vl.positions import mrope_positions
-from msjoe_jax.phases import check_stages
-from msjoe_jax.rollout.assemble import Assembler, Frame, PromptTooLong, stack_rows
-from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.frames import (
-    check_frames,
-    frames_per_unit,
-    preview_fn,
-    step_seconds,
-    to_patches,
-    units_of,
-)
-from msjoe_jax.rollout.programs import Patches, Programs, frame_features
-from msjoe_jax.rollout.system import make_system
-from tests.support.embeddings import write_embeddings
-from tests.support.tiny import tiny_config
+from msjoe_jax.rollout.assemble import Assembler, Frame, PromptTooLong, Visual, stack_rows
+from msjoe_jax.rollout.frames import FrameConfig, step_seconds
+from msjoe_jax.rollout.system import load_tokenizers, make_system
+from tests.support.tiny import tiny_settings
 from tests.support.torch_stubs import declare_torchvision_ops
 
 TEXT = ("<|im_start|>user\nwhat colour", "is the cup ?<|im_end|>\n<|im_start|>assistant\n")
@@ -38,16 +19,16 @@ TOKENS = 6
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    c = tiny_config(tmp_path_factory.mktemp("tokenizer"))
-    c.frames.mode = "video"
-    c.frames.preview_patches = c.frames.key_patches = 24
-    return c
+def models(tmp_path_factory):
+    """Settings, tokenizers, system."""
+    settings = tiny_settings(tmp_path_factory.mktemp("tokenizer"))
+    tokenizers = load_tokenizers(settings)
+    return settings, tokenizers, make_system(settings, tokenizers)
 
 
 @pytest.fixture(scope="module")
-def system(config):
-    return make_system(config)
+def system(models):
+    return models[2]
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +39,12 @@ def params(system):
 
 
 @pytest.fixture(scope="module")
-def assembler(system):
-    return Assembler(system.tokenizer, system.qwen)
+def assembler(models):
+    return Assembler(models[1].mllm, models[2].family, models[2].mllm_config)
 
 
 @pytest.fixture(scope="module")
-def processor(config):
+def processor(models):
     declare_torchvision_ops()
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -71,23 +52,13 @@ def processor(config):
 
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(do_resize=False),
-        tokenizer=PreTrainedTokenizerFast(tokenizer_file=config.mllm.tokenizer),
+        tokenizer=PreTrainedTokenizerFast(tokenizer_file=str(models[1].mllm.file)),
         video_processor=Qwen2VLVideoProcessor(do_resize=False, do_sample_frames=False),
     )
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
-
-
-def features_of(system, params, pixels, grids) -> np.ndarray:
-    """Features [U·M, D] of U units."""
-    return np.asarray(encode(params, Patches(pixels[None], grids[None]), system.mllm_def))[0]
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def encode(params, patches, definition):
-    return frame_features(nnx.merge(definition, params), patches)
 
 
 def reference_positions(given, system) -> np.ndarray:
@@ -100,8 +71,8 @@ def reference_positions(given, system) -> np.ndarray:
         get_vision_position_ids = Qwen2_5_VLModel.get_vision_position_ids
         config = SimpleNamespace(
             vision_config=SimpleNamespace(
-                spatial_merge_size=system.qwen.vision.merge,
-                tokens_per_second=system.qwen.tokens_per_second,
+                spatial_merge_size=system.mllm_config.vision.merge,
+                tokens_per_second=system.mllm_config.tokens_per_second,
             )
         )
 
@@ -126,7 +97,7 @@ def check_row(row: dict, given, system) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 5])
-def test_video_prompts_are_the_processors(config, system, assembler, processor, params, count):
+def test_video_prompts_are_the_processors(system, assembler, processor, params, count):
     """Tokens, positions and fused patches; an odd last frame is repeated.
 
     The video is 1.6 s long: its last time is before the larger side of the grid, so that text goes
@@ -142,24 +113,25 @@ def test_video_prompts_are_the_processors(config, system, assembler, processor, 
         ],
         return_tensors="pt",
     )
-    per_unit = frames_per_unit(config, system.qwen.vision)
-    seconds = step_seconds(config, per_unit, np.arange(count), duration)
+    config = FrameConfig(mode="video")
+    seconds = step_seconds(config, 2, np.arange(count), duration)
     assert seconds == pytest.approx(given["second_per_grid_ts"][0])
     steps = -(-count // 2)
     frames = [Frame(10 * u, (4, 6)) for u in range(steps)]
     row = assembler.row(TEXT, frames, 64, seconds)
     check_row(row, given, system)
-    pads = row["tokens"] == system.qwen.video_token_id
+    pads = row["tokens"] == system.mllm_config.video_token_id
     assert pads.sum() == steps * TOKENS
     want = [10 * u + i for u in range(steps) for i in range(TOKENS)]
     assert row["feature_index"][pads].tolist() == want and (row["feature_index"][~pads] == -1).all()
 
-    pixels, grids = preview_fn(config, system.qwen.vision)(shown)
-    assert grids.tolist() == [[4, 6]] * steps and pixels.shape[:2] == (steps, 2)
-    got = features_of(system, params, pixels, grids)
+    images = system.family.images
+    cut = np.stack([images.cut(frame, 14, 2, 24)[0] for frame in [*shown, *shown[-1:]]])
+    fused = images.fused(cut[: 2 * steps].reshape(steps, 2, *cut.shape[1:]))
+    grids = np.array([[4, 6]] * steps, np.int32)
     reference = given["pixel_values_videos"].numpy().reshape(steps, 24, -1)
     tower = jax.jit(lambda p, x, g: system.mllm(p).vision(x, g))
-    want_features = np.asarray(tower(params, reference, grids)).reshape(got.shape)
+    got, want_features = (np.asarray(tower(params, x, grids)) for x in (fused, reference))
     # Inputs differ by one float32 rounding of the normalisation (test_images).
     np.testing.assert_allclose(got, want_features, atol=2e-5 * np.abs(want_features).max())
 
@@ -170,7 +142,7 @@ def test_image_prompts_are_the_processors(system, assembler, processor):
     given = processor(text=[text], images=[list(shown)], return_tensors="pt")
     row = assembler.row(TEXT, [Frame(7 * u, (4, 6)) for u in (2, 0, 1)], 64)
     check_row(row, given, system)
-    seen = row["feature_index"][row["tokens"] == system.qwen.image_token_id]
+    seen = row["feature_index"][row["tokens"] == system.mllm_config.image_token_id]
     assert seen.tolist() == [7 * u + i for u in (2, 0, 1) for i in range(TOKENS)]
 
 
@@ -216,32 +188,102 @@ def test_a_video_of_two_sizes_and_a_long_prompt_are_refused(assembler):
         assembler.row(TEXT, [Frame(0, (4, 6))] * 3, 20, 1.0)
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 50), max_size=9), st.integers(1, 3))
-def test_units(frames, per_unit):
-    units = units_of(frames, per_unit)
-    flat = [t for unit in units for t in unit]
-    assert all(len(unit) == per_unit for unit in units)
-    assert flat[: len(frames)] == frames and set(flat[len(frames) :]) <= set(frames[-1:])
-    assert len(flat) - len(frames) < per_unit
+# --- several visuals, and kept tokens -------------------------------------------------------------
+
+FIELDS = ("tokens", "feature_index", "positions", "segments", "first_token", "start")
 
 
-def test_modes_are_checked():
-    c = base()
-    check_frames(c)
-    c.frames.time = "true"
-    with pytest.raises(UserError, match=r"config\.frames\.time=true needs"):
-        check_stages(c)
-    c.frames.mode = "video"
-    check_stages(c)
-    c.stages = ("warm_up",)
-    with pytest.raises(UserError, match="images only"):
-        check_stages(c)
-    for field in ("mode", "time"):
-        c = base()
-        c.frames[field] = "other"
-        with pytest.raises(UserError, match=rf"config\.frames\.{field}='other'"):
-            check_stages(c)
+def assert_same(a: dict, b: dict) -> None:
+    for field in FIELDS:
+        assert a[field].dtype == b[field].dtype
+        np.testing.assert_array_equal(a[field], b[field], err_msg=field)
+
+
+def test_images_and_videos_between_texts(system, assembler, processor):
+    """Each with a grid and seconds of its own, against the processor."""
+    videos = [pictures(2), pictures(4)[:, :, :56]]
+    image = pictures(1)[0][:28]
+    mark = "<|vision_start|><|{}_pad|><|vision_end|>".format
+    texts = ("<|im_start|>user\nwhat", "colour is", "the cup", "?<|im_end|>")
+    text = texts[0] + mark("video") + texts[1] + mark("image") + texts[2] + mark("video") + texts[3]
+    given = processor(
+        text=[text],
+        images=[image],
+        videos=[video.transpose(0, 3, 1, 2) for video in videos],
+        video_metadata=[
+            {"fps": 2.5, "total_num_frames": len(video), "frames_indices": list(range(len(video)))}
+            for video in videos
+        ],
+        return_tensors="pt",
+    )
+    seconds = [float(x) for x in given["second_per_grid_ts"]]
+    parts = [
+        texts[0],
+        Visual((Frame(100, (4, 6)),), seconds[0]),
+        texts[1],
+        Visual((Frame(0, (2, 6)),)),
+        texts[2],
+        Visual((Frame(20, (4, 4)), Frame(30, (4, 4))), seconds[1]),
+        texts[3],
+    ]
+    row = assembler.prompt(parts, 64)
+    check_row(row, given, system)
+    want = [*range(100, 106), *range(3), *range(20, 24), *range(30, 34)]
+    assert row["feature_index"][row["feature_index"] >= 0].tolist() == want
+    n = int(row["segments"].sum())
+    exact = assembler.prompt(parts)
+    assert exact["tokens"].shape == (n,)
+    assert_same(exact, {k: row[k] if row[k].ndim == 0 else row[k][..., :n] for k in FIELDS})
+
+
+@pytest.mark.parametrize("seconds", [None, 1.25, (3.0, 4.5, 9.0)])
+def test_keeping_all_changes_nothing(assembler, seconds):
+    frames = [Frame(7 * u, (4, 6)) for u in range(3)]
+    kept = [frame._replace(keep=(True,) * TOKENS) for frame in frames]
+    full = assembler.row(TEXT, frames, 64, seconds)
+    assert_same(full, assembler.row(TEXT, kept, 64, seconds))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_kept_tokens_stand_where_they_stood(assembler, data):
+    """Tokens, features and positions are the full prompt's, those of dropped tokens left out."""
+    count = data.draw(st.integers(1, 4))
+    mask = st.lists(st.booleans(), min_size=TOKENS, max_size=TOKENS).map(tuple)
+    keeps = data.draw(st.lists(st.none() | mask, min_size=count, max_size=count))
+    seconds = data.draw(st.sampled_from([None, 0.5, 2.0, tuple(np.arange(count) ** 2.0)]))
+    frames = [Frame(9 * u, (4, 6)) for u in range(count)]
+    full = assembler.row(TEXT, frames, 64, seconds)
+    some = [frame._replace(keep=keep) for frame, keep in zip(frames, keeps, strict=True)]
+    row = assembler.row(TEXT, some, 64, seconds)
+    shown = {9 * u + i for u, keep in enumerate(keeps) for i in range(TOKENS)
+             if keep is None or keep[i]}  # fmt: skip
+    n = int(full["segments"].sum())
+    stays = np.array([i < 0 or i in shown for i in full["feature_index"][:n].tolist()])
+    m = int(row["segments"].sum())
+    assert m == stays.sum() and row["segments"][:m].all()
+    for field in ("tokens", "feature_index", "positions"):
+        np.testing.assert_array_equal(row[field][..., :m], full[field][..., :n][..., stays])
+        assert (row[field][..., m:] == (-1 if field == "feature_index" else 0)).all()
+    assert (row["first_token"], row["start"]) == (full["first_token"], full["start"])
+
+
+def test_dropped_tokens_make_room(assembler):
+    frames = [Frame(0, (4, 6), (True,) + (False,) * 5)] * 3
+    row = assembler.row(TEXT, frames, 20, 1.0)
+    assert row["segments"].sum() <= 20
+    with pytest.raises(PromptTooLong):
+        assembler.row(TEXT, [Frame(0, (4, 6))] * 3, 20, 1.0)
+    with pytest.raises(ValueError, match="6 visual tokens has a mask of 5"):
+        assembler.row(TEXT, [Frame(0, (4, 6), (True,) * 5)], 64)
+
+
+def test_a_visual_without_frames_is_left_out(assembler):
+    text = assembler.prompt([TEXT[0], TEXT[1]])
+    assert_same(text, assembler.prompt([TEXT[0], Visual((), 1.0), TEXT[1]]))
+
+
+# --- stacking -------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -267,99 +309,3 @@ def test_rows_are_cut_to_the_shortest_bucket(length, buckets, data):
     assert out.tokens.shape == (len(counts), 1, want) == out.segments.shape
     assert out.positions.shape == (len(counts), 1, 3, want)
     assert out.segments.sum(-1).ravel().tolist() == counts  # nothing is cut off
-
-
-# --- the four stages in video mode ----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    """Three videos of 5, 8 and 12 frames at odd times, with embeddings."""
-    folder = tmp_path_factory.mktemp("records") / "records"
-    rng = np.random.default_rng(1)
-    with RecordWriter(folder) as writer:
-        for v, count in enumerate((5, 8, 12)):
-            times = np.cumsum(rng.uniform(0.5, 3, count))
-            writer.add(f"v{v}", zip(times, pictures(count, v), strict=True))
-    counts = {f"v{v}": count for v, count in enumerate((5, 8, 12))}
-    rows = ((v, rng.normal(size=(counts[v], 32))) for v in RecordReader(folder).ids)
-    write_embeddings(folder, "random", rows)
-    return RecordReader(folder)
-
-
-@pytest.fixture(scope="module")
-def programs(system):
-    return Programs(system, 3)
-
-
-@pytest.mark.parametrize("time", ["uniform", "true"])
-def test_an_episode_in_video_mode(config, programs, params, reader, time, monkeypatch):
-    system = programs.system
-    config.frames.time, config.frames.preview = time, 3  # an odd number of previews
-    questions = [
-        Question(f"q{v}", f"v{v}", "what colour is the cup ?", ("red", "blue"), 0) for v in range(3)
-    ]
-    options = {"num_candidates": 16, "num_preview": 3, "shuffle": False, "num_epochs": 1}
-    previews = preview_fn(config, system.qwen.vision)
-    batch = next(
-        iter(make_pipeline(questions, reader, batch_size=3, preview_fn=previews, **options))
-    )
-    assert batch["preview"][0].shape == (3, 2, 2, 24, 14, 14, 3)
-    episodes = Episodes(config, programs, reader, questions)
-    rows, plain = [], episodes.assembler.row
-    monkeypatch.setattr(
-        episodes.assembler, "row", lambda *args: rows.append((args, plain(*args))) or rows[-1][1]
-    )
-    weight = np.ones(3, np.float32)
-    queries = episodes.reason(params, batch, 0, rollouts=2, temperature=1.0, weight=weight)
-    shown = [min(3, n) for n in (5, 8, 12)]
-    for b, (args, _) in enumerate(rows):
-        assert len(args[1]) == -(-shown[b] // 2)
-        times = batch["preview_times"][b][: shown[b]]
-        even = 2 * batch["duration"][b] / shown[b]
-        want = tuple(times[::2]) if time == "true" else even
-        assert args[3] == pytest.approx(want)
-    rows.clear()
-
-    # Draws that share the pair (0, 1), and frame 3 in pairs that differ; the second video loses
-    # its last pick, the third has none in one draw.
-    frames = np.array(
-        [
-            [[0, 1, 2, 3], [1, 0, 3, 4]],
-            [[5, 1, 2, -1], [0, 1, 7, 6]],
-            [[-1] * 4, [11, 10, 9, 3]],
-        ]
-    )
-    answers = episodes.answer(params, batch, frames, 0, temperature=1.0, weight=weight)
-    assert weight.all() and not episodes.failures and len(rows) == 6
-    assert np.isfinite(answers.features).all() and np.isfinite(queries.features).all()
-    pairs = [
-        [[(0, 1), (2, 3)], [(0, 1), (3, 4)]],
-        [[(1, 2), (5, 5)], [(0, 1), (6, 7)]],
-        [[], [(3, 9), (10, 11)]],
-    ]
-    features = np.asarray(answers.features).reshape(3, -1, TOKENS, 64)
-    assert features.shape[1] == 4  # slots: two draws of two pairs
-    for i, (args, row) in enumerate(rows):
-        b, g = divmod(i, 2)
-        steps = pairs[b][g]
-        places = row["feature_index"][row["feature_index"] >= 0].reshape(len(steps), TOKENS)
-        assert (np.diff(places, axis=1) == 1).all() and (places[:, 0] % TOKENS == 0).all()
-        if not steps:
-            assert args[3] == (() if time == "true" else pytest.approx(2 * batch["duration"][b]))
-            continue
-        if time == "true":
-            assert args[3] == pytest.approx([batch["timestamps"][b][pair[0]] for pair in steps])
-        else:
-            count = (frames[b, g] >= 0).sum()
-            assert args[3] == pytest.approx(2 * batch["duration"][b] / count)
-        # The features are those of these pairs of stored frames.
-        picked = reader.frames(f"v{b}", batch["frame_index"][b][np.ravel(steps)])
-        cut, grid = to_patches(picked, 14, 2, 24)
-        want = features_of(system, params, cut.reshape(len(steps), 2, *cut.shape[1:]), grid[::2])
-        got = features[b, places[:, 0] // TOKENS].reshape(want.shape)
-        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
-    # The shared pair was encoded once.
-    assert rows[0][1]["feature_index"].max() < 3 * TOKENS
-    first = [r["feature_index"][r["feature_index"] >= 0][0] for _, r in rows[:2]]
-    assert first == [0, 0]
