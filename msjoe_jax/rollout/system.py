@@ -27,17 +27,21 @@ from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.sampler import SAMPLER, SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.mesh import Table
-from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors import SELECTORS, networks
 from msjoe_jax.signals import SIGNALS
 from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
 from msjoe_jax.weights.folder import CONFIG, read_sizes
 
 NAMES = ("mllm", "clip", "sampler")
-SIZES = ("tiny", *published_sizes())
 DTYPES = ("float32", "bfloat16")
 
 
 # --- which models -----------------------------------------------------------------------------
+
+
+def mllm_sizes() -> tuple[str, ...]:
+    """Returns what `config.mllm.size` may be; empty is as the checkpoint says."""
+    return ("", "tiny", *published_sizes())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ class MllmSettings:
     size: str = option(
         "qwen2.5-vl-7b",
         "A published size, or tiny; empty: as the checkpoint's config.json says.",
-        choices=("", *SIZES),
+        choices=mllm_sizes,
     )
     checkpoint: str = option(
         "", "Model folder (of main, convert or export); empty: none.", form="folder"
@@ -115,7 +119,7 @@ class SamplerSettings(SamplerConfig):
     network: str = option(
         "msjoe",
         "Whose network it is: the name of a selector that has one (SELECTORS).",
-        choices=SELECTORS,
+        choices=networks,
     )
     signals: tuple[str, ...] = option(
         ("clip",),
@@ -125,8 +129,7 @@ class SamplerSettings(SamplerConfig):
 
     def slips(self) -> Iterator[str]:
         """Yields what does not go together."""
-        if SELECTORS[self.network].network is None:
-            yield f"network={self.network} is a selector without a network"
+        yield from super().slips()
         if not self.signals:
             yield "signals is empty: name one at least"
 

@@ -148,6 +148,24 @@ def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:
     return _read_state(_absolute(path), like, prefix, any_dtype=True)
 
 
+def check_params(path: epath.PathLike, like: Any, prefix: str = "") -> None:
+    """Checks that `load_params` would find what it is asked for; reads no parameter.
+
+    Args:
+      path, like, prefix: as of `load_params`.
+
+    Raises:
+      UserError: no checkpoint there, another architecture, or a damaged one.
+    """
+    folder = _absolute(path)
+    start = f"{prefix}/" if prefix else ""
+    leaves = jax.tree_util.tree_flatten_with_path(like)[0]
+    wanted = {start + path_name(key_path): leaf for key_path, leaf in leaves}
+    stored = {name: leaf for name, leaf in _stored(folder).items() if name.startswith(start)}
+    if difference := _difference(wanted, stored, any_dtype=True):
+        raise UserError(f"{folder} holds another architecture: {difference}")
+
+
 def load_meta(path: epath.PathLike) -> Meta:
     """Reads the `meta` of a checkpoint folder, which says how to build `like`.
 
