@@ -21,8 +21,10 @@ class Making:
     def __init__(self, folder: epath.Path) -> None:
         """Reads which parts are finished, and opens the log of them."""
         self.folder, log = folder, folder / PROGRESS / "finished"
-        self.finished = frozenset(log.read_text().split("\n") if log.exists() else ())
-        # A kill may have cut the last line off; what is written next must not join it.
+        lines = log.read_text().split("\n") if log.exists() else [""]
+        # A kill may have cut the last line off: it does not count, and what is written next must
+        # not join it.
+        self.finished = frozenset(lines[:-1]) - {""}
         self._log = log.open("a")
         self._log.write("\n")
 
