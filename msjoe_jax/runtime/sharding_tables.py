@@ -1,4 +1,4 @@
-"""What each dimension of every parameter is, by the end of its path (`mesh.param_shardings`).
+"""Logical axes of every parameter by the end of its path, as `mesh.param_shardings` reads them.
 
 Layers are stacked, so their first dimension is `layers`. Norms, biases over the width and the
 position tables are small and stay whole; so does the sampler (about 2 M parameters).
@@ -47,14 +47,14 @@ CLIP: Table = (
     (r"(text|vision)/(position_embedding|class_embedding|ln_(pre|post|final)/.*)", REPLICATED),
 )
 
-# Last: its short names would match in the other models too.
+# The last of the tables: its short names would match in the other models too.
 SAMPLER: Table = (
     (r"(down|up)/((first|second)/(kernel|bias)|norm/scale)", REPLICATED),
     (r"(stem_in|stem_out|mix)/(kernel|bias)", REPLICATED),
     (r"head", REPLICATED),
 )
 
-# First: below it, adapters repeat the other models' paths. Their factors are small.
+# The first of the tables: below `lora`, adapters repeat the other models' paths.
 LORA: Table = ((r"lora/.*/[ab]", REPLICATED),)
 
 STATE_TABLE: Table = (*LORA, *LANGUAGE, *VISION, *CLIP, *SAMPLER)
