@@ -9,6 +9,7 @@ before anything is written. After a kill the same command goes on where it was.
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 import shutil
@@ -33,7 +34,7 @@ from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rollout.model_folder import copy_side_files, write_json
 from msjoe_jax.rollout.system import read_json, read_sizes
 from msjoe_jax.runtime.param_store import ParamWriter
-from msjoe_jax.runtime.resumable_folder import Making, making
+from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
 from msjoe_jax.weights.qwen import qwen_table
@@ -141,7 +142,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     work = [(tensors[names[published]], slot) for published, slot in wanted.items()]
     work.sort(key=lambda item: (item[0].file, item[0].start))
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with making(out, _origin(source, tensors), total) as made:
+    with resumable_folder(out, _origin(source, tensors), total) as made:
         _fill(made, model.name, work, tree)
         side = made.folder / model.name
         side.mkdir(exist_ok=True)
@@ -154,7 +155,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
             write_json(side / CONFIG, model.sizes.to_hf())
 
 
-def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
+def _fill(made: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
     """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
     shapes = flatten(tree)
     types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
@@ -189,7 +190,8 @@ def _origin(source: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, An
     for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):
         with file.open("rb") as stream:
             digest = hashlib.sha256(stream.read(SAMPLED)).hexdigest()
-        origin[file.name] = [file.stat().st_size, file.stat().st_mtime_ns, digest]
+        status = os.stat(file)
+        origin[file.name] = [status.st_size, status.st_mtime_ns, digest]
     return origin
 
 

@@ -34,7 +34,7 @@ from msjoe_jax.rollout.model_folder import NAMES, check_folder, copy_side_files,
 from msjoe_jax.rollout.system import read_json, read_sizes
 from msjoe_jax.runtime.checkpoint import STACKED, load_meta
 from msjoe_jax.runtime.param_store import ParamReader, ParamWriter
-from msjoe_jax.runtime.resumable_folder import Making, making
+from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
 from msjoe_jax.weights.clip import HUGGING_FACE
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.safetensors import DTYPES, INDEX, plan_files, write_file
@@ -75,7 +75,7 @@ def export(checkpoint: pathlib.Path, out: pathlib.Path, form: str, dtype: str = 
     origin = {"checkpoint": hashlib.sha256(stamp).hexdigest(), "format": form, "dtype": dtype}
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     with (
-        making(out, origin, total) as made,
+        resumable_folder(out, origin, total) as made,
         tqdm(total=total, desc="export", unit="B", unit_scale=True) as bar,
     ):
         if form == "orbax":
@@ -92,7 +92,7 @@ def export(checkpoint: pathlib.Path, out: pathlib.Path, form: str, dtype: str = 
 
 def _orbax(
     checkpoint: pathlib.Path,
-    made: Making,
+    made: ResumableFolder,
     reader: ParamReader,
     leaves: dict[str, jax.ShapeDtypeStruct],
     meta: dict[str, Any],

@@ -8,13 +8,14 @@ shard. Types: bfloat16 is `ml_dtypes.bfloat16`, so torch is not needed.
 
 import json
 import math
-import pathlib
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import open_whole
@@ -40,7 +41,7 @@ class Tensor(NamedTuple):
     `dtype` is the format's own name where NumPy has no such type.
     """
 
-    file: pathlib.Path
+    file: epath.Path
     start: int
     stop: int
     dtype: np.dtype | str
@@ -61,12 +62,13 @@ class Tensor(NamedTuple):
         return raw.view(self.dtype).reshape(self.shape)
 
 
-def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
+def read_folder(folder: epath.PathLike) -> dict[str, Tensor]:
     """Finds all tensors of a model's folder, without reading their values.
 
     Raises:
       UserError: there is no safetensors file, the index names an absent one, or one is damaged.
     """
+    folder = epath.Path(folder)
     if (folder / INDEX).is_file():
         files = _indexed(folder)
     else:
@@ -85,10 +87,10 @@ def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
     return model
 
 
-def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
+def _indexed(folder: epath.Path) -> list[epath.Path]:
     try:
         names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
-        plain = all(pathlib.PurePath(name).name == name for name in names)
+        plain = all(os.path.basename(name) == name for name in names)
     except MALFORMED as error:
         raise UserError(f"{folder / INDEX}: no index ({error!r})") from None
     if not plain:
@@ -98,14 +100,15 @@ def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names]
 
 
-def read_header(file: pathlib.Path) -> dict[str, Tensor]:
+def read_header(file: epath.PathLike) -> dict[str, Tensor]:
     """Reads the header of one file: its tensors, in the order of their values there.
 
     Raises:
       UserError: the file cannot be read, is cut off, or is none.
     """
+    file = epath.Path(file)
     try:
-        size = file.stat().st_size
+        size = os.path.getsize(file)
         with open(file, "rb") as stream:
             length = struct.unpack("<Q", stream.read(8))[0]
             if length > min(size - 8, HEADER_LIMIT):
@@ -131,7 +134,7 @@ def read_header(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def write_file(
-    file: pathlib.Path,
+    file: epath.PathLike,
     tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     load: Callable[[str], np.ndarray],
 ) -> None:

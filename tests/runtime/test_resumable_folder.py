@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.resumable_folder import making
+from msjoe_jax.runtime.resumable_folder import resumable_folder
 
 ORIGIN = {"source": "a", "size": 3}
 
 MAKE = """
 import os, signal, sys
-from msjoe_jax.runtime.resumable_folder import making
+from msjoe_jax.runtime.resumable_folder import resumable_folder
 out, parts, kill_at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with making(out, {"source": "a", "size": 3}, 10) as work:
+with resumable_folder(out, {"source": "a", "size": 3}, 10) as work:
     for part in range(parts):
         if str(part) not in work.finished:
             (work.folder / str(part)).write_text(str(os.getpid()))
@@ -32,7 +32,7 @@ def make(out, kill_at):
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
-    with making(str(tmp_path / "out"), ORIGIN, 10) as work:
+    with resumable_folder(str(tmp_path / "out"), ORIGIN, 10) as work:
         assert not work.finished
         (work.folder / "a").write_text("x")
         work.note("a")
@@ -58,10 +58,10 @@ def test_kill_9_costs_only_what_was_not_finished(tmp_path):
 
 
 def test_an_error_keeps_what_is_finished(tmp_path):
-    with pytest.raises(ValueError), making(tmp_path / "out", ORIGIN, 10) as work:
+    with pytest.raises(ValueError), resumable_folder(tmp_path / "out", ORIGIN, 10) as work:
         work.note("first")
         raise ValueError
-    with making(tmp_path / "out", ORIGIN, 10) as work:
+    with resumable_folder(tmp_path / "out", ORIGIN, 10) as work:
         assert "first" in work.finished
 
 
@@ -69,32 +69,32 @@ def test_what_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "there").mkdir()
     with (
         pytest.raises(UserError, match="there exists; remove it"),
-        making(tmp_path / "there", ORIGIN, 10),
+        resumable_folder(tmp_path / "there", ORIGIN, 10),
     ):
         pass
     with (
         pytest.raises(UserError, match=r"out needs 1000000000\.0 GB, .* are free there"),
-        making(tmp_path / "out", ORIGIN, 10**18),
+        resumable_folder(tmp_path / "out", ORIGIN, 10**18),
     ):
         pass
     with (
-        making(tmp_path / "out", ORIGIN, 10),
+        resumable_folder(tmp_path / "out", ORIGIN, 10),
         pytest.raises(UserError, match="in use"),
-        making(tmp_path / "out", ORIGIN, 10),
+        resumable_folder(tmp_path / "out", ORIGIN, 10),
     ):
         pass
     message = r"new.partial: cannot be written \(No space left"
-    with pytest.raises(UserError, match=message), making(tmp_path / "new", ORIGIN, 10):
+    with pytest.raises(UserError, match=message), resumable_folder(tmp_path / "new", ORIGIN, 10):
         raise OSError(28, "No space left on device")
 
 
 def test_another_origin_may_not_go_on(tmp_path):
-    with pytest.raises(KeyboardInterrupt), making(tmp_path / "out", ORIGIN, 10):
+    with pytest.raises(KeyboardInterrupt), resumable_folder(tmp_path / "out", ORIGIN, 10):
         raise KeyboardInterrupt
     with (
         pytest.raises(UserError, match=r"out.partial was begun from another source"),
-        making(tmp_path / "out", {**ORIGIN, "size": 4}, 10),
+        resumable_folder(tmp_path / "out", {**ORIGIN, "size": 4}, 10),
     ):
         pass
-    with making(tmp_path / "out", ORIGIN, 10):
+    with resumable_folder(tmp_path / "out", ORIGIN, 10):
         pass
