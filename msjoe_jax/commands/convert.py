@@ -9,6 +9,7 @@ before anything is written. After a kill the same command goes on where it was.
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 import shutil
@@ -30,7 +31,7 @@ from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import PIXEL_MEAN, PIXEL_STD
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.runtime.param_store import ParamWriter
-from msjoe_jax.runtime.resumable_folder import Making, making
+from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
 from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_json, read_sizes, write_json
@@ -150,7 +151,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     work = [(tensors[names[published]], slot) for published, slot in wanted.items()]
     work.sort(key=lambda item: (item[0].file, item[0].start))
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with making(out, _origin(source, tensors), total) as made:
+    with resumable_folder(out, _origin(source, tensors), total) as made:
         _fill(made, model.name, work, model.params)
         side = made.folder / model.name
         side.mkdir(exist_ok=True)
@@ -163,7 +164,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
             write_json(side / CONFIG, model.config)
 
 
-def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
+def _fill(made: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
     """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
     shapes = flatten(tree)
     types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
@@ -198,7 +199,8 @@ def _origin(source: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, An
     for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):
         with file.open("rb") as stream:
             digest = hashlib.sha256(stream.read(SAMPLED)).hexdigest()
-        origin[file.name] = [file.stat().st_size, file.stat().st_mtime_ns, digest]
+        status = os.stat(file)
+        origin[file.name] = [status.st_size, status.st_mtime_ns, digest]
     return origin
 
 

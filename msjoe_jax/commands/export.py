@@ -34,7 +34,7 @@ from msjoe_jax.rollout.model_folder import check_folder
 from msjoe_jax.rollout.system import NAMES
 from msjoe_jax.runtime.checkpoint import STACKED, load_meta
 from msjoe_jax.runtime.param_store import ParamReader, ParamWriter
-from msjoe_jax.runtime.resumable_folder import Making, making
+from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
 from msjoe_jax.weights.clip import HUGGING_FACE
 from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_json, read_sizes, write_json
 from msjoe_jax.weights.safetensors import DTYPES, INDEX, plan_files, write_file
@@ -102,7 +102,7 @@ def export(
     }
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     with (
-        making(out, origin, total) as made,
+        resumable_folder(out, origin, total) as made,
         tqdm(total=total, desc="export", unit="B", unit_scale=True) as bar,
     ):
         stored = Stored(checkpoint, reader, leaves, meta, bar)
@@ -125,7 +125,7 @@ def export(
         (made.folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _orbax(stored: Stored, made: Making) -> None:
+def _orbax(stored: Stored, made: ResumableFolder) -> None:
     """Writes a model folder."""
     leaves = stored.leaves
     stacked = frozenset(path for path in leaves if STACKED.search(path))
