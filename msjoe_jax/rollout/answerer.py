@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -120,7 +119,7 @@ class Answerer:
         # Nobody knows the right option here; no grade is made of the reply.
         asked = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
         with tempfile.TemporaryDirectory() as folder:
-            records = pathlib.Path(folder) / "records"
+            records = epath.Path(folder) / "records"
             with watch("decode"):
                 damaged = write_records(video, records)
             with watch("embed frames"):
@@ -187,7 +186,7 @@ class Answerer:
         )
 
 
-def write_records(video: epath.PathLike, folder: pathlib.Path) -> int:
+def write_records(video: epath.PathLike, folder: epath.Path) -> int:
     """Writes one video as a record folder; returns how many damaged packets were left out.
 
     Raises:

@@ -10,10 +10,11 @@ and the `checkpoint` fields of a config, read them. Layout:
 """
 
 import dataclasses
-import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import plain, read
@@ -33,11 +34,11 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
+from msjoe_jax.runtime.files import partial_path, read_json
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.weights.folder import (
     CONFIG,
     copy_side_files,
-    read_json,
     read_side_files,
     read_sizes,
     write_json,
@@ -74,7 +75,7 @@ class ModelFolder(NamedTuple):
 
 
 def load_model_folder(
-    folder: pathlib.Path,
+    folder: epath.Path,
     names: Sequence[str] = NAMES,
     dtype: str = "",
     attention: str = "",
@@ -112,7 +113,7 @@ def load_model_folder(
     )
 
 
-def _read_settings(folder: pathlib.Path) -> dict[str, Any]:
+def _read_settings(folder: epath.Path) -> dict[str, Any]:
     """Reads the stored settings as the objects of `PARTS`."""
     meta = load_meta(str(folder / "params"))
     if unknown := sorted(meta.keys() - PARTS.keys() - {"trained"}):
@@ -124,7 +125,7 @@ def _read_settings(folder: pathlib.Path) -> dict[str, Any]:
     return made
 
 
-def check_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
+def check_folder(folder: epath.Path, names: Sequence[str]) -> None:
     """Checks that `folder` is a model folder that has the sizes of `names`.
 
     Raises:
@@ -138,7 +139,7 @@ def check_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
 
 
 def save_model_folder(
-    folder: pathlib.Path,
+    folder: epath.Path,
     *,
     settings: ModelSettings,
     parts: Mapping[str, Any],
@@ -154,7 +155,7 @@ def save_model_folder(
       folder: where.
       settings: of the three models.
       parts: further plain values for the meta: `frames`, `prompt`, and `trained`, where the models
-        were: its `stages` names the trainings that the parameters have been through, and beside
+        were: its `phases` names the trainings that the parameters have been through, and beside
         it stand their settings.
       system: the models.
       tokenizers: both have to be there.
@@ -162,7 +163,7 @@ def save_model_folder(
     """
     if folder.exists():
         return
-    partial = folder.with_name(folder.name + ".partial")
+    partial = partial_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     meta = {**plain(settings), **parts}
@@ -179,7 +180,7 @@ def save_model_folder(
         (partial / name).mkdir()
         content = write_config(sizes)
         if part.checkpoint:
-            source = pathlib.Path(part.checkpoint) / name
+            source = epath.Path(part.checkpoint) / name
             copy_side_files(source, partial / name)
             if read_sizes(source / CONFIG, read_config) == sizes:
                 content = read_json(source / CONFIG)

@@ -5,12 +5,12 @@ text.py).
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -153,7 +153,7 @@ class Tokenizers(NamedTuple):
     clip: Tokenizer | None = None
 
 
-def load_tokenizers(settings: ModelSettings, folder: pathlib.Path | None = None) -> Tokenizers:
+def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -> Tokenizers:
     """Reads both tokenizers: those that the settings name, else those of their checkpoints.
 
     With a model folder, its own go before the settings', and a model that it lacks has none.
@@ -178,10 +178,10 @@ def load_tokenizers(settings: ModelSettings, folder: pathlib.Path | None = None)
 
 
 def _own_folder(
-    name: str, part: MllmSettings | ClipSettings, folder: pathlib.Path | None
-) -> pathlib.Path | None:
+    name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
+) -> epath.Path | None:
     """Returns where a model's own files lie: in the model folder, else in its checkpoint."""
-    above = folder or (pathlib.Path(part.checkpoint) if part.checkpoint else None)
+    above = folder or (epath.Path(part.checkpoint) if part.checkpoint else None)
     return above / name if above else None
 
 
@@ -243,7 +243,7 @@ class System:
 def make_system(
     settings: ModelSettings,
     tokenizers: Tokenizers | None = None,
-    folder: pathlib.Path | None = None,
+    folder: epath.Path | None = None,
 ) -> System:
     """Builds the definitions that the settings name; no parameter is allocated.
 
@@ -318,8 +318,8 @@ def state_table(system: System) -> Table:
 
 
 def _sizes_file(
-    name: str, part: MllmSettings | ClipSettings, folder: pathlib.Path | None
-) -> pathlib.Path | None:
+    name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
+) -> epath.Path | None:
     """Returns the config.json that states a model's sizes; None: its settings name a size.
 
     Raises:
