@@ -11,17 +11,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.models.sharding import BATCH, HEADS, constrain, ways
 
 LOWEST = -1e30
 
 
 def log_probs(
-    h: Float[Array, "*R D"],
-    table: Float[Array, "V D"],
-    targets: Int[Array, "*R"],
+    h: Float[AnyArray, "*R D"],
+    table: Float[AnyArray, "V D"],
+    targets: Int[AnyArray, "*R"],
     *,
-    banned: Bool[Array, "V"],
+    banned: Bool[AnyArray, "V"],
     temperature: float = 1.0,
     chunk: int = 4096,
 ) -> tuple[Float[Array, "*R"], Float[Array, "*R"]]:
@@ -38,7 +39,7 @@ def log_probs(
     count = -(-V // shards // chunk)
     size = -(-V // shards // count)
 
-    def cut(x: Array, fill: int | bool) -> Array:
+    def cut(x: AnyArray, fill: int | bool) -> Array:
         """[V, …] as [count, shards, size, …]: a chunk takes as much of every device's part."""
         x = x.reshape(shards, V // shards, *x.shape[1:])
         ends = ((0, 0), (0, count * size - V // shards), *[(0, 0)] * (x.ndim - 2))

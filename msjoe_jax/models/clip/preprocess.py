@@ -5,6 +5,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from msjoe_jax.draws.draw import AnyArray
+
 # Per-channel statistics of CLIP's training images (RGB, pixels in 0…1); open_clip constants.py.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,7 +46,7 @@ def preprocess_frames(
     return out
 
 
-def normalise(pixels: UInt8[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
+def normalise(pixels: UInt8[AnyArray, "*shape 3"]) -> Float[Array, "*shape 3"]:
     """uint8 pixels to float32, zero mean and unit variance over CLIP's training images."""
     mean, std = jnp.asarray(PIXEL_MEAN), jnp.asarray(PIXEL_STD)
     return (jnp.asarray(pixels, jnp.float32) / 255 - mean) / std

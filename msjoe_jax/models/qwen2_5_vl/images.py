@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from msjoe_jax.draws.draw import AnyArray
+
 MAX_ASPECT = 200  # the reference refuses more: a side would round to less than one block
 MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a file as a bomb
 # Per-channel statistics (RGB, pixels in 0…1) that the published weights were trained with.
@@ -98,7 +100,7 @@ def frame_to_patches(
 
 
 def fused_patches_to_inputs(
-    patches: UInt8[Array, "*batch T P p p 3"],
+    patches: UInt8[AnyArray, "*batch T P p p 3"],
 ) -> Float[Array, "*batch P C"]:
     """Computes the tower's float32 inputs of T consecutive frames fused into one temporal step.
 
@@ -110,7 +112,7 @@ def fused_patches_to_inputs(
 
 
 def patches_to_inputs(
-    patches: UInt8[Array, "*batch P p p 3"], temporal_patch: int
+    patches: UInt8[AnyArray, "*batch P p p 3"], temporal_patch: int
 ) -> Float[Array, "*batch P C"]:
     """Computes the tower's float32 inputs of single frames, each shown `temporal_patch` times."""
     x = jnp.asarray(patches)[..., None, :, :, :, :]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import self_attention
@@ -57,7 +58,7 @@ def patch_layout(grid: Int[Array, "F 2"], num_patches: int, config: VisionConfig
     )
 
 
-def rotary_angles(layout: PatchLayout, head_dim: int) -> Float[Array, "F P H/2"]:
+def rotary_angles(layout: PatchLayout, head_dim: int) -> Float[Array, "F P R"]:
     """Angles of the rotated pairs in float32: the first half turns with the row, the rest with
     the column, both at the same head_dim/4 frequencies."""
     quarter = head_dim // 4
@@ -66,7 +67,7 @@ def rotary_angles(layout: PatchLayout, head_dim: int) -> Float[Array, "F P H/2"]
     return (position[..., None] * frequency).reshape(*layout.row.shape, 2 * quarter)
 
 
-def _rotate(x: Float[Array, "F P N H"], angles: Float[Array, "F P H/2"]) -> Array:
+def _rotate(x: Float[Array, "F P N H"], angles: Float[Array, "F P H//2"]) -> Array:
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
@@ -97,7 +98,7 @@ class VisionLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "F P D"],
-        angles: Float[Array, "F P H/2"],
+        angles: Float[Array, "F P R"],
         attend: Callable[[Array, Array, Array], Array],
     ) -> Float[Array, "F P D"]:
         def project(y: Array, w: nnx.Param, b: nnx.Param) -> Array:
@@ -129,7 +130,7 @@ class Merger(nnx.Module):
         self.fc_2 = nnx.Linear(wide, c.out_width, kernel_init=init, rngs=rngs, **types)
         self.unit = c.merge**2
 
-    def __call__(self, x: Float[Array, "F P D"]) -> Float[Array, "F P/unit out"]:
+    def __call__(self, x: Float[Array, "F P D"]) -> Float[Array, "F P//{self.unit} E"]:
         F, P, _ = x.shape
         y = self._fc(self.fc_1, self.norm(x).reshape(F, P // self.unit, -1))
         return self._fc(self.fc_2, jax.nn.gelu(y, approximate=False))
@@ -158,8 +159,8 @@ class VisionTower(nnx.Module):
         config: VisionConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         chunk: int = 256,
         attention: str = "xla",
@@ -179,7 +180,7 @@ class VisionTower(nnx.Module):
 
     def __call__(
         self, patches: Float[Array, "F P C"], grid: Int[Array, "F 2"]
-    ) -> Float[Array, "F P/merge² D"]:
+    ) -> Float[Array, "F M D"]:
         """Encodes frames independently of each other.
 
         Args:
@@ -189,8 +190,8 @@ class VisionTower(nnx.Module):
             (0, 0) marks a padding frame.
 
         Returns:
-          Visual tokens in raster order of the merged blocks; 0 where padding. What padded patches
-          hold, NaN included, reaches neither values nor gradients.
+          M = P / merge² visual tokens in raster order of the merged blocks; 0 where padding. What
+          padded patches hold, NaN included, reaches neither values nor gradients.
 
         Raises:
           ValueError: P is not a multiple of merge².
