@@ -23,7 +23,7 @@ def log_probs(
     targets: Int[AnyArray, "*R"],
     *,
     banned: Bool[AnyArray, "V"],
-    temperature: float = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
     chunk: int = 4096,
 ) -> tuple[Float[Array, "*R"], Float[Array, "*R"]]:
     """Log-probs of `targets` and entropies (nats) of softmax(h · tableᵀ / temperature), float32.

@@ -123,7 +123,7 @@ def render(r: Report) -> str:
         _tiny_note() if r.tiny else "",
         f"<div class=pair>{_options(r)}{_answer(r)}</div>",
         _section(
-            "Stage 1 · Preview",
+            "Reason · Preview",
             f"{_count(len(r.previews), 'frame')}, evenly spread, which the model reads at "
             f"{r.preview_size}",
             f"<div class=sheet>{''.join(_frame(f) for f in r.previews)}</div>",
@@ -170,7 +170,7 @@ def _tiny_note() -> str:
     text = (
         "<b>This checkpoint is the tiny one.</b> It knows a few dozen words and the drawings of "
         "its own world, so the answer to a question about a real video means nothing. What the "
-        "page shows is the mechanism: every stage ran as it would with the full models."
+        "page shows is the mechanism: every step ran as it would with the full models."
     )
     return _section("", "", text, "note")
 
@@ -196,7 +196,7 @@ def _answer(r: Report) -> str:
     else:
         read = f"Read as {LETTERS[r.answer]}"
         verdict = _verdict(r.answer_valid, f"{read}.", f"{read}, but not in the form asked for.")
-    return _section("Answer", "reply of stage 4, verbatim", _pre(r.answer_reply) + verdict)
+    return _section("Answer", "the reply, verbatim", _pre(r.answer_reply) + verdict)
 
 
 def _pre(text: str) -> str:
@@ -216,7 +216,7 @@ def _frame(frame: Shown, note: str = "") -> str:
 
 def _reply(r: Report) -> str:
     verdict = _verdict(r.query_valid, "In the form asked for.", "Not in the form asked for.")
-    return _section("Stage 1 · Reply", "verbatim", _pre(r.query_reply) + verdict)
+    return _section("Reason · Reply", "verbatim", _pre(r.query_reply) + verdict)
 
 
 def _queries(r: Report) -> str:
@@ -224,7 +224,7 @@ def _queries(r: Report) -> str:
     stand_in = "No query could be read, so the question itself stands in."
     verdict = f"<p class=verdict><span class=bad>{stand_in}</span></p>" if r.stood_in else ""
     return _section(
-        "Stage 1 · Queries", "as read from the reply", f"<ol>{''.join(rows)}</ol>{verdict}"
+        "Reason · Queries", "as read from the reply", f"<ol>{''.join(rows)}</ol>{verdict}"
     )
 
 
@@ -235,7 +235,7 @@ def _timeline(r: Report) -> str:
     Image.fromarray(figure_to_image(figure, FIGURE_DPI)).save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     return _section(
-        "Stages 2 and 3 · Search",
+        "Score and select",
         "above, the sampler's logits with the key frames in red; below, each query's similarity "
         "to every frame (CLIP cosine)",
         f'<img class=timeline alt="logits and similarities over time" '
@@ -248,7 +248,7 @@ def _key_frames(r: Report) -> str:
     by_time = {int(place): rank for rank, place in enumerate(ranks, 1)}
     frames = "".join(_frame(f, f"#{by_time[i]}") for i, f in enumerate(r.key_frames))
     return _section(
-        "Stage 4 · Key frames",
+        "Answer · Key frames",
         f"{_count(len(r.key_frames), 'frame')}, which the model reads at {r.key_size} to answer; "
         "# is the rank by logit",
         f"<div class=sheet>{frames}</div>",

@@ -52,7 +52,7 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QueryReply:
-    """Stage 1: the queries to use (never empty: the question stands in), and if the form held."""
+    """The reply of *reason*: the queries (the question stands in for none), and if the form held."""
 
     queries: tuple[str, ...]
     num_parsed: int
@@ -61,7 +61,7 @@ class QueryReply:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerReply:
-    """Stage 4: the option's index or None, and if the form held."""
+    """The reply of *answer*: the option's index or None, and if the form held."""
 
     answer: int | None
     valid: bool
@@ -89,7 +89,7 @@ def turns(system: str, body: str) -> tuple[str, str]:
 def query_prompt(
     style: PromptConfig, question: str, options: Sequence[str], max_queries: int
 ) -> tuple[str, str]:
-    """Stage 1's prompt as (text before the frames, text after them)."""
+    """Writes the prompt of *reason* as (text before the frames, text after them)."""
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
     parts = [_question_text(question, options), instruction]
     if style.think:
@@ -98,7 +98,7 @@ def query_prompt(
 
 
 def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
-    """Stage 4's prompt as (text before the frames, text after them)."""
+    """Writes the prompt of *answer* as (text before the frames, text after them)."""
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
@@ -117,11 +117,18 @@ def _form(think: bool, body: str) -> re.Pattern[str]:
 def parse_queries(
     text: str, question: str, *, max_queries: int, think: bool, finished: bool
 ) -> QueryReply:
-    """Reads a stage-1 reply.
+    """Reads a reply of *reason* (docs/method.md#2-an-episode).
 
-    `valid`: the reply ended, and is exactly the optional thought followed by one to `max_queries`
-    non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
-    there is none the question is the one query (SPEC §2).
+    The reply is valid if it ended, and is exactly the optional thought followed by one to
+    `max_queries` non-empty queries. The queries themselves are read leniently, repeats dropped, in
+    order; when there is none the question is the one query.
+
+    Args:
+      text: the reply.
+      question: stands in for missing queries.
+      max_queries: the queries after that many are dropped.
+      think: a thought has to come first.
+      finished: the reply ended by itself.
     """
     found = [" ".join(q.split()) for q in _QUERY.findall(text)]
     queries = tuple(dict.fromkeys(q for q in found if q))[:max_queries]
@@ -131,7 +138,7 @@ def parse_queries(
 
 
 def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) -> AnswerReply:
-    """Reads a stage-4 reply: exactly one valid letter in exactly one answer tag, else no answer."""
+    """Reads a reply of *answer*: one valid letter in the one answer tag, else no answer."""
     tags = _ANSWER.findall(text)
     letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
     good = len(letter) == 1 and letter in LETTERS[:num_options]

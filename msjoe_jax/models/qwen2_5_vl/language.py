@@ -226,7 +226,15 @@ class LanguageModel(nnx.Module):
         prompt_segments: Int[Array, "B S"],
         cache: KVCache,
     ) -> tuple[Float[Array, "B G D"], KVCache]:
-        """Runs input `index` of every completion and writes its keys and values into `cache`."""
+        """Runs input `index` of every completion and writes its keys and values into `cache`.
+
+        Args:
+          x: its embedding.
+          index: its place in the completion.
+          start: the position of a completion's first input.
+          prompt, prompt_segments: of `prefill`; segment 0 is padding.
+          cache: of the completions so far.
+        """
         cos, sin = self._text_cos_sin(start, index[None], x.shape[1])
         see_prompt = (prompt_segments != 0)[:, None, None, :]
         see_own = (jnp.arange(cache.k.shape[3]) <= index)[None, None, None, :]
@@ -319,6 +327,13 @@ class LanguageModel(nnx.Module):
 
         The distribution is the one that sampling draws from: banned ids removed, temperature
         applied. Logits of the whole vocabulary never exist, forward or backward.
+
+        Args:
+          h: hidden states.
+          targets: the tokens that follow them.
+          banned: ids that have no probability.
+          temperature: divides the logits.
+          chunk: ids at a time.
         """
         return log_probs(
             h, self._table(), targets, banned=banned, temperature=temperature, chunk=chunk
