@@ -52,7 +52,7 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QueryReply:
-    """The reply of *reason*: the queries (the question stands in for none), and if the form held."""
+    """The reply of *reason*: the queries (never none: the question stands in), and its form."""
 
     queries: tuple[str, ...]
     num_parsed: int

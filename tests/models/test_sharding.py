@@ -1,29 +1,34 @@
-"""The tables say where every parameter of the published models lies, and nothing else."""
+"""Where parameters lie on a mesh, by all tables together; nothing happens without a mesh."""
 
 import functools
 import math
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import AbstractMesh
 
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
-from msjoe_jax.models.lora import add_lora
+from msjoe_jax.models.clip.sharding import CLIP as CLIP_TABLE
+from msjoe_jax.models.lora import LORA, add_lora
 from msjoe_jax.models.params import abstract
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
-from msjoe_jax.rollout.system import qwen_config
+from msjoe_jax.models.qwen2_5_vl.sharding import LANGUAGE, VISION
+from msjoe_jax.models.sampler import SAMPLER, Sampler, SamplerConfig
+from msjoe_jax.models.sharding import BATCH, HEADS, constrain, on_shards, ways
 from msjoe_jax.runtime import mesh as mesh_lib
 from msjoe_jax.runtime.mesh import AxisRules, param_shardings
-from msjoe_jax.runtime.sharding_tables import STATE_TABLE
+from tests.support.qwen_oracle import published_sizes
+
+STATE_TABLE = (*LORA, *LANGUAGE, *VISION, *CLIP_TABLE, *SAMPLER)
 
 
 def published_params() -> dict:
     """Qwen2.5-VL-7B, CLIP ViT-L/14 and the sampler, as shapes."""
-    qwen = qwen_config("qwen2.5-vl-7b", None)
+    qwen = published_sizes("qwen2.5-vl-7b")
     builds = {
         "mllm": lambda: QwenVL(qwen, rngs=nnx.Rngs(0)),
         "clip": lambda: CLIP(CLIPConfig.published("vit-l-14"), rngs=nnx.Rngs(0)),
@@ -56,3 +61,10 @@ def test_every_row_of_the_tables_is_the_first_match_of_some_parameter():
     for name in names:
         used.add(next(p for p, _ in STATE_TABLE if re.fullmatch(f"(?:.*/)?(?:{p})", name)))
     assert used == {pattern for pattern, _ in STATE_TABLE}
+
+
+def test_without_a_mesh_all_is_whole():
+    x = jnp.arange(6.0).reshape(2, 3)
+    assert ways(6, HEADS) == 1
+    assert constrain(x, BATCH, HEADS) is x
+    assert on_shards(lambda x, y: x + y, (x,), (x,)).tolist() == (2 * x).tolist()
