@@ -40,7 +40,6 @@ NO_TEST_FILE = {
     "msjoe_jax/models/qwen2_5_vl/language.py",
     "msjoe_jax/phases.py",
     "msjoe_jax/report/answer_page.py",
-    "msjoe_jax/report/model_card.py",
     "msjoe_jax/rl/batch.py",
     "msjoe_jax/rl/config.py",
     "msjoe_jax/rl/credit.py",

@@ -221,6 +221,7 @@ def test_sources_that_are_refused(tmp_path, spoil, message):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]  # before anything is written
 
 
+@pytest.mark.slow
 def test_one_line_and_status_2(tmp_path):
     qwen_folder(tmp_path / "hf", sharded=False)
     edit(tmp_path / "hf" / "config.json", tie_word_embeddings=True)

@@ -28,6 +28,7 @@ from tests.support.qwen_oracle import shapes_of
 SHARDS = 16
 
 
+@pytest.mark.slow
 def test_loads_onto_eight_devices(tmp_path):
     qwen_folder(tmp_path / "hf", dtype=torch.bfloat16)
     convert(tmp_path / "hf", tmp_path / "out")
@@ -121,6 +122,7 @@ MEASURE = """
 """
 
 
+@pytest.mark.slow
 def test_peak_memory(tmp_path):
     """At most 1.3 of the largest shard and one layer, beside what the imports take.
 
@@ -162,6 +164,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command(tmp_path):
     qwen_folder(tmp_path / "hf", sharded=False)
     large_folder(tmp_path / "hf", shards=4)

@@ -24,6 +24,7 @@ from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.runtime.checkpoint import leaf_shapes
 from msjoe_jax.runtime.param_store import ParamReader
+from msjoe_jax.runtime.progress import progress
 from msjoe_jax.weights.safetensors import plan_files, write_file
 from tests.support.clip_oracle import config as clip_sizes
 from tests.support.clip_oracle import hugging_face_model
@@ -104,9 +105,9 @@ def test_clip_comes_out_beside(tmp_path):
         export(tmp_path / "clip", tmp_path / "out", "hf")
     reader = ParamReader(tmp_path / "clip" / "params")
     target = tmp_path / "out"
-    bar = module.tqdm(disable=True)
-    stored = module.Stored(tmp_path / "clip", reader, reader.leaves, {}, bar)
-    module._hugging_face(stored, "clip", target)
+    with progress("export", 1) as bar:
+        stored = module.Stored(tmp_path / "clip", reader, reader.leaves, {}, bar)
+        module._hugging_face(stored, "clip", target)
     before = {name: raw(x) for name, x in tensors(tmp_path / "hf").items()}
     assert {name: raw(x) for name, x in tensors(target).items()} == before
 
@@ -142,6 +143,7 @@ def test_a_bundle_in_transformers(tmp_path, folder):
         np.testing.assert_allclose(got, expected, atol=1e-5 * scale, rtol=0)
 
 
+@pytest.mark.slow
 def test_sampler_by_the_cards_own_words(tmp_path, folder):
     export(folder, tmp_path / "out", "hf")
     card = (tmp_path / "out" / "README.md").read_text()
@@ -158,21 +160,6 @@ def test_sampler_by_the_cards_own_words(tmp_path, folder):
     convert(tmp_path / "out" / "clip", tmp_path / "clip")
     again = load_model_folder(tmp_path / "clip", ["clip"]).params
     assert fingerprint(again["clip"]) == fingerprint(params["clip"])
-
-
-def test_card_of_a_trained_model():
-    meta = {"trained": {"stages": ["pretrain", "joint"], "joint": {"steps": 7}}}
-    card = module.model_card(
-        "mine",
-        meta=meta,
-        present=["mllm", "sampler"],
-        title="Other-VL",
-        architecture="OtherForGeneration",
-    )
-    assert card.startswith("---\n") and "# mine\n" in card
-    assert "A Other-VL multimodal" in card and "import OtherForGeneration\n" in card
-    assert "pretrain: REINFORCE" in card and "joint: GRPO" in card and '"steps": 7' in card
-    assert "CLIP that scores" not in card and "Not by msjoe_jax" not in card
 
 
 def test_checkpoint_for_inference(tmp_path, folder):
@@ -241,6 +228,7 @@ def test_goes_on_after_a_kill(tmp_path, folder, small_shards, monkeypatch):
         assert (tmp_path / "out" / file).read_bytes().replace(b"# out", b"# whole") == same
 
 
+@pytest.mark.slow
 def test_slips_are_one_line(tmp_path, folder):
     with pytest.raises(UserError, match="no checkpoint there"):
         export(tmp_path, tmp_path / "out", "hf")

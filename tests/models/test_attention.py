@@ -172,6 +172,7 @@ def main():
             compare(compiled(*arrays, segments), [np.asarray(x) for x in want], TOLERANCE)
 
 
+@pytest.mark.slow
 def test_splash_runs_on_each_devices_part():
     """Also where the batch (3) or the heads (3) do not divide, and are whole on every device."""
     root = pathlib.Path(__file__).parents[2]

@@ -103,6 +103,7 @@ SAVE_UNTIL = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_kill_9_leaves_a_whole_latest_step(tmp_path, mode):
     """Before a whole checkpoint gets its name; then while one too many is being removed."""
@@ -122,6 +123,7 @@ def test_kill_9_leaves_a_whole_latest_step(tmp_path, mode):
         assert all(path.name.isdigit() for path in tmp_path.iterdir())  # nothing half written left
 
 
+@pytest.mark.slow
 def test_restores_onto_eight_devices(tmp_path):
     state = make_state(5)
     with Checkpoints(tmp_path) as checkpoints:

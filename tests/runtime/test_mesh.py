@@ -99,6 +99,7 @@ def test_make_mesh_refuses_sizes_that_do_not_multiply_to_the_devices():
             make_mesh(*sizes, devices=jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_an_array_laid_out_on_eight_devices():
     program = """
         import json, jax, jax.numpy as jnp

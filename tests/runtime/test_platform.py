@@ -27,6 +27,7 @@ def test_the_cpu_is_chosen_only_without_accelerator_and_wish(
     assert environment["GRPC_VERBOSITY"] == "ERROR"
 
 
+@pytest.mark.slow
 def test_imports_say_nothing(tmp_path):
     program = (
         "from msjoe_jax.runtime.platform import quiet_cpu_default; quiet_cpu_default()\n"

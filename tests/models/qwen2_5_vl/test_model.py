@@ -270,6 +270,7 @@ def test_the_merger_alone():
 # --- in bfloat16 -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_layers_of_the_7bs_width_in_bfloat16():
     """Vision tower and decoder at full width on an image and a video, against the reference.
 
@@ -352,6 +353,7 @@ def outputs(module: Any, batch, dtype: torch.dtype) -> tuple[np.ndarray, np.ndar
     return tokens.float().numpy(), logits
 
 
+@pytest.mark.slow
 def test_no_worse_than_the_references():
     errors: dict[str, list] = {"visual tokens": [], "logits": []}
     run = None
