@@ -127,11 +127,12 @@ def _clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray]
 
     quiet_cpu_default()
     from msjoe_jax.models.params import fingerprint
-    from msjoe_jax.rollout.model_folder import load_bundle
+    from msjoe_jax.rollout.model_folder import load_model_folder
     from msjoe_jax.rollout.programs import clip_encoder
 
-    _, system, params = load_bundle(checkpoint, ["clip"])
-    return clip_encoder(system, params["clip"]), fingerprint(params["clip"])
+    model = load_model_folder(checkpoint, ["clip"])
+    clip = model.params["clip"]
+    return clip_encoder(model.system, clip), fingerprint(clip)
 
 
 def cli() -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import read_json
+from msjoe_jax.runtime.files import read_json, write_whole
 
 Sizes = TypeVar("Sizes")
 
