@@ -75,7 +75,7 @@ class ModelFolder(NamedTuple):
 
 
 def load_model_folder(
-    folder: epath.Path,
+    folder: epath.PathLike,
     names: Sequence[str] = NAMES,
     dtype: str = "",
     attention: str = "",
@@ -92,6 +92,7 @@ def load_model_folder(
       UserError: the folder is missing, is none of ours, lacks one of `names`, holds another
         architecture, settings of another version, or a file that cannot be read.
     """
+    folder = epath.Path(folder)
     check_folder(folder, names)
     made = _read_settings(folder)
     mllm = made["mllm"]
@@ -125,12 +126,13 @@ def _read_settings(folder: epath.Path) -> dict[str, Any]:
     return made
 
 
-def check_folder(folder: epath.Path, names: Sequence[str]) -> None:
+def check_folder(folder: epath.PathLike, names: Sequence[str]) -> None:
     """Checks that `folder` is a model folder that has the sizes of `names`.
 
     Raises:
       UserError: it is not, or one is missing.
     """
+    folder = epath.Path(folder)
     if not (folder / "params").is_dir():
         raise UserError(f"{folder}: no checkpoint there (expected the folder params in it)")
     for name in names:
@@ -139,7 +141,7 @@ def check_folder(folder: epath.Path, names: Sequence[str]) -> None:
 
 
 def save_model_folder(
-    folder: epath.Path,
+    folder: epath.PathLike,
     *,
     settings: ModelSettings,
     parts: Mapping[str, Any],
@@ -161,6 +163,7 @@ def save_model_folder(
       tokenizers: both have to be there.
       params: of all three models.
     """
+    folder = epath.Path(folder)
     if folder.exists():
         return
     partial = partial_path(folder)
