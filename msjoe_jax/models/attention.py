@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.sharding import on_shards, platform
@@ -93,7 +94,7 @@ def attend(
     return out.reshape(B, G, L, N, H).astype(q.dtype)
 
 
-def takes_cudnn(dtype: jnp.dtype, head_dim: int) -> bool:
+def takes_cudnn(dtype: DTypeLike, head_dim: int) -> bool:
     """Whether cuDNN has a kernel, by jax/_src/cudnn/fused_attention_stablehlo.py.
 
     128 is the limit of GPUs before Hopper, where it is 256.
@@ -101,7 +102,7 @@ def takes_cudnn(dtype: jnp.dtype, head_dim: int) -> bool:
     return dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
 
 
-def choose_backend(backend: str, dtype: jnp.dtype, head_dim: int) -> str:
+def choose_backend(backend: str, dtype: DTypeLike, head_dim: int) -> str:
     """`auto` as one of the others: splash on TPU; cuDNN on GPU where it takes the inputs; XLA."""
     if backend != "auto":
         return backend

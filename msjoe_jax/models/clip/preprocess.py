@@ -44,7 +44,7 @@ def preprocess_frames(
     return out
 
 
-def normalise(pixels: UInt8[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
+def normalise(pixels: UInt8[Array | np.ndarray, "*shape 3"]) -> Float[Array, "*shape 3"]:
     """uint8 pixels to float32, zero mean and unit variance over CLIP's training images."""
     mean, std = jnp.asarray(PIXEL_MEAN), jnp.asarray(PIXEL_STD)
     return (jnp.asarray(pixels, jnp.float32) / 255 - mean) / std

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import attend, self_attention
@@ -58,7 +59,7 @@ def _rotate(
 class RMSNorm(nnx.Module):
     """Root-mean-square norm computed in float32."""
 
-    def __init__(self, width: int, eps: float, param_dtype: jnp.dtype):
+    def __init__(self, width: int, eps: float, param_dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones((width,), param_dtype))
         self.eps = eps
 
@@ -71,7 +72,7 @@ class RMSNorm(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and SwiGLU; keys and values are returned for the cache."""
 
-    def __init__(self, c: TextConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype, param_dtype: jnp.dtype):
+    def __init__(self, c: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
         init = nnx.initializers.normal(0.02)
 
         def weight(*shape: int) -> nnx.Param:
@@ -134,8 +135,8 @@ class LanguageModel(nnx.Module):
         config: TextConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         chunk: int = 512,
         attention: str = "xla",

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
@@ -22,8 +23,8 @@ class QwenVL(nnx.Module):
         config: QwenConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         chunk: int = 512,
         attention: str = "xla",
