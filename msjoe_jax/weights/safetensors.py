@@ -44,7 +44,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """The values, in memory of their own."""
+        """Reads the values, into memory of their own."""
         assert isinstance(self.dtype, np.dtype)
         with open(self.file, "rb") as file:
             file.seek(self.start)
@@ -55,7 +55,7 @@ class Tensor(NamedTuple):
 
 
 def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
-    """All tensors of a model's folder, by file and place in it.
+    """Lists all tensors of a model's folder, by file and place in it.
 
     Raises:
       UserError: there is no safetensors file, the index names an absent one, or one is damaged.
@@ -91,7 +91,7 @@ def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_header(file: pathlib.Path) -> dict[str, Tensor]:
-    """The tensors of one file in the order in which they lie there.
+    """Lists the tensors of one file in the order in which they lie there.
 
     Raises:
       UserError: the file cannot be read, is cut off, or is none.
@@ -153,7 +153,7 @@ def write_file(
 
 
 def plan_files(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> dict[str, Sequence[str]]:
-    """Names of the tensors by file, in order, each file of at most `limit` bytes if it can be."""
+    """Divides tensors among files, in order, each file of at most `limit` bytes if it can be."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():

@@ -46,7 +46,7 @@ class QwenVL(nnx.Module):
         feature_index: Int[Array, "B G S"],
         features: Float[Array, "B U D"],
     ) -> Float[Array, "B G S D"]:
-        """Token embeddings with frame features in place of the placeholders.
+        """Embeds tokens, frame features in place of the placeholders.
 
         `feature_index` is −1 at text and else the row of `features` of the same question, so that
         prompts of a group share the features of the frames they have in common.

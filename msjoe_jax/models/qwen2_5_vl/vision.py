@@ -35,7 +35,7 @@ class PatchLayout(NamedTuple):
 
 
 def patch_layout(grid: Int[Array, "F 2"], num_patches: int, config: VisionConfig) -> PatchLayout:
-    """Layout of `num_patches` patches in merge-block order, for traced grids (height, width).
+    """Computes where patches lie in merge-block order, for traced grids (height, width).
 
     Patch order is (h/m, w/m, m, m) flattened; positions from h·w on are padding. A window is a
     square of `config.window` pixels, cut short at the right and lower edge.
