@@ -265,7 +265,7 @@ class LanguageModel(nnx.Module):
         return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
     def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]:
-        """Computes next-token logits in float32, for a few positions at a time (see `log_probs`)."""
+        """Computes next-token logits in float32, for a few positions at a time only."""
         return jnp.einsum(
             "...D,VD->...V", h, self._table().astype(self.dtype), preferred_element_type=jnp.float32
         )

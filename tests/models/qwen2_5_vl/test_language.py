@@ -21,7 +21,7 @@ def model():
     definition, shapes = abstract(lambda: LanguageModel(CONFIG, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0.1, 0.3, x.shape), x.dtype), shapes)
-    return nnx.merge(definition, params)
+    return definition, params
 
 
 def prompt(pad: int = 0, fill: float = 0.0):
@@ -47,7 +47,9 @@ def test_each_section_of_frequencies_turns_with_its_axis():
 @pytest.mark.parametrize("fill", [7.0, np.nan])
 def test_padding_reaches_nothing(fill):
     x, positions, segments = prompt()
-    run = jax.jit(lambda *a: model().prefill(*a))
+    definition, params = model()
+    jitted = jax.jit(lambda p, *a: nnx.merge(definition, p).prefill(*a))
+    run = functools.partial(jitted, params)
     want, _ = run(x, positions, segments)
     wide, cache = run(*prompt(pad=3, fill=fill))
     valid = np.asarray(segments) > 0
@@ -57,7 +59,7 @@ def test_padding_reaches_nothing(fill):
 
 def test_completions_step_by_step_are_whole_completions():
     """A group over one prompt: `decode_step` is `extend`, and a completion sees itself only."""
-    language = model()
+    language = nnx.merge(*model())
     x, positions, segments = prompt()
     _, cache = language.prefill(x, positions, segments)
     start = jnp.array([LENGTH, 3])
