@@ -23,6 +23,7 @@ from msjoe_jax.weights.safetensors import read_header, write_file
 from msjoe_jax.weights.tables import slots
 from tests.support.commands import PYTHON, ROOT, command, program
 from tests.support.published import qwen_folder
+from tests.support.qwen_oracle import shapes_of
 
 SHARDS = 16
 
