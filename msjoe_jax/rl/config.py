@@ -85,7 +85,7 @@ class ObjectiveConfig(RewardConfig):
                 yield "overlong=penalty needs overlong_buffer of at least 1"
             for where, weights in {"rewards": self.rewards, **routes}.items():
                 for name in LENGTHS:
-                    if weights.get(name):
+                    if name in weights:
                         yield f"{where}.{name} needs overlong_buffer of at least 1"
 
     def weights(self) -> dict[str, float]:

@@ -54,8 +54,7 @@ def reward_values(
     config: ObjectiveConfig, batch: RolloutBatch
 ) -> dict[str, Float[AnyArray, "B #I #J"]]:
     """Computes every reward that is paid to someone or logged, by name."""
-    weights = [config.weights(), *config.paid().values()]
-    names = {name for table in weights for name, weight in table.items() if weight}
+    names = {name for table in (config.weights(), *config.paid().values()) for name in table}
     return {
         name: reward(batch, config)
         for name, reward in rewards.REWARDS.items()
