@@ -31,8 +31,8 @@ class ModelFns:
     frame_logits: (selector parameters, inputs) -> φ, the logits of the draw.
     """
 
-    query_stats: Callable[[Tree, Tree, Tree, Int[AnyArray, "B G n C"]], TokenStats]
-    answer_stats: Callable[[Tree, Tree, Tree, Int[AnyArray, "B G n C"]], TokenStats]
+    query_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
+    answer_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
     frame_logits: Callable[[Tree, FrameInputs], Float[Array, "R T"]]
 
 
@@ -116,7 +116,7 @@ def mllm_loss(
         ("answer", fns.answer_stats, batch.answers, advantages.answer, d.answer, d.answer_tokens),
     ):
         with jax.named_scope(f"score_{name}"):
-            log_p, entropy = score(mllm, part.prompts, part.visual, part.tokens)
+            log_p, entropy = score(mllm, part.prompts, part.visual, jnp.asarray(part.tokens))
         mask = trained_tokens(config, part, batch.weight)
 
         def rows(x: AnyArray, mask: AnyArray = mask) -> Array:
