@@ -26,7 +26,7 @@ def token_weights(
     mask: Bool[AnyArray, "R N"],
     aggregation: str,
     fixed_length: int | None = None,
-) -> tuple[Float[Array, "R N"], Float[Array, ""]]:
+) -> tuple[Float[AnyArray, "R N"], Float[AnyArray, ""]]:
     """Computes the weight of each token and the denominator of one micro-batch.
 
     Both are to be summed over micro-batches before dividing.
@@ -149,5 +149,5 @@ def kl_penalty(
     raise ValueError(f"kind must be 'k1', 'k2', 'k3' or 'k3+', not {kind!r}")
 
 
-def _row_mean(values: Float[Array, "R N"], mask: Bool[Array, "R N"]) -> Float[Array, "R 1"]:
+def _row_mean(values: Float[Array, "R N"], mask: Bool[AnyArray, "R N"]) -> Float[Array, "R 1"]:
     return values.sum(1, keepdims=True) / jnp.maximum(mask.sum(1, keepdims=True), 1)

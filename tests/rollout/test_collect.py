@@ -355,7 +355,9 @@ def names(tree):
 def rewarded(plain):
     """The batch as if some answers had been right: an untrained model gets none."""
     correct = np.random.default_rng(1).integers(0, 2, (B, I, J)).astype(np.float32)
-    return plain[1]._replace(arrays=plain[1].arrays._replace(correct=correct))
+    arrays = plain[1].arrays
+    measures = arrays.measures | {"correct": correct}
+    return plain[1]._replace(arrays=arrays._replace(measures=measures))
 
 
 @pytest.fixture(scope="module")
