@@ -19,7 +19,7 @@ class ObjectiveConfig(RewardConfig):
     micro_batches: int = option(
         1, "Parts of the batch whose gradients are added: less memory, the same update.", low=1
     )
-    rewards: dict[str, float] = option(  # noqa: RUF009
+    rewards: dict[str, float] = option(
         {"accuracy": 0.8, "format": 0.1, "info": 0.1},
         "Weight of each reward in the total.",
         choices=tuple(REWARDS),
@@ -28,7 +28,7 @@ class ObjectiveConfig(RewardConfig):
         "routed", "Who is paid: each part for what it can change, or all the total (the paper).",
         choices=tuple(ROUTES),
     )  # fmt: skip
-    routes: dict[str, dict[str, float]] = option(  # noqa: RUF009
+    routes: dict[str, dict[str, float]] = option(
         {}, "Further pay, {query, sampler or answer: {reward: weight}}, beside that of `credit`."
     )
     advantage: str = option(

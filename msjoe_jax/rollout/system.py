@@ -135,9 +135,9 @@ class SamplerSettings(SamplerConfig):
 class ModelSettings:
     """The three models."""
 
-    mllm: MllmSettings = group(MllmSettings, "The multimodal LLM: reasons and answers.")  # noqa: RUF009
-    clip: ClipSettings = group(ClipSettings, "Scores frames by queries.")  # noqa: RUF009
-    sampler: SamplerSettings = group(SamplerSettings, "Turns scores into a choice of frames.")  # noqa: RUF009
+    mllm: MllmSettings = group(MllmSettings, "The multimodal LLM: reasons and answers.")
+    clip: ClipSettings = group(ClipSettings, "Scores frames by queries.")
+    sampler: SamplerSettings = group(SamplerSettings, "Turns scores into a choice of frames.")
 
 
 # --- their tokenizers -------------------------------------------------------------------------
