@@ -8,6 +8,7 @@ their own group of it, never the `ConfigDict`.
 import dataclasses
 import importlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,10 +20,11 @@ from msjoe_jax.data.questions import DataConfig
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import SETS, missing_sets
 from msjoe_jax.evaluation.evaluate import EvaluateConfig
-from msjoe_jax.fields import group, option, plain, read
+from msjoe_jax.fields import group, mentions, option, plain, read
 from msjoe_jax.rl.config import ObjectiveConfig
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.rollout.model_folder import check_folder
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.rollout.system import (
     ClipSettings,
@@ -30,8 +32,10 @@ from msjoe_jax.rollout.system import (
     ModelSettings,
     SamplerSettings,
     Tokenizers,
+    load_tokenizers,
     make_system,
 )
+from msjoe_jax.runtime.checkpoint import check_params
 from msjoe_jax.runtime.mesh import MeshConfig, make_mesh
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.tasks import TASKS
@@ -128,12 +132,12 @@ class Config(LoopConfig):
 
 def base() -> ConfigDict:
     """Returns every field with its default."""
-    return ConfigDict(plain(Config()))
+    return ConfigDict(plain(Config()), type_safe=False)  # `check` names wrong types, all of them
 
 
 def add_group(config: ConfigDict, name: str) -> None:
     """Adds a group of EXTENSIONS with its defaults."""
-    config[name] = ConfigDict(plain(_extension(name)()))
+    config[name] = ConfigDict(plain(_extension(name)()), type_safe=False)
 
 
 def _extension(name: str) -> type:
@@ -175,11 +179,16 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
     """
     slips: list[str] = []
     made = read_config(config, slips)
-    if not slips:  # what follows reads several groups
-        slips += [f"config.{line}" for line in _relations(made)]
-        slips += [f"config.{line}" for line in _files(made)]
-        slips += _mesh(made, len(jax.devices()) if devices is None else devices)
-        slips += _models(made)
+    # In place of a value that is wrong stands its default, of which nothing more is to be said.
+    wrong = [re.split(r"[=:]", slip)[0] for slip in slips]
+    relations = [
+        *_relations(made),
+        *_files(made),
+        *_mesh(made, len(jax.devices()) if devices is None else devices),
+        *_models(made),
+    ]
+    if "config.phases" not in wrong:  # on which most of them depend
+        slips += [line for line in relations if not mentions(line, wrong)]
     if slips:
         raise UserError(*dict.fromkeys(slips))
     return made
@@ -189,46 +198,49 @@ def _relations(config: Config) -> Iterator[str]:
     """What does not go together in groups that do not know of each other."""
     phases, rollout, objective = config.phases, config.rollout, config.objective
     if config.data.task not in TASKS:
-        yield f"data.task={config.data.task} is not one of {', '.join(TASKS)}"
+        yield f"config.data.task={config.data.task} is not one of {', '.join(TASKS)}"
     for name in ("world", "warm_up"):
         if name in phases and name not in config.extensions:
             yield (
-                f"phases: {name} is the tiny world's, whose fields this config lacks "
+                f"config.phases: {name} is the tiny world's, whose fields this config lacks "
                 "(configs/tiny.py adds them)"
             )
     if config.frames.mode == "video" and "warm_up" in phases:
-        yield "frames.mode=video: the phase warm_up teaches images only"
+        yield "config.frames.mode=video: the phase warm_up teaches images only"
     network = SELECTORS[rollout.selector].network
     if network is not None and rollout.selector != config.sampler.network:
         yield (
-            f"rollout.selector={rollout.selector} draws by its own network: set "
+            f"config.rollout.selector={rollout.selector} draws by its own network: set "
             f"config.sampler.network={rollout.selector}"
         )
     for name in (name for name in TRAININGS if name in phases):
         training: TrainingConfig = getattr(config, name)
         if rollout.questions % objective.micro_batches:
             yield (
-                f"objective.micro_batches={objective.micro_batches} does not divide "
+                f"config.objective.micro_batches={objective.micro_batches} does not divide "
                 f"config.rollout.questions={rollout.questions}"
             )
         flat = objective.advantage == "group"
         group_size = rollout.query_rollouts * (rollout.frame_draws if flat else 1)
         if group_size < 2:
             field = "query_rollouts × frame_draws" if flat else "query_rollouts"
-            yield f"rollout: {field} must be at least 2 for advantage={objective.advantage}"
+            yield f"config.rollout: {field} must be at least 2 for advantage={objective.advantage}"
         if training.sampler_advantage == "counterfactual" and not rollout.counterfactual:
             yield (
-                f"{name}.sampler_advantage=counterfactual needs config.rollout.counterfactual=True"
+                f"config.{name}.sampler_advantage=counterfactual needs "
+                "config.rollout.counterfactual=True"
             )
         if training.train_sampler and network is None:
             yield (
-                f"{name}.train_sampler=True needs a selector that is trained, not "
+                f"config.{name}.train_sampler=True needs a selector that is trained, not "
                 f"config.rollout.selector={rollout.selector}"
             )
     if "evaluate" in phases:
         sets = {"base", *(name for name in SETS if name in phases)}
+        if not config.evaluate.arms:
+            yield "config.evaluate.arms is empty: name one, or leave the phase evaluate out"
         for line in missing_sets(config.evaluate.arms, sets):
-            yield f"evaluate.arms: {line}"
+            yield f"config.evaluate.arms: {line}"
 
 
 def _files(config: Config) -> Iterator[str]:
@@ -240,29 +252,26 @@ def _files(config: Config) -> Iterator[str]:
         for name in (f"{split}_records", f"{split}_questions"):
             value = getattr(data, name)
             if value and not epath.Path(value).exists():
-                yield f"data.{name}={value} is not there"
+                yield f"config.data.{name}={value} is not there"
             elif needed and not value and "world" not in phases:
                 phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
-                yield f"data.{name} is not set, and the phase {phase} reads it"
+                yield f"config.data.{name} is not set, and the phase {phase} reads it"
     for name in NAMES:
         settings = getattr(config, name)
-        if settings.checkpoint and not epath.Path(settings.checkpoint).is_dir():
-            yield f"{name}.checkpoint={settings.checkpoint} is not there"
         if name == "sampler":
             continue
         if settings.tokenizer and not epath.Path(settings.tokenizer).exists():
-            yield f"{name}.tokenizer={settings.tokenizer}: no readable tokenizer.json"
+            yield f"config.{name}.tokenizer={settings.tokenizer}: no readable tokenizer.json"
         if not settings.checkpoint and not settings.tokenizer and "world" not in phases:
             yield (
-                f"{name}.tokenizer is not set: name a tokenizer.json or its folder, or a "
+                f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or a "
                 f"checkpoint that holds one (config.{name}.checkpoint)"
             )
         if not settings.checkpoint and "warm_up" not in phases:
             yield (
-                f"{name}.checkpoint is not set: name a checkpoint folder or add the phase warm_up"
+                f"config.{name}.checkpoint is not set: name a checkpoint folder or add the phase "
+                "warm_up"
             )
-        if not settings.checkpoint and not settings.size:
-            yield f"{name}.size is empty: name a size, or config.{name}.checkpoint"
 
 
 def _mesh(config: Config, devices: int) -> Iterator[str]:
@@ -296,14 +305,25 @@ class _AnyTokenizer:
 
 def _models(config: Config) -> Iterator[str]:
     """What the models cannot be, and patterns that match none of their leaves."""
-    if any(getattr(config, name).checkpoint and not epath.Path(getattr(config, name).checkpoint)
-           .is_dir() for name in NAMES):  # fmt: skip
-        return
-    if not all(getattr(config, n).size or getattr(config, n).checkpoint for n in ("mllm", "clip")):
-        return
+    checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
+    for name, folder in checkpoints.items():
+        if folder:
+            try:
+                check_folder(epath.Path(folder), [name])
+            except UserError as error:
+                yield f"config.{name}.checkpoint={folder}: {error}"
+                return
+    if not all(getattr(config, n).size or checkpoints[n] for n in ("mllm", "clip")):
+        return  # told by the group itself
     stand_in: Any = _AnyTokenizer()
+    tokenizers = Tokenizers(stand_in, stand_in)
     try:
-        system = make_system(config.models, Tokenizers(stand_in, stand_in))
+        if "world" not in config.phases:  # which makes them
+            tokenizers = load_tokenizers(config.models)
+        system = make_system(config.models, tokenizers)
+        for name, folder in checkpoints.items():
+            if folder:
+                check_params(epath.Path(folder) / "params", system.abstract[name], prefix=name)
     except UserError as error:
         yield from error.lines
         return

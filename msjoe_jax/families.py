@@ -6,11 +6,11 @@ family is a module (`VisionLanguageModel`), sizes (`Sizes`), a weight table, a s
 line here. CLIP is no family: there is one CLIP.
 """
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,9 +22,10 @@ from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.qwen2_5_vl.positions import prompt_positions
 from msjoe_jax.models.qwen2_5_vl.sharding import LANGUAGE, VISION
+from msjoe_jax.runtime.files import read_json
 from msjoe_jax.runtime.mesh import Table as ShardingTable
 from msjoe_jax.text.tokenizer import Tokenizer
-from msjoe_jax.weights.folder import read_json, read_sizes
+from msjoe_jax.weights.folder import read_sizes
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import Table as WeightTable
 
@@ -307,7 +308,7 @@ def published_sizes() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES.values() for name in family.sizes)
 
 
-def family_of(config: Mapping[str, Any], where: pathlib.Path | str) -> Family:
+def family_of(config: Mapping[str, Any], where: epath.PathLike) -> Family:
     """Returns the family of a Hugging Face config.
 
     Raises:
@@ -319,7 +320,7 @@ def family_of(config: Mapping[str, Any], where: pathlib.Path | str) -> Family:
     return FAMILIES[kind]
 
 
-def read_model(file: pathlib.Path) -> tuple[Family, Any]:
+def read_model(file: epath.Path) -> tuple[Family, Any]:
     """Reads a `config.json`: the model's family and its sizes.
 
     Raises:

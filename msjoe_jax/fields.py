@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 KEY = "option"
@@ -20,7 +20,8 @@ class Option(NamedTuple):
     """What a field may hold, beside its type.
 
     low, high: the bounds, both allowed; above: a bound that is not. choices: of a text, of every
-    entry of a list of texts, or of the keys of a mapping; a dict of implementations will do. form:
+    entry of a list of texts, or of the keys of a mapping; a dict of implementations will do, and a
+    function that gives them. form:
     `regex`, `file` or `folder` (both may be empty, and must be there otherwise).
     """
 
@@ -28,8 +29,12 @@ class Option(NamedTuple):
     low: float | None = None
     high: float | None = None
     above: float | None = None
-    choices: Collection[str] = ()
+    choices: Collection[str] | Callable[[], Collection[str]] = ()
     form: str = ""
+
+    def names(self) -> tuple[str, ...]:
+        """The choices as they are now."""
+        return tuple(self.choices() if callable(self.choices) else self.choices)
 
 
 def option(
@@ -39,7 +44,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
-    choices: Collection[str] = (),
+    choices: Collection[str] | Callable[[], Collection[str]] = (),
     form: str = "",
 ) -> Any:
     """A field of a config group: its default, one line of documentation, and `Option`'s limits."""
@@ -102,8 +107,8 @@ def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) ->
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             slips.append(f"{where}{name}: there is no such field{hint}")
-    found = {}
-    before = len(slips)
+    found: dict[str, Any] = {}
+    wrong: list[str] = []
     for name, field in known.items():
         if name not in values:
             found[name] = field.default
@@ -117,12 +122,18 @@ def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) ->
         else:
             value, slip = _value(field, values[name])
             if slip:
+                wrong.append(name)
                 slips.append(f"{where}{name}={_shown(values[name])} {slip}")
             found[name] = field.default if slip else value
     made = kind(**found)
-    if len(slips) == before and hasattr(made, "slips"):
-        slips.extend(f"{where}{line}" for line in made.slips())
+    if hasattr(made, "slips"):  # a relation to a field that is wrong itself says nothing
+        slips.extend(f"{where}{line}" for line in made.slips() if not mentions(line, wrong))
     return made
+
+
+def mentions(line: str, names: Iterable[str]) -> bool:
+    """Says whether a line names one of these fields."""
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", line) for name in names)
 
 
 def _shown(value: Any) -> str:
@@ -145,24 +156,31 @@ def _value(field: Field, value: Any) -> tuple[Any, str]:
     if get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             return value, "must be a list of texts"
-        slip = next((s for s in (_text(entry, limits) for entry in value) if s), "")
+        wrong = [(entry, _text(entry, limits)) for entry in value]
+        slip = "; ".join(f"holds {entry!r}, which {s}" for entry, s in wrong if s)
         if not slip and len(set(value)) < len(value):
             slip = "names something twice"
         return tuple(value), slip
     assert get_origin(kind) is dict, kind
+    return _mapping(kind, value, limits)
+
+
+def _mapping(kind: Any, value: Any, limits: Option) -> tuple[Any, str]:
+    """A mapping of names to numbers, or of names to such mappings."""
+    nested = get_origin(get_args(kind)[1]) is dict
+    words = "a mapping of names to numbers"
     if not isinstance(value, Mapping):
-        return value, "must be a mapping of names to numbers"
-    for name, number in value.items():
-        if isinstance(number, Mapping):  # a mapping of mappings, such as routes of credit
-            inner = [_number(float, x, limits)[1] for x in number.values()]
-            slip = next((s for s in inner if s), "")
+        return value, f"must be {words}"
+    for name, entry in value.items():
+        if nested:
+            slip = _mapping(get_args(kind)[1], entry, Option(""))[1]
         else:
             slip = (
-                _text(name, Option("", choices=limits.choices)) or _number(float, number, limits)[1]
+                _text(name, Option("", choices=limits.names())) or _number(float, entry, limits)[1]
             )
         if slip:
-            return value, f"holds {name}: {number!r}, which {slip}"
-    return dict(value), ""
+            return value, f"holds {name}: {entry!r}, which {slip}"
+    return {name: dict(x) if nested else x for name, x in value.items()}, ""
 
 
 def _number(kind: type, value: Any, limits: Option) -> tuple[Any, str]:
@@ -183,10 +201,11 @@ def _number(kind: type, value: Any, limits: Option) -> tuple[Any, str]:
 def _text(value: Any, limits: Option) -> str:
     if not isinstance(value, str):
         return "must be a text"
-    if limits.choices and value not in limits.choices:
-        near = difflib.get_close_matches(value, list(limits.choices), 1)
+    names = limits.names()
+    if names and value not in names:
+        near = difflib.get_close_matches(value, names, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"is not one of {', '.join(c or repr(c) for c in limits.choices)}{hint}"
+        return f"is not one of {', '.join(name or repr(name) for name in names)}{hint}"
     if limits.form == "regex":
         try:
             re.compile(value)

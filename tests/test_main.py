@@ -38,20 +38,24 @@ CASES = [
     ((), "give --config="),
     ((TINY,), "give --workdir="),
     ((DIR,), "give --config="),
-    (("--config=configs/none.py", DIR), "configs/none.py"),
+    (("--config=configs/none.py", DIR), "configs by name: joint_v4, tiny"),
     (("--config=configs/tiny.py:nothing", DIR), "no variant 'nothing'"),
     ((TINY, DIR, "--config.joint.step=3"), "unknown field in the config: step; Did you mean"),
     ((TINY, DIR, "--config.joint.steps=three"), "config.joint.steps"),
+    ((TINY, DIR, "joint.steps=50", "seed=7"), "no flag takes 'joint.steps=50', 'seed=7'"),
     ((TINY, DIR, "--stage=joint"), "stage"),
-    ((TINY, DIR, "--config.stages=('joint','dance')"), "'dance' is not one of world,"),
-    ((TINY, DIR, "--config.stages=('joint',)"), "config.mllm.tokenizer is not set"),
-    ((TINY, DIR, "--config.stages=('joint',)", "--config.mllm.tokenizer=none",
+    ((TINY, DIR, "--config.phases=('joint','dance')"), "'dance', which is not one of world,"),
+    ((TINY, DIR, "--config.phases=('joint',)"), "config.mllm.tokenizer is not set"),
+    ((TINY, DIR, "--config.phases=('joint',)", "--config.mllm.tokenizer=none",
       "--config.clip.tokenizer=none"), "none: no readable tokenizer.json"),
-    ((TINY, DIR, "--config.evaluate.selectors=('uniform','best')"), "'best' is not one of"),
-    ((TINY, DIR, "--config.stages=('pretrain','evaluate')"), "joint needs the stage 'joint'"),
-    ((TINY, DIR, "--config.seed=-1"), "config.seed=-1 must be from 0 to"),
-    ((TINY, DIR, "--config.stages=('pretrain','evaluate')",
-      "--config.evaluate.selectors=('uniform',)"), "config.data.heldout_questions is not set"),
+    ((TINY, DIR, "--config.evaluate.arms=('uniform','best')"), "'best', which is not one of"),
+    ((TINY, DIR, "--config.phases=('pretrain','evaluate')"), "joint needs the phase joint"),
+    ((TINY, DIR, "--config.seed=-1"), "config.seed=-1 must be at least 0"),
+    ((TINY, DIR, "--config.log_every=0", "--config.mesh.data=3"), "config.log_every=0 must be"),
+    ((TINY, DIR, "--config.log_every=0", "--config.mesh.data=3"), "does not fit 1 devices"),
+    ((TINY, DIR, "--config.rollout.answer_temperature=0"), "answer_temperature=0.0 must be above"),
+    ((TINY, DIR, "--config.phases=('pretrain','evaluate')",
+      "--config.evaluate.arms=('uniform',)"), "config.data.heldout_questions is not set"),
     ((TINY, "--workdir=configs/tiny.py"), "configs/tiny.py"),
 ]  # fmt: skip
 
@@ -70,11 +74,17 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[words for _, words in CASES])
-def test_one_line(outcomes, number):
+def test_lines(outcomes, number):
     status, out, err = outcomes[number]
     assert (status, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert all(line.startswith("error: ") for line in err.splitlines()), err
     assert CASES[number][1] in err
+
+
+def test_a_refused_run_leaves_no_work_folder(outcomes, tmp_path_factory):
+    """The config is checked before the folder is touched."""
+    folders = [p for p in tmp_path_factory.getbasetemp().glob("main*/*") if p.is_dir()]
+    assert not [p for p in folders if (p / "run").exists()]
 
 
 def test_the_command_itself():

@@ -9,7 +9,7 @@ before anything is written. After a kill the same command goes on where it was.
 
 import dataclasses
 import hashlib
-import pathlib
+import os
 import re
 import shutil
 import sys
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags
+from etils import epath
 from flax import nnx
-from tqdm import tqdm
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.errors import UserError
@@ -29,11 +29,13 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import PIXEL_MEAN, PIXEL_STD
 from msjoe_jax.models.params import Params, abstract
+from msjoe_jax.runtime.files import read_json
 from msjoe_jax.runtime.param_store import ParamWriter
-from msjoe_jax.runtime.resumable_folder import Making, making
+from msjoe_jax.runtime.progress import progress
+from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
-from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_json, read_sizes, write_json
+from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, write_json
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
 from msjoe_jax.weights.tables import Slot, Table, flatten, match, slots
 
@@ -60,7 +62,7 @@ class Source(NamedTuple):
     preprocessor: dict[str, Any] | None = None
 
 
-def understand(folder: pathlib.Path) -> Source:
+def understand(folder: epath.Path) -> Source:
     """Reads from its config files what a folder holds.
 
     Raises:
@@ -93,7 +95,7 @@ def _clip_params(sizes: CLIPConfig) -> Params:
     return abstract(lambda: CLIP(sizes, rngs=nnx.Rngs(0)))[1]
 
 
-def _open_clip(file: pathlib.Path) -> Source:
+def _open_clip(file: epath.Path) -> Source:
     sizes = read_sizes(file, CLIPConfig.from_open_clip)
     if not sizes.quick_gelu and re.search(OPENAI_TAG, file.parent.resolve().name):
         # Its config names the architecture; that OpenAI trained with it is said by the tag alone.
@@ -112,7 +114,7 @@ def _open_clip(file: pathlib.Path) -> Source:
 
 
 def _check_pixels(
-    file: pathlib.Path, part: str, computed: Mapping[str, tuple[float, float, float]]
+    file: epath.Path, part: str, computed: Mapping[str, tuple[float, float, float]]
 ) -> None:
     """Checks that the file, where there is one, asks for the pixel statistics that are computed.
 
@@ -132,7 +134,7 @@ def _check_pixels(
             raise UserError(f"{file}: {key} is {theirs}; only {list(ours)} is computed here")
 
 
-def convert(source: pathlib.Path, out: pathlib.Path) -> None:
+def convert(source: epath.Path, out: epath.Path) -> None:
     """Writes `out`, which appears whole or not at all.
 
     Peak memory: the largest tensor and a few blocks of CHUNK_BYTES beside what the process needs.
@@ -150,7 +152,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     work = [(tensors[names[published]], slot) for published, slot in wanted.items()]
     work.sort(key=lambda item: (item[0].file, item[0].start))
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with making(out, _origin(source, tensors), total) as made:
+    with resumable_folder(out, _origin(source, tensors), total) as made:
         _fill(made, model.name, work, model.params)
         side = made.folder / model.name
         side.mkdir(exist_ok=True)
@@ -163,7 +165,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
             write_json(side / CONFIG, model.config)
 
 
-def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
+def _fill(made: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
     """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
     shapes = flatten(tree)
     types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
@@ -176,7 +178,7 @@ def _fill(made: Making, name: str, work: list[tuple[Tensor, Slot]], tree: Params
         made.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
     )
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with tqdm(total=total, desc="convert", unit="B", unit_scale=True) as bar:
+    with progress("convert", total, unit="B") as bar:
         for tensor, slot in work:
             part = f"{tensor.file.name} {tensor.start}"
             if part not in made.finished:
@@ -191,14 +193,15 @@ def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
         writer.write(f"{name}/{path}", slot.layer, values)
 
 
-def _origin(source: pathlib.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _origin(source: epath.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Collects what tells this source from another one, without reading all of it."""
     files = {tensor.file for tensor in tensors.values()}
     origin = {}
     for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):
         with file.open("rb") as stream:
             digest = hashlib.sha256(stream.read(SAMPLED)).hexdigest()
-        origin[file.name] = [file.stat().st_size, file.stat().st_mtime_ns, digest]
+        status = os.stat(file)
+        origin[file.name] = [status.st_size, status.st_mtime_ns, digest]
     return origin
 
 
@@ -211,7 +214,7 @@ def run(source: str, out: str) -> None:
     for name, value in (("source", source), ("out", out)):
         if not value.strip():
             raise UserError(f"--{name} is missing or empty")
-    convert(pathlib.Path(source), pathlib.Path(out))
+    convert(epath.Path(source), epath.Path(out))
     print(f"{out}: converted from {source}")
 
 

@@ -12,15 +12,14 @@ file that it was at).
 
 import dataclasses
 import hashlib
-import pathlib
 import shutil
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import flags
+from etils import epath
 from flax import nnx
-from tqdm import tqdm
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.errors import UserError
@@ -33,10 +32,12 @@ from msjoe_jax.report.model_card import model_card
 from msjoe_jax.rollout.model_folder import check_folder
 from msjoe_jax.rollout.system import NAMES
 from msjoe_jax.runtime.checkpoint import STACKED, load_meta
+from msjoe_jax.runtime.files import read_json, write_whole
 from msjoe_jax.runtime.param_store import ParamReader, ParamWriter
-from msjoe_jax.runtime.resumable_folder import Making, making
+from msjoe_jax.runtime.progress import Progress, progress
+from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
 from msjoe_jax.weights.clip import HUGGING_FACE
-from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_json, read_sizes, write_json
+from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, write_json
 from msjoe_jax.weights.safetensors import DTYPES, INDEX, plan_files, write_file
 from msjoe_jax.weights.tables import Table, flatten, slots
 
@@ -55,20 +56,18 @@ class Stored(NamedTuple):
       bar: counts the bytes that went out.
     """
 
-    folder: pathlib.Path
+    folder: epath.Path
     reader: ParamReader
     leaves: dict[str, jax.ShapeDtypeStruct]
     meta: dict[str, Any]
-    bar: tqdm
+    bar: Progress
 
     def of(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns a model's leaves, by whole path."""
         return {path: x for path, x in self.leaves.items() if path.startswith(f"{name}/")}
 
 
-def export(
-    checkpoint: pathlib.Path, out: pathlib.Path, output_format: str, dtype: str = ""
-) -> None:
+def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: str = "") -> None:
     """Writes `out`, which appears whole or not at all.
 
     Args:
@@ -102,8 +101,8 @@ def export(
     }
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     with (
-        making(out, origin, total) as made,
-        tqdm(total=total, desc="export", unit="B", unit_scale=True) as bar,
+        resumable_folder(out, origin, total) as made,
+        progress("export", total, unit="B") as bar,
     ):
         stored = Stored(checkpoint, reader, leaves, meta, bar)
         if output_format == "orbax":
@@ -122,10 +121,10 @@ def export(
             title=family.title,
             architecture=family.architecture,
         )
-        (made.folder / "README.md").write_text(card, encoding="utf-8")
+        write_whole(made.folder / "README.md", card)
 
 
-def _orbax(stored: Stored, made: Making) -> None:
+def _orbax(stored: Stored, made: ResumableFolder) -> None:
     """Writes a model folder."""
     leaves = stored.leaves
     stacked = frozenset(path for path in leaves if STACKED.search(path))
@@ -143,7 +142,7 @@ def _orbax(stored: Stored, made: Making) -> None:
             shutil.copytree(stored.folder / name, made.folder / name, dirs_exist_ok=True)
 
 
-def _hugging_face(stored: Stored, name: str, folder: pathlib.Path) -> None:
+def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     """Writes one model as safetensors with its config and side files."""
     source = stored.folder / name
     table, tree = _described(name, source / CONFIG)
@@ -182,7 +181,7 @@ def _hugging_face(stored: Stored, name: str, folder: pathlib.Path) -> None:
     write_json(folder / CONFIG, _config(source, tensors[largest][0]))
 
 
-def _described(name: str, config: pathlib.Path) -> tuple[Table, Params]:
+def _described(name: str, config: epath.Path) -> tuple[Table, Params]:
     """Reads a model's table and abstract parameters from its config.json."""
     if name == "mllm":
         family, sizes = read_model(config)
@@ -191,7 +190,7 @@ def _described(name: str, config: pathlib.Path) -> tuple[Table, Params]:
     return HUGGING_FACE, abstract(lambda: CLIP(clip, rngs=nnx.Rngs(0)))[1]
 
 
-def _sampler(stored: Stored, folder: pathlib.Path) -> None:
+def _sampler(stored: Stored, folder: epath.Path) -> None:
     """Writes the sampler as safetensors with its sizes."""
     leaves = stored.of("sampler")
     paths = {path.removeprefix("sampler/").replace("/", "."): path for path in leaves}
@@ -205,7 +204,7 @@ def _sampler(stored: Stored, folder: pathlib.Path) -> None:
     stored.bar.update(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
 
 
-def _config(source: pathlib.Path, dtype: np.dtype) -> dict[str, Any]:
+def _config(source: epath.Path, dtype: np.dtype) -> dict[str, Any]:
     """Reads a model's config.json; where it states a type, the type of its tensors."""
 
     def stated(value: Any) -> Any:
@@ -234,7 +233,7 @@ def run(checkpoint: str, out: str, output_format: str, dtype: str) -> None:
         raise UserError(f"--format={output_format} is not one of {', '.join(FORMATS)}")
     if dtype and dtype not in DTYPE_NAMES:
         raise UserError(f"--dtype={dtype} is not one of {', '.join(DTYPE_NAMES)}")
-    export(pathlib.Path(checkpoint), pathlib.Path(out), output_format, dtype)
+    export(epath.Path(checkpoint), epath.Path(out), output_format, dtype)
     print(f"{out}: exported from {checkpoint}")
 
 

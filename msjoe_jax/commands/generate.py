@@ -10,7 +10,6 @@ in pairs. With `--json` the last line of output is an object with `token_ids`, `
 
 import functools
 import json
-import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Int, UInt8
 from PIL import Image, ImageOps
@@ -269,7 +269,7 @@ def run(
         raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
     # Attention as it is everywhere: what a prompt gives is the same on every machine's kernels.
-    made = load_model_folder(pathlib.Path(checkpoint), ["mllm"], dtype, attention="xla")
+    made = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype, attention="xla")
     visuals = [_image(path, picture, made, max_pixels) for path, picture in pictures]
     visuals += [_video(path, fps, made, max_pixels) for path in videos]
     models, tokenizer = made.system, made.tokenizers.mllm

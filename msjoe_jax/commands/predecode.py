@@ -3,7 +3,8 @@
     msjoe predecode --manifest=videos.jsonl --out=DIR
 
 Each line of the manifest is {"id": "…", "video": "path, relative to the manifest"}, optionally
-with an "extra" object that is kept. What it may be killed in the middle of (kill -9 too):
+with an "extra" object that is kept. The command may be killed at any moment (kill -9 too), since
+all that it has finished is on disk:
 
     DIR/parts/            finished single videos, each a shard of its own named by the id's hash
     DIR/frames-NNNNN …    parts packed in the manifest's order; immutable once named
@@ -13,7 +14,7 @@ with an "extra" object that is kept. What it may be killed in the middle of (kil
 With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
 DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py).
 
-The same command resumes: finished videos are kept, the one in work is redone, failures are tried
+The same command resumes: finished videos are kept, unfinished ones are redone, failures are tried
 again. A killed and resumed run ends with the same bytes as one that was left alone. Lines added
 to the manifest later are decoded into further shards of the same folder.
 """
@@ -126,11 +127,12 @@ def _clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray]
 
     quiet_cpu_default()
     from msjoe_jax.models.params import fingerprint
-    from msjoe_jax.rollout.model_folder import load_bundle
+    from msjoe_jax.rollout.model_folder import load_model_folder
     from msjoe_jax.rollout.programs import clip_encoder
 
-    _, system, params = load_bundle(checkpoint, ["clip"])
-    return clip_encoder(system, params["clip"]), fingerprint(params["clip"])
+    model = load_model_folder(checkpoint, ["clip"])
+    clip = model.params["clip"]
+    return clip_encoder(model.system, clip), fingerprint(clip)
 
 
 def cli() -> None:

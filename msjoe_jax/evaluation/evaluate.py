@@ -35,7 +35,7 @@ class EvaluateConfig:
     arms: tuple[str, ...] = option(
         ("uniform", "joint"),
         "Rows of the table: names of ARMS, or of SELECTORS (with the last trained models).",
-        choices=arm_names(),
+        choices=arm_names,
     )
     batch: int = option(50, "Questions at a time.", low=1)
     limit: int = option(0, "The first questions only; 0: all.", low=0)

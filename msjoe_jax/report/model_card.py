@@ -35,7 +35,7 @@ def model_card(
 
     Args:
       name: its heading.
-      meta: the checkpoint's; `trained` in it names in `stages` what the models have been through
+      meta: the checkpoint's; `trained` in it names in `phases` what the models have been through
         (the keys of `TRAINED`), and the settings of that.
       present: the models that are in the folder.
       title: the family's name in words.
@@ -53,7 +53,7 @@ def model_card(
         "## How it was trained\n",
     ]  # fmt: skip
     if trained:
-        parts += [f"- {TRAINED[training]}" for training in trained["stages"]]
+        parts += [f"- {TRAINED[training]}" for training in trained["phases"]]
         settings = json.dumps(trained, indent=2, sort_keys=True)
         parts += ["", "What the checkpoint records of it:\n", f"```json\n{settings}\n```\n"]
     else:

@@ -19,16 +19,16 @@ class ObjectiveConfig(RewardConfig):
     micro_batches: int = option(
         1, "Parts of the batch whose gradients are added: less memory, the same update.", low=1
     )
-    rewards: dict[str, float] = option(  # noqa: RUF009
+    rewards: dict[str, float] = option(
         {"accuracy": 0.8, "format": 0.1, "info": 0.1},
         "Weight of each reward in the total.",
-        choices=tuple(REWARDS),
+        choices=REWARDS,
     )
     credit: str = option(
         "routed", "Who is paid: each part for what it can change, or all the total (the paper).",
-        choices=tuple(ROUTES),
+        choices=ROUTES,
     )  # fmt: skip
-    routes: dict[str, dict[str, float]] = option(  # noqa: RUF009
+    routes: dict[str, dict[str, float]] = option(
         {}, "Further pay, {query, sampler or answer: {reward: weight}}, beside that of `credit`."
     )
     advantage: str = option(
@@ -42,7 +42,7 @@ class ObjectiveConfig(RewardConfig):
     )  # fmt: skip
     likelihood: str = option(
         "plackett_luce", "The law of a draw of frames: ordered, as a set (cb), or the paper's.",
-        choices=tuple(DRAWS),
+        choices=DRAWS,
     )  # fmt: skip
     ratio: str = option(
         "token", "To the sampling policy: of each token, or of the sequence (GSPO).", choices=RATIOS

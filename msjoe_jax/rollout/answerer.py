@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,7 +44,7 @@ class Answer:
 
     The rest is how it came about: info and damaged (packets left out) of the video; the replies as
     read and verbatim; the candidates' timestamps, the rows of S, the logits and which of them were
-    chosen; the previews and key frames as JPEGs by time.
+    chosen, best first; the previews and key frames as JPEGs by time.
     """
 
     letter: str | None
@@ -120,7 +119,7 @@ class Answerer:
         # Nobody knows the right option here; no grade is made of the reply.
         asked = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
         with tempfile.TemporaryDirectory() as folder:
-            records = pathlib.Path(folder) / "records"
+            records = epath.Path(folder) / "records"
             with watch("decode"):
                 damaged = write_records(video, records)
             with watch("embed frames"):
@@ -164,6 +163,7 @@ class Answerer:
         mask, index = batch["frame_mask"][0], batch["frame_index"][0]
         chosen = selected.selection.frames[0, 0, 0]
         chosen = chosen[chosen >= 0]
+        indices, valid = (x[0, 0, 0] for x in fetch(selected.draw))
         info = reader.info(VIDEO_ID)
         previews = batch["preview_index"][0][batch["preview_mask"][0]]
         return Answer(
@@ -181,13 +181,13 @@ class Answerer:
             timestamps=info.timestamps[index[mask]],
             similarity=similarity[0, 0][: len(query_reply.queries), mask],
             logits=logits[0, 0][mask],
-            selected=chosen,
+            selected=indices[valid],
             previews=_jpegs(reader, previews),
             key_frames=_jpegs(reader, index[chosen]),
         )
 
 
-def write_records(video: epath.PathLike, folder: pathlib.Path) -> int:
+def write_records(video: epath.PathLike, folder: epath.Path) -> int:
     """Writes one video as a record folder; returns how many damaged packets were left out.
 
     Raises:

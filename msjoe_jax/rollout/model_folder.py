@@ -10,10 +10,11 @@ and the `checkpoint` fields of a config, read them. Layout:
 """
 
 import dataclasses
-import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import plain, read
@@ -33,11 +34,11 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
+from msjoe_jax.runtime.files import partial_path, read_json
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.weights.folder import (
     CONFIG,
     copy_side_files,
-    read_json,
     read_side_files,
     read_sizes,
     write_json,
@@ -74,7 +75,7 @@ class ModelFolder(NamedTuple):
 
 
 def load_model_folder(
-    folder: pathlib.Path,
+    folder: epath.PathLike,
     names: Sequence[str] = NAMES,
     dtype: str = "",
     attention: str = "",
@@ -91,6 +92,7 @@ def load_model_folder(
       UserError: the folder is missing, is none of ours, lacks one of `names`, holds another
         architecture, settings of another version, or a file that cannot be read.
     """
+    folder = epath.Path(folder)
     check_folder(folder, names)
     made = _read_settings(folder)
     mllm = made["mllm"]
@@ -112,7 +114,7 @@ def load_model_folder(
     )
 
 
-def _read_settings(folder: pathlib.Path) -> dict[str, Any]:
+def _read_settings(folder: epath.Path) -> dict[str, Any]:
     """Reads the stored settings as the objects of `PARTS`."""
     meta = load_meta(str(folder / "params"))
     if unknown := sorted(meta.keys() - PARTS.keys() - {"trained"}):
@@ -124,12 +126,13 @@ def _read_settings(folder: pathlib.Path) -> dict[str, Any]:
     return made
 
 
-def check_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
+def check_folder(folder: epath.PathLike, names: Sequence[str]) -> None:
     """Checks that `folder` is a model folder that has the sizes of `names`.
 
     Raises:
       UserError: it is not, or one is missing.
     """
+    folder = epath.Path(folder)
     if not (folder / "params").is_dir():
         raise UserError(f"{folder}: no checkpoint there (expected the folder params in it)")
     for name in names:
@@ -138,7 +141,7 @@ def check_folder(folder: pathlib.Path, names: Sequence[str]) -> None:
 
 
 def save_model_folder(
-    folder: pathlib.Path,
+    folder: epath.PathLike,
     *,
     settings: ModelSettings,
     parts: Mapping[str, Any],
@@ -154,15 +157,16 @@ def save_model_folder(
       folder: where.
       settings: of the three models.
       parts: further plain values for the meta: `frames`, `prompt`, and `trained`, where the models
-        were: its `stages` names the trainings that the parameters have been through, and beside
+        were: its `phases` names the trainings that the parameters have been through, and beside
         it stand their settings.
       system: the models.
       tokenizers: both have to be there.
       params: of all three models.
     """
+    folder = epath.Path(folder)
     if folder.exists():
         return
-    partial = folder.with_name(folder.name + ".partial")
+    partial = partial_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     meta = {**plain(settings), **parts}
@@ -179,7 +183,7 @@ def save_model_folder(
         (partial / name).mkdir()
         content = write_config(sizes)
         if part.checkpoint:
-            source = pathlib.Path(part.checkpoint) / name
+            source = epath.Path(part.checkpoint) / name
             copy_side_files(source, partial / name)
             if read_sizes(source / CONFIG, read_config) == sizes:
                 content = read_json(source / CONFIG)

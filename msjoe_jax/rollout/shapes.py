@@ -108,7 +108,7 @@ def abstract_batch(
     network = SELECTORS[system.network].network
     embeddings = None
     if network is not None and network.needs_embeddings:
-        embeddings = _floats(B, T, system.clip_config.embedding)
+        embeddings = _floats(B, T, system.clip_config.embed_dim)
 
     def rollouts(**sizes: int) -> TokenRollouts:
         return abstract_rollouts(

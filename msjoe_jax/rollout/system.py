@@ -5,12 +5,12 @@ text.py).
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -27,17 +27,21 @@ from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.sampler import SAMPLER, SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.mesh import Table
-from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors import SELECTORS, networks
 from msjoe_jax.signals import SIGNALS
 from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
 from msjoe_jax.weights.folder import CONFIG, read_sizes
 
 NAMES = ("mllm", "clip", "sampler")
-SIZES = ("tiny", *published_sizes())
 DTYPES = ("float32", "bfloat16")
 
 
 # --- which models -----------------------------------------------------------------------------
+
+
+def mllm_sizes() -> tuple[str, ...]:
+    """Returns what `config.mllm.size` may be; empty is as the checkpoint says."""
+    return ("", "tiny", *published_sizes())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ class MllmSettings:
     size: str = option(
         "qwen2.5-vl-7b",
         "A published size, or tiny; empty: as the checkpoint's config.json says.",
-        choices=("", *SIZES),
+        choices=mllm_sizes,
     )
     checkpoint: str = option(
         "", "Model folder (of main, convert or export); empty: none.", form="folder"
@@ -115,7 +119,7 @@ class SamplerSettings(SamplerConfig):
     network: str = option(
         "msjoe",
         "Whose network it is: the name of a selector that has one (SELECTORS).",
-        choices=SELECTORS,
+        choices=networks,
     )
     signals: tuple[str, ...] = option(
         ("clip",),
@@ -125,8 +129,7 @@ class SamplerSettings(SamplerConfig):
 
     def slips(self) -> Iterator[str]:
         """Yields what does not go together."""
-        if SELECTORS[self.network].network is None:
-            yield f"network={self.network} is a selector without a network"
+        yield from super().slips()
         if not self.signals:
             yield "signals is empty: name one at least"
 
@@ -135,9 +138,9 @@ class SamplerSettings(SamplerConfig):
 class ModelSettings:
     """The three models."""
 
-    mllm: MllmSettings = group(MllmSettings, "The multimodal LLM: reasons and answers.")  # noqa: RUF009
-    clip: ClipSettings = group(ClipSettings, "Scores frames by queries.")  # noqa: RUF009
-    sampler: SamplerSettings = group(SamplerSettings, "Turns scores into a choice of frames.")  # noqa: RUF009
+    mllm: MllmSettings = group(MllmSettings, "The multimodal LLM: reasons and answers.")
+    clip: ClipSettings = group(ClipSettings, "Scores frames by queries.")
+    sampler: SamplerSettings = group(SamplerSettings, "Turns scores into a choice of frames.")
 
 
 # --- their tokenizers -------------------------------------------------------------------------
@@ -150,7 +153,7 @@ class Tokenizers(NamedTuple):
     clip: Tokenizer | None = None
 
 
-def load_tokenizers(settings: ModelSettings, folder: pathlib.Path | None = None) -> Tokenizers:
+def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -> Tokenizers:
     """Reads both tokenizers: those that the settings name, else those of their checkpoints.
 
     With a model folder, its own go before the settings', and a model that it lacks has none.
@@ -175,10 +178,10 @@ def load_tokenizers(settings: ModelSettings, folder: pathlib.Path | None = None)
 
 
 def _own_folder(
-    name: str, part: MllmSettings | ClipSettings, folder: pathlib.Path | None
-) -> pathlib.Path | None:
+    name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
+) -> epath.Path | None:
     """Returns where a model's own files lie: in the model folder, else in its checkpoint."""
-    above = folder or (pathlib.Path(part.checkpoint) if part.checkpoint else None)
+    above = folder or (epath.Path(part.checkpoint) if part.checkpoint else None)
     return above / name if above else None
 
 
@@ -240,7 +243,7 @@ class System:
 def make_system(
     settings: ModelSettings,
     tokenizers: Tokenizers | None = None,
-    folder: pathlib.Path | None = None,
+    folder: epath.Path | None = None,
 ) -> System:
     """Builds the definitions that the settings name; no parameter is allocated.
 
@@ -315,8 +318,8 @@ def state_table(system: System) -> Table:
 
 
 def _sizes_file(
-    name: str, part: MllmSettings | ClipSettings, folder: pathlib.Path | None
-) -> pathlib.Path | None:
+    name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
+) -> epath.Path | None:
     """Returns the config.json that states a model's sizes; None: its settings name a size.
 
     Raises:

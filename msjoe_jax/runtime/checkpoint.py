@@ -148,6 +148,24 @@ def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:
     return _read_state(_absolute(path), like, prefix, any_dtype=True)
 
 
+def check_params(path: epath.PathLike, like: Any, prefix: str = "") -> None:
+    """Checks that `load_params` would find what it is asked for; reads no parameter.
+
+    Args:
+      path, like, prefix: as of `load_params`.
+
+    Raises:
+      UserError: no checkpoint there, another architecture, or a damaged one.
+    """
+    folder = _absolute(path)
+    start = f"{prefix}/" if prefix else ""
+    leaves = jax.tree_util.tree_flatten_with_path(like)[0]
+    wanted = {start + path_name(key_path): leaf for key_path, leaf in leaves}
+    stored = {name: leaf for name, leaf in _stored(folder).items() if name.startswith(start)}
+    if difference := _difference(wanted, stored, any_dtype=True):
+        raise UserError(f"{folder} holds another architecture: {difference}")
+
+
 def load_meta(path: epath.PathLike) -> Meta:
     """Reads the `meta` of a checkpoint folder, which says how to build `like`.
 
@@ -233,7 +251,7 @@ def _stored(path: epath.Path) -> dict[str, Any]:
 
 
 def _stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What is stored for a leaf: itself, or the words of an RNG key; with a place to go."""
+    """Returns what is stored for a leaf: its own form, or an RNG key's words; with a sharding."""
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -243,14 +261,14 @@ def _stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _key_impl(leaf: Any) -> str:
-    """The generator of an RNG key, told of tracers but not of abstract leaves."""
+    """Returns the name of an RNG key's generator, which only a traced key can be asked for."""
     names: list[str] = []
     jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), leaf)
     return names[0]
 
 
 def _difference(ours: Mapping[str, Any], stored: Mapping[str, Any], any_dtype: bool) -> str:
-    """The first differing leaves in words, or "" if there is none."""
+    """Describes the first differing leaves; "" if there is none."""
 
     def words(leaf: Any) -> str:
         if leaf is None:
@@ -288,7 +306,7 @@ def _damaged(path: epath.Path, error: Exception) -> UserError:
 
 
 def _all_hosts(state: IteratorState | None) -> list[Any]:
-    """Every host's iterator state, in process order, in a form that JSON can hold."""
+    """Gathers every host's iterator state, in process order, in a form that JSON can hold."""
     if isinstance(state, bytes):
         state = {"base64": base64.b64encode(state).decode()}
     if jax.process_count() == 1:

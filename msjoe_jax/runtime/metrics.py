@@ -15,11 +15,14 @@ from msjoe_jax.runtime.files import write_whole
 class JsonLines:
     """A JSONL file of rows with a `step`, each on disk when `write` returns.
 
-    Rows at or after `start_step` are dropped on opening, so that a resumed run's file equals an
-    uninterrupted one's: give the first step that will be written. Untried on object storage.
+    Args:
+      path: the file, on a disk: object storage cannot append.
+      start_step: the first step that will be written. Rows at or after it are dropped on opening,
+        so that a resumed run's file equals an uninterrupted one's.
     """
 
     def __init__(self, path: epath.PathLike, start_step: int = 0) -> None:
+        """Opens the file for appending."""
         file = epath.Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         _drop_rows(file, start_step)
@@ -44,13 +47,16 @@ class JsonLines:
 class MetricWriter:
     """Writes scalars to TensorBoard and `metrics.jsonl`, texts and images to TensorBoard.
 
-    The JSONL file (see `JsonLines`, also for `start_step`) has one row a call,
-    `{"step": …, name: number, …}`.
+    The JSONL file has one row a call, `{"step": …, name: number, …}`. In a run of several hosts
+    only the first should make a writer.
 
-    In a run of several hosts only the first should make one.
+    Args:
+      workdir: the folder of the files.
+      start_step: as in `JsonLines`.
     """
 
     def __init__(self, workdir: epath.PathLike, start_step: int = 0) -> None:
+        """Opens the files."""
         # TensorFlow, under CLU, takes over two seconds to import: only runs that write pay.
         from clu import metric_writers
 
@@ -76,7 +82,7 @@ class MetricWriter:
         self._tensorboard.write_images(step, values)
 
     def flush(self) -> None:
-        """Puts TensorBoard's part on disk too: call before a checkpoint that resumes after it."""
+        """Writes TensorBoard's rows to disk too; to be called before each checkpoint."""
         self._tensorboard.flush()
 
     def close(self) -> None:
@@ -92,7 +98,7 @@ class MetricWriter:
 
 
 def _verbatim(text: str) -> str:
-    """An indented Markdown block: nothing in it is markup, whatever a model wrote."""
+    """Indents a text, which makes it a Markdown block in which nothing is markup."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
@@ -100,12 +106,12 @@ def _drop_rows(path: epath.Path, start_step: int) -> None:
     """Keeps the rows before `start_step`; a last row torn by a kill goes too."""
     if not path.exists():
         return
-    kept = []
+    rows = []
     for line in path.read_text().splitlines(keepends=True):
         try:
             before = json.loads(line)["step"] < start_step
         except ValueError:  # torn
             continue
         if before and line.endswith("\n"):
-            kept.append(line)
-    write_whole(path, "".join(kept))
+            rows.append(line)
+    write_whole(path, "".join(rows))

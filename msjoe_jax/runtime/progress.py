@@ -152,14 +152,14 @@ def progress(
 
 
 def _value(value: object) -> str:
-    """A metric in words: numbers (also of NumPy and JAX) with three digits."""
+    """Writes a metric as text: numbers (also of NumPy and JAX) with three digits."""
     if isinstance(value, str | int):
         return str(value)
     return f"{float(value):.3g}"  # type: ignore[arg-type]
 
 
 def _short(value: float) -> str:
-    """A positive number with two digits or more."""
+    """Writes a positive number with two digits or more."""
     if value >= 9.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"

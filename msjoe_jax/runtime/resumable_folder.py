@@ -15,14 +15,16 @@ from msjoe_jax.runtime.files import lock, partial_path, write_whole
 PROGRESS = "progress"  # the folder, inside the unfinished one, of what only a resumed run needs
 
 
-class Making:
+class ResumableFolder:
     """A folder under its provisional name, and the parts of it that are finished."""
 
     def __init__(self, folder: epath.Path) -> None:
         """Reads which parts are finished, and opens the log of them."""
         self.folder, log = folder, folder / PROGRESS / "finished"
-        self.finished = frozenset(log.read_text().split("\n") if log.exists() else ())
-        # A kill may have cut the last line off; what is written next must not join it.
+        lines = log.read_text().split("\n") if log.exists() else [""]
+        # A kill may have cut the last line off: it does not count, and what is written next must
+        # not join it.
+        self.finished = frozenset(lines[:-1]) - {""}
         self._log = log.open("a")
         self._log.write("\n")
 
@@ -37,7 +39,9 @@ class Making:
 
 
 @contextlib.contextmanager
-def making(out: epath.PathLike, origin: dict[str, Any], num_bytes: int) -> Iterator[Making]:
+def resumable_folder(
+    out: epath.PathLike, origin: dict[str, Any], num_bytes: int
+) -> Iterator[ResumableFolder]:
     """Makes `out`, or resumes what a killed run of the same origin has left.
 
     Args:
@@ -62,7 +66,7 @@ def making(out: epath.PathLike, origin: dict[str, Any], num_bytes: int) -> Itera
             )
         _check_space(out, partial, num_bytes)
         write_whole(file, text)
-        work = Making(partial)
+        work = ResumableFolder(partial)
         try:
             yield work
         except OSError as error:

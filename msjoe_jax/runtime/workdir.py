@@ -16,11 +16,11 @@ ABSENT = object()
 def record_config(
     workdir: epath.PathLike, config: Mapping[str, Any], may_differ: frozenset[str] = frozenset()
 ) -> None:
-    """Writes `config` (anything JSON can hold) to `workdir`/config.json; a resumed run must match.
+    """Writes a config to `workdir`/config.json, and checks that a resumed run has the same.
 
     Args:
       workdir: the run's folder, locked by the caller.
-      config: nested mapping of fields.
+      config: nested mapping of fields to anything that JSON can hold.
       may_differ: dotted fields that a resumed run may change, such as the number of steps; the
         file then gets the new value.
 
@@ -40,18 +40,17 @@ def record_config(
         )
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            words = "; ".join(
-                f"{name} was {_words(before, name)}, is {_words(now, name)}"
-                for name in names[:SHOWN]
+            changes = "; ".join(
+                f"{name} was {_text(before, name)}, is {_text(now, name)}" for name in names[:SHOWN]
             )
             raise UserError(
-                f"{file.parent} holds a run of another config: {words}{more}; "
+                f"{file.parent} holds a run of another config: {changes}{more}; "
                 "name another work folder or restore these values"
             )
     write_whole(file, text)
 
 
-def _words(fields: Mapping[str, Any], name: str) -> str:
+def _text(fields: Mapping[str, Any], name: str) -> str:
     return json.dumps(fields[name]) if name in fields else "absent"
 
 

@@ -1,4 +1,4 @@
-"""What the MLLM is asked in stages 1 and 4, and what its replies mean: pure text in, text out.
+"""What the MLLM is asked by reason and answer, and what its replies mean: text in, text out.
 
 Replies are data: they are matched against patterns here and never evaluated.
 """

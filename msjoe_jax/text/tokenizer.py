@@ -1,10 +1,10 @@
 """A `tokenizer.json` behind the four calls that the project makes of it."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
+from etils import epath
 from jaxtyping import Int
 
 from msjoe_jax.errors import UserError
@@ -23,8 +23,8 @@ class Tokenizer:
       UserError: there is no readable tokenizer there.
     """
 
-    def __init__(self, path: str | pathlib.Path):
-        file = pathlib.Path(path)
+    def __init__(self, path: epath.PathLike):
+        file = epath.Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))

@@ -8,13 +8,14 @@ shard. Types: bfloat16 is `ml_dtypes.bfloat16`, so torch is not needed.
 
 import json
 import math
-import pathlib
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import open_whole
@@ -29,22 +30,29 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 INDEX = "model.safetensors.index.json"
 SINGLE = ("model.safetensors", "open_clip_model.safetensors")
 HEADER_LIMIT = 100 << 20  # the library's own
-# What a header or an index that is none raises, the deepest nesting included.
-BAD = (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
+# Raised by reading a malformed header or index (RecursionError: by JSON nested very deeply).
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
 SHARD_BYTES = 5 * 10**9  # of the published shards
 
 
 class Tensor(NamedTuple):
-    """Where one tensor lies. `dtype` is the format's own name where NumPy has no such type."""
+    """The place of one tensor in its file.
 
-    file: pathlib.Path
+    `dtype` is the format's own name where NumPy has no such type.
+    """
+
+    file: epath.Path
     start: int
     stop: int
     dtype: np.dtype | str
     shape: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """The values, in memory of their own."""
+        """Reads the values into memory of their own.
+
+        Raises:
+          UserError: the file has become shorter.
+        """
         assert isinstance(self.dtype, np.dtype)
         with open(self.file, "rb") as file:
             file.seek(self.start)
@@ -54,12 +62,13 @@ class Tensor(NamedTuple):
         return raw.view(self.dtype).reshape(self.shape)
 
 
-def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
-    """All tensors of a model's folder, by file and place in it.
+def read_folder(folder: epath.PathLike) -> dict[str, Tensor]:
+    """Finds all tensors of a model's folder, without reading their values.
 
     Raises:
       UserError: there is no safetensors file, the index names an absent one, or one is damaged.
     """
+    folder = epath.Path(folder)
     if (folder / INDEX).is_file():
         files = _indexed(folder)
     else:
@@ -68,20 +77,21 @@ def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
         raise UserError(
             f"{folder}: no {INDEX} and no {' or '.join(SINGLE)}; other formats are not read"
         )
-    found: dict[str, Tensor] = {}
+    model: dict[str, Tensor] = {}
     for file in files:
         tensors = read_header(file)
-        if twice := found.keys() & tensors.keys():
-            raise UserError(f"{file}: holds {sorted(twice)[0]}, as {found[min(twice)].file} does")
-        found |= tensors
-    return found
+        if repeated := model.keys() & tensors.keys():
+            name = min(repeated)
+            raise UserError(f"{file}: holds {name}, as {model[name].file} does")
+        model |= tensors
+    return model
 
 
-def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
+def _indexed(folder: epath.Path) -> list[epath.Path]:
     try:
         names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
-        plain = all(pathlib.PurePath(name).name == name for name in names)
-    except BAD as error:
+        plain = all(os.path.basename(name) == name for name in names)
+    except MALFORMED as error:
         raise UserError(f"{folder / INDEX}: no index ({error!r})") from None
     if not plain:
         raise UserError(f"{folder / INDEX}: names a file outside its folder")
@@ -90,25 +100,26 @@ def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names]
 
 
-def read_header(file: pathlib.Path) -> dict[str, Tensor]:
-    """The tensors of one file in the order in which they lie there.
+def read_header(file: epath.PathLike) -> dict[str, Tensor]:
+    """Reads the header of one file: its tensors, in the order of their values there.
 
     Raises:
       UserError: the file cannot be read, is cut off, or is none.
     """
+    file = epath.Path(file)
     try:
-        size = file.stat().st_size
+        size = os.path.getsize(file)
         with open(file, "rb") as stream:
             length = struct.unpack("<Q", stream.read(8))[0]
             if length > min(size - 8, HEADER_LIMIT):
                 raise ValueError("the header is cut off")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        base, found = 8 + length, {}
+        base, tensors = 8 + length, {}
         for name, entry in header.items():
             start, stop = (base + int(offset) for offset in entry["data_offsets"])
             dtype, shape = entry["dtype"], tuple(map(int, entry["shape"]))
-            found[name] = Tensor(file, start, stop, DTYPES.get(dtype, dtype), shape)
+            tensors[name] = Tensor(file, start, stop, DTYPES.get(dtype, dtype), shape)
             if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
                 raise ValueError(f"{name} has another size than its shape")
             if not base <= start <= stop:
@@ -117,22 +128,27 @@ def read_header(file: pathlib.Path) -> dict[str, Tensor]:
                 raise ValueError(f"cut off: {size} bytes of at least {stop}")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except BAD as error:
+    except MALFORMED as error:
         raise UserError(f"{file}: no safetensors file, or a damaged one ({error})") from None
-    return dict(sorted(found.items(), key=lambda item: item[1].start))
+    return dict(sorted(tensors.items(), key=lambda item: item[1].start))
 
 
 def write_file(
-    file: pathlib.Path,
+    file: epath.PathLike,
     tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     load: Callable[[str], np.ndarray],
 ) -> None:
-    """Writes one file, asking `load` for one tensor after the other; whole or absent.
+    """Writes one file, tensor by tensor; it appears under its name when it is whole.
+
+    Args:
+      file: the file.
+      tensors: type and shape of each tensor by name, in the order in which they are written.
+      load: returns the values of a tensor of this name.
 
     Raises:
       OSError: the disk is full or refuses.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # which transformers asks for
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     start = 0
     for name, (dtype, shape) in tensors.items():
         stop = start + math.prod(shape) * dtype.itemsize
@@ -149,7 +165,7 @@ def write_file(
 
 
 def plan_files(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> dict[str, Sequence[str]]:
-    """Names of the tensors by file, in order, each file of at most `limit` bytes if it can be."""
+    """Distributes tensors, in order, over files of at most `limit` bytes (or of one tensor)."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():

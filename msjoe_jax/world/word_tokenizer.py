@@ -33,10 +33,10 @@ def split_words(text: str) -> list[str]:
 
 
 def build_word_tokenizer(path: epath.PathLike, texts: Iterable[str]) -> epath.Path:
-    """Writes `path` (a tokenizer.json) with the words of `texts`, sorted, behind the fixed tokens.
+    """Writes a tokenizer.json with the fixed tokens and then the words of `texts`, sorted.
 
     Decoding puts one space between tokens, which the reply parser strips; other white space but
-    the newline is not kept. A word never seen becomes `<unk>`.
+    the newline is not kept. A word that is not among them becomes `<unk>`.
 
     Raises:
       UserError: a text spells out `<unk>`.

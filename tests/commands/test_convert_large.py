@@ -23,6 +23,7 @@ from msjoe_jax.weights.safetensors import read_header, write_file
 from msjoe_jax.weights.tables import slots
 from tests.support.commands import PYTHON, ROOT, command, program
 from tests.support.published import qwen_folder
+from tests.support.qwen_oracle import shapes_of
 
 SHARDS = 16
 
@@ -146,15 +147,15 @@ def test_peak_memory(tmp_path):
 KILLED = """
     import os, pathlib, signal, sys
     from msjoe_jax.commands.convert import convert
-    from msjoe_jax.runtime.resumable_folder import Making
-    note, parts = Making.note, []
+    from msjoe_jax.runtime.resumable_folder import ResumableFolder
+    note, parts = ResumableFolder.note, []
     def counted(self, part):
         note(self, part)
         parts.append(part)
     def kill(event, arguments):
         if len(parts) == 12 and event == "os.rename" and not str(arguments[1]).endswith(".zarray"):
             os.kill(os.getpid(), signal.SIGKILL)
-    Making.note = counted
+    ResumableFolder.note = counted
     sys.addaudithook(kill)
     convert(*map(pathlib.Path, sys.argv[1:]))
 """

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msjoe_jax.data.questions import Question, load_questions, save_questions
+from msjoe_jax.data.questions import DataConfig, Question, load_questions, save_questions
 from msjoe_jax.errors import UserError
+from msjoe_jax.fields import fields_of
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(str.strip)
 GOOD = {"id": "q", "video": "v", "question": "?", "options": ["x", "y"], "answer": "B"}
@@ -103,3 +104,14 @@ def test_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
             load_questions(path)
+
+
+def test_the_config_names_a_folder_and_a_file_for_each_part_of_the_data():
+    fields = {field.name: field for field in fields_of(DataConfig)}
+    assert fields.pop("task").default == "jsonl"
+    assert {name: field.option.form for name, field in fields.items()} == {
+        f"{part}_{kind}": {"records": "folder", "questions": "file"}[kind]
+        for part in ("train", "validation", "heldout")
+        for kind in ("records", "questions")
+    }
+    assert all(field.kind is str and field.default == "" for field in fields.values())

@@ -1,10 +1,7 @@
 """The mesh, and the sharding of every leaf of the training state."""
 
-import functools
 import json
-import math
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -13,20 +10,18 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.clip.config import CLIPConfig
-from msjoe_jax.models.clip.model import CLIP
-from msjoe_jax.models.lora import add_lora
-from msjoe_jax.models.params import abstract
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
-from msjoe_jax.rollout.system import qwen_config
+from msjoe_jax.fields import read
 from msjoe_jax.runtime import mesh as mesh_lib
-from msjoe_jax.runtime.mesh import REPLICATED, AxisRules, make_mesh, param_shardings
-from msjoe_jax.runtime.sharding_tables import STATE_TABLE
+from msjoe_jax.runtime.mesh import (
+    REPLICATED,
+    AxisRules,
+    MeshConfig,
+    make_mesh,
+    param_shardings,
+)
 
 TABLE = (
     (r"layers/up/kernel", ("layers", "embed", "mlp")),
@@ -82,41 +77,20 @@ def test_a_leaf_that_cannot_be_placed_is_named(table, words):
         param_shardings(params(), table, MESH, AxisRules())
 
 
-def published_params() -> dict:
-    """Qwen2.5-VL-7B, CLIP ViT-L/14 and the sampler, as shapes."""
-    qwen = qwen_config("qwen2.5-vl-7b", None)
-    builds = {
-        "mllm": lambda: QwenVL(qwen, rngs=nnx.Rngs(0)),
-        "clip": lambda: CLIP(CLIPConfig.published("vit-l-14"), rngs=nnx.Rngs(0)),
-        "sampler": lambda: Sampler(SamplerConfig(), rngs=nnx.Rngs(0)),
-    }
-    return {name: abstract(build)[1] for name, build in builds.items()}
+def test_mesh_sizes_that_no_machine_can_have():
+    def slips(**sizes):
+        found = []
+        read(MeshConfig, sizes, "config.mesh.", found)
+        return found
 
-
-def test_the_published_models_lie_evenly_on_sixteen_chips():
-    shapes = published_params()
-    state = {**shapes, "mllm_opt": jax.eval_shape(optax.adamw(1e-3).init, shapes["mllm"])}
-    for sizes in ((1, 16, 1), (1, 8, 2), (1, 4, 4)):
-        shardings = param_shardings(
-            state, STATE_TABLE, AbstractMesh(sizes, mesh_lib.MESH_AXES), AxisRules()
-        )
-        pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True))
-        whole = sum(leaf.size for leaf, _ in pairs)
-        chip = sum(math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in pairs)
-        # What stays whole by rule (norms, small biases, the sampler) is under 0.1 % of the state.
-        assert whole / 16 <= chip < whole / 16 * 1.02
-
-
-def test_every_row_of_the_tables_is_the_first_match_of_some_parameter():
-    params = published_params()
-    adapt = functools.partial(add_lora, targets="^language/layers/", rank=8, seed=0)
-    params = {**params, "mllm": jax.eval_shape(adapt, params["mllm"])}
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    names = [mesh_lib.path_name(path) for path, leaf in leaves if leaf.ndim]
-    used = set()
-    for name in names:
-        used.add(next(p for p, _ in STATE_TABLE if re.fullmatch(f"(?:.*/)?(?:{p})", name)))
-    assert used == {pattern for pattern, _ in STATE_TABLE}
+    assert slips() == slips(data=2, fsdp=-1, tensor=4) == slips(data=1, fsdp=1, tensor=1) == []
+    (slip,) = slips(fsdp=0)
+    assert slip.startswith("config.mesh.fsdp=0 must be positive")
+    assert slips(data=-1, tensor=-1) == [
+        "config.mesh.fsdp=-1 must be positive, since data is -1 already",
+        "config.mesh.tensor=-1 must be positive, since data is -1 already",
+    ]
+    assert len(slips(data=-2)) == len(slips(tensor=1.5)) == 1
 
 
 def test_make_mesh_refuses_sizes_that_do_not_multiply_to_the_devices():

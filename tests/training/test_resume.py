@@ -15,6 +15,7 @@ import pytest
 from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.runtime.files import lock
+from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_bundle
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def made(tmp_path_factory):
     bundle = tiny_bundle(folder)
     (folder / "config.py").write_text(
         "import pathlib\n"
-        "from tiny import tiny_config\n"
+        "from tests.support.tiny import tiny_config\n"
         "def get_config():\n"
         f"    c = tiny_config(pathlib.Path({str(folder)!r}))\n"
         f"    c.mllm.checkpoint = c.clip.checkpoint = c.sampler.checkpoint = {str(bundle)!r}\n"
@@ -65,7 +66,6 @@ def made(tmp_path_factory):
 KILLED = """
 import os, pathlib, runpy, signal, time
 from msjoe_jax.runtime.metrics import MetricWriter
-from tests.support.embeddings import write_embeddings
 write, at, saved = MetricWriter.scalars, int(os.environ["KILL_AT"]), os.environ["KILL_AFTER"]
 def scalars(self, step, values):
     write(self, step, values)

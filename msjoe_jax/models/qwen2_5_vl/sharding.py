@@ -1,4 +1,4 @@
-"""What each dimension of every parameter is, by the end of its path (`mesh.param_shardings`).
+"""Logical axes of every parameter by the end of its path, as `mesh.param_shardings` reads them.
 
 Layers are stacked, so their first dimension is `layers`. Norms and biases over the width are small
 and stay whole.

@@ -1,0 +1,155 @@
+"""The steps of predecoding: lists that name their faults, parts, and packing in order."""
+
+import json
+import threading
+
+import pytest
+
+from msjoe_jax.data import predecode
+from msjoe_jax.data.predecode import (
+    DecodeSettings,
+    Entry,
+    Packer,
+    Stopped,
+    decode_part,
+    load_entries,
+    resume,
+)
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.video import VideoError
+from msjoe_jax.errors import UserError
+from tests.support.tiny import tiny_video
+
+SETTINGS = DecodeSettings(fps=1.0, max_side=32, quality=90)
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory):
+    """Three videos of one, two and three seconds."""
+    folder = tmp_path_factory.mktemp("videos")
+    rows = []
+    for v in range(3):
+        tiny_video(folder / f"{v}.mp4", 5 * (v + 1))
+        rows.append({"id": f"../vidéo {v}", "video": f"{v}.mp4", "extra": {"v": v}})
+    (folder / "list.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    return load_entries(folder / "list.jsonl")
+
+
+def start(out):
+    out.mkdir(exist_ok=True)
+    return resume(out, SETTINGS)
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_entries_have_their_paths_beside_the_list(entries):
+    assert [entry.extra for entry in entries] == [{"v": 0}, {"v": 1}, {"v": 2}]
+    assert all(entry.path.is_file() and entry.size > 0 for entry in entries)
+    assert len({entry.part for entry in entries}) == 3
+    assert all("/" not in entry.part for entry in entries)
+    absent = entries[0].path.parent / "none.mp4"
+    for path in (absent, absent.parent, absent / "\0"):
+        assert Entry("a", "none.mp4", path, {}).size == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no videos"),
+        ("\n \n", "no videos"),
+        ("{", ":1: not JSON"),
+        ("[]", ":1: not a JSON object"),
+        ('{"id": "a"}', ":1: field 'video' must be"),
+        ('{"id": " ", "video": "a"}', ":1: field 'id' must be"),
+        ('{"id": "a", "video": 3}', ":1: field 'video' must be"),
+        ('{"id": "a", "video": "a", "extra": []}', ":1: field 'extra' must be an object"),
+        ('{"id": "a", "video": "a", "path": 1}', ":1: unknown field 'path'"),
+        ('{"id": "\\ud83d", "video": "a"}', ":1: field 'id' holds half"),
+        ('{"id": "a", "video": "a"}\n\n{"id": "a", "video": "b"}', ":3: field 'id' repeats 'a'"),
+    ],
+)
+def test_a_bad_list_names_line_and_field(tmp_path, text, message):
+    (tmp_path / "list.jsonl").write_text(text)
+    with pytest.raises(UserError, match=f"list.jsonl.*{message}"):
+        load_entries(tmp_path / "list.jsonl")
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 1 << 28])
+def test_parts_in_any_order_pack_to_the_same_folder(tmp_path, entries, monkeypatch, shard_bytes):
+    monkeypatch.setattr(predecode, "SHARD_BYTES", shard_bytes)
+    for name, order in (("a", entries), ("b", entries[::-1])):
+        packer = start(tmp_path / name)
+        for entry in order:
+            decode_part(entry, packer.parts, SETTINGS)
+        for entry in entries:
+            packer.add(entry)
+        assert packer.finish() == 3
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    reader = RecordReader(tmp_path / "a")
+    assert len(reader.shards) == (3 if shard_bytes == 1 else 1)
+    assert reader.ids == [entry.id for entry in entries]
+    assert [reader.info(entry.id).num_frames for entry in entries] == [1, 2, 3]
+    assert reader.info(entries[1].id).extra == {"v": 1, "video": "1.mp4", "warnings": 0}
+    assert not (tmp_path / "a" / "parts").exists()
+
+
+def test_a_part_is_decoded_once(tmp_path, entries):
+    decode_part(entries[0], tmp_path, SETTINGS)
+    before = files(tmp_path)
+    gone = Entry(entries[0].id, "", entries[0].path / "gone", {})
+    decode_part(gone, tmp_path, SETTINGS)
+    assert files(tmp_path) == before and len(before) == 2
+
+
+def test_a_part_that_fails_or_is_stopped_leaves_nothing(tmp_path, entries):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        decode_part(entries[0], tmp_path, SETTINGS, stop)
+    with pytest.raises(VideoError, match="cannot be opened"):
+        decode_part(Entry("a", "", tmp_path / "none.mp4", {}), tmp_path, SETTINGS)
+    assert files(tmp_path) == {}
+
+
+def test_a_resumed_folder_keeps_shards_and_parts_and_drops_halves(tmp_path, entries):
+    out = tmp_path / "out"
+    packer = start(out)
+    decode_part(entries[0], packer.parts, SETTINGS)
+    packer.add(entries[0])
+    packer.flush()
+    decode_part(entries[1], packer.parts, SETTINGS)
+    kept = files(out)
+    for half in (out / "frames-00001.arrayrecord.partial", packer.parts / "videos-x.partial"):
+        half.write_text("half")
+    (out / ".lock").write_text("1")
+    packer = start(out)
+    (out / ".lock").unlink()
+    assert files(out) == kept
+    assert [shard["videos"] for shard in packer.shards] == [[entries[0].id]]
+    packer.add(entries[1])
+    assert packer.finish() == 2
+    assert RecordReader(out).ids == [entries[0].id, entries[1].id]
+    # A finished folder grows in the same way.
+    packer = start(out)
+    decode_part(entries[2], packer.parts, SETTINGS)
+    packer.add(entries[2])
+    assert packer.finish() == 3
+
+
+def test_a_folder_without_a_video_is_not_committed(tmp_path):
+    packer = start(tmp_path / "out")
+    assert isinstance(packer, Packer) and packer.finish() == 0
+    with pytest.raises(UserError, match="not a finished record folder"):
+        RecordReader(tmp_path / "out")
+
+
+def test_folders_of_others(tmp_path):
+    start(tmp_path / "out")
+    with pytest.raises(UserError, match=r"was made with .*, not .*; choose another --out"):
+        resume(tmp_path / "out", DecodeSettings(fps=2.0, max_side=32, quality=90))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="not empty and not a record folder"):
+        start(tmp_path / "mine")
