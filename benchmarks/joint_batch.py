@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import transformers
 
-from benchmarks.models import TOKENS, hf_config
+from benchmarks.sizes import TOKENS, hf_config
 from msjoe_jax.draws.draw import Draw
+from msjoe_jax.families import FAMILIES
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
@@ -15,6 +16,7 @@ from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.programs import Patches
 
 HEAD = 4  # tokens of text before the frames
+QWEN = FAMILIES["qwen2_5_vl"]
 
 
 class Shape(NamedTuple):
@@ -46,7 +48,7 @@ SHAPES = {
 
 
 def hf_sizes(size: str) -> transformers.PreTrainedConfig:
-    """What transformers builds the model from. mini: 23 M parameters, heads as the 7B's."""
+    """Returns what transformers builds the model from; mini: 23 M parameters, heads as the 7B's."""
     config = hf_config("small" if size == "mini" else size)
     if size == "mini":
         text, vision = config["text_config"], config["vision_config"]
@@ -58,7 +60,7 @@ def hf_sizes(size: str) -> transformers.PreTrainedConfig:
 
 
 class Part(NamedTuple):
-    """One stage of the batch: G prompts of each of B questions, n completions of each prompt.
+    """One step's prompts of the batch, G of each of B questions, with n completions of each.
 
     pixels [B, U, P, p, p, 3] of a question's distinct frames; shown [B, G, F], which of them each
     prompt shows; tokens and mask [B, G, n, C] of completions to train on.
@@ -72,6 +74,7 @@ class Part(NamedTuple):
 
     @property
     def samples(self) -> int:
+        """Completions of each prompt."""
         return self.tokens.shape[2]
 
 
@@ -79,6 +82,7 @@ class Numbers:
     """A tokenizer of numbers: "3 4 5"."""
 
     def encode(self, text: str) -> list[int]:
+        """Returns the numbers."""
         return [int(word) for word in text.split()]
 
 
@@ -92,11 +96,22 @@ def make_part(
     samples: int,
     new: int,
 ) -> Part:
-    """Random text around the frames `shown` [B, G, F] of each question's `distinct`."""
+    """Makes prompts of random text around frames, and completions of random tokens.
+
+    Args:
+      c: the MLLM's sizes.
+      rng: where text, pixels and tokens come from.
+      shown: the frames [B, G, F] of each prompt, among its question's.
+      distinct: frames of a question.
+      grid: patches (height, width) of a frame.
+      text: tokens of a prompt beside its frames.
+      samples: completions of each prompt.
+      new: tokens of a completion at most.
+    """
     B, G, F = shown.shape
     P, p = grid[0] * grid[1], c.vision.patch
     M = P // c.vision.merge**2
-    assembler = Assembler(Numbers(), c)  # type: ignore[arg-type]
+    assembler = Assembler(Numbers(), QWEN, c)  # type: ignore[arg-type]
 
     def words(count: int) -> str:
         return " ".join(map(str, rng.integers(5, c.text.vocab, count)))
@@ -124,7 +139,7 @@ def make_part(
 
 
 def make_parts(c: QwenConfig, s: Shape) -> tuple[Part, Part]:
-    """Stage 1 (one prompt a question, I completions) and stage 4 (I · J prompts, one each)."""
+    """Makes reason (one prompt a question, I completions) and answer (I · J prompts, one each)."""
     rng = np.random.default_rng(0)
     B, G = s.questions, s.queries * s.draws
     seen = np.broadcast_to(np.arange(s.previews), (B, 1, s.previews))
@@ -138,14 +153,14 @@ def make_parts(c: QwenConfig, s: Shape) -> tuple[Part, Part]:
 
 
 def rewards(s: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right answers [B, I, J] and valid forms of queries [B, I] and answers [B, I, J]."""
+    """Makes right answers [B, I, J] and valid forms of queries [B, I] and answers [B, I, J]."""
     bit = np.random.default_rng(1).integers
     B, I, J = s.questions, s.queries, s.draws
     return tuple(bit(0, 2, n).astype(np.float32) for n in ((B, I, J), (B, I), (B, I, J)))
 
 
 def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> RolloutBatch:
-    """As the joint step takes it; with log-probs of 0, so that it reports their mean size."""
+    """Makes the joint step's input, with log-probs of 0, so that it reports their mean size."""
     B, I, J = s.questions, s.queries, s.draws
     correct, query_valid, answer_valid = rewards(s)
     ones = np.ones(B, np.float32)
@@ -177,7 +192,7 @@ def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> 
 
 
 def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.ndarray]:
-    """Every prompt repeated once a completion, with the pixels of its own frames."""
+    """Repeats every prompt once a completion, with the pixels of its own frames."""
     n = part.samples
     x = part.prompts
     ids = np.concatenate([x.tokens, x.first_token[..., None]], -1)[questions]

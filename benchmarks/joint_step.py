@@ -6,12 +6,12 @@
 Per question I query completions to one prompt and I · J answers, each to its own frames (random
 text, random weights). Both sides first score one batch on a tiny model: the loss, the mean
 log-prob and every gradient must agree. Then each runs in a process of its own, for its peak
-memory: the rollout of both stages, and the update (GRPO over query and answer tokens, gradients,
-clipping, AdamW on the decoder; the sampler is left out). We encode a question's distinct frames
-once, prefill a prompt once, and keep the features for the update; PyTorch (torch_grpo.py) repeats
-prompts and pixels, as TRL does. Moments are of the weights' type. Medians; compilation and one
-warm-up are left out. The floating-point operations that count are those of distinct prompts and of
-completions, three forwards an update, whatever a side repeats or computes again.
+memory: the rollout of reason and answer, and the update (GRPO over query and answer tokens,
+gradients, clipping, AdamW on the decoder; the sampler is left out). We encode a question's distinct
+frames once, prefill a prompt once, and keep the features for the update; PyTorch (torch_grpo.py)
+repeats prompts and pixels, as TRL does. Moments are of the weights' type. Medians; compilation and
+one warm-up are left out. The floating-point operations that count are those of distinct prompts and
+of completions, three forwards an update, whatever a side repeats or computes again.
 """
 
 import argparse
@@ -37,6 +37,7 @@ import transformers
 from flax import nnx
 
 from benchmarks.joint_batch import (
+    QWEN,
     SHAPES,
     Part,
     Shape,
@@ -46,8 +47,9 @@ from benchmarks.joint_batch import (
     rewards,
     their_inputs,
 )
-from benchmarks.models import TOKENS, arrays, prefill_flops
-from benchmarks.torch_grpo import advantages, backward, completions
+from benchmarks.models import arrays
+from benchmarks.sizes import TOKENS, prefill_flops
+from benchmarks.torch_grpo import advantages, backward, completions, make_model, on_device
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
@@ -88,29 +90,35 @@ class Ours:
 
         self.definition, self.shapes = abstract(make)
         self.init = jax.jit(lambda: split_module(make())[1])
-        system = types.SimpleNamespace(mllm=self.model, banned_ids=lambda: BANNED)
-        stats: Any = token_stats_fn(system, 1.0, chunk=4096, one_by_one=large)  # type: ignore
+        # What of a System the programs below read.
+        self.system: Any = types.SimpleNamespace(
+            family=QWEN, mllm_config=c, mllm=self.model, banned_ids=lambda: BANNED
+        )
+        stats = token_stats_fn(self.system, 1.0, chunk=4096, one_by_one=large)
         self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()))
         self.parts = parts
 
     def model(self, params: Params) -> QwenVL:
+        """Builds the MLLM."""
         return nnx.merge(self.definition, params)
 
     def rollout(
         self, shape: tuple[int, ...], params: Params, prompts: Prompts, patches: Patches, key: Any
     ) -> tuple[Any, Any]:
-        """Completions of a stage, `shape` [B, G, n, C], and the frames' features; to be jitted."""
+        """Draws completions of `shape` [B, G, n, C]; gives features of the frames; to be jitted."""
         model = self.model(params)
-        features = frame_features(model, patches)
+        features = frame_features(self.system, model, patches)
         sampling = Sampling(shape[-1], (), BANNED)
         keys = jax.random.split(key, shape[:-1])
         return generate(model, prompts, features, keys, sampling).tokens, features
 
     def step(self, optimizer: optax.GradientTransformation) -> Callable:
+        """Makes the joint step, not yet jitted."""
         config = dataclasses.replace(OBJECTIVE, micro_batches=self.parts)
         return make_joint_step(config, self.fns, optimizer, optimizer, TRAINED)
 
     def state(self, params: Params, optimizer: optax.GradientTransformation) -> dict[str, Any]:
+        """Makes the training state."""
         moving, _ = partition(params, TRAINED)
         counts = {name: jnp.zeros((), jnp.int32) for name in ("step", "skipped")}
         moments = optimizer.init(moving)
@@ -119,7 +127,7 @@ class Ours:
 
 
 def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of the stages and the update, and peak memory."""
+    """Measures median seconds of reason, answer and the update, and peak memory."""
     ours, parts = Ours(c, a.dtype, a.large, a.parts), make_parts(c, s)
     params = ours.init()
     key, out, features = jax.random.key(0), {}, []
@@ -155,27 +163,6 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
 # --- theirs ---------------------------------------------------------------------------------------
 
 
-def their_model(
-    sizes: transformers.PreTrainedConfig, device: str, dtype: str, large: bool
-) -> torch.nn.Module:
-    """Random weights on the device; the tower is frozen."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(getattr(torch, dtype))
-    with torch.device(device):
-        model = transformers.Qwen2_5_VLForConditionalGeneration(sizes)
-    torch.set_default_dtype(torch.float32)
-    model.model.visual.requires_grad_(False)
-    if large:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
-    return model
-
-
-def on_device(inputs: dict[str, np.ndarray], device: str, dtype: str) -> dict[str, torch.Tensor]:
-    out = {name: torch.from_numpy(np.array(x)).to(device) for name, x in inputs.items()}
-    return {**out, "pixel_values": out["pixel_values"].to(getattr(torch, dtype))}
-
-
 def their_pieces(
     c: QwenConfig, s: Shape, parts: tuple[Part, Part], micro: int, device: str, dtype: str
 ) -> tuple[list[tuple], float]:
@@ -199,7 +186,7 @@ def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, flo
     """As `time_ours`, of PyTorch."""
     device = "cuda" if a.device == "gpu" else "cpu"
     sync = torch.cuda.synchronize if a.device == "gpu" else lambda: None
-    model, parts = their_model(hf_sizes(a.size), device, a.dtype, a.large), make_parts(c, s)
+    model, parts = make_model(hf_sizes(a.size), device, a.dtype, a.large), make_parts(c, s)
     out = {}
     for name, part in zip(("reason", "answer"), parts, strict=True):
         inputs = on_device(their_inputs(c, part, slice(None)), device, a.dtype)
@@ -252,7 +239,7 @@ def check(micro: int) -> dict[str, float]:
     s, sizes = SHAPES["tiny"], hf_sizes("tiny")
     c = QwenConfig.from_hf(sizes.to_dict())
     parts = make_parts(c, s)
-    model = their_model(sizes, "cpu", "float32", large=False)
+    model = make_model(sizes, "cpu", "float32", large=False)
     ours = Ours(c, "float32", False, micro)
     table = qwen_table(c)
     params = from_hf(arrays(model), table, ours.shapes)
@@ -264,7 +251,7 @@ def check(micro: int) -> dict[str, float]:
     }
     theirs, _ = partition(from_hf(gradients, table, ours.shapes), TRAINED)
     with jax.default_matmul_precision("highest"):
-        see = jax.jit(lambda p, x: frame_features(ours.model(p), x))
+        see = jax.jit(lambda p, x: frame_features(ours.system, ours.model(p), x))
         features = [see(params, part.patches) for part in parts]
         # The weights move by so many gradients that their own rounding does not count.
         plain = optax.sgd(RATE)
@@ -372,9 +359,9 @@ def format_table(
     parts = make_parts(c, s)
     flops = 3.0 * useful_flops(c, s, parts)
     rows = []
-    for name, label, part in zip(("reason", "answer"), ("1", "4"), parts, strict=True):
+    for name, part in zip(("reason", "answer"), parts, strict=True):
         count = part.tokens.size
-        what = f"rollout, stage {label}: completion tokens/s ({count} tokens)"
+        what = f"rollout, {name}: completion tokens/s ({count} tokens)"
         rows.append((what, count / ours[name], count / theirs[name], "{:,.1f}", True))
     rows.append(("update, s", ours["update"], theirs["update"], "{:.3f}", False))
     shares = [flops / x["update"] / ours["matmul"] for x in (ours, theirs)]

@@ -26,7 +26,7 @@ class Run(NamedTuple):
 
 
 def run_main(run: Run) -> bool:
-    """One run in its own process, on this thread's cores; True if it is finished afterwards.
+    """Runs `main` in its own process, on this thread's cores; says whether it finished.
 
     Its output goes to `log.txt`. A run that was killed goes on where it stopped.
     """
@@ -38,14 +38,15 @@ def run_main(run: Run) -> bool:
     command += [f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in run.fields.items()]
     with (workdir / "log.txt").open("a") as log:
-        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
-    return not done.returncode
+        ended = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
+    return not ended.returncode
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> None:
-    """All runs, `jobs` at a time, one core each.
+    """Runs `jobs` runs at a time, one core each, until all have ended.
 
-    Raises SystemExit when all have ended, if some failed: their logs are named.
+    Raises:
+      SystemExit: some failed; their logs are named.
     """
     cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
 
@@ -53,18 +54,18 @@ def run_all(runs: Sequence[Run], jobs: int) -> None:
         os.sched_setaffinity(0, {next(cores)})  # of this thread, and of what it starts
 
     with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
-        done = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
-    failed = [str(r.workdir / "log.txt") for r, ok in zip(runs, done, strict=True) if not ok]
+        ends = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
+    failed = [str(r.workdir / "log.txt") for r, ok in zip(runs, ends, strict=True) if not ok]
     if failed:
         sys.exit(f"error: {len(failed)} of {len(runs)} runs failed; see {', '.join(failed)}")
 
 
 def from_base(base: pathlib.Path) -> dict[str, object]:
-    """Fields of a run that starts from the models, data and pass rates of the run in `base`."""
+    """Returns fields of a run that starts from the models, data and pass rates of a base run."""
     base = base.absolute()
     world = base / "world"
     return {
-        "stages": "('joint','evaluate')",
+        "phases": "('joint','evaluate')",
         "data.train_questions": base / "difficulty" / "questions.jsonl",
         "mllm.tokenizer": world / "tokenizer.json",
         "clip.tokenizer": world / "tokenizer.json",
@@ -77,7 +78,7 @@ def from_base(base: pathlib.Path) -> dict[str, object]:
     }
 
 
-def outcomes(workdir: pathlib.Path, selector: str) -> Float[np.ndarray, "n"]:
-    """1.0 or 0.0 of every held-out question, NaN where it was dropped."""
+def outcomes(workdir: pathlib.Path, arm: str) -> Float[np.ndarray, "n"]:
+    """Returns an arm's score of every held-out question, NaN where it was dropped."""
     rows = map(json.loads, (workdir / "eval_questions.jsonl").read_text().splitlines())
-    return np.array([np.nan if row[selector] is None else row[selector] for row in rows])
+    return np.array([np.nan if row[arm] is None else row[arm] for row in rows])

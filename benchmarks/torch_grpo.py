@@ -10,8 +10,31 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+import transformers
 
 Inputs = Mapping[str, torch.Tensor]
+
+
+def make_model(
+    sizes: transformers.PreTrainedConfig, device: str, dtype: str, large: bool
+) -> torch.nn.Module:
+    """Makes the model with random weights on the device; the tower is frozen."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device(device):
+        model = transformers.Qwen2_5_VLForConditionalGeneration(sizes)
+    torch.set_default_dtype(torch.float32)
+    model.model.visual.requires_grad_(False)
+    if large:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    return model
+
+
+def on_device(inputs: dict[str, np.ndarray], device: str, dtype: str) -> dict[str, torch.Tensor]:
+    """Copies arrays to the device, pixels in the model's type."""
+    out = {name: torch.from_numpy(np.array(x)).to(device) for name, x in inputs.items()}
+    return {**out, "pixel_values": out["pixel_values"].to(getattr(torch, dtype))}
 
 
 def completions(
@@ -20,7 +43,7 @@ def completions(
     new: int,
     banned: tuple[int, ...],
 ) -> torch.Tensor:
-    """`new` sampled tokens [R, new] of every row."""
+    """Samples `new` tokens [R, new] for every row."""
     with torch.inference_mode():
         out = model.generate(
             **inputs,
@@ -40,7 +63,7 @@ def log_probs(
     tokens: torch.Tensor,
     banned: tuple[int, ...],
 ) -> torch.Tensor:
-    """Of completion tokens [R, C], the banned ids left out of the distribution."""
+    """Computes log-probs of completion tokens [R, C], among all but the banned ids."""
     ids = torch.cat([inputs["input_ids"], tokens], 1)
     kinds = inputs["mm_token_type_ids"]
     out = model(
@@ -60,8 +83,11 @@ def log_probs(
 def advantages(
     correct: np.ndarray, query_valid: np.ndarray, answer_valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """GRPO's, of 0.8 · right + 0.1 · both forms, over the I · J rollouts of a question: [B, I] (the
-    mean of its draws) for query tokens, [B, I · J] for answer tokens."""
+    """Computes GRPO's advantages of 0.8 · right + 0.1 · both forms, over a question's rollouts.
+
+    Returns:
+      [B, I] (the mean of its draws) for query tokens, [B, I · J] for answer tokens.
+    """
     reward = 0.8 * correct + 0.1 * query_valid[..., None] * answer_valid
     flat = reward.reshape(len(reward), -1)
     centred = flat - flat.mean(1, keepdims=True)
@@ -77,8 +103,16 @@ def backward(
 ) -> tuple[float, float]:
     """Adds gradients of the clipped loss, mean over the batch's `total` tokens.
 
-    `pieces`: (inputs, tokens [R, C], mask [R, C], advantages [R]) of every micro-batch and stage.
-    Returns the loss and the mean negative log-prob. On policy, so that the ratio is 1.
+    On policy, so that the ratio is 1.
+
+    Args:
+      model: gets the gradients.
+      pieces: (inputs, tokens [R, C], mask [R, C], advantages [R]) of every micro-batch and step.
+      total: tokens of the batch.
+      banned: ids that are never sampled.
+
+    Returns:
+      the loss and the mean negative log-prob.
     """
     loss, surprise = 0.0, 0.0
     for inputs, tokens, mask, advantage in pieces:

@@ -18,9 +18,10 @@ FRAME_TOKENS = 6  # a frame of the tiny world in a prompt: four visual tokens be
 def family(variants: Variants) -> Callable[[str], ConfigDict]:
     """Returns the `get_config` of a family, which raises ValueError for an unknown variant."""
 
-    def get_config(variant: str) -> ConfigDict:
+    def get_config(variant: str = "") -> ConfigDict:
         if variant not in variants:
-            raise ValueError(f"no variant {variant!r}; it has: {', '.join(variants)}")
+            wrong = f"no variant {variant!r}" if variant else "name a variant, FILE.py:VARIANT"
+            raise ValueError(f"{wrong}; it has: {', '.join(variants)}")
         c = load_config("tiny")
         c.evaluate.arms = ("joint",)
         previews, keys = c.frames.preview, c.frames.key
