@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from msjoe_jax.data.questions import Question
 from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.runtime.mesh import REPLICATED, Table
 
 
 class Ask(NamedTuple):
@@ -93,11 +94,14 @@ class Network(NamedTuple):
     """The weights of a selector that is trained, by the same loop whichever they are.
 
     build(sizes, rngs): the module, from `config.sampler`; logits(module, inputs): the frames'
-    logits, −inf where masked; needs_embeddings: it reads `FrameInputs.embeddings`.
+    logits, −inf where masked; sharding_table: how its leaves lie on a mesh (runtime/mesh.py), by
+    default whole on every device where their path begins with `network/`; needs_embeddings: it
+    reads `FrameInputs.embeddings`.
     """
 
     build: Callable[[Any, nnx.Rngs], nnx.Module]
     logits: Callable[[Any, FrameInputs], Float[Array, "R T"]]
+    sharding_table: Table = ((r"network/.*", REPLICATED),)
     needs_embeddings: bool = False
 
 
