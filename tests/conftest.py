@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # In these rooms every call is checked against its shapes and kinds. Before any of them is imported.
-CHECKED = ("models", "rl", "draws", "selectors")
+CHECKED = ("models", "rl", "draws")
 jaxtyping.install_import_hook([f"msjoe_jax.{room}" for room in CHECKED], "beartype.beartype")
 
 # On a busy machine an example may take any time.
