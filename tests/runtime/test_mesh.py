@@ -13,20 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.clip.config import CLIPConfig
-from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.lora import add_lora
-from msjoe_jax.models.params import abstract
-from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
-from msjoe_jax.rollout.system import qwen_config
+from msjoe_jax.rollout.system import ModelSettings, System, make_system, state_table
 from msjoe_jax.runtime import mesh as mesh_lib
 from msjoe_jax.runtime.mesh import REPLICATED, AxisRules, make_mesh, param_shardings
-from msjoe_jax.runtime.sharding_tables import STATE_TABLE
 
 TABLE = (
     (r"layers/up/kernel", ("layers", "embed", "mlp")),
@@ -82,23 +75,18 @@ def test_a_leaf_that_cannot_be_placed_is_named(table, words):
         param_shardings(params(), table, MESH, AxisRules())
 
 
-def published_params() -> dict:
+@pytest.fixture(scope="module")
+def published() -> System:
     """Qwen2.5-VL-7B, CLIP ViT-L/14 and the sampler, as shapes."""
-    qwen = qwen_config("qwen2.5-vl-7b", None)
-    builds = {
-        "mllm": lambda: QwenVL(qwen, rngs=nnx.Rngs(0)),
-        "clip": lambda: CLIP(CLIPConfig.published("vit-l-14"), rngs=nnx.Rngs(0)),
-        "sampler": lambda: Sampler(SamplerConfig(), rngs=nnx.Rngs(0)),
-    }
-    return {name: abstract(build)[1] for name, build in builds.items()}
+    return make_system(ModelSettings())
 
 
-def test_the_published_models_lie_evenly_on_sixteen_chips():
-    shapes = published_params()
+def test_the_published_models_lie_evenly_on_sixteen_chips(published):
+    shapes, table = published.abstract, state_table(published)
     state = {**shapes, "mllm_opt": jax.eval_shape(optax.adamw(1e-3).init, shapes["mllm"])}
     for sizes in ((1, 16, 1), (1, 8, 2), (1, 4, 4)):
         shardings = param_shardings(
-            state, STATE_TABLE, AbstractMesh(sizes, mesh_lib.MESH_AXES), AxisRules()
+            state, table, AbstractMesh(sizes, mesh_lib.MESH_AXES), AxisRules()
         )
         pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True))
         whole = sum(leaf.size for leaf, _ in pairs)
@@ -107,16 +95,16 @@ def test_the_published_models_lie_evenly_on_sixteen_chips():
         assert whole / 16 <= chip < whole / 16 * 1.02
 
 
-def test_every_row_of_the_tables_is_the_first_match_of_some_parameter():
-    params = published_params()
+def test_every_row_of_the_tables_is_the_first_match_of_some_parameter(published):
+    params, table = published.abstract, state_table(published)
     adapt = functools.partial(add_lora, targets="^language/layers/", rank=8, seed=0)
     params = {**params, "mllm": jax.eval_shape(adapt, params["mllm"])}
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     names = [mesh_lib.path_name(path) for path, leaf in leaves if leaf.ndim]
     used = set()
     for name in names:
-        used.add(next(p for p, _ in STATE_TABLE if re.fullmatch(f"(?:.*/)?(?:{p})", name)))
-    assert used == {pattern for pattern, _ in STATE_TABLE}
+        used.add(next(p for p, _ in table if re.fullmatch(f"(?:.*/)?(?:{p})", name)))
+    assert used == {pattern for pattern, _ in table}
 
 
 def test_make_mesh_refuses_sizes_that_do_not_multiply_to_the_devices():
