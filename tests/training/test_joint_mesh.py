@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from msjoe_jax.config import read_config
 from msjoe_jax.draws.plackett_luce import sample
@@ -27,7 +28,7 @@ from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.system import load_tokenizers, make_system, state_table
-from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings, replicated
+from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.training.state import init_state, make_step
 
 # (data, fsdp, tensor); the last with two micro-batches.
@@ -151,7 +152,9 @@ def main(folder, port="", process=""):
             after, metrics = step(state, placed)
         q = after["mllm"]["language"]["layers"]["q"]
         split = q.size // q.addressable_shards[0].data.size
-        whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))((after, metrics))
+        whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(
+            (after, metrics)
+        )
         after, metrics = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), whole)
         return after, {k: float(v) for k, v in metrics.items()}, split
 
