@@ -26,7 +26,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,10 @@ from benchmarks.joint_batch import (
     our_batch,
     rewards,
     their_inputs,
+    useful_flops,
 )
 from benchmarks.models import arrays
-from benchmarks.sizes import TOKENS, prefill_flops
+from benchmarks.sizes import TOKENS
 from benchmarks.torch_grpo import advantages, backward, completions, make_model, on_device
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
@@ -58,6 +59,7 @@ from msjoe_jax.rl.joint_step import make_joint_step, partition
 from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.rollout.programs import Patches, frame_features, token_stats_fn
+from msjoe_jax.rollout.system import System
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
 from tests.support.torch_stubs import declare_torchvision_ops
@@ -68,6 +70,7 @@ LEARNING_RATE, DECAY, CLIP = 1e-6, 0.01, 1.0
 # Of the largest entry of a gradient: float32 sums of thousands of terms in another order.
 SAME = 1e-4
 RATE = 1024.0
+GIB = 2**30
 OBJECTIVE = StepConfig(
     train_sampler=False,
     credit="shared",
@@ -83,22 +86,27 @@ class Ours:
     """Our programs for one size. `large`: remat, and a question's prompts scored one by one."""
 
     def __init__(self, c: QwenConfig, dtype: str, large: bool, parts: int):
+        t = jnp.dtype(dtype)
+
         def make() -> QwenVL:
             return QwenVL(
-                c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat=large, attention="auto"
+                c, rngs=nnx.Rngs(0), dtype=t, param_dtype=t, remat=large, attention="auto"
             )
 
         self.definition, self.shapes = abstract(make)
         self.init = jax.jit(lambda: split_module(make())[1])
         # What of a System the programs below read.
-        self.system: Any = types.SimpleNamespace(
-            family=QWEN, mllm_config=c, mllm=self.model, banned_ids=lambda: BANNED
+        self.system = cast(
+            System,
+            types.SimpleNamespace(
+                family=QWEN, mllm_config=c, mllm=self.model, banned_ids=lambda: BANNED
+            ),
         )
         stats = token_stats_fn(self.system, 1.0, chunk=4096, one_by_one=large)
         self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()))
         self.parts = parts
 
-    def model(self, params: Params) -> QwenVL:
+    def model(self, params: Params) -> Any:
         """Builds the MLLM."""
         return nnx.merge(self.definition, params)
 
@@ -166,7 +174,18 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
 def their_pieces(
     c: QwenConfig, s: Shape, parts: tuple[Part, Part], micro: int, device: str, dtype: str
 ) -> tuple[list[tuple], float]:
-    """What `torch_grpo.backward` takes, of `micro` micro-batches."""
+    """Makes what `torch_grpo.backward` takes.
+
+    Args:
+      c: the MLLM's sizes.
+      s: the batch's.
+      parts: of the batch.
+      micro: number of micro-batches.
+      device, dtype: of the model.
+
+    Returns:
+      the pieces, and the number of tokens to train on.
+    """
     pieces = []
     each = s.questions // micro
     for first in range(0, s.questions, each):
@@ -276,17 +295,6 @@ def check(micro: int) -> dict[str, float]:
     return out
 
 
-def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
-    """Of one forward of the decoder: each distinct prompt and each completion once."""
-    total = 0.0
-    for part in parts:
-        prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape
-        start, end = prefill_flops(c.text, prompt), prefill_flops(c.text, prompt + new)
-        head = 2.0 * new * c.text.vocab * c.text.width
-        total += B * G * (start + n * (end - start + head))
-    return total
-
-
 def child(part: str, a: argparse.Namespace) -> dict[str, float]:
     """Runs one part in a process of its own; exits where that fails."""
     env = dict(os.environ)
@@ -355,19 +363,27 @@ def format_table(
     theirs: dict[str, float],
     threads: int,
 ) -> str:
-    """Tokens a second, seconds, memory, and the share of the matrix rate, with ratios."""
+    """Formats tokens a second, seconds, memory and the share of the matrix rate, with ratios.
+
+    Args:
+      c: the MLLM's sizes.
+      s: the batch's.
+      a: the flags.
+      ours, theirs: what `time_ours` and `time_theirs` measured.
+      threads: of the CPU.
+    """
     parts = make_parts(c, s)
     flops = 3.0 * useful_flops(c, s, parts)
-    rows = []
+    rows: list[tuple[str, float, float, str, bool]] = []
     for name, part in zip(("reason", "answer"), parts, strict=True):
         count = part.tokens.size
         what = f"rollout, {name}: completion tokens/s ({count} tokens)"
         rows.append((what, count / ours[name], count / theirs[name], "{:,.1f}", True))
     rows.append(("update, s", ours["update"], theirs["update"], "{:.3f}", False))
-    shares = [flops / x["update"] / ours["matmul"] for x in (ours, theirs)]
-    rows.append(("update, share of the measured matrix rate", *shares, "{:.1%}", True))
-    gib = [x["peak"] / 2**30 for x in (ours, theirs)]
-    rows.append(("peak memory, GiB", *gib, "{:.2f}", False))
+    best = flops / ours["matmul"]
+    share = "update, share of the measured matrix rate"
+    rows.append((share, best / ours["update"], best / theirs["update"], "{:.1%}", True))
+    rows.append(("peak memory, GiB", ours["peak"] / GIB, theirs["peak"] / GIB, "{:.2f}", False))
     length = [part.prompts.tokens.shape[-1] + 1 for part in parts]
     lines = [
         f"{a.device}, {threads} threads, {a.dtype}, size {a.size}; {s.questions} questions × "

@@ -7,6 +7,7 @@ logits of completion tokens only, one forward a micro-batch.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 def make_model(
-    sizes: transformers.PreTrainedConfig, device: str, dtype: str, large: bool
+    sizes: transformers.Qwen2_5_VLConfig, device: str, dtype: str, large: bool
 ) -> torch.nn.Module:
     """Makes the model with random weights on the device; the tower is frozen."""
     torch.manual_seed(0)
@@ -38,7 +39,7 @@ def on_device(inputs: dict[str, np.ndarray], device: str, dtype: str) -> dict[st
 
 
 def completions(
-    model: torch.nn.Module,
+    model: Any,
     inputs: Inputs,
     new: int,
     banned: tuple[int, ...],
