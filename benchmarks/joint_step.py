@@ -39,18 +39,16 @@ from flax import nnx
 from benchmarks.joint_batch import (
     QWEN,
     SHAPES,
-    Part,
     Shape,
     hf_sizes,
     make_parts,
     our_batch,
-    rewards,
     their_inputs,
     useful_flops,
 )
 from benchmarks.models import arrays
 from benchmarks.sizes import TOKENS
-from benchmarks.torch_grpo import advantages, backward, completions, make_model, on_device
+from benchmarks.torch_grpo import backward, completions, make_model, make_pieces, on_device
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
@@ -113,7 +111,14 @@ class Ours:
     def rollout(
         self, shape: tuple[int, ...], params: Params, prompts: Prompts, patches: Patches, key: Any
     ) -> tuple[Any, Any]:
-        """Draws completions of `shape` [B, G, n, C]; gives features of the frames; to be jitted."""
+        """Draws completions, and returns the frames' features too.
+
+        Args:
+          shape: [B, G, n, C] of the completions.
+          params: of the MLLM.
+          prompts, patches: of the step, and of its frames.
+          key: from which it draws.
+        """
         model = self.model(params)
         features = frame_features(self.system, model, patches)
         sampling = Sampling(shape[-1], (), BANNED)
@@ -171,36 +176,6 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
 # --- theirs ---------------------------------------------------------------------------------------
 
 
-def their_pieces(
-    c: QwenConfig, s: Shape, parts: tuple[Part, Part], micro: int, device: str, dtype: str
-) -> tuple[list[tuple], float]:
-    """Makes what `torch_grpo.backward` takes.
-
-    Args:
-      c: the MLLM's sizes.
-      s: the batch's.
-      parts: of the batch.
-      micro: number of micro-batches.
-      device, dtype: of the model.
-
-    Returns:
-      the pieces, and the number of tokens to train on.
-    """
-    pieces = []
-    each = s.questions // micro
-    for first in range(0, s.questions, each):
-        questions = slice(first, first + each)
-        for part, advantage in zip(parts, advantages(*rewards(s)), strict=True):
-            rows = [
-                torch.from_numpy(x[questions].reshape(-1, x.shape[-1]).copy()).to(device)
-                for x in (part.tokens.astype(np.int64), part.mask.astype(np.float32))
-            ]
-            paid = torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
-            inputs = on_device(their_inputs(c, part, questions), device, dtype)
-            pieces.append((inputs, *rows, paid))
-    return pieces, float(sum(part.mask.sum() for part in parts))
-
-
 def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
     """As `time_ours`, of PyTorch."""
     device = "cuda" if a.device == "gpu" else "cpu"
@@ -219,7 +194,7 @@ def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, flo
         out[name] = median(call, a.repeats)
         del inputs
     model.train(a.large)
-    pieces, total = their_pieces(c, s, parts, a.parts, device, a.dtype)
+    pieces, total = make_pieces(c, s, parts, a.parts, device, a.dtype)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=DECAY)
 
@@ -262,7 +237,7 @@ def check(micro: int) -> dict[str, float]:
     ours = Ours(c, "float32", False, micro)
     table = qwen_table(c)
     params = from_hf(arrays(model), table, ours.shapes)
-    pieces, total = their_pieces(c, s, parts, micro, "cpu", "float32")
+    pieces, total = make_pieces(c, s, parts, micro, "cpu", "float32")
     loss, surprise = backward(model, pieces, total, BANNED)
     gradients = {
         name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()

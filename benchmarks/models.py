@@ -111,6 +111,7 @@ class Ticks(transformers.StoppingCriteria):
 
 
 def format_row(row: tuple[str, float, float]) -> str:
+    """Formats a row of the table."""
     what, ours, theirs = row
     return f"| {what} | {ours:,.1f} | {theirs:,.1f} | {ours / theirs:.2f} |"
 
