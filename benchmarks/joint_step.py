@@ -73,7 +73,7 @@ OBJECTIVE = StepConfig(
     train_sampler=False,
     credit="shared",
     advantage="group",
-    rewards={"accuracy": 0.8, "format": 0.1},
+    rewards={"accuracy": 0.8, "format": 0.1, "info": 0.0},
 )
 
 

@@ -22,13 +22,19 @@ def log_probs(
     targets: Int[Array, "*R"],
     *,
     banned: Bool[Array, "V"],
-    temperature: float = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
     chunk: int = 4096,
 ) -> tuple[Float[Array, "*R"], Float[Array, "*R"]]:
-    """Log-probs of `targets` and entropies (nats) of softmax(h · tableᵀ / temperature), float32.
+    """Computes log-probs of `targets` and entropies (nats), in float32.
+
+    The distribution is softmax(h · tableᵀ / temperature).
 
     Args:
+      h: hidden states.
+      table: the head's rows.
+      targets: ids.
       banned: ids that have no probability: as targets they get -1e30.
+      temperature: of the distribution.
       chunk: ids at a time on every device (each has its own part of the vocabulary).
     """
     rows = h.reshape(-1, h.shape[-1])

@@ -26,7 +26,7 @@ LORA: Table = ((r"lora/.*/[ab]", REPLICATED),)
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(layers, inputs, outputs) of a leaf."""
+    """Returns (layers, inputs, outputs) of a leaf."""
     split = 1 + INPUT_DIMS.get(name, 1)
     sizes = [1, 1]
     for i, size in enumerate(shape[1:], 1):
@@ -35,7 +35,7 @@ def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
-    """The tree with factors for every stacked matrix whose path matches `targets` (searched).
+    """Adds factors for every stacked matrix whose path matches `targets` (searched).
 
     a [Y, in, r] is normal with variance 1 / in, b [Y, r, out] zero: the start changes nothing.
     Biases of attention heads are stacked too, [Y, N, H], and have no factors.
@@ -66,7 +66,7 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
 
 
 def merge_lora(params: Params, scale: float) -> Params:
-    """The tree without `lora`, its updates added; any other tree comes back as it is."""
+    """Adds the updates and removes `lora`; any other tree comes back as it is."""
     if "lora" not in params:
         return params
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.rl import rewards
 from msjoe_jax.rl.advantages import query_and_draw_advantages, sampler_advantages, zero_variance
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
@@ -17,9 +18,9 @@ ALWAYS_LOGGED = ("accuracy", "query_format", "answer_format", "info")
 class Advantages(NamedTuple):
     """Of query tokens, of the sampler's draws, and of answer tokens."""
 
-    query: Float[Array, "B I"]
-    draw: Float[Array, "B I J"]
-    answer: Float[Array, "B I J"]
+    query: Float[AnyArray, "B I"]
+    draw: Float[AnyArray, "B I J"]
+    answer: Float[AnyArray, "B I J"]
 
 
 def batch_advantages(
@@ -51,10 +52,9 @@ def batch_advantages(
 
 def reward_values(
     config: ObjectiveConfig, batch: RolloutBatch
-) -> dict[str, Float[Array, "B #I #J"]]:
+) -> dict[str, Float[AnyArray, "B #I #J"]]:
     """Computes every reward that is paid to someone or logged, by name."""
-    weights = [config.weights(), *config.paid().values()]
-    names = {name for table in weights for name, weight in table.items() if weight}
+    names = {name for table in (config.weights(), *config.paid().values()) for name in table}
     return {
         name: reward(batch, config)
         for name, reward in rewards.REWARDS.items()
@@ -73,16 +73,16 @@ def without_equal_rewards(batch: RolloutBatch, total: Float[Array, "B I J"]) -> 
 
 
 def _metrics(
-    batch: RolloutBatch, total: Float[Array, "B I J"], values: dict[str, Float[Array, "B #I #J"]]
+    batch: RolloutBatch, total: Float[Array, "B I J"], values: dict[str, Float[AnyArray, "B #I #J"]]
 ) -> dict[str, Array]:
     """Computes means over the questions that count, under TRL's names where it has one."""
     w = batch.weight
     questions = jnp.maximum(w.sum(), 1.0)
 
-    def flat(x: Array) -> Array:
+    def flat(x: AnyArray) -> AnyArray:
         return x.reshape(x.shape[0], -1)
 
-    def mean(x: Array) -> Array:
+    def mean(x: AnyArray) -> Array:
         return (flat(x).mean(-1) * w).sum() / questions
 
     lengths = [flat(part.mask.sum(-1)) for part in (batch.queries, batch.answers)]

@@ -143,7 +143,7 @@ def make_scores(
         def part(rollouts: tuple[TokenRollouts, TokenRollouts]) -> tuple[Array, ...]:
             score = (fns.query_stats, fns.answer_stats)
             return tuple(
-                f(mllm, r.prompts, r.visual, r.tokens)[0]
+                f(mllm, r.prompts, r.visual, jnp.asarray(r.tokens))[0]
                 for f, r in zip(score, rollouts, strict=True)
             )
 

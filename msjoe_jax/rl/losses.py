@@ -26,7 +26,7 @@ def token_weights(
     mask: Bool[AnyArray, "R N"],
     aggregation: str,
     fixed_length: int | None = None,
-) -> tuple[Float[Array, "R N"], Float[Array, ""]]:
+) -> tuple[Float[AnyArray, "R N"], Float[AnyArray, ""]]:
     """Computes the weight of each token and the denominator of one micro-batch.
 
     Both are to be summed over micro-batches before dividing.
@@ -38,7 +38,7 @@ def token_weights(
     Raises:
       ValueError: unknown aggregation, or "fixed-length" without a positive length.
     """
-    tokens = mask.astype(jnp.float32)
+    tokens = jnp.asarray(mask, jnp.float32)
     lengths = tokens.sum(1, keepdims=True)
     rows = jnp.sum(lengths > 0).astype(jnp.float32)
     if aggregation == "token-mean":
@@ -149,5 +149,5 @@ def kl_penalty(
     raise ValueError(f"kind must be 'k1', 'k2', 'k3' or 'k3+', not {kind!r}")
 
 
-def _row_mean(values: Float[Array, "R N"], mask: Bool[Array, "R N"]) -> Float[Array, "R 1"]:
+def _row_mean(values: Float[Array, "R N"], mask: Bool[AnyArray, "R N"]) -> Float[Array, "R 1"]:
     return values.sum(1, keepdims=True) / jnp.maximum(mask.sum(1, keepdims=True), 1)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.draws import DRAWS
+from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.rl import losses
 from msjoe_jax.rl.batch import FrameInputs, RolloutBatch, TokenRollouts, Tree, frame_inputs
 from msjoe_jax.rl.config import ObjectiveConfig
@@ -51,8 +52,8 @@ class Denominators(NamedTuple):
 
 
 def trained_tokens(
-    config: ObjectiveConfig, part: TokenRollouts, weight: Float[Array, "B"]
-) -> Bool[Array, "R C"]:
+    config: ObjectiveConfig, part: TokenRollouts, weight: Float[AnyArray, "B"]
+) -> Bool[AnyArray, "R C"]:
     """Returns the mask as rows of completions, empty where question or reply does not count."""
     mask = part.mask & (weight > 0)[:, None, None, None]
     if config.overlong == "mask":
@@ -73,8 +74,8 @@ def denominators(config: ObjectiveConfig, batch: RolloutBatch) -> Denominators:
 
 
 def _weights(
-    config: ObjectiveConfig, mask: Bool[Array, "R C"]
-) -> tuple[Float[Array, "R C"], Float[Array, ""]]:
+    config: ObjectiveConfig, mask: Bool[AnyArray, "R C"]
+) -> tuple[Float[AnyArray, "R C"], Float[AnyArray, ""]]:
     """Computes weights of tokens; the fixed length is the longest reply that can be sampled."""
     return losses.token_weights(mask, config.aggregation, fixed_length=mask.shape[1])
 
@@ -115,11 +116,11 @@ def mllm_loss(
         ("answer", fns.answer_stats, batch.answers, advantages.answer, d.answer, d.answer_tokens),
     ):
         with jax.named_scope(f"score_{name}"):
-            log_p, entropy = score(mllm, part.prompts, part.visual, part.tokens)
+            log_p, entropy = score(mllm, part.prompts, part.visual, jnp.asarray(part.tokens))
         mask = trained_tokens(config, part, batch.weight)
 
-        def rows(x: Array, mask: Array = mask) -> Array:
-            return x.reshape(mask.shape)
+        def rows(x: AnyArray, mask: AnyArray = mask) -> Array:
+            return jnp.reshape(x, mask.shape)
 
         log_p, entropy = rows(log_p), jnp.where(mask, rows(entropy), 0.0)
         weights, _ = _weights(config, mask)

@@ -124,15 +124,19 @@ def routed(weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
     Query tokens: all rewards but the answer's length. The sampler: accuracy alone, on the scale
     0–1. Answer tokens: accuracy, their own format (at the weight of `format`) and length.
     """
-    own_format = weights.get("format", 0.0) + weights.get("answer_format", 0.0)
+    answer: dict[str, float] = {}
+    for reward, paid_as in (
+        ("accuracy", "accuracy"),
+        ("format", "answer_format"),
+        ("answer_format", "answer_format"),
+        ("answer_length", "answer_length"),
+    ):
+        if reward in weights:
+            answer[paid_as] = answer.get(paid_as, 0.0) + weights[reward]
     return {
         "query": {name: w for name, w in weights.items() if name != "answer_length"},
         "sampler": {"accuracy": 1.0},
-        "answer": {
-            "accuracy": weights.get("accuracy", 0.0),
-            "answer_format": own_format,
-            "answer_length": weights.get("answer_length", 0.0),
-        },
+        "answer": answer,
     }
 
 
@@ -140,11 +144,11 @@ ROUTES: dict[str, Route] = {"routed": routed, "shared": shared}
 
 
 def weighted_sum(
-    values: Mapping[str, Float[Array, "B I J"]],
+    values: Mapping[str, Float[AnyArray, "B I J"]],
     weights: Mapping[str, float],
     shape: tuple[int, ...],
 ) -> Float[Array, "B I J"]:
-    """Adds up rewards times their weights, in the order of `REWARDS`; zeros if none has a weight.
+    """Adds up rewards times their weights, in the order of `REWARDS`; zeros if none is named.
 
     Args:
       values: of the rewards, all of one shape.
@@ -154,9 +158,9 @@ def weighted_sum(
     terms = [
         values[name] if weights[name] == 1 else weights[name] * values[name]
         for name in REWARDS
-        if weights.get(name)
+        if name in weights
     ]
-    return sum(terms[1:], start=terms[0]) if terms else jnp.zeros(shape)
+    return jnp.asarray(sum(terms[1:], start=terms[0])) if terms else jnp.zeros(shape)
 
 
 # --- functions of arrays --------------------------------------------------------------------------

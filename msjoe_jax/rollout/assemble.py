@@ -129,7 +129,7 @@ class Assembler:
     def _build(
         self, parts: tuple[str | _Shape, ...], length: int | None
     ) -> tuple[Row, np.ndarray, np.ndarray]:
-        """The row but for feature_index; of each place its frame (−1: text) and token within it."""
+        """Builds the row but for feature_index; of each place its frame (−1: text), token in it."""
         places: list[_Place] = []
         grids: list[tuple[int, int, int]] = []
         seconds: list[Seconds] = []
@@ -170,7 +170,7 @@ class Assembler:
         return row, where[0], where[1]
 
     def _visual(self, shape: _Shape, number: int) -> Iterator[_Place]:
-        """The tokens of an image or a video whose first frame has this number."""
+        """Lists the tokens of an image or a video whose first frame has this number."""
         around = self.family.text_around(self.sizes, shape.seconds is not None)
         yield from map(_Place, around.before)
         for step, ((height, width), keep) in enumerate(zip(shape.grids, shape.keeps, strict=True)):

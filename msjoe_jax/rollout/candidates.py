@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 from msjoe_jax import signals
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import Batch
-from msjoe_jax.rollout.key_frames import frame_sets
+from msjoe_jax.rollout.frames import units_of
+from msjoe_jax.rollout.key_frames import FrameSet, Shown
 from msjoe_jax.rollout.programs import ASK, choose_frames, draw_keys
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Ask, Selection, in_time_order
@@ -125,21 +126,10 @@ class BatchCandidates:
     def ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
         """The MLLM's greedy replies to as many prompts for each question."""
         episodes, c = self._episodes, self._episodes.text.prompt
-        most = max(1, *(len(ask.frames) for row in prompts_ for ask in row))
-        shape = (len(prompts_), len(prompts_[0]), most)
-        frames = np.full(shape, -1, np.int32)
-        for b, row in enumerate(prompts_):
-            for g, ask in enumerate(row):
-                frames[b, g, : len(ask.frames)] = ask.frames
-        sets = frame_sets(
-            frames,
-            None,
-            None,
-            per_unit=episodes.per_unit,
-            patches=episodes.config.frames.key_patches,
-            merge=episodes.vision.merge,
-        )
-        texts = [[prompts.user_turn(c, prompts.plain(ask.text)) for ask in row] for row in prompts_]
+        sets = [[self._shown(ask.frames) for ask in row] for row in prompts_]
+        texts = [
+            [prompts.turns(c.system, prompts.plain(ask.text)) for ask in row] for row in prompts_
+        ]
         rows, patches = episodes.frame_prompts(self._batch, texts, sets, self._weight)
         completed = episodes.complete(
             ASK,
@@ -151,6 +141,13 @@ class BatchCandidates:
             sampling=episodes.text.sampling(c.query_tokens, 0.0),
         )
         return completed.texts
+
+    def _shown(self, frames: Sequence[int]) -> FrameSet:
+        """The frames of a prompt, in the order given."""
+        episodes = self._episodes
+        units = units_of([int(frame) for frame in frames], episodes.per_unit)
+        shown = [Shown(unit, episodes.config.frames.key_patches) for unit in units]
+        return FrameSet(list(frames), shown, [None] * len(shown))
 
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
         """Attention that the last token of reason's prompt pays each preview, 0 elsewhere."""

@@ -203,7 +203,8 @@ class Episodes:
           selector: a name of SELECTORS.
           draws: J, choices for each list.
           sample: whether a trained selector draws (training) or takes its best (evaluation).
-          weight: set to 0 for questions of which a selector cannot see what it asks for.
+          weight: set to 0 for questions of which a selector cannot see what it asks for; None: of
+            what is dropped there is only the report.
         """
         candidates = BatchCandidates(
             self,
@@ -213,7 +214,7 @@ class Episodes:
             update=update,
             draws=draws,
             sample=sample,
-            weight=np.ones(len(queries), np.float32) if weight is None else weight,
+            weight=full_weight(batch) if weight is None else weight,
         )
         selection = SELECTORS[selector].select(candidates, self.config.frames.key)
         return Selected(

@@ -122,9 +122,11 @@ class KeyFrameLoader:
         distinct = [sorted({unit for one in row for unit in one.shown}) for row in sets]
         prompts = len(sets[0])
         plain = all(unit.patches == self.config.key_patches for row in distinct for unit in row)
-        slots = unit_slots(self.config, self.per_unit, prompts)
+        # A selector's own prompt may show more frames than an answer's.
+        most = max(self.config.key, *(len(one.candidates) for row in sets for one in row))
+        slots = unit_slots(dataclasses.replace(self.config, key=most), self.per_unit, prompts)
         if not plain:  # one frame may be shown at several resolutions
-            slots = prompts * -(-self.config.key // self.per_unit)
+            slots = prompts * -(-most // self.per_unit)
         vision, P = self.system.mllm_config.vision, self.config.key_patches
         B, p = len(distinct), vision.patch
         pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)

@@ -129,7 +129,8 @@ def abstract_batch(
             samples=1,
             prompt_tokens=prompt.answer_prompt_tokens,
             reply_tokens=prompt.answer_tokens,
-            units=unit_slots(frames, per_unit, I * J),
+            # The uniform frames' set is answered apart, but encoded with the others.
+            units=unit_slots(frames, per_unit, I * J + rollout.counterfactual),
             patches=frames.key_patches,
         ),
         similarity=_floats(B, I, Q, T),

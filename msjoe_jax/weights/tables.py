@@ -61,7 +61,7 @@ class Table(NamedTuple):
     ignored: frozenset[str] = frozenset()
 
     def published(self, name: str) -> str:
-        """The published form of a tensor's name."""
+        """Returns the published form of a tensor's name."""
         for pattern, replacement in self.renames:
             name = re.sub("^" + pattern, replacement, name)
         return name
@@ -75,18 +75,18 @@ class Slot(NamedTuple):
     shape: tuple[int, ...]
 
     def split(self, tensor: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """The tensor's parts by path, as views, to be reshaped to (a layer of) their leaves."""
+        """Splits the tensor by path into views, to be reshaped to (a layer of) their leaves."""
         parts = np.split(tensor, len(self.row.paths)) if len(self.row.paths) > 1 else [tensor]
         return [(p, self.row.pair.forward(x)) for p, x in zip(self.row.paths, parts, strict=True)]
 
     def join(self, leaves: Sequence[np.ndarray]) -> np.ndarray:
-        """The tensor of its leaves, in the order of the paths."""
+        """Joins the tensor from its leaves, in the order of the paths."""
         parts = [self.row.pair.inverse(x) for x in leaves]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def under(source: str, path: str, rows: Sequence[Row]) -> list[Row]:
-    """The same rows with a prefix before every name and path."""
+    """Puts a prefix before every name and every path of rows."""
     return [
         row._replace(source=source + row.source, paths=tuple(path + p for p in row.paths))
         for row in rows
@@ -94,7 +94,7 @@ def under(source: str, path: str, rows: Sequence[Row]) -> list[Row]:
 
 
 def linear(source: str, path: str) -> list[Row]:
-    """A torch Linear with bias as an `nnx.Linear`."""
+    """Lists the rows of a torch Linear with bias as an `nnx.Linear`."""
     return [
         Row(f"{source}.weight", (f"{path}/kernel",), KERNEL),
         Row(f"{source}.bias", (f"{path}/bias",)),
@@ -102,18 +102,18 @@ def linear(source: str, path: str) -> list[Row]:
 
 
 def layer_norm(source: str, path: str) -> list[Row]:
-    """A torch LayerNorm as an `nnx.LayerNorm`."""
+    """Lists the rows of a torch LayerNorm as an `nnx.LayerNorm`."""
     return [Row(f"{source}.weight", (f"{path}/scale",)), Row(f"{source}.bias", (f"{path}/bias",))]
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves of a nested dict by path (`a/b/c`)."""
+    """Lists the leaves of a nested dict by path (`a/b/c`)."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def slots(table: Table, abstract_params: Any) -> dict[str, Slot]:
-    """Every tensor that the model needs, by published name, in the table's order."""
+    """Lists every tensor that the model needs, by published name, in the table's order."""
     leaves = flatten(abstract_params)
     found: dict[str, Slot] = {}
     for row in table.rows:
@@ -136,7 +136,7 @@ def match(
     table: Table,
     wanted: Mapping[str, Slot],
 ) -> dict[str, str]:
-    """Published name → name in the source, one for each tensor that the model needs.
+    """Finds the name in the source of each tensor that the model needs, by published name.
 
     Args:
       given: type and shape of the source's tensors; a type that NumPy lacks is its name.
@@ -190,7 +190,7 @@ def _named(problems: dict[str, list[str]]) -> list[str]:
 def from_hf(
     tensors: Mapping[str, np.ndarray], table: Table, abstract_params: dict[str, Any]
 ) -> dict[str, Any]:
-    """Parameters in memory, as NumPy arrays of the abstract leaves' shapes and types.
+    """Fills parameters in memory, as NumPy arrays of the abstract leaves' shapes and types.
 
     Raises:
       WeightsError: as `match`.
@@ -208,7 +208,7 @@ def from_hf(
 
 
 def to_hf(params: dict[str, Any], table: Table) -> dict[str, np.ndarray]:
-    """The inverse of `from_hf`: tensors by published name."""
+    """Lists tensors by published name: the inverse of `from_hf`."""
     leaves = flatten(params)
 
     def leaf(path: str, layer: int | None) -> np.ndarray:

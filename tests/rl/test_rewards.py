@@ -137,7 +137,7 @@ def paid(config, batch):
     """(total, what query tokens, sampler and answer tokens are paid)."""
     shape = batch.draw.indices.shape[:3]
     values = {
-        name: np.broadcast_to(reward(batch, config), shape)
+        name: jnp.broadcast_to(reward(batch, config), shape)
         for name, reward in rewards.REWARDS.items()
         if not name.endswith("length") or config.overlong_buffer
     }

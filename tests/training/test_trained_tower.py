@@ -63,7 +63,8 @@ def made(tmp_path_factory):
         )
         collector = Collector(config, episodes, iter(stream), np.ones(B), encode_in_step)
         correct = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 1]]], np.float32)
-        return collector.batch(params, 5).arrays._replace(correct=correct)
+        arrays = collector.batch(params, 5).arrays
+        return arrays._replace(measures=arrays.measures | {"correct": correct})
 
     return config, system, params, {"features": roll_out(False), "patches": roll_out(True)}
 

@@ -50,7 +50,7 @@ class CLIPConfig:
 
     @classmethod
     def published(cls, name: str) -> "CLIPConfig":
-        """One of OpenAI's models (`SIZES`); ViT-L/14 is the encoder of the paper."""
+        """Returns one of OpenAI's models (`SIZES`); ViT-L/14 is the encoder of the paper."""
         size, patch, width, layers, text_width, embed = SIZES[name]
         return cls(
             image_size=size,
@@ -70,7 +70,7 @@ class CLIPConfig:
 
     @classmethod
     def tiny(cls, vocab: int, eot_token_id: int, context: int = 8) -> "CLIPConfig":
-        """A model for tests and the tiny world: 28 pixels, two layers of width 32 a tower."""
+        """Returns sizes for tests and the tiny world: 28 pixels, two layers of width 32 a tower."""
         return cls(
             image_size=28,
             patch=7,
@@ -173,7 +173,7 @@ class CLIPConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The `config.json` of a Hugging Face CLIPModel."""
+        """Returns the `config.json` of a Hugging Face CLIPModel."""
         activation = "quick_gelu" if self.quick_gelu else "gelu"
         return {
             "architectures": ["CLIPModel"],

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from msjoe_jax.models.clip.config import CLIPConfig
@@ -42,8 +43,8 @@ class Block(nnx.Module):
         quick_gelu: bool,
         causal: bool,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
     ):
         self.heads, self.causal, self.quick_gelu = heads, causal, quick_gelu
 
@@ -81,7 +82,7 @@ class Block(nnx.Module):
 
 
 def _blocks(layers: int, rngs: nnx.Rngs, build: Callable[[nnx.Rngs], Block]) -> Block:
-    """`layers` blocks as one, every parameter stacked along a new first axis."""
+    """Builds `layers` blocks as one, every parameter stacked along a new first axis."""
     return nnx.split_rngs(splits=layers)(nnx.vmap(build, in_axes=0, out_axes=0))(rngs)
 
 
@@ -90,7 +91,7 @@ def _apply(blocks: Block, x: Array) -> Array:
     return jax.lax.scan(lambda x, layer: (nnx.merge(graphdef, layer)(x), None), x, stacked)[0]
 
 
-def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: jnp.dtype) -> nnx.Param:
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float, dtype: DTypeLike) -> nnx.Param:
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, dtype))
 
 
@@ -175,8 +176,8 @@ class CLIP(nnx.Module):
         cfg: CLIPConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         self.vision = VisionTransformer(cfg, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.text = TextTransformer(cfg, rngs=rngs, dtype=dtype, param_dtype=param_dtype)

@@ -98,7 +98,7 @@ def frame_to_patches(
 
 
 def fused_patches_to_inputs(
-    patches: UInt8[Array, "*batch T P p p 3"],
+    patches: UInt8[Array | np.ndarray, "*batch T P p p 3"],
 ) -> Float[Array, "*batch P C"]:
     """Computes the tower's float32 inputs of T consecutive frames fused into one temporal step.
 
@@ -110,7 +110,7 @@ def fused_patches_to_inputs(
 
 
 def patches_to_inputs(
-    patches: UInt8[Array, "*batch P p p 3"], temporal_patch: int
+    patches: UInt8[Array | np.ndarray, "*batch P p p 3"], temporal_patch: int
 ) -> Float[Array, "*batch P C"]:
     """Computes the tower's float32 inputs of single frames, each shown `temporal_patch` times."""
     x = jnp.asarray(patches)[..., None, :, :, :, :]

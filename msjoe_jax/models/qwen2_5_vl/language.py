@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import attend, self_attention
@@ -33,7 +34,7 @@ class KVCache(NamedTuple):
 def mrope_cos_sin(
     positions: Int[Array, "B 3 *L"], config: TextConfig
 ) -> tuple[Float[Array, "B *L H"], Float[Array, "B *L H"]]:
-    """Rotary tables from (time, height, width) positions, in float32.
+    """Computes rotary tables from (time, height, width) positions, in float32.
 
     The H/2 frequencies are split into consecutive sections, one per position axis (chunked, not
     interleaved).
@@ -58,7 +59,7 @@ def _rotate(
 class RMSNorm(nnx.Module):
     """Root-mean-square norm computed in float32."""
 
-    def __init__(self, width: int, eps: float, param_dtype: jnp.dtype):
+    def __init__(self, width: int, eps: float, param_dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones((width,), param_dtype))
         self.eps = eps
 
@@ -71,7 +72,7 @@ class RMSNorm(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and SwiGLU; keys and values are returned for the cache."""
 
-    def __init__(self, c: TextConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype, param_dtype: jnp.dtype):
+    def __init__(self, c: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
         init = nnx.initializers.normal(0.02)
 
         def weight(*shape: int) -> nnx.Param:
@@ -94,7 +95,7 @@ class DecoderLayer(nnx.Module):
     def qkv(
         self, x: Float[Array, "*BL D"], cos: Float[Array, "*BL H"], sin: Float[Array, "*BL H"]
     ) -> tuple[Float[Array, "*BL N H"], Float[Array, "*BL M H"], Float[Array, "*BL M H"]]:
-        """Rotated queries and keys, and values, of the normed input."""
+        """Computes rotated queries and keys, and values, of the normed input."""
         y = self.input_norm(x)
         q = affine(y, self._cast(self.q), self.q_bias[...])
         k = affine(y, self._cast(self.k), self.k_bias[...])
@@ -104,7 +105,7 @@ class DecoderLayer(nnx.Module):
     def finish(
         self, x: Float[Array, "*BL D"], attended: Float[Array, "*BL N H"]
     ) -> Float[Array, "*BL D"]:
-        """Output projection, residuals and the MLP."""
+        """Applies the output projection, the residuals and the MLP."""
         o = self._cast(self.o)
         x = x + _project(attended.reshape(*x.shape[:-1], -1), o.reshape(-1, o.shape[-1]))
         y = self.post_norm(x)
@@ -113,7 +114,7 @@ class DecoderLayer(nnx.Module):
 
 
 def _project(x: Float[Array, "*BL D"], w: Float[Array, "D *F"]) -> Array:
-    """x @ w over flattened tokens: XLA's CPU backend is twice as slow on more batch axes."""
+    """Computes x @ w over flattened tokens: XLA on CPU is twice as slow on more batch axes."""
     flat = x.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[0], -1)
     return flat.reshape(*x.shape[:-1], *w.shape[1:])
 
@@ -134,8 +135,8 @@ class LanguageModel(nnx.Module):
         config: TextConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         chunk: int = 512,
         attention: str = "xla",
@@ -156,7 +157,7 @@ class LanguageModel(nnx.Module):
         self.chunk, self.attention = chunk, attention
 
     def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]:
-        """Token embeddings in the compute dtype.
+        """Embeds tokens, in the compute dtype.
 
         On a mesh the width of the table is split, that of what comes after is not: said in one
         step, the gradient's way back is one that XLA can only take by replicating it everywhere.
@@ -225,7 +226,15 @@ class LanguageModel(nnx.Module):
         prompt_segments: Int[Array, "B S"],
         cache: KVCache,
     ) -> tuple[Float[Array, "B G D"], KVCache]:
-        """Runs input `index` of every completion and writes its keys and values into `cache`."""
+        """Runs input `index` of every completion and writes its keys and values into `cache`.
+
+        Args:
+          x: the inputs, embedded.
+          index: of the input in its completion.
+          start: position of each completion's first input.
+          prompt, prompt_segments: the prompts' cache, and 0 where they are padding.
+          cache: of the completions so far.
+        """
         cos, sin = self._text_cos_sin(start, index[None], x.shape[1])
         see_prompt = (prompt_segments != 0)[:, None, None, :]
         see_own = (jnp.arange(cache.k.shape[3]) <= index)[None, None, None, :]
@@ -294,13 +303,13 @@ class LanguageModel(nnx.Module):
         return weights[layer]
 
     def empty_cache(self, batch: int, group: int, length: int) -> KVCache:
-        """A zeroed cache for `group` completions of up to `length` tokens."""
+        """Makes a zeroed cache for `group` completions of up to `length` tokens."""
         c = self.config
         shape = (c.layers, batch, group, length, c.kv_heads, c.head_dim)
         return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
     def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]:
-        """Next-token logits in float32. Only for a few positions at a time: see `log_probs`."""
+        """Computes next-token logits in float32, for a few positions at a time only."""
         return jnp.einsum(
             "...D,VD->...V", h, self._table().astype(self.dtype), preferred_element_type=jnp.float32
         )
@@ -314,7 +323,7 @@ class LanguageModel(nnx.Module):
         temperature: float = 1.0,
         chunk: int = 4096,
     ) -> tuple[Float[Array, "B G C"], Float[Array, "B G C"]]:
-        """Log-probs of `targets` and entropies (nats), `chunk` ids of the vocabulary at a time.
+        """Computes log-probs of `targets` and entropies (nats), `chunk` ids at a time.
 
         The distribution is the one that sampling draws from: banned ids removed, temperature
         applied. Logits of the whole vocabulary never exist, forward or backward.

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
@@ -22,8 +23,8 @@ class QwenVL(nnx.Module):
         config: QwenConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         chunk: int = 512,
         attention: str = "xla",
@@ -45,7 +46,7 @@ class QwenVL(nnx.Module):
         feature_index: Int[Array, "B G S"],
         features: Float[Array, "B U D"],
     ) -> Float[Array, "B G S D"]:
-        """Token embeddings with frame features in place of the placeholders.
+        """Embeds tokens, frame features in place of the placeholders.
 
         `feature_index` is −1 at text and else the row of `features` of the same question, so that
         prompts of a group share the features of the frames they have in common.
