@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import transformers
 
-from benchmarks.sizes import TOKENS, hf_config
+from benchmarks.sizes import TOKENS, hf_config, prefill_flops
 from msjoe_jax.draws.draw import Draw
 from msjoe_jax.families import FAMILIES
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
@@ -47,7 +48,7 @@ SHAPES = {
 }
 
 
-def hf_sizes(size: str) -> transformers.PreTrainedConfig:
+def hf_sizes(size: str) -> transformers.Qwen2_5_VLConfig:
     """Returns what transformers builds the model from; mini: 23 M parameters, heads as the 7B's."""
     config = hf_config("small" if size == "mini" else size)
     if size == "mini":
@@ -156,7 +157,10 @@ def rewards(s: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Makes right answers [B, I, J] and valid forms of queries [B, I] and answers [B, I, J]."""
     bit = np.random.default_rng(1).integers
     B, I, J = s.questions, s.queries, s.draws
-    return tuple(bit(0, 2, n).astype(np.float32) for n in ((B, I, J), (B, I), (B, I, J)))
+    correct, queries, answers = (
+        bit(0, 2, n).astype(np.float32) for n in ((B, I, J), (B, I), (B, I, J))
+    )
+    return correct, queries, answers
 
 
 def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> RolloutBatch:
@@ -198,14 +202,16 @@ def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.nd
     ids = np.concatenate([x.tokens, x.first_token[..., None]], -1)[questions]
     ids = np.repeat(ids.reshape(-1, ids.shape[-1]), n, 0)
     shown, patches = part.shown[questions], part.patches.pixels[questions]
-    flat = np.asarray(patches_to_inputs(patches, c.vision.temporal_patch))  # [B, U, P, C]
+    flat = np.asarray(
+        patches_to_inputs(jnp.asarray(patches), c.vision.temporal_patch)
+    )  # [B, U, P, C]
 
     def of_prompts(frames: np.ndarray) -> np.ndarray:
         own = frames[np.arange(len(shown))[:, None, None], shown]  # [B, G, F, …]
         return np.repeat(own.reshape(-1, *own.shape[2:]), n, 0)
 
     pixels = of_prompts(flat).reshape(-1, flat.shape[-1])
-    grids = of_prompts(part.patches.grid[questions]).reshape(-1, 2)
+    grids = of_prompts(np.asarray(part.patches.grid[questions])).reshape(-1, 2)
     return {
         "input_ids": ids.astype(np.int64),
         "attention_mask": np.ones_like(ids, np.int64),
@@ -213,3 +219,14 @@ def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.nd
         "pixel_values": pixels,
         "image_grid_thw": np.pad(grids, ((0, 0), (1, 0)), constant_values=1).astype(np.int64),
     }
+
+
+def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
+    """Counts those of one forward of the decoder: each distinct prompt and completion once."""
+    total = 0.0
+    for part in parts:
+        prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape
+        start, end = prefill_flops(c.text, prompt), prefill_flops(c.text, prompt + new)
+        head = 2.0 * new * c.text.vocab * c.text.width
+        total += B * G * (start + n * (end - start + head))
+    return total

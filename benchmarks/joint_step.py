@@ -26,7 +26,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,17 +39,16 @@ from flax import nnx
 from benchmarks.joint_batch import (
     QWEN,
     SHAPES,
-    Part,
     Shape,
     hf_sizes,
     make_parts,
     our_batch,
-    rewards,
     their_inputs,
+    useful_flops,
 )
 from benchmarks.models import arrays
-from benchmarks.sizes import TOKENS, prefill_flops
-from benchmarks.torch_grpo import advantages, backward, completions, make_model, on_device
+from benchmarks.sizes import TOKENS
+from benchmarks.torch_grpo import backward, completions, make_model, make_pieces, on_device
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
@@ -58,6 +57,7 @@ from msjoe_jax.rl.joint_step import make_joint_step, partition
 from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.rollout.programs import Patches, frame_features, token_stats_fn
+from msjoe_jax.rollout.system import System
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
 from tests.support.torch_stubs import declare_torchvision_ops
@@ -68,6 +68,7 @@ LEARNING_RATE, DECAY, CLIP = 1e-6, 0.01, 1.0
 # Of the largest entry of a gradient: float32 sums of thousands of terms in another order.
 SAME = 1e-4
 RATE = 1024.0
+GIB = 2**30
 OBJECTIVE = StepConfig(
     train_sampler=False,
     credit="shared",
@@ -83,29 +84,41 @@ class Ours:
     """Our programs for one size. `large`: remat, and a question's prompts scored one by one."""
 
     def __init__(self, c: QwenConfig, dtype: str, large: bool, parts: int):
+        t = jnp.dtype(dtype)
+
         def make() -> QwenVL:
             return QwenVL(
-                c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat=large, attention="auto"
+                c, rngs=nnx.Rngs(0), dtype=t, param_dtype=t, remat=large, attention="auto"
             )
 
         self.definition, self.shapes = abstract(make)
         self.init = jax.jit(lambda: split_module(make())[1])
         # What of a System the programs below read.
-        self.system: Any = types.SimpleNamespace(
-            family=QWEN, mllm_config=c, mllm=self.model, banned_ids=lambda: BANNED
+        self.system = cast(
+            System,
+            types.SimpleNamespace(
+                family=QWEN, mllm_config=c, mllm=self.model, banned_ids=lambda: BANNED
+            ),
         )
         stats = token_stats_fn(self.system, 1.0, chunk=4096, one_by_one=large)
         self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()))
         self.parts = parts
 
-    def model(self, params: Params) -> QwenVL:
+    def model(self, params: Params) -> Any:
         """Builds the MLLM."""
         return nnx.merge(self.definition, params)
 
     def rollout(
         self, shape: tuple[int, ...], params: Params, prompts: Prompts, patches: Patches, key: Any
     ) -> tuple[Any, Any]:
-        """Draws completions of `shape` [B, G, n, C]; gives features of the frames; to be jitted."""
+        """Draws completions, and returns the frames' features too.
+
+        Args:
+          shape: [B, G, n, C] of the completions.
+          params: of the MLLM.
+          prompts, patches: of the step, and of its frames.
+          key: from which it draws.
+        """
         model = self.model(params)
         features = frame_features(self.system, model, patches)
         sampling = Sampling(shape[-1], (), BANNED)
@@ -163,25 +176,6 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
 # --- theirs ---------------------------------------------------------------------------------------
 
 
-def their_pieces(
-    c: QwenConfig, s: Shape, parts: tuple[Part, Part], micro: int, device: str, dtype: str
-) -> tuple[list[tuple], float]:
-    """What `torch_grpo.backward` takes, of `micro` micro-batches."""
-    pieces = []
-    each = s.questions // micro
-    for first in range(0, s.questions, each):
-        questions = slice(first, first + each)
-        for part, advantage in zip(parts, advantages(*rewards(s)), strict=True):
-            rows = [
-                torch.from_numpy(x[questions].reshape(-1, x.shape[-1]).copy()).to(device)
-                for x in (part.tokens.astype(np.int64), part.mask.astype(np.float32))
-            ]
-            paid = torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
-            inputs = on_device(their_inputs(c, part, questions), device, dtype)
-            pieces.append((inputs, *rows, paid))
-    return pieces, float(sum(part.mask.sum() for part in parts))
-
-
 def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
     """As `time_ours`, of PyTorch."""
     device = "cuda" if a.device == "gpu" else "cpu"
@@ -200,7 +194,7 @@ def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, flo
         out[name] = median(call, a.repeats)
         del inputs
     model.train(a.large)
-    pieces, total = their_pieces(c, s, parts, a.parts, device, a.dtype)
+    pieces, total = make_pieces(c, s, parts, a.parts, device, a.dtype)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=DECAY)
 
@@ -243,7 +237,7 @@ def check(micro: int) -> dict[str, float]:
     ours = Ours(c, "float32", False, micro)
     table = qwen_table(c)
     params = from_hf(arrays(model), table, ours.shapes)
-    pieces, total = their_pieces(c, s, parts, micro, "cpu", "float32")
+    pieces, total = make_pieces(c, s, parts, micro, "cpu", "float32")
     loss, surprise = backward(model, pieces, total, BANNED)
     gradients = {
         name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
@@ -274,17 +268,6 @@ def check(micro: int) -> dict[str, float]:
     if not near or not worst < SAME:
         sys.exit(f"error: the two updates differ: {out}")
     return out
-
-
-def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
-    """Of one forward of the decoder: each distinct prompt and each completion once."""
-    total = 0.0
-    for part in parts:
-        prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape
-        start, end = prefill_flops(c.text, prompt), prefill_flops(c.text, prompt + new)
-        head = 2.0 * new * c.text.vocab * c.text.width
-        total += B * G * (start + n * (end - start + head))
-    return total
 
 
 def child(part: str, a: argparse.Namespace) -> dict[str, float]:
@@ -355,19 +338,27 @@ def format_table(
     theirs: dict[str, float],
     threads: int,
 ) -> str:
-    """Tokens a second, seconds, memory, and the share of the matrix rate, with ratios."""
+    """Formats tokens a second, seconds, memory and the share of the matrix rate, with ratios.
+
+    Args:
+      c: the MLLM's sizes.
+      s: the batch's.
+      a: the flags.
+      ours, theirs: what `time_ours` and `time_theirs` measured.
+      threads: of the CPU.
+    """
     parts = make_parts(c, s)
     flops = 3.0 * useful_flops(c, s, parts)
-    rows = []
+    rows: list[tuple[str, float, float, str, bool]] = []
     for name, part in zip(("reason", "answer"), parts, strict=True):
         count = part.tokens.size
         what = f"rollout, {name}: completion tokens/s ({count} tokens)"
         rows.append((what, count / ours[name], count / theirs[name], "{:,.1f}", True))
     rows.append(("update, s", ours["update"], theirs["update"], "{:.3f}", False))
-    shares = [flops / x["update"] / ours["matmul"] for x in (ours, theirs)]
-    rows.append(("update, share of the measured matrix rate", *shares, "{:.1%}", True))
-    gib = [x["peak"] / 2**30 for x in (ours, theirs)]
-    rows.append(("peak memory, GiB", *gib, "{:.2f}", False))
+    best = flops / ours["matmul"]
+    share = "update, share of the measured matrix rate"
+    rows.append((share, best / ours["update"], best / theirs["update"], "{:.1%}", True))
+    rows.append(("peak memory, GiB", ours["peak"] / GIB, theirs["peak"] / GIB, "{:.2f}", False))
     length = [part.prompts.tokens.shape[-1] + 1 for part in parts]
     lines = [
         f"{a.device}, {threads} threads, {a.dtype}, size {a.size}; {s.questions} questions × "

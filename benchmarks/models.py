@@ -49,7 +49,7 @@ def median_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> list[flo
 
     A call must not return before its result is there. The first round warms up.
     """
-    rounds = []
+    rounds: list[list[float]] = []
     for _ in range(1 + repeats):
         rounds.append([])
         for call in calls:
@@ -100,7 +100,8 @@ class Ticks(transformers.StoppingCriteria):
     """Stops nothing: notes when each token of each run was there."""
 
     def __init__(self, bench: Bench):
-        self.bench, self.runs = bench, []
+        self.bench = bench
+        self.runs: list[list[float]] = []
 
     def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         if self.bench.device == "cuda":
@@ -110,6 +111,7 @@ class Ticks(transformers.StoppingCriteria):
 
 
 def format_row(row: tuple[str, float, float]) -> str:
+    """Formats a row of the table."""
     what, ours, theirs = row
     return f"| {what} | {ours:,.1f} | {theirs:,.1f} | {ours / theirs:.2f} |"
 
@@ -158,8 +160,8 @@ class Qwen:
             lambda: QwenVL(
                 self.sizes,
                 rngs=nnx.Rngs(0),
-                dtype=dtype,
-                param_dtype=dtype,
+                dtype=jnp.dtype(dtype),
+                param_dtype=jnp.dtype(dtype),
                 attention="auto",
                 chunk=512,
             )
@@ -268,12 +270,12 @@ def text_prompt(tokens: np.ndarray) -> Prompts:
     cut = tokens[:, None, :-1].astype(np.int32)
     positions, segments = positions_of(tokens[:, :-1])
     return Prompts(
-        cut,
-        np.full(cut.shape, -1, np.int32),
-        np.asarray(positions)[:, None],
-        np.asarray(segments)[:, None],
-        tokens[:, -1:].astype(np.int32),
-        np.full((1, 1), tokens.shape[1] - 1, np.int32),
+        jnp.asarray(cut),
+        jnp.full(cut.shape, -1, jnp.int32),
+        jnp.asarray(positions)[:, None],
+        jnp.asarray(segments)[:, None],
+        jnp.asarray(tokens[:, -1:], jnp.int32),
+        jnp.full((1, 1), tokens.shape[1] - 1, jnp.int32),
     )
 
 
@@ -289,7 +291,9 @@ def time_clip(bench: Bench, size: str, dtype: str) -> None:
         reference = transformers.CLIPModel(transformers.CLIPConfig()).eval()
     reference = reference.to(getattr(torch, dtype))
     c = CLIPConfig.published("vit-b-32")
-    definition, shapes = abstract(lambda: CLIP(c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    definition, shapes = abstract(
+        lambda: CLIP(c, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+    )
     params = jax.device_put(from_hf(arrays(reference), HUGGING_FACE, shapes))
     images = SIZES[size][-1]
     pixels = np.random.default_rng(0).normal(size=(images, 224, 224, 3)).astype(dtype)

@@ -16,7 +16,7 @@ SIZES: dict[str, tuple] = {
 
 
 def hf_config(size: str) -> dict[str, Any]:
-    """What a published `config.json` of these sizes would say."""
+    """Returns what a published `config.json` of these sizes would say."""
     (width, layers, heads, kv_heads, mlp, vocab), (depth, v_width, v_heads, v_mlp), *_ = SIZES[size]
     return {
         "text_config": {
@@ -57,17 +57,24 @@ def hf_config(size: str) -> dict[str, Any]:
 
 
 def prefill_flops(c: TextConfig, tokens: int) -> float:
-    """Multiplications and additions of one prompt: matrices, and causal attention's half."""
+    """Counts multiplications and additions of a prompt: matrices, and half of the attention."""
     matrices = c.layers * _layer_weights(c)
     attention = c.layers * c.heads * c.head_dim * tokens**2  # 2 matmuls · 2 · L²/2
     return 2.0 * matrices * tokens + 2.0 * attention
 
 
 def decode_bytes(c: TextConfig, prompt: int, group: int, done: float, itemsize: int) -> float:
-    """Bytes that one decoding step of `group` answers must read: each weight and key once.
+    """Computes the bytes that one decoding step must read: each weight and key once.
 
-    The prompt's keys and values count once, not `group` times; `done` tokens of every answer lie
-    behind it. Of the embedding table only the head's copy is read.
+    The prompt's keys and values count once, whatever the group. Of the embedding table only the
+    head's copy is read.
+
+    Args:
+      c: the decoder's sizes.
+      prompt: tokens of the prompt.
+      group: answers to it.
+      done: tokens of every answer that lie behind the step.
+      itemsize: bytes of a number.
     """
     weights = c.layers * _layer_weights(c) + c.vocab * c.width
     keys = 2 * c.layers * c.kv_heads * c.head_dim * (prompt + group * done)

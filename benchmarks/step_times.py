@@ -11,7 +11,7 @@ import pathlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from msjoe_jax.rollout.episode import Episodes, full_weight
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.runtime.platform import quiet_cpu_default
 from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors.base import Candidates
 
 STEPS = ("reason", "score", "select", "answer")
 Times = dict[str, dict[str, float]]
@@ -64,7 +65,7 @@ def measure(
             jax.block_until_ready(candidates.similarity)
         times.append(time.perf_counter())
         with clock("select"):
-            selection = selector.select(candidates, model.frames.key)
+            selection = selector.select(cast(Candidates, candidates), model.frames.key)
         times.append(time.perf_counter())
         episodes.answer(model.params["mllm"], batch, selection, 0, **greedy)
         times.append(time.perf_counter())

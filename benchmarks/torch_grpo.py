@@ -7,16 +7,20 @@ logits of completion tokens only, one forward a micro-batch.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
+from benchmarks.joint_batch import Part, Shape, rewards, their_inputs
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+
 Inputs = Mapping[str, torch.Tensor]
 
 
 def make_model(
-    sizes: transformers.PreTrainedConfig, device: str, dtype: str, large: bool
+    sizes: transformers.Qwen2_5_VLConfig, device: str, dtype: str, large: bool
 ) -> torch.nn.Module:
     """Makes the model with random weights on the device; the tower is frozen."""
     torch.manual_seed(0)
@@ -38,7 +42,7 @@ def on_device(inputs: dict[str, np.ndarray], device: str, dtype: str) -> dict[st
 
 
 def completions(
-    model: torch.nn.Module,
+    model: Any,
     inputs: Inputs,
     new: int,
     banned: tuple[int, ...],
@@ -125,3 +129,33 @@ def backward(
         loss += part.item()
         surprise -= (log_p.detach() * mask).sum().item() / total
     return loss, surprise
+
+
+def make_pieces(
+    c: QwenConfig, s: Shape, parts: tuple[Part, Part], micro: int, device: str, dtype: str
+) -> tuple[list[tuple], float]:
+    """Makes what `backward` takes.
+
+    Args:
+      c: the MLLM's sizes.
+      s: the batch's.
+      parts: of the batch.
+      micro: number of micro-batches.
+      device, dtype: of the model.
+
+    Returns:
+      the pieces, and the number of tokens to train on.
+    """
+    pieces = []
+    each = s.questions // micro
+    for first in range(0, s.questions, each):
+        questions = slice(first, first + each)
+        for part, advantage in zip(parts, advantages(*rewards(s)), strict=True):
+            rows = [
+                torch.from_numpy(x[questions].reshape(-1, x.shape[-1]).copy()).to(device)
+                for x in (part.tokens.astype(np.int64), part.mask.astype(np.float32))
+            ]
+            paid = torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
+            inputs = on_device(their_inputs(c, part, questions), device, dtype)
+            pieces.append((inputs, *rows, paid))
+    return pieces, float(sum(part.mask.sum() for part in parts))

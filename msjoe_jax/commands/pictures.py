@@ -10,6 +10,7 @@ queries' similarities, the logits, the key frames and the answer.
 import itertools
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -61,7 +62,7 @@ def pipeline_figure() -> Figure:
         axes.text(x + w / 2, y + h - 0.2, title, ha="center", va="top", weight="bold", fontsize=10)
         axes.text(x + w / 2, y + h / 2 - 0.2, text, ha="center", va="center", fontsize=8.5)
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], **style: str) -> None:
+    def arrow(start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
         axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, **style))
 
     for x, width, title, text, colour in BOXES:
