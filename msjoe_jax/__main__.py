@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from msjoe_jax.commands import COMMANDS
-from msjoe_jax.runtime.platform import quiet_cpu_default
+from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 
 TRAINING = "training: python -m msjoe_jax.main --config=NAME --workdir=DIR (--help says more)"
 
@@ -28,6 +28,7 @@ def main() -> None:
         print(f"error: msjoe has no command {words[0]!r}; it has: {known}", file=sys.stderr)
         sys.exit(2)
     quiet_cpu_default()  # before JAX is imported
+    keep_compiled_programs()
     sys.argv = [f"msjoe {words[0]}", *words[1:]]
     importlib.import_module(COMMANDS[words[0]][1]).cli()
 

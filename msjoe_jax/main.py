@@ -9,7 +9,7 @@ from etils import epath
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
-from msjoe_jax.runtime.platform import quiet_cpu_default
+from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
@@ -25,6 +25,7 @@ MAY_DIFFER = frozenset(
 def run() -> None:
     """Checks the config, locks the work folder and runs the phases."""
     quiet_cpu_default()  # before JAX is imported
+    keep_compiled_programs()
     import jax
 
     from msjoe_jax.config import check

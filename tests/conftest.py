@@ -1,14 +1,33 @@
-"""What holds for every test."""
+"""What holds for every test: checked shapes, a cache of compiled programs, patient hypothesis."""
 
 import functools
+import os
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
+
+# In these rooms every call is checked against its shapes and kinds. Before any of them is imported.
+CHECKED = ("models", "rl", "draws")
+jaxtyping.install_import_hook([f"msjoe_jax.{room}" for room in CHECKED], "beartype.beartype")
 
 # On a busy machine an example may take any time.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps compiled programs for the next run, of this process and of those that it starts."""
+    if config.cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    options = {
+        "jax_compilation_cache_dir": str(config.cache.mkdir("jax")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture(scope="module")

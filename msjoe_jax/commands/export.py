@@ -199,8 +199,10 @@ def _sampler(stored: Stored, folder: epath.Path) -> None:
     write_file(
         folder / "sampler.safetensors", tensors, lambda name: stored.reader.read(paths[name])
     )
-    sizes = {f.name: stored.meta["sampler"][f.name] for f in dataclasses.fields(SamplerConfig)}
-    write_json(folder / CONFIG, {"model_type": "msjoe_sampler", **sizes})
+    stated = stored.meta["sampler"]
+    sizes = {f.name: stated[f.name] for f in dataclasses.fields(SamplerConfig)}
+    network = {name: stated[name] for name in ("network", "signals") if name in stated}
+    write_json(folder / CONFIG, {"model_type": "msjoe_sampler", **network, "sizes": sizes})
     stored.bar.update(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
 
 

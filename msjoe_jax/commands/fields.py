@@ -99,8 +99,8 @@ def _allowed(field: Field) -> str:
     for sign, bound in (("≥", limits.low), (">", limits.above), ("≤", limits.high)):
         if bound is not None:
             bounds.append(f"{sign} {int(bound) if bound == int(bound) else bound}")
-    if limits.choices:
-        bounds.append(", ".join(f"`{choice}`" if choice else "empty" for choice in limits.choices))
+    if names := limits.names():
+        bounds.append(", ".join(f"`{name}`" if name else "empty" for name in names))
     if limits.form:
         bounds.append(FORMS[limits.form] + ("" if limits.form == "regex" else ", or empty"))
     return ", ".join(bounds)

@@ -28,6 +28,7 @@ class Arm:
     own_previews: bool = True
 
 
+_JOINT: dict[str, Any] = {"mllm": "joint", "sampler": "joint"}
 ARMS: dict[str, Arm] = {
     "blind": Arm("no frames", selector="blind"),
     "uniform": Arm("uniform"),
@@ -42,17 +43,25 @@ ARMS: dict[str, Arm] = {
     "pretrained": Arm(
         "pre-trained sampler", queries="policy", selector="msjoe", sampler="pretrain"
     ),
-    "joint": Arm("joint", "joint", "policy", "msjoe", "joint"),
+    "joint": Arm("joint", queries="policy", selector="msjoe", **_JOINT),
     "joint_question": Arm(
-        "joint, the question as the one query", "joint", "question", "msjoe", "joint"
+        "joint, the question as the one query", queries="question", selector="msjoe", **_JOINT
     ),
     "joint_other_previews": Arm(
-        "joint, previews of another video", "joint", "policy", "msjoe", "joint", False
+        "joint, previews of another video",
+        queries="policy",
+        selector="msjoe",
+        own_previews=False,
+        **_JOINT,
     ),
-    "joint_topk": Arm("joint MLLM, top-k", "joint", "policy", "topk", "joint"),
-    "joint_topk_smooth": Arm("joint MLLM, top-k smoothed", "joint", "policy", "topk_smooth"),
-    "joint_uniform": Arm("joint MLLM, uniform", "joint"),
-    "oracle_queries": Arm("oracle queries, top-k smoothed", "base", "oracle", "topk_smooth"),
+    "joint_topk": Arm("joint MLLM, top-k", queries="policy", selector="topk", **_JOINT),
+    "joint_topk_smooth": Arm(
+        "joint MLLM, top-k smoothed", mllm="joint", queries="policy", selector="topk_smooth"
+    ),
+    "joint_uniform": Arm("joint MLLM, uniform", mllm="joint"),
+    "oracle_queries": Arm(
+        "oracle queries, top-k smoothed", queries="oracle", selector="topk_smooth"
+    ),
     "oracle": Arm("oracle frames", selector="oracle"),
 }
 

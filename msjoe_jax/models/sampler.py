@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.fields import option
 from msjoe_jax.runtime.mesh import REPLICATED, Table
 
@@ -129,9 +130,9 @@ class Sampler(nnx.Module):
 
     def __call__(
         self,
-        similarity: Float[Array, "B Q T"],
-        query_mask: Bool[Array, "B Q"],
-        frame_mask: Bool[Array, "B T"],
+        similarity: Float[AnyArray, "B Q T"],
+        query_mask: Bool[AnyArray, "B Q"],
+        frame_mask: Bool[AnyArray, "B T"],
     ) -> Float[Array, "B T"]:
         """Computes frame logits φ; −inf at masked frames.
 
@@ -140,6 +141,7 @@ class Sampler(nnx.Module):
           query_mask: True at queries that exist. A row without any gives a constant skip.
           frame_mask: True at frames that exist.
         """
+        query_mask, frame_mask = jnp.asarray(query_mask), jnp.asarray(frame_mask)
         valid = query_mask[:, :, None] & frame_mask[:, None, :]
         raw = jnp.where(valid, similarity.astype(jnp.float32), 0.0)
         z = standardise(raw, valid)

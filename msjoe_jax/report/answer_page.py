@@ -170,7 +170,7 @@ def _tiny_note() -> str:
     text = (
         "<b>This checkpoint is the tiny one.</b> It knows a few dozen words and the drawings of "
         "its own world, so the answer to a question about a real video means nothing. What the "
-        "page shows is the mechanism: every stage ran as it would with the full models."
+        "page shows is the mechanism: every step ran as it would with the full models."
     )
     return _section("", "", text, "note")
 
@@ -196,7 +196,7 @@ def _answer(r: Report) -> str:
     else:
         read = f"Read as {LETTERS[r.answer]}"
         verdict = _verdict(r.answer_valid, f"{read}.", f"{read}, but not in the form asked for.")
-    return _section("Answer", "reply of stage 4, verbatim", _pre(r.answer_reply) + verdict)
+    return _section("Answer", "reply of answer, verbatim", _pre(r.answer_reply) + verdict)
 
 
 def _pre(text: str) -> str:

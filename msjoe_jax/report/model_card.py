@@ -15,12 +15,13 @@ The sampler turns the similarities of the queries with the candidate frames into
 ```python
 import json
 from flax import nnx, traverse_util
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
+from msjoe_jax.models.sampler import SamplerConfig
+from msjoe_jax.selectors import SELECTORS
 from safetensors.flax import load_file
 
-sizes = json.load(open("sampler/config.json"))
-sizes.pop("model_type")
-definition = nnx.graphdef(nnx.eval_shape(lambda: Sampler(SamplerConfig(**sizes), rngs=nnx.Rngs(0))))
+config = json.load(open("sampler/config.json"))
+network, sizes = SELECTORS[config["network"]].network, SamplerConfig(**config["sizes"])
+definition = nnx.graphdef(nnx.eval_shape(lambda: network.build(sizes, nnx.Rngs(0))))
 sampler = nnx.merge(
     definition, traverse_util.unflatten_dict(load_file("sampler/sampler.safetensors"), sep=".")
 )

@@ -51,7 +51,7 @@ def sampler_advantages(
     reward: Float[AnyArray, "B I J"],
     relative: Float[AnyArray, "B I J"],
     batch: RolloutBatch,
-) -> Float[AnyArray, "B I J"]:
+) -> Float[Array, "B I J"]:
     """Returns the advantages of the draws.
 
     Args:
@@ -67,15 +67,15 @@ def sampler_advantages(
     """
     correct = batch.measures["correct"]
     if kind == "relative":
-        return relative
+        return jnp.asarray(relative)
     if kind == "difficulty":
         return difficulty_aware(correct, batch.pass_rate[:, None, None])
     if kind == "counterfactual":
         if "counterfactual" not in batch.measures:
             raise ValueError("sampler_advantage=counterfactual needs answers from uniform frames")
-        return correct - batch.measures["counterfactual"]
+        return jnp.asarray(correct - batch.measures["counterfactual"])
     if kind == "raw":
-        return reward
+        return jnp.asarray(reward)
     raise ValueError(f"kind must be one of {', '.join(SAMPLER_ADVANTAGES)}, not {kind!r}")
 
 

@@ -38,7 +38,7 @@ def token_weights(
     Raises:
       ValueError: unknown aggregation, or "fixed-length" without a positive length.
     """
-    tokens = mask.astype(jnp.float32)
+    tokens = jnp.asarray(mask, jnp.float32)
     lengths = tokens.sum(1, keepdims=True)
     rows = jnp.sum(lengths > 0).astype(jnp.float32)
     if aggregation == "token-mean":

@@ -144,7 +144,7 @@ ROUTES: dict[str, Route] = {"routed": routed, "shared": shared}
 
 
 def weighted_sum(
-    values: Mapping[str, Float[Array, "B I J"]],
+    values: Mapping[str, Float[AnyArray, "B I J"]],
     weights: Mapping[str, float],
     shape: tuple[int, ...],
 ) -> Float[Array, "B I J"]:
@@ -160,7 +160,7 @@ def weighted_sum(
         for name in REWARDS
         if name in weights
     ]
-    return sum(terms[1:], start=terms[0]) if terms else jnp.zeros(shape)
+    return jnp.asarray(sum(terms[1:], start=terms[0])) if terms else jnp.zeros(shape)
 
 
 # --- functions of arrays --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How long the device works for each stage, and how long it waits for the host."""
+"""How long the device works for each step of an episode, and how long it waits for the host."""
 
 import contextlib
 import threading

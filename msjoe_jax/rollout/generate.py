@@ -152,24 +152,24 @@ def generate(
             jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
         )
         return State(
-            s.position + 1,
-            token,
-            s.alive & ~jnp.isin(token, ends),
-            own,
-            put(s.tokens, token),
-            put(s.log_probs, log_p),
-            s.mask.at[:, :, s.position].set(s.alive),
+            position=s.position + 1,
+            current=token,
+            alive=s.alive & ~jnp.isin(token, ends),
+            own=own,
+            tokens=put(s.tokens, token),
+            log_probs=put(s.log_probs, log_p),
+            mask=s.mask.at[:, :, s.position].set(s.alive),
         )
 
     first = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
     state = State(
-        jnp.zeros((), jnp.int32),
-        first,
-        jnp.ones((R, n), bool),
-        language.empty_cache(R, n, C),
-        jnp.zeros((R, n, C), jnp.int32),
-        jnp.zeros((R, n, C), jnp.float32),
-        jnp.zeros((R, n, C), bool),
+        position=jnp.zeros((), jnp.int32),
+        current=first,
+        alive=jnp.ones((R, n), bool),
+        own=language.empty_cache(R, n, C),
+        tokens=jnp.zeros((R, n, C), jnp.int32),
+        log_probs=jnp.zeros((R, n, C), jnp.float32),
+        mask=jnp.zeros((R, n, C), bool),
     )
     with jax.named_scope("decode"):
         state = jax.lax.while_loop(lambda s: (s.position < C) & jnp.any(s.alive), step, state)

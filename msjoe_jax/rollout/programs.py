@@ -48,8 +48,8 @@ class Seeds(NamedTuple):
     question: `question_number` of each question's id.
     """
 
-    seed: Int[Array | np.ndarray, ""]
-    step: Int[Array | np.ndarray, ""]
+    seed: Int[Array | np.ndarray, ""] | np.uint32
+    step: Int[Array | np.ndarray, ""] | np.uint32
     question: Int[Array | np.ndarray, "B"]
 
 

@@ -24,7 +24,7 @@ from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.sharding import CLIP as CLIP_TABLE
 from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
-from msjoe_jax.models.sampler import SAMPLER, SamplerConfig
+from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.mesh import Table
 from msjoe_jax.selectors import SELECTORS, networks
@@ -314,7 +314,9 @@ def state_table(system: System) -> Table:
 
     LoRA's rows stand first and the sampler's last: their patterns match in the other models too.
     """
-    return (*LORA, *system.family.sharding_table, *CLIP_TABLE, *SAMPLER)
+    network = SELECTORS[system.network].network
+    assert network is not None
+    return (*LORA, *system.family.sharding_table, *CLIP_TABLE, *network.sharding_table)
 
 
 def _sizes_file(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from msjoe_jax.data.questions import Question
 from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.runtime.mesh import REPLICATED, Table
 
 
 class Ask(NamedTuple):
@@ -26,25 +27,63 @@ class Ask(NamedTuple):
 class Candidates(Protocol):
     """A batch of B questions, each with I lists of queries and T candidate frames.
 
-    similarity: rows of S; row r counts where query_mask says so. A frame counts where frame_mask
-    says so; timestamps are in seconds; embeddings are CLIP's of the frames. num_draws: J choices
-    are wanted for each list of queries. keys: of the draws, or None where chance has no part, as in
-    evaluation. smooth: frames under a smoothing (`config.evaluate.smooth`).
-
     The methods cost something, and only when they are called.
     """
 
-    questions: Sequence[Question]
-    queries: Sequence[Sequence[tuple[str, ...]]]
-    similarity: Float[Array, "B I Q T"]
-    query_mask: Bool[Array, "B I Q"]
-    frame_mask: Bool[np.ndarray, "B T"]
-    frame_index: Int[np.ndarray, "B T"]
-    timestamps: Float[np.ndarray, "B T"]
-    embeddings: Float[Array | np.ndarray, "B T E"]
-    num_draws: int
-    keys: Key[Array, "B I J"] | None
-    smooth: int
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions of the batch."""
+        ...
+
+    @property
+    def queries(self) -> Sequence[Sequence[tuple[str, ...]]]:
+        """B lists of I tuples of texts."""
+        ...
+
+    @property
+    def similarity(self) -> Float[Array, "B I Q T"]:
+        """The rows of S, 0 where masked."""
+        ...
+
+    @property
+    def query_mask(self) -> Bool[Array, "B I Q"]:
+        """Which rows count."""
+        ...
+
+    @property
+    def frame_mask(self) -> Bool[np.ndarray, "B T"]:
+        """Which frames are there."""
+        ...
+
+    @property
+    def frame_index(self) -> Int[np.ndarray, "B T"]:
+        """Each candidate's frame in its record folder."""
+        ...
+
+    @property
+    def timestamps(self) -> Float[np.ndarray, "B T"]:
+        """Seconds."""
+        ...
+
+    @property
+    def embeddings(self) -> Float[Array | np.ndarray, "B T E"]:
+        """CLIP's of the frames."""
+        ...
+
+    @property
+    def num_draws(self) -> int:
+        """J: choices for each list of queries."""
+        ...
+
+    @property
+    def keys(self) -> Key[Array, "B I J"] | None:
+        """Of the draws; None where chance has no part."""
+        ...
+
+    @property
+    def smooth(self) -> int:
+        """Frames under a smoothing."""
+        ...
 
     def network_logits(self) -> Float[Array, "B I T"]:
         """The trained network's logits of the frames, −inf where masked."""
@@ -93,11 +132,14 @@ class Network(NamedTuple):
     """The weights of a selector that is trained, by the same loop whichever they are.
 
     build(sizes, rngs): the module, from `config.sampler`; logits(module, inputs): the frames'
-    logits, −inf where masked; needs_embeddings: it reads `FrameInputs.embeddings`.
+    logits, −inf where masked; sharding_table: how its leaves lie on a mesh (runtime/mesh.py), by
+    default whole on every device where their path begins with `network/`; needs_embeddings: it
+    reads `FrameInputs.embeddings`.
     """
 
     build: Callable[[Any, nnx.Rngs], nnx.Module]
     logits: Callable[[Any, FrameInputs], Float[Array, "R T"]]
+    sharding_table: Table = ((r"network/.*", REPLICATED),)
     needs_embeddings: bool = False
 
 

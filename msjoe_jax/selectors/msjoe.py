@@ -5,7 +5,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
+from msjoe_jax.models.sampler import SAMPLER, Sampler, SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.selectors.base import Candidates, Network, Selection, Selector
 
@@ -33,4 +33,4 @@ def logits(module: Sampler, inputs: FrameInputs) -> Float[Array, "R T"]:
     return module(inputs.similarity, inputs.query_mask, inputs.frame_mask)
 
 
-SELECTOR = Selector(select, Network(build, logits))
+SELECTOR = Selector(select, Network(build, logits, SAMPLER))

@@ -20,14 +20,45 @@ class SignalInputs(Protocol):
     when asked for.
     """
 
-    questions: Sequence[Question]
-    queries: Sequence[Sequence[tuple[str, ...]]]
-    query_mask: Bool[Array | np.ndarray, "B I Q"]
-    frame_mask: Bool[Array | np.ndarray, "B T"]
-    timestamps: Float[np.ndarray, "B T"]
-    frame_index: Any
-    embeddings: Float[Array | np.ndarray, "B T E"]
-    reader: Any
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions of the batch."""
+        ...
+
+    @property
+    def queries(self) -> Sequence[Sequence[tuple[str, ...]]]:
+        """B lists of I tuples of texts."""
+        ...
+
+    @property
+    def query_mask(self) -> Bool[Array | np.ndarray, "B I Q"]:
+        """Which rows count."""
+        ...
+
+    @property
+    def frame_mask(self) -> Bool[Array | np.ndarray, "B T"]:
+        """Which frames are there."""
+        ...
+
+    @property
+    def timestamps(self) -> Float[np.ndarray, "B T"]:
+        """Seconds."""
+        ...
+
+    @property
+    def frame_index(self) -> Any:
+        """Each candidate's frame in its record folder."""
+        ...
+
+    @property
+    def embeddings(self) -> Float[Array | np.ndarray, "B T E"]:
+        """CLIP's of the frames."""
+        ...
+
+    @property
+    def reader(self) -> Any:
+        """The videos' record folder."""
+        ...
 
     def text_embeddings(self) -> Float[Array, "B I Q E"]:
         """CLIP's embeddings of the queries, not normalised."""

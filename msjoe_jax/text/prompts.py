@@ -117,11 +117,11 @@ def _form(think: bool, body: str) -> re.Pattern[str]:
 def parse_queries(
     text: str, question: str, *, max_queries: int, think: bool, finished: bool
 ) -> QueryReply:
-    """Reads a stage-1 reply.
+    """Reads a reply of reason.
 
     `valid`: the reply ended, and is exactly the optional thought followed by one to `max_queries`
     non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
-    there is none the question is the one query (SPEC §2).
+    there is none the question is the one query (docs/method.md#2-an-episode).
     """
     found = [" ".join(q.split()) for q in _QUERY.findall(text)]
     queries = tuple(dict.fromkeys(q for q in found if q))[:max_queries]
@@ -131,7 +131,7 @@ def parse_queries(
 
 
 def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) -> AnswerReply:
-    """Reads a stage-4 reply: exactly one valid letter in exactly one answer tag, else no answer."""
+    """Reads a reply of answer: exactly one valid letter in exactly one answer tag, else no answer."""
     tags = _ANSWER.findall(text)
     letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
     good = len(letter) == 1 and letter in LETTERS[:num_options]

@@ -1,6 +1,6 @@
 """Which questions come when: sampling weights by pass rate, the wanted rate moving over training.
 
-After AdaRFT and Kimi k1.5 (RL.md §2.1), with a fixed schedule in place of a fed-back one, so that
+After AdaRFT and Kimi k1.5 (docs/method.md#9-difficulty), with a fixed schedule in place of a fed-back one, so that
 the order depends on the seed alone and a resumed run repeats it.
 """
 

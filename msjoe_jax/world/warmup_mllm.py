@@ -75,9 +75,9 @@ class MllmBatch(NamedTuple):
     patches: Patches
     words: Int[np.ndarray, "V U·M 3"]
     word_weights: Float[np.ndarray, "V U·M 3"]
-    prompts: Prompts | None
-    replies: Int[np.ndarray, "V G 1 C"] | None
-    reply_mask: Float[np.ndarray, "V G 1 C"] | None
+    prompts: Prompts | None = None
+    replies: Int[np.ndarray, "V G 1 C"] | None = None
+    reply_mask: Float[np.ndarray, "V G 1 C"] | None = None
 
 
 def mllm_loop(
@@ -256,21 +256,23 @@ class _BatchBuilder:
         size = (int(grid[0, 0]), int(grid[0, 1]))
         words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
         named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
-        seen = (
-            Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
-            named[:, :, 0].astype(np.int32),
-            named[:, :, 1],
+        seen = MllmBatch(
+            patches=Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
+            words=named[:, :, 0].astype(np.int32),
+            word_weights=named[:, :, 1],
         )
         if look:
-            return MllmBatch(*seen, None, None, None)
+            return seen
         rows, replies, masks = [], [], []
         for plan, picked in zip(plans, frames, strict=True):
             examples = self._examples(plan, picked, size, easy, rng)
             rows.append([row for row, _, _ in examples])
             replies.append([[np.resize(ids, self.reply_tokens)] for _, ids, _ in examples])
             masks.append([[_pad(mask, self.reply_tokens)] for _, _, mask in examples])
-        return MllmBatch(
-            *seen, stack_rows(rows), np.array(replies, np.int32), np.array(masks, np.float32)
+        return seen._replace(
+            prompts=stack_rows(rows),
+            replies=np.array(replies, np.int32),
+            reply_mask=np.array(masks, np.float32),
         )
 
     def _plan(self, video_id: str) -> Plan:

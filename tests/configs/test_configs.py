@@ -24,17 +24,6 @@ VARIANTS = [
 ]
 
 
-def files_of(config, folder):
-    """Names data and checkpoints that are there, where a config leaves them to the user."""
-    (folder / "file").touch()
-    for part in (config.mllm, config.clip):
-        part.checkpoint = str(folder)
-    for split in ("train", "heldout"):
-        config.data[f"{split}_records"] = str(folder)
-        config.data[f"{split}_questions"] = str(folder / "file")
-    return config
-
-
 @pytest.mark.parametrize("name", ["tiny", "tiny:short", *VARIANTS])
 def test_a_config_of_the_tiny_world_passes_the_check(name):
     config = check(load_config(name), devices=1)
@@ -42,27 +31,28 @@ def test_a_config_of_the_tiny_world_passes_the_check(name):
     assert config.prompt.answer_prompt_tokens > 6 * config.frames.key  # six tokens a frame
 
 
-def test_the_full_size_config_passes_the_check(tmp_path):
+def test_the_full_size_config_lacks_nothing_but_the_users_files():
+    """Its data and checkpoints are not here; all else passes the check."""
     config = load_config("joint_v4")
+    with pytest.raises(UserError) as refused:
+        check(config, devices=16)
+    fields = [f"data.{s}_{k}" for s in ("train", "heldout") for k in ("records", "questions")]
+    fields += [f"{model}.{k}" for model in ("mllm", "clip") for k in ("tokenizer", "checkpoint")]
+    assert [line.partition(" is not set")[:2] for line in refused.value.lines] == [
+        (f"config.{field}", " is not set") for field in fields
+    ]
     mesh = config.mesh.to_dict()
     assert mesh["data"] * mesh["fsdp"] * mesh["tensor"] == 16
     each = config.rollout.questions // config.rollout.waves
     assert each % (mesh["data"] * mesh["fsdp"]) == 0
-    made = check(files_of(config, tmp_path), devices=16)
+
+
+def test_the_full_size_config_is_the_defaults_and_a_schedule():
+    made = read_config(load_config("joint_v4"))
     assert (made.mllm.size, made.joint.steps) == ("qwen2.5-vl-7b", 1000)
-    assert made.phases == ("difficulty", "pretrain", "joint", "evaluate")
-    # What the file does not set is the default of the fields.
-    same = plain(read_config(load_config("joint_v4")))
-    differ = [name for name, value in plain(Config()).items() if same[name] != value]
-    assert differ == ["rollouts_every", "rollout", "objective", "pretrain", "joint", "mesh"]
-
-
-def test_without_its_files_the_full_size_config_says_what_is_missing():
-    with pytest.raises(UserError) as refused:
-        check(load_config("joint_v4"), devices=16)
-    text = "\n".join(refused.value.lines)
-    for field in ("data.train_records", "data.heldout_questions", "mllm.checkpoint"):
-        assert f"config.{field} is not set" in text
+    own = plain(made)
+    changed = {name for name, value in plain(Config()).items() if own[name] != value}
+    assert changed == {"rollouts_every", "rollout", "objective", "pretrain", "joint", "mesh"}
 
 
 def test_the_benchmark_runs_every_family():
