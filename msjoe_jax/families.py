@@ -75,11 +75,15 @@ class LanguageModel(Protocol):
 
     config: Any  # its `vocab` is the number of ids
 
-    def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]: ...
+    def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]:
+        """Embeds tokens."""
+        ...
 
     def prefill(
         self, x: Float[Array, "B S D"], positions: Int[Array, "B 3 S"], segments: Int[Array, "B S"]
-    ) -> tuple[Float[Array, "B S D"], Cache]: ...
+    ) -> tuple[Float[Array, "B S D"], Cache]:
+        """Runs prompts: their last hidden states, and what completions go on from."""
+        ...
 
     def extend(
         self,
@@ -87,7 +91,9 @@ class LanguageModel(Protocol):
         start: Int[Array, "B"],
         prompt: Cache,
         prompt_segments: Int[Array, "B S"],
-    ) -> Float[Array, "B G C D"]: ...
+    ) -> Float[Array, "B G C D"]:
+        """Runs whole completions of G a prompt; input j of a row is at position start + j."""
+        ...
 
     def decode_step(
         self,
@@ -97,7 +103,17 @@ class LanguageModel(Protocol):
         prompt: Cache,
         prompt_segments: Int[Array, "B S"],
         cache: Cache,
-    ) -> tuple[Float[Array, "B G D"], Cache]: ...
+    ) -> tuple[Float[Array, "B G D"], Cache]:
+        """Runs one input of every completion and adds it to their cache.
+
+        Args:
+          x: its embedding.
+          index: its place in the completion.
+          start: the position of a completion's first input.
+          prompt, prompt_segments: as `prefill` left them; segment 0 is padding.
+          cache: of the completions; see `empty_cache`.
+        """
+        ...
 
     def prompt_attention(
         self,
@@ -106,11 +122,24 @@ class LanguageModel(Protocol):
         prompt: Cache,
         prompt_segments: Int[Array, "B S"],
         layer: int,
-    ) -> Float[Array, "B S"]: ...
+    ) -> Float[Array, "B S"]:
+        """Computes the attention that one token pays the prompt, mean over a layer's heads.
 
-    def empty_cache(self, batch: int, group: int, length: int) -> Cache: ...
+        Args:
+          x: the token's embedding.
+          start: its position.
+          prompt, prompt_segments: as `prefill` left them; segment 0 is padding.
+          layer: from the back where negative.
+        """
+        ...
 
-    def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]: ...
+    def empty_cache(self, batch: int, group: int, length: int) -> Cache:
+        """Makes a cache for `group` completions of each prompt, of up to `length` tokens."""
+        ...
+
+    def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]:
+        """Computes the next token's logits in float32."""
+        ...
 
     def log_probs(
         self,
@@ -120,7 +149,17 @@ class LanguageModel(Protocol):
         banned: Bool[Array, "V"],
         temperature: float = 1.0,
         chunk: int = 4096,
-    ) -> tuple[Float[Array, "B G C"], Float[Array, "B G C"]]: ...
+    ) -> tuple[Float[Array, "B G C"], Float[Array, "B G C"]]:
+        """Computes log-probs of the targets and entropies in nats.
+
+        Args:
+          h: hidden states.
+          targets: the tokens that follow them.
+          banned: ids that have no probability.
+          temperature: divides the logits.
+          chunk: ids of the vocabulary at a time.
+        """
+        ...
 
 
 class VisionLanguageModel(Protocol):
@@ -139,7 +178,9 @@ class VisionLanguageModel(Protocol):
         tokens: Int[Array, "B G S"],
         feature_index: Int[Array, "B G S"],
         features: Float[Array, "B U D"],
-    ) -> Float[Array, "B G S D"]: ...
+    ) -> Float[Array, "B G S D"]:
+        """Embeds prompts, the placeholders by the features of their frames."""
+        ...
 
 
 # --- what is stated of a family -----------------------------------------------------------------

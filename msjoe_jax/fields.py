@@ -47,7 +47,15 @@ def option(
     choices: Collection[str] | Callable[[], Collection[str]] = (),
     form: str = "",
 ) -> Any:
-    """A field of a config group: its default, one line of documentation, and `Option`'s limits."""
+    """A field of a config group: its default, one line of documentation, and `Option`'s limits.
+
+    Args:
+      default: its value where none is given.
+      doc: one line of words.
+      low, high, above: bounds of a number; see `Option`.
+      choices: names that are allowed; see `Option`.
+      form: of a text; see `Option`.
+    """
     metadata = {KEY: Option(doc, low, high, above, choices, form)}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)

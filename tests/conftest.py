@@ -8,9 +8,13 @@ import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import shapes
+
 # In these rooms every call is checked against its shapes and kinds. Before any of them is imported.
-CHECKED = ("models", "rl", "draws")
-jaxtyping.install_import_hook([f"msjoe_jax.{room}" for room in CHECKED], "beartype.beartype")
+CHECKED = ("models", "rl", "draws", "selectors")
+jaxtyping.install_import_hook(
+    [f"msjoe_jax.{room}" for room in CHECKED], f"{shapes.__name__}.checked"
+)
 
 # On a busy machine an example may take any time.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,1 @@
+"""Questions, videos and frames: reading, decoding, storing, batches."""

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from msjoe_jax.draws.draw import AnyArray
@@ -109,10 +110,10 @@ class Sampler(nnx.Module):
         cfg: SamplerConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
 
         @nnx.split_rngs(splits=cfg.depth)
         @nnx.vmap

@@ -64,7 +64,15 @@ def timeline_figure(
     queries: Sequence[str],
     selected: Int[np.ndarray, "K"],
 ) -> Figure:
-    """`keyframe_figure` without the contact sheet, for pages that show the frames themselves."""
+    """`keyframe_figure` without the contact sheet, for pages that show the frames themselves.
+
+    Args:
+      timestamps: of the candidate frames, in seconds.
+      logits: of the candidate frames.
+      similarity: a row for each query.
+      queries: their texts.
+      selected: the candidates that were chosen.
+    """
     heights = [1.6, 0.34 * len(queries) + 0.5]
     figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,0 +1,1 @@
+"""From rollouts to gradients: rewards, advantages, losses and the joint step."""

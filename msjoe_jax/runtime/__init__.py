@@ -1,0 +1,1 @@
+"""Files, checkpoints, meshes, metrics: what a run stands on."""

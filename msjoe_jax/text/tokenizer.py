@@ -58,7 +58,14 @@ class Tokenizer:
 def clip_tokens(
     tokenizer: Tokenizer, texts: Sequence[str], context: int, start_id: int, end_id: int
 ) -> Int[np.ndarray, "N C"]:
-    """CLIP's input rows: start, text cut to `context` − 2 ids, end, zeros."""
+    """Makes CLIP's input rows: start, text cut to `context` − 2 ids, end, zeros.
+
+    Args:
+      tokenizer: CLIP's.
+      texts: one a row.
+      context: the length of a row.
+      start_id, end_id: what stands around a text.
+    """
     rows = np.zeros((len(texts), context), np.int32)
     for row, text in zip(rows, texts, strict=True):
         ids = [start_id, *tokenizer.encode(text)[: context - 2], end_id]

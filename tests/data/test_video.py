@@ -5,7 +5,6 @@ which survives any codec; what must be shown at t is found by a plain scan over 
 """
 
 import itertools
-import pathlib
 from fractions import Fraction
 
 import av
@@ -17,8 +16,8 @@ from hypothesis import strategies as st
 from msjoe_jax.data import video
 from msjoe_jax.data.video import VideoError, decode
 from msjoe_jax.errors import UserError
+from tests.support.material import BROKEN_VIDEOS, MATERIAL, needs_material
 
-MATERIAL = pathlib.Path(__file__).parents[3] / "shared" / "material"
 HEIGHT, WIDTH = 32, 128
 
 
@@ -270,7 +269,7 @@ REAL = {
 }
 
 
-@pytest.mark.skipif(not MATERIAL.is_dir(), reason="the material of real videos is absent")
+@needs_material
 @pytest.mark.parametrize("name", REAL)
 def test_real_videos(name):
     count, height, width = REAL[name]
@@ -284,7 +283,7 @@ def test_real_videos(name):
     assert decoding.warnings <= damaged.get(name, 0)
 
 
-@pytest.mark.skipif(not MATERIAL.is_dir(), reason="the material of real videos is absent")
+@needs_material
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -295,4 +294,4 @@ def test_real_videos(name):
 )
 def test_real_broken_videos(name, said):
     with pytest.raises(VideoError, match=said):
-        list(decode(MATERIAL / "broken_videos" / name))
+        list(decode(BROKEN_VIDEOS / name))

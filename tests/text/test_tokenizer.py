@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 import unicodedata
 
 import jinja2
@@ -17,24 +16,23 @@ from msjoe_jax.models.qwen2_5_vl.images import smart_resize
 from msjoe_jax.rollout.assemble import Assembler, Frame
 from msjoe_jax.text import prompts
 from msjoe_jax.text.tokenizer import Tokenizer
+from tests.support.material import QWEN, TOKENIZERS, needs_material
 from tests.support.torch_stubs import declare_torchvision_ops
 
-MATERIAL = pathlib.Path(__file__).parents[3] / "shared" / "material" / "tokenizer"
-MODEL = MATERIAL / "Qwen2.5-VL-7B-Instruct"
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 PIXELS = {"min_pixels": 4 * 28**2, "max_pixels": 30 * 28**2}
 
-pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="no shared material")
+pytestmark = needs_material
 
 
 @functools.cache
 def tokenizer() -> Tokenizer:
-    return Tokenizer(MODEL)
+    return Tokenizer(QWEN)
 
 
 def test_public_vectors():
     """llama.cpp's vectors of Qwen2: texts between separator lines, their ids a line each."""
-    source = MATERIAL / "vectors" / "ggml-vocab-qwen2.gguf"
+    source = TOKENIZERS / "vectors" / "ggml-vocab-qwen2.gguf"
     texts = source.with_suffix(".gguf.inp").read_bytes().decode()
     texts = texts.split("\n__ggml_vocab_test__\n")[:-1]  # a separator ends the file
     rows = source.with_suffix(".gguf.out").read_text().split("\n")[:-1]
@@ -69,7 +67,7 @@ def test_any_ids_have_a_text(ids):
 
 
 def test_ids_of_the_config_are_the_tokenizers():
-    config = QwenConfig.from_hf(json.loads((MODEL / "config.json").read_text()))
+    config = QwenConfig.from_hf(json.loads((QWEN / "config.json").read_text()))
     assert tokenizer().token_id("<|image_pad|>") == config.image_token_id
     assert tokenizer().token_id("<|video_pad|>") == config.video_token_id
     assert tokenizer().token_id("<|vision_start|>") == config.vision_start_token_id
@@ -78,7 +76,7 @@ def test_ids_of_the_config_are_the_tokenizers():
 
 
 def template(messages: list[dict]) -> str:
-    source = json.loads((MODEL / "chat_template.json").read_text())["chat_template"]
+    source = json.loads((QWEN / "chat_template.json").read_text())["chat_template"]
     return jinja2.Template(source).render(messages=messages, add_generation_prompt=True)
 
 
@@ -108,7 +106,7 @@ def assembled(row: dict[str, np.ndarray]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def assembler() -> Assembler:
-    config = QwenConfig.from_hf(json.loads((MODEL / "config.json").read_text()))
+    config = QwenConfig.from_hf(json.loads((QWEN / "config.json").read_text()))
     return Assembler(tokenizer(), config)
 
 
@@ -150,9 +148,9 @@ def test_the_processor_makes_the_same_prompt(assembler):
     size = {"shortest_edge": PIXELS["min_pixels"], "longest_edge": PIXELS["max_pixels"]}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(size=size),
-        tokenizer=AutoTokenizer.from_pretrained(MODEL),
+        tokenizer=AutoTokenizer.from_pretrained(QWEN),
         video_processor=Qwen2VLVideoProcessor(),
-        chat_template=json.loads((MODEL / "chat_template.json").read_text())["chat_template"],
+        chat_template=json.loads((QWEN / "chat_template.json").read_text())["chat_template"],
     )
     text = prompts.query_prompt(prompts.PromptConfig(think=True), *ASK, 3)
     sizes = [(100, 180), (30, 20), (400, 130)]

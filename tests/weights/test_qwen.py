@@ -1,7 +1,6 @@
 """Qwen2.5-VL's published names and shapes."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -11,21 +10,17 @@ from msjoe_jax.models.params import count_params
 from msjoe_jax.models.qwen2_5_vl.config import SIZES, QwenConfig
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import match, slots
+from tests.support.material import QWEN, needs_material
 from tests.support.published import published
 from tests.support.qwen_oracle import published_sizes, shapes_of
 from tests.support.torch_stubs import declare_torchvision_ops
 
-ROOT = pathlib.Path(__file__).parents[2]
 
-
-GENUINE = ROOT.parent / "shared" / "material" / "tokenizer" / "Qwen2.5-VL-7B-Instruct"
-
-
-@pytest.mark.skipif(not GENUINE.is_dir(), reason="the published 7B's index is not at hand")
+@needs_material
 def test_published_index():
     """Every name of the 7B's index has its place, every leaf its tensors, and the bytes agree."""
-    config = QwenConfig.from_hf(json.loads((GENUINE / "config.json").read_text()))
-    index = json.loads((GENUINE / "model.safetensors.index.json").read_text())
+    config = QwenConfig.from_hf(json.loads((QWEN / "config.json").read_text()))
+    index = json.loads((QWEN / "model.safetensors.index.json").read_text())
     assert config == published_sizes("qwen2.5-vl-7b")
     wanted = slots(qwen_table(config), shapes_of(config))
     assert len(wanted) == 729 and wanted.keys() == index["weight_map"].keys()

@@ -46,6 +46,7 @@ class CLIPConfig:
 
     @property
     def num_patches(self) -> int:
+        """Patches of an image."""
         return (self.image_size // self.patch) ** 2
 
     @classmethod

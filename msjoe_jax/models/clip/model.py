@@ -12,6 +12,7 @@ The towers run apart, images offline and queries online, so a CLIP has no `__cal
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ class VisionTransformer(nnx.Module):
 
     def __init__(self, cfg: CLIPConfig, *, rngs: nnx.Rngs, dtype, param_dtype):
         width, std = cfg.vision_width, cfg.vision_width**-0.5
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         self.patch, self.dtype = cfg.patch, dtype
         self.patch_embed = nnx.Linear(3 * cfg.patch**2, width, use_bias=False, rngs=rngs, **types)
         self.class_embedding = _normal(rngs, (width,), std, param_dtype)
@@ -139,7 +140,7 @@ class TextTransformer(nnx.Module):
 
     def __init__(self, cfg: CLIPConfig, *, rngs: nnx.Rngs, dtype, param_dtype):
         width = cfg.text_width
-        types = {"dtype": dtype, "param_dtype": param_dtype}
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         self.eot_token_id, self.dtype = cfg.eot_token_id, dtype
         self.token_embedding = _normal(rngs, (cfg.vocab, width), 0.02, param_dtype)
         self.position_embedding = _normal(rngs, (cfg.context, width), 0.01, param_dtype)
@@ -162,7 +163,8 @@ class TextTransformer(nnx.Module):
     def __call__(self, tokens: Int[Array, "N C"]) -> Float[Array, "N E"]:
         length = tokens.shape[1]
         x = self.token_embedding[...].astype(self.dtype)[tokens]
-        x = _apply(self.blocks, x + self.position_embedding[...].astype(self.dtype)[:length])
+        x = x + self.position_embedding[...].astype(self.dtype)[:length]
+        x = _apply(self.blocks, jnp.asarray(x))
         eot = jnp.argmax(tokens == self.eot_token_id, axis=1)  # the first of them
         x = self.ln_final(jnp.take_along_axis(x, eot[:, None, None], axis=1)[:, 0])
         return x @ self.projection[...].astype(self.dtype)

@@ -67,10 +67,12 @@ class VisionConfig:
 
     @property
     def head_dim(self) -> int:
+        """The width of an attention head."""
         return self.width // self.heads
 
     @property
     def patch_dim(self) -> int:
+        """Numbers in a patch of all its fused frames."""
         return self.channels * self.temporal_patch * self.patch**2
 
 
@@ -102,6 +104,7 @@ class TextConfig:
 
     @property
     def head_dim(self) -> int:
+        """The width of an attention head."""
         return self.width // self.heads
 
 

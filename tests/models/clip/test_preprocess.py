@@ -1,13 +1,14 @@
 """Frames to CLIP's input: open_clip's and Hugging Face's own transforms as the oracles."""
 
-import pathlib
 import tracemalloc
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
+from tests.support.material import VIDEOS, needs_material
 from tests.support.torch_stubs import declare_torchvision_ops
 
 
@@ -43,14 +44,11 @@ def test_preprocessing_is_open_clips(height: int, width: int):
     assert_open_clips_pixels(rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8), 28)
 
 
+@needs_material
 def test_photos_are_open_clips():
     """First frames of real videos."""
-    av = pytest.importorskip("av")
-    videos = pathlib.Path(__file__).parents[4] / "shared" / "material" / "videos"
-    if not videos.exists():
-        pytest.skip("no shared material")
     for name in ("kitchen.mp4", "skateboarding_dog.mp4", "h265_video.mp4", "h264.flv"):
-        with av.open(str(videos / name)) as container:
+        with av.open(str(VIDEOS / name)) as container:
             picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
         assert_open_clips_pixels(picture[None], 224)
 

@@ -1,7 +1,6 @@
 """Sizes of Qwen2.5-VL: the published ones, and what a file leaves out."""
 
 import json
-import pathlib
 import time
 
 import jax
@@ -12,11 +11,9 @@ from flax import nnx
 from msjoe_jax.models.params import abstract, count_params
 from msjoe_jax.models.qwen2_5_vl.config import SPECIAL_TOKENS, QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
+from tests.support.material import QWEN, needs_material
 from tests.support.qwen_oracle import published_sizes
 from tests.support.torch_stubs import declare_torchvision_ops
-
-MATERIAL = pathlib.Path(__file__).parents[4] / "shared" / "material" / "tokenizer"
-
 
 # As the hub counts them in the safetensors files of the Instruct models.
 PUBLISHED = {
@@ -37,11 +34,10 @@ def test_published_sizes_are_built_in_seconds(size):
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.bfloat16)}
 
 
+@needs_material
 def test_the_7b_of_the_published_config():
-    file = MATERIAL / "Qwen2.5-VL-7B-Instruct" / "config.json"
-    if not file.exists():
-        pytest.skip("no shared material")
-    assert QwenConfig.from_hf(json.loads(file.read_text())) == published_sizes("qwen2.5-vl-7b")
+    values = json.loads((QWEN / "config.json").read_text())
+    assert QwenConfig.from_hf(values) == published_sizes("qwen2.5-vl-7b")
 
 
 def test_fields_left_out_are_the_references():

@@ -1,8 +1,8 @@
 """Frames to patches: transformers' image processor as the oracle, and properties of the sizes."""
 
-import pathlib
 import tracemalloc
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +18,7 @@ from msjoe_jax.models.qwen2_5_vl.images import (
     resize_frame,
     smart_resize,
 )
+from tests.support.material import VIDEOS, needs_material
 from tests.support.torch_stubs import declare_torchvision_ops
 
 PATCH, MERGE, FACTOR = 14, 2, 28
@@ -61,15 +62,9 @@ def test_elongated_frames_are_refused():
         smart_resize(10, 2001, factor=FACTOR, **BUDGET)
 
 
-VIDEOS = pathlib.Path(__file__).parents[4] / "shared" / "material" / "videos"
-
-
 def photos() -> list[np.ndarray]:
     """First frames of real videos, portrait, landscape and small, as decoded."""
-    av = pytest.importorskip("av")
     names = ("kitchen.mp4", "skateboarding_dog.mp4", "h265_video.mp4", "h264.flv")
-    if not VIDEOS.exists():
-        pytest.skip("no shared material")
     frames = []
     for name in names:
         with av.open(str(VIDEOS / name)) as container:
@@ -118,6 +113,7 @@ def test_pixels_are_the_processors(height, width):
     assert h * w < 160 and not patches[h * w :].any()
 
 
+@needs_material
 def test_photos_are_the_processors():
     """In the published budget, which keeps the sizes, and in one that shrinks or enlarges them."""
     for picture in photos():
