@@ -131,7 +131,7 @@ def parse_queries(
 
 
 def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) -> AnswerReply:
-    """Reads a reply of answer: exactly one valid letter in exactly one answer tag, else no answer."""
+    """Reads a reply of answer: one valid letter in exactly one answer tag, else no answer."""
     tags = _ANSWER.findall(text)
     letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
     good = len(letter) == 1 and letter in LETTERS[:num_options]

@@ -1,7 +1,7 @@
 """Which questions come when: sampling weights by pass rate, the wanted rate moving over training.
 
-After AdaRFT and Kimi k1.5 (docs/method.md#9-difficulty), with a fixed schedule in place of a fed-back one, so that
-the order depends on the seed alone and a resumed run repeats it.
+After AdaRFT and Kimi k1.5 (docs/method.md#9-difficulty), with a fixed schedule in place of a
+fed-back one, so that the order depends on the seed alone and a resumed run repeats it.
 """
 
 import numpy as np
