@@ -36,7 +36,7 @@ from msjoe_jax.rollout.system import (
     make_system,
 )
 from msjoe_jax.runtime.checkpoint import check_params
-from msjoe_jax.runtime.mesh import MeshConfig, make_mesh
+from msjoe_jax.runtime.mesh import MeshConfig, mesh_sizes
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.text.prompts import PromptConfig
@@ -278,12 +278,11 @@ def _mesh(config: Config, devices: int) -> Iterator[str]:
     """What the devices do not divide into."""
     m = config.mesh
     try:
-        mesh = make_mesh(m.data, m.fsdp, m.tensor, devices=jax.devices()[:devices])
+        data, fsdp, _ = mesh_sizes(m.data, m.fsdp, m.tensor, devices)
     except UserError as error:
-        if devices <= len(jax.devices()):
-            yield f"config.{error}"
+        yield f"config.{error}"
         return
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = data * fsdp
     each = config.rollout.questions // config.rollout.waves
     if each % parts and set(TRAININGS) & set(config.phases):
         yield (
@@ -306,13 +305,16 @@ class _AnyTokenizer:
 def _models(config: Config) -> Iterator[str]:
     """What the models cannot be, and patterns that match none of their leaves."""
     checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
+    unusable = False
     for name, folder in checkpoints.items():
         if folder:
             try:
-                check_folder(epath.Path(folder), [name])
+                check_folder(folder, [name])
             except UserError as error:
+                unusable = True
                 yield f"config.{name}.checkpoint={folder}: {error}"
-                return
+    if unusable:
+        return
     if not all(getattr(config, n).size or checkpoints[n] for n in ("mllm", "clip")):
         return  # told by the group itself
     stand_in: Any = _AnyTokenizer()

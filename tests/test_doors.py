@@ -47,8 +47,8 @@ T, K, QUERIES = TINY_FRAMES.candidates, TINY_FRAMES.key, TINY_PROMPT.max_queries
 class EarlyNetwork(nnx.Module):
     """A linear score of a frame's embedding, which never looks at the second half of a video."""
 
-    def __init__(self, rngs: nnx.Rngs):
-        self.network = nnx.Linear(EMBEDDING, 1, rngs=rngs)
+    def __init__(self, embedding: int, rngs: nnx.Rngs):
+        self.network = nnx.Linear(embedding, 1, rngs=rngs)
 
     def logits(self, inputs):
         score = self.network(inputs.embeddings)[..., 0]
@@ -59,7 +59,7 @@ class EarlyNetwork(nnx.Module):
 EARLY = Selector(
     lambda candidates, k: candidates.choose(candidates.network_logits(), k),
     Network(
-        lambda sizes, rngs: EarlyNetwork(rngs),
+        lambda sizes, embedding, rngs: EarlyNetwork(embedding, rngs),
         lambda module, inputs: module.logits(inputs),
         needs_embeddings=True,
     ),

@@ -179,6 +179,6 @@ def cli() -> None:
     checkpoint = flags.DEFINE_string("checkpoint", "", "Folder of a trained model (WORKDIR/final).")
     video = flags.DEFINE_string("video", "", "Video file.")
     question = flags.DEFINE_string("question", "", "The question.")
-    options = flags.DEFINE_multi_string("options", [], "An option; give the flag once for each.")
+    options = flags.DEFINE_multi_string("options", [], "An option; one flag for each.")
     out = flags.DEFINE_string("out", "", "HTML file to write.")
     run_app(lambda: run(checkpoint.value, video.value, question.value, options.value, out.value))

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict, config_flags
 from msjoe_jax.config_files import config_file, shipped_configs
 from msjoe_jax.errors import UserError, run_cli
 
+HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull"}
+
 
 def define_config() -> flags.FlagHolder:
     """The flag `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""
@@ -40,6 +42,9 @@ def run_app(run: Callable[[], None]) -> None:
     """
 
     def parse(argv: list[str]) -> list[str]:
+        if HELP & set(argv[1:]):
+            print(_help(run))
+            sys.exit()
         try:
             rest = flags.FLAGS([_with_config_file(word) for word in argv])
         except (AttributeError, KeyError) as error:
@@ -64,6 +69,23 @@ def run_app(run: Callable[[], None]) -> None:
 
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     app.run(lambda _: run_cli(run), argv=sys.argv, flags_parser=parse_or_exit)
+
+
+def _help(run: Callable[[], None]) -> str:
+    """The docstring of a command's module, and its flags."""
+    module = sys.modules[run.__module__]
+    own = flags.FLAGS.get_key_flags_for_module(module)
+    lines = [(module.__doc__ or "").strip(), "", "flags:"]
+    if "config" in flags.FLAGS:
+        shipped = ", ".join(shipped_configs())
+        lines.append(f"  --config=NAME or FILE.py[:VARIANT]  a config: {shipped}, or a file")
+        lines.append("  --config.FIELD=VALUE  any field of it (msjoe fields lists them)")
+    for flag in own:
+        if not flag.name.startswith("config"):
+            default = "" if flag.default in (None, "", []) else f" (default: {flag.default})"
+            text = " ".join(str(flag.help).split(";\n")[0].split())
+            lines.append(f"  --{flag.name}=…  {text}{default}")
+    return "\n".join(lines)
 
 
 def _with_config_file(word: str) -> str:

@@ -202,7 +202,10 @@ def _sampler(stored: Stored, folder: epath.Path) -> None:
     stated = stored.meta["sampler"]
     sizes = {f.name: stated[f.name] for f in dataclasses.fields(SamplerConfig)}
     network = {name: stated[name] for name in ("network", "signals") if name in stated}
-    write_json(folder / CONFIG, {"model_type": "msjoe_sampler", **network, "sizes": sizes})
+    clip = stored.folder / "clip" / CONFIG
+    embedding = read_sizes(clip, CLIPConfig.from_hf).embed_dim if clip.is_file() else 0
+    described = {"model_type": "msjoe_sampler", **network, "embedding": embedding, "sizes": sizes}
+    write_json(folder / CONFIG, described)
     stored.bar.update(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
 
 

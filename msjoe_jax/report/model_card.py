@@ -21,7 +21,8 @@ from safetensors.flax import load_file
 
 config = json.load(open("sampler/config.json"))
 network, sizes = SELECTORS[config["network"]].network, SamplerConfig(**config["sizes"])
-definition = nnx.graphdef(nnx.eval_shape(lambda: network.build(sizes, nnx.Rngs(0))))
+width = config["embedding"]
+definition = nnx.graphdef(nnx.eval_shape(lambda: network.build(sizes, width, nnx.Rngs(0))))
 sampler = nnx.merge(
     definition, traverse_util.unflatten_dict(load_file("sampler/sampler.safetensors"), sep=".")
 )

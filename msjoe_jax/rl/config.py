@@ -7,7 +7,8 @@ from msjoe_jax.draws import DRAWS
 from msjoe_jax.fields import option
 from msjoe_jax.rl.advantages import ADVANTAGES, SAMPLER_ADVANTAGES, STDS
 from msjoe_jax.rl.losses import AGGREGATIONS, KL_KINDS, RATIOS
-from msjoe_jax.rl.rewards import OVERLONG, PARTS, REWARDS, ROUTES, RewardConfig
+from msjoe_jax.rl.reward_config import OVERLONG, RewardConfig
+from msjoe_jax.rl.rewards import PARTS, REWARDS, ROUTES
 
 LENGTHS = ("query_length", "answer_length")
 

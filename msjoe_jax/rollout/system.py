@@ -286,7 +286,7 @@ def make_system(
             attention=given.attention,
         ),
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
-        "sampler": lambda rngs: network.build(sampler, rngs),
+        "sampler": lambda rngs: network.build(sampler, clip.embed_dim, rngs),
     }
 
     def of(make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:

@@ -66,6 +66,23 @@ class AxisRules:
         return PartitionSpec(*(None if name is None else getattr(self, name) for name in logical))
 
 
+def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
+    """Returns the three sizes with the number of devices that are left in place of a -1.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = devices // max(1, math.prod(s for s in sizes if s != -1))
+    if min(sizes) < 1 or math.prod(sizes) != devices:
+        raise UserError(
+            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {devices} devices: "
+            "the product must be their number (one size may be -1)"
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
 def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a ("data", "fsdp", "tensor") mesh of `devices` (default: all).
 
@@ -75,14 +92,7 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None =
       UserError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [data, fsdp, tensor]
-    if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = len(devices) // max(1, math.prod(s for s in sizes if s != -1))
-    if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        raise UserError(
-            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {len(devices)} devices: "
-            "the product must be their number (one size may be -1)"
-        )
+    sizes = mesh_sizes(data, fsdp, tensor, len(devices))
     # allow_split_physical_axes: v5e:4x4 has no (8, 2) mesh without it.
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES)

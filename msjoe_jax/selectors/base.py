@@ -131,13 +131,14 @@ class Selection(NamedTuple):
 class Network(NamedTuple):
     """The weights of a selector that is trained, by the same loop whichever they are.
 
-    build(sizes, rngs): the module, from `config.sampler`; logits(module, inputs): the frames'
+    build(sizes, embedding, rngs): the module, from the sizes of `config.sampler` and the width of
+    CLIP's embeddings; logits(module, inputs): the frames'
     logits, −inf where masked; sharding_table: how its leaves lie on a mesh (runtime/mesh.py), by
     default whole on every device where their path begins with `network/`; needs_embeddings: it
     reads `FrameInputs.embeddings`.
     """
 
-    build: Callable[[Any, nnx.Rngs], nnx.Module]
+    build: Callable[[Any, int, nnx.Rngs], nnx.Module]
     logits: Callable[[Any, FrameInputs], Float[Array, "R T"]]
     sharding_table: Table = ((r"network/.*", REPLICATED),)
     needs_embeddings: bool = False

@@ -15,7 +15,7 @@ def select(candidates: Candidates, k: int) -> Selection:
     return candidates.choose(candidates.network_logits(), k)
 
 
-def build(sizes: Any, rngs: nnx.Rngs) -> Sampler:
+def build(sizes: Any, embedding: int, rngs: nnx.Rngs) -> Sampler:
     """Builds the U-Net of `config.sampler`'s sizes."""
     return Sampler(
         SamplerConfig(

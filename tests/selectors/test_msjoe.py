@@ -24,7 +24,7 @@ def test_chooses_by_its_networks_logits():
 
 def test_network_is_the_u_net():
     network = SELECTORS["msjoe"].network
-    module = network.build(SamplerConfig.tiny(), nnx.Rngs(0))
+    module = network.build(SamplerConfig.tiny(), 8, nnx.Rngs(0))
     similarity = jax.random.normal(jax.random.key(0), (2, 3, 9))
     inputs = FrameInputs(similarity, np.ones((2, 3), bool), np.arange(9) < np.array([[9], [4]]))
     logits = network.logits(module, inputs)
