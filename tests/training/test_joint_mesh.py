@@ -125,7 +125,9 @@ def main(folder, port="", process=""):
     if port:
         jax.distributed.initialize(f"localhost:{port}", PROCESSES, int(process))
     meshes, folder = SHARED if port else MESHES, pathlib.Path(folder)
-    config, system = make_parts(folder)
+    own = folder / f"own{process}"  # processes at once would replace each other's tokenizer
+    own.mkdir()
+    config, system = make_parts(own)
     rng = np.random.default_rng(0)
     params = {name: make_params(system.abstract[name], rng) for name in ("mllm", "sampler")}
     batch, rules = make_batch(rng), AxisRules()
