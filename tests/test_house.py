@@ -38,7 +38,6 @@ NO_TEST_FILE = {
     "msjoe_jax/models/checks.py",
     "msjoe_jax/models/params.py",
     "msjoe_jax/models/qwen2_5_vl/language.py",
-    "msjoe_jax/models/sharding.py",
     "msjoe_jax/phases.py",
     "msjoe_jax/report/answer_page.py",
     "msjoe_jax/report/model_card.py",

@@ -81,7 +81,8 @@ def large_folder(folder: pathlib.Path, shards: int = SHARDS) -> None:
     sizes = QwenConfig.from_hf(config)
     wanted = slots(qwen_table(sizes), shapes_of(sizes))
     block = np.random.default_rng(0).integers(0, 1 << 15, 10_300_000, np.uint16)
-    files, places = {}, {}
+    files: dict[str, dict] = {}
+    places = {}
     for name, slot in wanted.items():
         part = name.split(".")[2] if name.startswith("model.layers") else str(shards - 1)
         file = f"model-{int(part) + 1:05}-of-{shards:05}.safetensors"

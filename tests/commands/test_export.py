@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def small_shards(monkeypatch):
 
 def tensors(folder: pathlib.Path) -> dict[str, torch.Tensor]:
     """By the library's own reader."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             found |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -60,9 +61,8 @@ def from_pretrained(folder: pathlib.Path) -> torch.nn.Module:
     declare_torchvision_ops()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    loaded, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder, output_loading_info=True
-    )
+    load: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained
+    loaded, info = load(folder, output_loading_info=True)
     assert not any(info.values()), info
     return loaded.eval()
 

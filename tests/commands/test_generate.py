@@ -17,6 +17,7 @@ from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs
 from msjoe_jax.rollout.assemble import Assembler
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
+from msjoe_jax.text.tokenizer import Tokenizer
 from tests.support.qwen_oracle import IMAGE, VIDEO, ours, reference
 from tests.support.tiny import tiny_model_folder, tiny_video
 
@@ -26,8 +27,11 @@ FAMILY = FAMILIES["qwen2_5_vl"]
 BOUNDS = (64, 40 * 16)  # pixels
 
 
-class Words:
+class Words(Tokenizer):
     """A tokenizer of numbers: "3 4 5"."""
+
+    def __init__(self) -> None:
+        pass
 
     def encode(self, text: str) -> list[int]:
         return [int(word) for word in text.split()]

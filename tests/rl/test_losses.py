@@ -309,7 +309,7 @@ def test_no_gradient_reaches_the_old_or_reference_policy_or_the_advantages():
         (lambda m: losses.token_weights(m, "fixed-length"), "fixed_length, not None"),
         (lambda m: losses.token_weights(m, "fixed-length", 0), "fixed_length, not 0"),
         (
-            lambda m: losses.policy_loss_sum(m * 1.0, None, jnp.ones(1), m, **CLIPS, ratio="row"),
+            lambda m: losses.policy_loss_sum(m * 1.0, None, jnp.ones(1), m, 0.2, 0.2, ratio="row"),
             "'row'",
         ),
         (lambda m: losses.kl_penalty(m * 1.0, m * 1.0, m, "k4"), "'k4'"),

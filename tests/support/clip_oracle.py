@@ -1,6 +1,7 @@
 """CLIPs of both libraries with small sizes, and ours of the same."""
 
-import torch
+from typing import Any
+
 from flax import nnx
 
 from msjoe_jax.models.clip.config import CLIPConfig
@@ -29,7 +30,7 @@ def config(quick_gelu: bool) -> CLIPConfig:
     )
 
 
-def open_clip_model(c: CLIPConfig) -> torch.nn.Module:
+def open_clip_model(c: CLIPConfig) -> Any:
     declare_torchvision_ops()
     from open_clip.model import CLIP as Reference
 
@@ -53,7 +54,7 @@ def open_clip_model(c: CLIPConfig) -> torch.nn.Module:
     ).eval()
 
 
-def hugging_face_model(c: CLIPConfig) -> torch.nn.Module:
+def hugging_face_model(c: CLIPConfig) -> Any:
     declare_torchvision_ops()
     from transformers import CLIPConfig as Config
     from transformers import CLIPModel

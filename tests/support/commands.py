@@ -18,7 +18,7 @@ def command(name: str, *flags: str) -> subprocess.CompletedProcess:
 
 def program(text: str, *arguments: pathlib.Path, **variables: str) -> subprocess.CompletedProcess:
     """A Python program that has to end well."""
-    line = [sys.executable, "-c", textwrap.dedent(text), *arguments]
+    line = [sys.executable, "-c", textwrap.dedent(text), *map(str, arguments)]
     environment = PYTHON | variables
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr

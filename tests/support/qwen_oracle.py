@@ -53,7 +53,7 @@ def reference(
     tie: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> torch.nn.Module:
+) -> Any:
     """The reference of those sizes with random weights; buffers (rotary frequencies) in float32."""
     declare_torchvision_ops()
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -94,7 +94,7 @@ def shapes_of(config: QwenConfig) -> dict[str, Any]:
 
 
 def ours(
-    module: torch.nn.Module, *, dtype: Any = jnp.float32, chunk: int = 8
+    module: Any, *, dtype: Any = jnp.float32, chunk: int = 8
 ) -> tuple[QwenConfig, nnx.GraphDef, dict[str, Any]]:
     """Our model with the reference's weights, in `dtype` throughout."""
     config = QwenConfig.from_hf(module.config.to_dict())
@@ -129,7 +129,9 @@ def make_batch(
     frames = max(sum(x[1] for x in row if not isinstance(x, int)) for row in rows) or 1
     patches = np.full((len(rows), frames, num_patches, dim), np.nan, np.float32)
     grids = np.zeros((len(rows), frames, 2), np.int32)
-    flat, thw, features = ({IMAGE: [], VIDEO: []} for _ in range(3))
+    flat: dict[int, list] = {IMAGE: [], VIDEO: []}
+    thw: dict[int, list] = {IMAGE: [], VIDEO: []}
+    features: dict[int, list] = {IMAGE: [], VIDEO: []}
     tokens, index, positions = [], [], []
     for b, row in enumerate(rows):
         ids, places, own, f = [], [], [], 0

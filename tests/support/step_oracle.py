@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +145,7 @@ def measured(batch, **measures):
     return batch._replace(measures=batch.measures | measures)
 
 
-STEPS = {}
+STEPS: dict[Any, tuple] = {}
 
 
 def step_of(config, optimizer="descent", trainable=""):

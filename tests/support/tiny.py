@@ -99,7 +99,7 @@ def tiny_video(
 ) -> pathlib.Path:
     """A clip of flat pictures that brighten, `frames` of them at `rate` a second."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream: Any = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
         for k in range(frames):
             image = np.full((size, size, 3), 40 + 200 * k // frames, np.uint8)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from msjoe_jax.families import FAMILIES
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import smart_resize
 from msjoe_jax.rollout.assemble import Assembler, Frame
@@ -107,20 +108,20 @@ def assembled(row: dict[str, np.ndarray]) -> list[int]:
 @pytest.fixture(scope="module")
 def assembler() -> Assembler:
     config = QwenConfig.from_hf(json.loads((QWEN / "config.json").read_text()))
-    return Assembler(tokenizer(), config)
+    return Assembler(tokenizer(), FAMILIES["qwen2_5_vl"], config)
 
 
 ASK = ("Führt 我 the 🦇 home?\n(really)", ["yes", "no — never", "<|im_end|>"])
 
 
-@pytest.mark.parametrize("stage", ["query", "answer"])
+@pytest.mark.parametrize("step", ["reason", "answer"])
 @pytest.mark.parametrize("system", [None, "Be brief."])
 @pytest.mark.parametrize("grids", [[], [(4, 6)], [(4, 6), (2, 10), (8, 2)]])
-def test_prompts_are_the_chat_template(assembler, stage, system, grids):
+def test_prompts_are_the_chat_template(assembler, step, system, grids):
     style = prompts.PromptConfig() if system is None else prompts.PromptConfig(system=system)
     text = (
         prompts.query_prompt(style, *ASK, 4)
-        if stage == "query"
+        if step == "reason"
         else prompts.answer_prompt(style, *ASK)
     )
     rendered = template(conversation(body_of(text), ["image"] * len(grids), system))
