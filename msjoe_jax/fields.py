@@ -97,7 +97,9 @@ def plain(made: Any) -> dict[str, Any]:
     return {field.name: value(field.default) for field in fields_of(type(made), made)}
 
 
-def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) -> Any:
+def read(
+    kind: type, values: Mapping[str, Any], where: str, slips: list[str], defaults: Any = None
+) -> Any:
     """A config group from plain values; what is absent has its default.
 
     Args:
@@ -105,11 +107,12 @@ def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) ->
       values: by field name.
       where: stands before a field's name in a message, such as "config.frames.".
       slips: every value that cannot be is told here, a line each.
+      defaults: a group whose values are the defaults; None: the dataclass's own.
 
     Returns:
       the group, with the default in place of a value that cannot be.
     """
-    known = {field.name: field for field in fields_of(kind)}
+    known = {field.name: field for field in fields_of(kind, defaults)}
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
@@ -125,8 +128,7 @@ def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) ->
             if not isinstance(nested, Mapping):
                 slips.append(f"{where}{name}={nested!r} must be a group of fields")
                 nested = {}
-            given = {**plain(field.default), **nested}
-            found[name] = read(field.kind, given, f"{where}{name}.", slips)  # type: ignore[arg-type]
+            found[name] = read(field.kind, nested, f"{where}{name}.", slips, field.default)
         else:
             value, slip = _value(field, values[name])
             if slip:

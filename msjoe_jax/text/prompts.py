@@ -52,7 +52,10 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QueryReply:
-    """Stage 1: the queries to use (never empty: the question stands in), and if the form held."""
+    """What reason wrote: the queries to use (never empty: the question stands in), and its form.
+
+    num_parsed: queries that the reply held; valid: it had the form asked for.
+    """
 
     queries: tuple[str, ...]
     num_parsed: int
@@ -61,7 +64,7 @@ class QueryReply:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerReply:
-    """Stage 4: the option's index or None, and if the form held."""
+    """What answer wrote: the option's index or None, and whether the reply had its form."""
 
     answer: int | None
     valid: bool
@@ -89,7 +92,7 @@ def turns(system: str, body: str) -> tuple[str, str]:
 def query_prompt(
     style: PromptConfig, question: str, options: Sequence[str], max_queries: int
 ) -> tuple[str, str]:
-    """Stage 1's prompt as (text before the frames, text after them)."""
+    """Returns the prompt of reason as (text before the frames, text after them)."""
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
     parts = [_question_text(question, options), instruction]
     if style.think:
@@ -98,7 +101,7 @@ def query_prompt(
 
 
 def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
-    """Stage 4's prompt as (text before the frames, text after them)."""
+    """Returns the prompt of answer as (text before the frames, text after them)."""
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
@@ -119,14 +122,21 @@ def parse_queries(
 ) -> QueryReply:
     """Reads a reply of reason.
 
-    `valid`: the reply ended, and is exactly the optional thought followed by one to `max_queries`
+    It is valid if it ended, and is exactly the optional thought followed by one to `max_queries`
     non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
     there is none the question is the one query (docs/method.md#2-an-episode).
+
+    Args:
+      text: the reply.
+      question: stands in where there is no query.
+      max_queries: that count.
+      think: the reply was asked to begin with a thought.
+      finished: it ended before the limit of its length.
     """
-    found = [" ".join(q.split()) for q in _QUERY.findall(text)]
-    queries = tuple(dict.fromkeys(q for q in found if q))[:max_queries]
+    texts = [" ".join(q.split()) for q in _QUERY.findall(text)]
+    queries = tuple(dict.fromkeys(q for q in texts if q))[:max_queries]
     exact = _form(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
-    valid = finished and exact is not None and 1 <= len(found) <= max_queries
+    valid = finished and exact is not None and 1 <= len(texts) <= max_queries
     return QueryReply(queries or (plain(question),), len(queries), valid)
 
 

@@ -31,9 +31,14 @@ def smart_resize(
 ) -> tuple[int, int]:
     """Computes the (height, width) nearest to a frame's, in multiples of `factor`, in a budget.
 
-    `factor` is patch · merge pixels. A frame over the upper bound shrinks to within it (unless a
-    side is down to one `factor`), one under the lower bound grows to at least it; a budget too
-    narrow to hold a multiple of `factor` in both may then miss the other bound.
+    A frame over the upper bound shrinks to within it (unless a side is down to one `factor`), one
+    under the lower bound grows to at least it; a budget too narrow to hold a multiple of `factor`
+    in both may then miss the other bound.
+
+    Args:
+      height, width: of the frame, in pixels.
+      factor: patch · merge, in pixels.
+      min_pixels, max_pixels: the budget.
 
     Raises:
       ValueError: a side is longer than 200 times the other, the frame is empty or over MAX_PIXELS.
