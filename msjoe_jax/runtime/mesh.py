@@ -1,6 +1,6 @@
 """The device mesh, and the sharding of every leaf of the training state on it.
 
-A table (see `sharding_tables.py`) names the logical axes of a model's parameters by their paths;
+A table (each model has its own) names the logical axes of a model's parameters by their paths;
 `AxisRules` says on which mesh axes the logical ones lie.
 """
 
