@@ -20,7 +20,7 @@ from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.questions import is_unicode
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.params import count_params
-from msjoe_jax.report.answer_page import Report, Shown, Timing, render
+from msjoe_jax.report.answer_page import Report, ReportFrame, Timing, render
 from msjoe_jax.rollout.answerer import Answer, Answerer
 from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.runtime.files import write_whole
@@ -88,7 +88,7 @@ def make_report(
         tiny=answerer.settings["mllm"].get("size") == "tiny",
         question=question,
         options=tuple(options),
-        previews=[Shown(*frame) for frame in answer.previews],
+        previews=[ReportFrame(*frame) for frame in answer.previews],
         preview_size=_read_size(answerer, answer, frames.preview_patches),
         query_reply=answer.query_text,
         query_valid=answer.query_reply.valid,
@@ -98,7 +98,7 @@ def make_report(
         logits=answer.logits,
         similarity=answer.similarity,
         selected=answer.selected,
-        key_frames=[Shown(*frame) for frame in answer.key_frames],
+        key_frames=[ReportFrame(*frame) for frame in answer.key_frames],
         key_size=_read_size(answerer, answer, frames.key_patches),
         answer_reply=answer.answer_text,
         answer=reply.answer,
@@ -146,8 +146,8 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
     Raises:
       UserError: as `ask`, or a flag that is missing or wrong, or `out` cannot be written.
     """
-    given = {"checkpoint": checkpoint, "video": video, "question": question, "out": out}
-    for name, value in given.items():
+    required = {"checkpoint": checkpoint, "video": video, "question": question, "out": out}
+    for name, value in required.items():
         if not value.strip():
             raise UserError(f"--{name} is missing or empty")
     if not 2 <= len(options) <= len(LETTERS):

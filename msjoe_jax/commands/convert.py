@@ -82,8 +82,8 @@ def understand(folder: epath.Path) -> Source:
         _check_pixels(preprocessor, "", {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD})
         return Source("clip", HUGGING_FACE, _clip_params(read_sizes(file, CLIPConfig.from_hf)))
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = f"{', '.join(FAMILIES)} and clip"
-        raise UserError(f"{file}: model_type is {kind!r}; {known} can be converted")
+        supported = f"{', '.join(FAMILIES)} and clip"
+        raise UserError(f"{file}: model_type is {kind!r}; {supported} can be converted")
     family = family_of(config, file)
     images = family.images
     _check_pixels(preprocessor, "", {"image_mean": images.mean, "image_std": images.std})
@@ -146,15 +146,15 @@ def convert(source: epath.Path, out: epath.Path) -> None:
     model = understand(source)
     Tokenizer(source)  # without one the checkpoint could neither read nor write
     tensors = read_folder(source)
-    wanted = slots(model.table, model.params)
-    given = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    names = match(given, model.table, wanted)
-    work = [(tensors[names[published]], slot) for published, slot in wanted.items()]
+    targets = slots(model.table, model.params)
+    available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    names = match(available, model.table, targets)
+    work = [(tensors[names[published]], slot) for published, slot in targets.items()]
     work.sort(key=lambda item: (item[0].file, item[0].start))
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with resumable_folder(out, _origin(source, tensors), total) as made:
-        _fill(made, model.name, work, model.params)
-        side = made.folder / model.name
+    with resumable_folder(out, _origin(source, tensors), total) as output:
+        _fill(output, model.name, work, model.params)
+        side = output.folder / model.name
         side.mkdir(exist_ok=True)
         copy_side_files(source, side)
         if model.preprocessor:
@@ -165,7 +165,9 @@ def convert(source: epath.Path, out: epath.Path) -> None:
             write_json(side / CONFIG, model.config)
 
 
-def _fill(made: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
+def _fill(
+    output: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params
+) -> None:
     """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
     shapes = flatten(tree)
     types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
@@ -175,15 +177,15 @@ def _fill(made: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tre
     }
     stacked = {path for _, slot in work if slot.layer is not None for path in slot.row.paths}
     writer = ParamWriter(
-        made.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
+        output.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
     )
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
     with progress("convert", total, unit="B") as bar:
         for tensor, slot in work:
             part = f"{tensor.file.name} {tensor.start}"
-            if part not in made.finished:
+            if part not in output.finished:
                 _move(tensor, slot, name, writer)
-                made.note(part)
+                output.note(part)
             bar.update(tensor.stop - tensor.start)
 
 

@@ -85,10 +85,11 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
     family, _ = read_model(checkpoint / "mllm" / CONFIG)
     reader = ParamReader(checkpoint / "params")
     meta = load_meta(str(checkpoint / "params"))
-    wanted = dtype or (family.published_dtype if output_format == "orbax" else "")
+    target_dtype = dtype or (family.published_dtype if output_format == "orbax" else "")
     leaves = {
         path: jax.ShapeDtypeStruct(
-            leaf.shape, DTYPE_NAMES[wanted] if wanted and path.startswith("mllm/") else leaf.dtype
+            leaf.shape,
+            DTYPE_NAMES[target_dtype] if target_dtype and path.startswith("mllm/") else leaf.dtype,
         )
         for path, leaf in reader.leaves.items()
     }
@@ -101,19 +102,19 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
     }
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     with (
-        resumable_folder(out, origin, total) as made,
+        resumable_folder(out, origin, total) as output,
         progress("export", total, unit="B") as bar,
     ):
         stored = Stored(checkpoint, reader, leaves, meta, bar)
         if output_format == "orbax":
-            _orbax(stored, made)
+            _orbax(stored, output)
             return
         present = [name for name in NAMES if stored.of(name)]
-        for name, folder in (("mllm", made.folder), ("clip", made.folder / "clip")):
+        for name, folder in (("mllm", output.folder), ("clip", output.folder / "clip")):
             if name in present:
                 _hugging_face(stored, name, folder)
         if "sampler" in present:
-            _sampler(stored, made.folder / "sampler")
+            _sampler(stored, output.folder / "sampler")
         card = model_card(
             out.name,
             meta=meta,
@@ -121,25 +122,25 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
             title=family.title,
             architecture=family.architecture,
         )
-        write_whole(made.folder / "README.md", card)
+        write_whole(output.folder / "README.md", card)
 
 
-def _orbax(stored: Stored, made: ResumableFolder) -> None:
+def _orbax(stored: Stored, output: ResumableFolder) -> None:
     """Writes a model folder."""
     leaves = stored.leaves
     stacked = frozenset(path for path in leaves if STACKED.search(path))
-    writer = ParamWriter(made.folder / "params", leaves, stacked, stored.meta)
+    writer = ParamWriter(output.folder / "params", leaves, stacked, stored.meta)
     for path, leaf in leaves.items():
         for layer in range(leaf.shape[0]) if path in stacked else (None,):
             part = f"{path} {layer}"
-            if part not in made.finished:
+            if part not in output.finished:
                 writer.write(path, layer, stored.reader.read(path, layer))
-                made.note(part)
+                output.note(part)
             layers = 1 if layer is None else leaf.shape[0]
             stored.bar.update(leaf.size * leaf.dtype.itemsize // layers)
     for name in ("mllm", "clip"):
         if (stored.folder / name).is_dir():
-            shutil.copytree(stored.folder / name, made.folder / name, dirs_exist_ok=True)
+            shutil.copytree(stored.folder / name, output.folder / name, dirs_exist_ok=True)
 
 
 def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
@@ -148,18 +149,18 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     table, tree = _described(name, source / CONFIG)
     leaves = stored.of(name)
     shapes = {f"{name}/{path}": leaf.shape for path, leaf in flatten(tree).items()}
-    there = {path: leaf.shape for path, leaf in leaves.items()}
-    if different := sorted(shapes.items() ^ there.items()):
+    stored_shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    if different := sorted(shapes.items() ^ stored_shapes.items()):
         raise UserError(f"{stored.folder}: params and config.json differ in {different[0][0]}")
-    wanted = slots(table, tree)
+    targets = slots(table, tree)
     tensors = {
         tensor: (leaves[f"{name}/{slot.row.paths[0]}"].dtype, slot.shape)
-        for tensor, slot in wanted.items()
+        for tensor, slot in targets.items()
     }
     sizes = {t: int(np.prod(shape)) * dtype.itemsize for t, (dtype, shape) in tensors.items()}
 
     def load(tensor: str) -> np.ndarray:
-        slot = wanted[tensor]
+        slot = targets[tensor]
         stored.bar.update(sizes[tensor])
         return slot.join(
             [stored.reader.read(f"{name}/{path}", slot.layer) for path in slot.row.paths]
@@ -204,8 +205,8 @@ def _sampler(stored: Stored, folder: epath.Path) -> None:
     network = {name: stated[name] for name in ("network", "signals") if name in stated}
     clip = stored.folder / "clip" / CONFIG
     embedding = read_sizes(clip, CLIPConfig.from_hf).embed_dim if clip.is_file() else 0
-    described = {"model_type": "msjoe_sampler", **network, "embedding": embedding, "sizes": sizes}
-    write_json(folder / CONFIG, described)
+    content = {"model_type": "msjoe_sampler", **network, "embedding": embedding, "sizes": sizes}
+    write_json(folder / CONFIG, content)
     stored.bar.update(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
 
 

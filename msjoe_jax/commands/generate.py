@@ -89,8 +89,8 @@ def cut_pixels(
     resized = [images.resize(frame, **limits) for frame in frames]
     resized += [resized[-1]] * (-len(resized) % v.temporal_patch)
     height, width = (side // v.patch for side in resized[0].shape[:2])
-    cut = np.stack([images.cut(f, v.patch, v.merge, height * width)[0] for f in resized])
-    steps = cut.reshape(-1, v.temporal_patch, *cut.shape[1:]).swapaxes(1, 2)
+    patches = np.stack([images.cut(f, v.patch, v.merge, height * width)[0] for f in resized])
+    steps = patches.reshape(-1, v.temporal_patch, *patches.shape[1:]).swapaxes(1, 2)
     return Pixels(steps, (height, width), None if fps is None else v.temporal_patch / fps)
 
 
@@ -102,16 +102,16 @@ def assemble(assembler: Assembler, text: tuple[str, str], visuals: Sequence[Pixe
     shape = (longest, v.temporal_patch, v.patch, v.patch, 3)
     patches = np.zeros((max(steps, 1), *shape), np.uint8)
     grid = np.zeros((max(steps, 1), 2), np.int32)
-    shown: list[Visual] = []
-    first = 0  # temporal step
+    parts: list[Visual] = []
+    start = 0  # temporal step
     for pixels in visuals:
         F, P = pixels.patches.shape[:2]
-        patches[first : first + F, :P], grid[first : first + F] = pixels.patches, pixels.grid
+        patches[start : start + F, :P], grid[start : start + F] = pixels.patches, pixels.grid
         rows = longest // v.merge**2  # of features, a step
-        frames = tuple(Frame((first + i) * rows, pixels.grid) for i in range(F))
-        shown.append(Visual(frames, pixels.seconds))
-        first += F
-    row = assembler.prompt([text[0], *shown, text[1]])
+        frames = tuple(Frame((start + i) * rows, pixels.grid) for i in range(F))
+        parts.append(Visual(frames, pixels.seconds))
+        start += F
+    row = assembler.prompt([text[0], *parts, text[1]])
     return Inputs(stack_rows([[row]]), patches, grid)
 
 
@@ -201,20 +201,20 @@ def _stated_pixels(settings: dict[str, Any], name: str, default: int) -> int:
     return int(settings.get(name) or size.get(edge) or default)
 
 
-def _image(path: str, picture: np.ndarray, made: ModelFolder, max_pixels: int) -> Pixels:
-    family, stated = made.system.family, made.files.get("preprocessor_config", {})
+def _image(path: str, picture: np.ndarray, model: ModelFolder, max_pixels: int) -> Pixels:
+    family, stated = model.system.family, model.files.get("preprocessor_config", {})
     least, most = family.images.image_pixels
     most = max_pixels or _stated_pixels(stated, "max_pixels", most)
     least = min(most, _stated_pixels(stated, "min_pixels", least))
     try:
-        sizes = made.system.mllm_config
+        sizes = model.system.mllm_config
         return cut_pixels([picture], family, sizes, fps=None, bounds=(least, most))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _video(path: str, fps: float, made: ModelFolder, max_pixels: int) -> Pixels:
-    family, sizes = made.system.family, made.system.mllm_config
+def _video(path: str, fps: float, model: ModelFolder, max_pixels: int) -> Pixels:
+    family, sizes = model.system.family, model.system.mllm_config
     images = family.images
     lowest, highest = images.frame_pixels
     most = max_pixels or highest
@@ -269,29 +269,29 @@ def run(
         raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
     # Attention as it is everywhere: what a prompt gives is the same on every machine's kernels.
-    made = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype, attention="xla")
-    visuals = [_image(path, picture, made, max_pixels) for path, picture in pictures]
-    visuals += [_video(path, fps, made, max_pixels) for path in videos]
-    models, tokenizer = made.system, made.tokenizers.mllm
+    model = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype, attention="xla")
+    visuals = [_image(path, picture, model, max_pixels) for path, picture in pictures]
+    visuals += [_video(path, fps, model, max_pixels) for path in videos]
+    models, tokenizer = model.system, model.tokenizers.mllm
     assert tokenizer is not None  # the folder holds an MLLM
     assembler = Assembler(tokenizer, models.family, models.mllm_config)
     inputs = assemble(assembler, turns(plain(system), plain(prompt)), visuals)
-    how = Sampling(
-        end_ids=end_ids(tokenizer, made.files.get("generation_config")),
+    settings = Sampling(
+        end_ids=end_ids(tokenizer, model.files.get("generation_config")),
         banned_ids=models.banned_ids(),
         **sampling,
     )
     program = jax.jit(
         functools.partial(complete, models.family, models.mllm_def), static_argnames="sampling"
     )
-    out = jax.device_get(program(made.params["mllm"], inputs, np.int32(seed), sampling=how))
+    out = jax.device_get(program(model.params["mllm"], inputs, np.int32(seed), sampling=settings))
     mask = out.mask[0, 0, 0]
     ids = [int(t) for t in out.tokens[0, 0, 0][mask]]
-    shown = tokenizer.decode([t for t in ids if t not in how.end_ids])
-    print(shown)
+    reply = tokenizer.decode([t for t in ids if t not in settings.end_ids])
+    print(reply)
     if as_json:
         logprobs = [float(x) for x in out.log_probs[0, 0, 0][mask]]
-        print(json.dumps({"token_ids": ids, "text": shown, "logprobs": logprobs}))
+        print(json.dumps({"token_ids": ids, "text": reply, "logprobs": logprobs}))
 
 
 def cli() -> None:

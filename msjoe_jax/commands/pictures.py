@@ -111,17 +111,17 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
         raise UserError(f"question {failure['question']}: {failure['error']}")
     logits, similarity = fetch((selected.logits, selected.similarity))
     queries, mask = list(reasoned.queries[0][0]), batch["frame_mask"][0]
-    chosen = selected.selection.frames[0, 0, 0]
-    chosen = chosen[chosen >= 0]
-    right = f"{question.letter} {question.options[question.answer]}"
+    key_frames = selected.selection.frames[0, 0, 0]
+    key_frames = key_frames[key_frames >= 0]
+    truth = f"{question.letter} {question.options[question.answer]}"
     return keyframe_figure(
         batch["timestamps"][0][mask],
         logits[0, 0][mask],
         similarity[0, 0, : len(queries)][:, mask],
         queries,
-        list(reader.frames(question.video, batch["frame_index"][0][chosen])),
-        np.asarray(chosen),
-        title=f"{question.question}   answer: {answered.texts[0][0]}   right: {right}",
+        list(reader.frames(question.video, batch["frame_index"][0][key_frames])),
+        np.asarray(key_frames),
+        title=f"{question.question}   answer: {answered.texts[0][0]}   right: {truth}",
     )
 
 

@@ -63,13 +63,13 @@ class PlanReport:
     seconds: float
     refusal: str = ""
 
-    def spare(self, beside: int = 0) -> float:
-        """Share of the chip left free when `beside` more bytes are alive; negative if refused."""
-        return -1.0 if self.peak is None else 1 - (self.peak + beside) / self.hbm
+    def spare(self, other_bytes: int = 0) -> float:
+        """Share of the chip left free when `other_bytes` more bytes are alive; negative if refused."""
+        return -1.0 if self.peak is None else 1 - (self.peak + other_bytes) / self.hbm
 
-    def fits(self, beside: int = 0) -> bool:
+    def fits(self, other_bytes: int = 0) -> bool:
         """Whether at least `SPARE` of the chip stays free."""
-        return self.spare(beside) >= SPARE
+        return self.spare(other_bytes) >= SPARE
 
 
 def describe_topology(name: str) -> list[Any]:
@@ -132,8 +132,8 @@ def compile_for_topology(
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise UserError(f"does not compile for {topology}: {error}") from error
-            words = str(error).splitlines()[0]
-            return PlanReport(chips, hbm, sum(sizes), None, time.perf_counter() - began, words)
+            reason = str(error).splitlines()[0]
+            return PlanReport(chips, hbm, sum(sizes), None, time.perf_counter() - began, reason)
         peak = _reported_peak(pathlib.Path(folder))
     return PlanReport(chips, hbm, sum(sizes), peak, time.perf_counter() - began)
 
@@ -189,28 +189,28 @@ def plan_joint_step(
     )
     clip = system.abstract["clip"]
     places = param_shardings(clip, table, mesh, rules)
-    beside = sum(
+    other_bytes = sum(
         math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, place in zip(jax.tree.leaves(clip), jax.tree.leaves(places), strict=True)
     )
-    return report, mesh, beside
+    return report, mesh, other_bytes
 
 
-def format_report(report: PlanReport, mesh: Mesh, beside: int) -> str:
+def format_report(report: PlanReport, mesh: Mesh, other_bytes: int) -> str:
     """The report as a table for people, PASS or FAIL last."""
     rows = [
         ("chips", f"{report.chips}, mesh " + " × ".join(f"{k} {v}" for k, v in mesh.shape.items())),
         ("arguments", f"{report.arguments / GIB:.2f} GiB a chip"),
         ("peak", "–" if report.peak is None else f"{report.peak / GIB:.2f} GiB a chip"),
-        ("beside it", f"{beside / GIB:.2f} GiB a chip (CLIP)"),
+        ("beside it", f"{other_bytes / GIB:.2f} GiB a chip (CLIP)"),
         ("HBM", f"{report.hbm / GIB:.2f} GiB"),
         ("compiled in", f"{report.seconds:.0f} s"),
     ]
     if report.refusal:
         verdict = f"FAIL  {report.refusal}"
     else:
-        word = "PASS" if report.fits(beside) else "FAIL"
-        verdict = f"{word}  {report.spare(beside):.1%} spare, {SPARE:.0%} wanted"
+        word = "PASS" if report.fits(other_bytes) else "FAIL"
+        verdict = f"{word}  {report.spare(other_bytes):.1%} spare, {SPARE:.0%} wanted"
     return "\n".join([f"{name:12} {value}" for name, value in rows] + [verdict])
 
 
@@ -223,11 +223,11 @@ def cli() -> None:
     effort = flags.DEFINE_float("effort", 0.0, "-1: a quick screen, not a verdict.")
 
     def run() -> None:
-        report, mesh, beside = plan_joint_step(
+        report, mesh, other_bytes = plan_joint_step(
             read_config(given_config(config)), training.value, topology.value, effort.value
         )
-        print(format_report(report, mesh, beside))
-        if not report.fits(beside):
+        print(format_report(report, mesh, other_bytes))
+        if not report.fits(other_bytes):
             sys.exit(1)
 
     run_app(run)

@@ -69,12 +69,12 @@ def predecode(
     with lock(out):
         packer = resume(out, settings)
         failures.unlink(missing_ok=True)
-        finished = {video_id for shard in packer.shards for video_id in shard["videos"]}
-        failed = _decode_all([e for e in entries if e.id not in finished], packer, workers)
+        packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
+        num_failed = _decode_all([e for e in entries if e.id not in packed], packer, workers)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
-    return total, failed
+    return total, num_failed
 
 
 def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
@@ -103,7 +103,7 @@ def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
 
 
 def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progress) -> int:
-    failed = 0
+    num_failed = 0
     for number, (entry, future) in enumerate(jobs, 1):
         # Whatever a hostile file provokes in the decoder, the other videos go on.
         error = future.exception()
@@ -112,13 +112,13 @@ def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progr
         else:
             if shutil.disk_usage(packer.out).free < FULL_DISK:
                 raise UserError(f"{packer.out}: the disk is full; free some and run again")
-            failed += 1
+            num_failed += 1
             reason = str(error) if isinstance(error, UserError) else repr(error)
             row = {"id": entry.id, "video": entry.video, "reason": reason}
             with (packer.out / FAILURES).open("a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        bar.metrics(videos=number, failed=failed)
-    return failed
+        bar.metrics(videos=number, failed=num_failed)
+    return num_failed
 
 
 def _clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
@@ -163,10 +163,12 @@ def cli() -> None:
         # Read before the decoding: hours of it should not end at a wrong path.
         clip = _clip_of(epath.Path(clip_folder.value)) if clip_folder.value else None
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
-        total, failed = predecode(manifest.value, out.value, settings, workers.value)
+        total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
         if clip:
             embed_records(out.value, *clip)
-        ending = f"; {failed} failed, see {epath.Path(out.value) / FAILURES}" if failed else ""
+        ending = (
+            f"; {num_failed} failed, see {epath.Path(out.value) / FAILURES}" if num_failed else ""
+        )
         print(f"{out.value}: {total} videos{ending}")
 
     run_app(start)

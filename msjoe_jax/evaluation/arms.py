@@ -119,10 +119,10 @@ def check_extras(names: Sequence[str], questions: Sequence[Question], max_querie
     for name in names:
         if name not in EXTRAS:
             continue
-        field, form, fits = EXTRAS[name]
+        field, expected, fits = EXTRAS[name]
         for question in questions:
             if not fits(question.extra.get(field), max_queries):
                 raise UserError(
-                    f"question {question.id}: extra.{field} must be {form}; leave the arm {name} "
+                    f"question {question.id}: extra.{field} must be {expected}; leave the arm {name} "
                     "out"
                 )

@@ -99,7 +99,7 @@ class Evaluator:
         self,
         arm: Arm,
         batch: Batch,
-        written: dict[tuple[str, bool], Queries],
+        cache: dict[tuple[str, bool], Queries],
         weight: Float[np.ndarray, "B"],
     ) -> Selected:
         """The frames of an arm; `written` holds the queries of the arms before."""
@@ -107,8 +107,8 @@ class Evaluator:
         questions = episodes.batch_questions(batch)
         if arm.queries == "policy":
             key = arm.mllm, arm.own_previews
-            if key not in written:
-                written[key] = episodes.reason(
+            if key not in cache:
+                cache[key] = episodes.reason(
                     self.params[arm.mllm]["mllm"],
                     batch if arm.own_previews else other_previews(batch, questions),
                     0,
@@ -116,7 +116,7 @@ class Evaluator:
                     temperature=0.0,
                     weight=weight,
                 ).queries
-            queries = written[key]
+            queries = cache[key]
         else:
             queries = [[queries_of(arm.queries, question)] for question in questions]
         params = {**self.params[arm.sampler], "mllm": self.params[arm.mllm]["mllm"]}

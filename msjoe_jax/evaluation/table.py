@@ -40,11 +40,11 @@ def make_table(
 
 
 def _accuracy(scores: Scores) -> dict[str, Any]:
-    known = scores[~np.isnan(scores)]
+    counted = scores[~np.isnan(scores)]
     return {
-        "accuracy": float(known.mean()) if len(known) else 0.0,
-        "ci95": list(wilson(float(known.sum()), len(known))),
-        "questions": len(known),
+        "accuracy": float(counted.mean()) if len(counted) else 0.0,
+        "ci95": list(wilson(float(counted.sum()), len(counted))),
+        "questions": len(counted),
     }
 
 

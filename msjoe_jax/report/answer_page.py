@@ -62,7 +62,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class ReportFrame:
     """A frame of the video: seconds from its start, and a JPEG."""
 
     time: float
@@ -95,7 +95,7 @@ class Report:
     tiny: bool
     question: str
     options: tuple[str, ...]
-    previews: Sequence[Shown]
+    previews: Sequence[ReportFrame]
     preview_size: str  # "width × height" in pixels, as the MLLM gets them
     query_reply: str
     query_valid: bool
@@ -105,7 +105,7 @@ class Report:
     logits: Float[np.ndarray, "T"]
     similarity: Float[np.ndarray, "Q T"]
     selected: Int[np.ndarray, "K"]
-    key_frames: Sequence[Shown]
+    key_frames: Sequence[ReportFrame]
     key_size: str
     answer_reply: str
     answer: int | None
@@ -178,15 +178,15 @@ def _tiny_note() -> str:
 def _options(r: Report) -> str:
     rows = []
     for i, option in enumerate(r.options):
-        chosen = i == r.answer
-        tag = "<span class=tag>answered</span>" if chosen else ""
-        kind = "chosen" if chosen else ""
+        is_answer = i == r.answer
+        tag = "<span class=tag>answered</span>" if is_answer else ""
+        kind = "chosen" if is_answer else ""
         rows.append(f'<li class="{kind}"><b>{LETTERS[i]}</b><span>{_text(option)}</span>{tag}</li>')
     return _section("Options", "", f"<ol>{''.join(rows)}</ol>")
 
 
-def _verdict(valid: bool, good: str, bad: str) -> str:
-    kind, text = ("good", good) if valid else ("bad", bad)
+def _verdict(valid: bool, valid_text: str, invalid_text: str) -> str:
+    kind, text = ("good", valid_text) if valid else ("bad", invalid_text)
     return f"<p class=verdict><span class={kind}>{text}</span></p>"
 
 
@@ -194,8 +194,10 @@ def _answer(r: Report) -> str:
     if r.answer is None:
         verdict = _verdict(False, "", "No valid answer: one letter in one answer tag is expected.")
     else:
-        read = f"Read as {LETTERS[r.answer]}"
-        verdict = _verdict(r.answer_valid, f"{read}.", f"{read}, but not in the form asked for.")
+        reading = f"Read as {LETTERS[r.answer]}"
+        verdict = _verdict(
+            r.answer_valid, f"{reading}.", f"{reading}, but not in the form asked for."
+        )
     return _section("Answer", "reply of answer, verbatim", _pre(r.answer_reply) + verdict)
 
 
@@ -205,7 +207,7 @@ def _pre(text: str) -> str:
     return f"<pre>\n{_text(text)}</pre>{blank}"
 
 
-def _frame(frame: Shown, note: str = "") -> str:
+def _frame(frame: ReportFrame, note: str = "") -> str:
     data = base64.b64encode(frame.jpeg).decode()
     time = clock(frame.time)
     return (

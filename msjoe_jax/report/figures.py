@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLUMNS = 8  # frames a row of the contact sheet: K = 32 makes four rows that fit a screen
-TAKEN = "tab:red"
+KEY_COLOUR = "tab:red"
 
 
 def keyframe_figure(
@@ -98,9 +98,9 @@ def _draw_logits(
 ) -> None:
     curve = np.where(np.isfinite(logits), logits, np.nan)
     axes.plot(timestamps, curve, color="tab:blue", linewidth=0.8)
-    axes.plot(timestamps[selected], curve[selected], "o", color=TAKEN, markersize=4)
+    axes.plot(timestamps[selected], curve[selected], "o", color=KEY_COLOUR, markersize=4)
     for time in timestamps[selected]:
-        axes.axvline(time, color=TAKEN, alpha=0.25, linewidth=0.8)
+        axes.axvline(time, color=KEY_COLOUR, alpha=0.25, linewidth=0.8)
     axes.set_ylabel("sampler logit", fontsize=8)
     axes.tick_params(labelsize=8, labelbottom=False)
 
@@ -121,7 +121,7 @@ def _draw_similarity(
     axes.invert_yaxis()
     # Markers on the edge, not lines across: a line would hide the very column that was taken.
     edge = np.zeros(len(selected))
-    axes.plot(timestamps[selected], edge, "v", color=TAKEN, markersize=4, clip_on=False)
+    axes.plot(timestamps[selected], edge, "v", color=KEY_COLOUR, markersize=4, clip_on=False)
     labels = [textwrap.fill(textwrap.shorten(query, 64, placeholder="…"), 36) for query in queries]
     axes.set_yticks(bands[:-1] + 0.5, labels, fontsize=7, parse_math=False)
     axes.tick_params(axis="x", labelsize=8)
@@ -138,5 +138,5 @@ def clock(seconds: float) -> str:
         return ""
     minutes, tenths = divmod(round(float(seconds) * 10), 600)
     hours, minutes = divmod(minutes, 60)
-    rest = f"{tenths / 10:04.1f}" if tenths % 10 else f"{tenths // 10:02d}"
-    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes:02d}:{rest}"
+    seconds_text = f"{tenths / 10:04.1f}" if tenths % 10 else f"{tenths // 10:02d}"
+    return f"{hours}:{minutes:02d}:{seconds_text}" if hours else f"{minutes:02d}:{seconds_text}"

@@ -110,7 +110,7 @@ _QUERY = re.compile(r"<query>([^<>]*)</query>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def _form(think: bool, body: str) -> re.Pattern[str]:
+def _reply_pattern(think: bool, body: str) -> re.Pattern[str]:
     return re.compile((_THINK if think else "") + body + r"\s*", re.DOTALL)
 
 
@@ -123,10 +123,10 @@ def parse_queries(
     non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
     there is none the question is the one query (docs/method.md#2-an-episode).
     """
-    found = [" ".join(q.split()) for q in _QUERY.findall(text)]
-    queries = tuple(dict.fromkeys(q for q in found if q))[:max_queries]
-    exact = _form(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
-    valid = finished and exact is not None and 1 <= len(found) <= max_queries
+    matches = [" ".join(q.split()) for q in _QUERY.findall(text)]
+    queries = tuple(dict.fromkeys(q for q in matches if q))[:max_queries]
+    exact = _reply_pattern(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
+    valid = finished and exact is not None and 1 <= len(matches) <= max_queries
     return QueryReply(queries or (plain(question),), len(queries), valid)
 
 
@@ -134,6 +134,8 @@ def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) ->
     """Reads a reply of answer: one valid letter in exactly one answer tag, else no answer."""
     tags = _ANSWER.findall(text)
     letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
-    good = len(letter) == 1 and letter in LETTERS[:num_options]
-    exact = _form(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
-    return AnswerReply(LETTERS.index(letter) if good else None, finished and good and bool(exact))
+    is_option = len(letter) == 1 and letter in LETTERS[:num_options]
+    exact = _reply_pattern(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
+    return AnswerReply(
+        LETTERS.index(letter) if is_option else None, finished and is_option and bool(exact)
+    )

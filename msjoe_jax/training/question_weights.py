@@ -90,16 +90,16 @@ def with_adjusted_rates(config: DifficultyConfig, questions: Sequence[Question])
     guesser among M options is right once in M: the correction makes that a rate of 0
     (docs/method.md#9-difficulty).
     """
-    known = [q.difficulty for q in questions if q.difficulty is not None]
-    if not known or not (config.smoothing or config.chance_corrected):
+    rates = [q.difficulty for q in questions if q.difficulty is not None]
+    if not rates or not (config.smoothing or config.chance_corrected):
         return list(questions)
-    mean = float(np.mean(known))
+    mean = float(np.mean(rates))
 
     def adjusted(question: Question) -> Question:
         if question.difficulty is None:
             return question
-        right = question.difficulty * config.samples
-        rate = smoothed_pass_rate(jnp.float32(right), config.samples, mean, config.smoothing)
+        num_right = question.difficulty * config.samples
+        rate = smoothed_pass_rate(jnp.float32(num_right), config.samples, mean, config.smoothing)
         if config.chance_corrected:
             rate = chance_corrected(rate, len(question.options))
         return dataclasses.replace(question, difficulty=float(rate))

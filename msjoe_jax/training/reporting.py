@@ -64,20 +64,20 @@ def show_rollout(
     if record is None:
         return
     question, reply = record.question, record.replies[0]
-    chosen = record.frames[0, 0][record.frames[0, 0] >= 0]
+    key_indices = record.frames[0, 0][record.frames[0, 0] >= 0]
     times, mask = record.timestamps, record.frame_mask
     text = "\n".join(
         [
             f"question  {question.question}",
             f"options   {' | '.join(question.options)}   (right: {question.letter})",
             f"queries   {' | '.join(reply.queries)}   (form {'ok' if reply.valid else 'broken'})",
-            f"frames    {', '.join(f'{times[i]:.0f} s' for i in chosen)}",
+            f"frames    {', '.join(f'{times[i]:.0f} s' for i in key_indices)}",
             f"answer    {record.answers[0]}",
         ]
     )
     writer.texts(update, {"rollout": text})
     try:
-        numbers = [int(record.frame_index[i]) for i in chosen]
+        numbers = [int(record.frame_index[i]) for i in key_indices]
         images = episodes.reader.frames(question.video, numbers)
     except Exception:  # the rollout could read them; no picture is worth a run
         return
@@ -87,6 +87,6 @@ def show_rollout(
         record.similarity[0, : len(reply.queries)][:, mask],
         list(reply.queries),
         list(images),
-        np.asarray(chosen),
+        np.asarray(key_indices),
     )
     writer.images(update, {"key_frames": figure_to_image(figure)})

@@ -212,14 +212,14 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
     run, episodes = loop.run, loop.episodes
     steps, every = run.training.steps, run.loop
     compiles = CompileCounter()
-    waiting: tuple[int, dict[str, Any]] | None = None
+    pending: tuple[int, dict[str, Any]] | None = None
     with (
         MetricWriter(loop.folder, start + 1) as writer,
         JsonLines(loop.folder / "rollouts.jsonl", start + 1) as log,
         progress(run.name, steps, unit="update", initial=start) as bar,
     ):
         report = MetricReporter(run, writer, bar)
-        finished = time.perf_counter()
+        ended = time.perf_counter()
         for update in range(start + 1, steps + 1):
             began = time.perf_counter()
             params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
@@ -229,16 +229,16 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             for _ in range(run.rollout.updates):
                 state, metrics = loop.joint_step(state, rollout.arrays)
             episodes.clock.follow("joint_step", metrics["reward"])
-            if waiting:
-                report(*waiting)
-            before, finished = finished, time.perf_counter()
+            if pending:
+                report(*pending)
+            before, ended = ended, time.perf_counter()
             metrics |= _host_metrics(episodes, rollout) | {
                 "time/rollout_s": rolled_out - began,
-                "time/update_s": finished - before,
+                "time/update_s": ended - before,
                 "refills": refills,
                 "compile_count": compiles.count,
             }
-            waiting = (update, metrics)
+            pending = (update, metrics)
             bar.update()
             if update % every.rollouts_every == 0:
                 for record in rollout.records:
@@ -246,8 +246,8 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             if update % every.media_every == 0 or update == steps:
                 show_rollout(writer, update, episodes, rollout.records)
             if update % every.checkpoint_every == 0 or update == steps:
-                report(*waiting)
-                waiting = None
+                report(*pending)
+                pending = None
                 writer.flush()
                 checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
     return state

@@ -51,7 +51,7 @@ def _write_split(
 ) -> list[Question]:
     pairs = [make_video(spec, split, index) for index in range(spec.size(split))]
     # First every video's first question: the head of the file is spread over all videos.
-    questions = [q for row in zip(*(asked for _, asked in pairs), strict=True) for q in row]
+    questions = [q for row in zip(*(of_video for _, of_video in pairs), strict=True) for q in row]
     if folder.exists():  # whole, as the writer renames last; only its question file was missing
         return questions
     with (

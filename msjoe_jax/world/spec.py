@@ -65,7 +65,7 @@ class Event:
 
     @property
     def visible_frames(self) -> list[int]:
-        return [self.start + i for i, seen in enumerate(self.visible) if seen]
+        return [self.start + i for i, is_visible in enumerate(self.visible) if is_visible]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,11 +181,11 @@ def _choose_colours(
     Which target comes later is a fair coin, so both questions' answers are balanced.
     """
     colours: dict[int, int] = {}
-    other = (answer + int(rng.integers(1, 4))) % 4
-    for word, target in zip(words, (answer, other), strict=True):
-        rest = rng.permutation([c for c in range(len(COLOURS)) if c != target])
+    other_answer = (answer + int(rng.integers(1, 4))) % 4
+    for word, target in zip(words, (answer, other_answer), strict=True):
+        other_colours = rng.permutation([c for c in range(len(COLOURS)) if c != target])
         senses = [kind_of(word, s) for s in range(3) if s != setting]
-        colours |= {kind: int(c) for kind, c in zip(senses, rest, strict=False)}
+        colours |= {kind: int(c) for kind, c in zip(senses, other_colours, strict=False)}
         colours[kind_of(word, setting)] = target
     return colours
 
@@ -193,34 +193,34 @@ def _choose_colours(
 def _plan_look_alikes(
     rng: np.random.Generator, spec: WorldSpec, events: Sequence[Event]
 ) -> tuple[LookAlike, ...]:
-    taken = np.zeros((CELLS, spec.num_frames), bool)
+    occupied = np.zeros((CELLS, spec.num_frames), bool)
     for event in events:
-        taken[event.cell, event.start : event.start + event.length] = True
-    found = []
+        occupied[event.cell, event.start : event.start + event.length] = True
+    look_alikes = []
     # Frames of one word show one of its senses at a time: coincidences would be the highest peaks.
     busy = {event.kind // 3: np.zeros(spec.num_frames, bool) for event in events}
     for event in events:
         busy[event.kind // 3][event.start : event.start + event.length] = True
     for event in events:
-        near = np.zeros(spec.num_frames, bool)  # frames too close to one of the same kind
-        near[max(event.start - 1, 0) : event.start + event.length + 1] = True
+        too_close = np.zeros(spec.num_frames, bool)  # frames too close to one of the same kind
+        too_close[max(event.start - 1, 0) : event.start + event.length + 1] = True
         count = 0
         for start in _bursts(rng, spec).tolist():
             span = slice(start, start + int(rng.integers(1, 3)))
             if count == spec.look_alikes:
                 break
-            if near[span].any() or busy[event.kind // 3][span].any():
+            if too_close[span].any() or busy[event.kind // 3][span].any():
                 continue
-            free = np.flatnonzero(~taken[:, span].any(axis=1))
+            free = np.flatnonzero(~occupied[:, span].any(axis=1))
             if free.size == 0:
                 continue
             cell = int(rng.choice(free))
-            taken[cell, span] = busy[event.kind // 3][span] = True
-            near[max(start - 1, 0) : span.stop + 1] = True
+            occupied[cell, span] = busy[event.kind // 3][span] = True
+            too_close[max(start - 1, 0) : span.stop + 1] = True
             amplitude = float(rng.uniform(*spec.amplitude))
-            found.append(LookAlike(event.kind, start, span.stop - start, cell, amplitude))
+            look_alikes.append(LookAlike(event.kind, start, span.stop - start, cell, amplitude))
             count += 1
-    return tuple(found)
+    return tuple(look_alikes)
 
 
 def _bursts(rng: np.random.Generator, spec: WorldSpec) -> np.ndarray:
@@ -284,10 +284,10 @@ def oracle_frames(
     targets take turns with them, in random order. Random other frames fill up.
     """
     piles = [list(rng.permutation(frames)) for frames in visible]
-    chosen: list[int] = []
-    while any(piles) and len(chosen) < k:
+    selected: list[int] = []
+    while any(piles) and len(selected) < k:
         for pile in piles:
-            if pile and len(chosen) < k:
-                chosen.append(int(pile.pop()))
-    others = rng.permutation(np.setdiff1d(np.arange(num_frames), chosen))
-    return sorted(chosen + [int(f) for f in others[: k - len(chosen)]])
+            if pile and len(selected) < k:
+                selected.append(int(pile.pop()))
+    others = rng.permutation(np.setdiff1d(np.arange(num_frames), selected))
+    return sorted(selected + [int(f) for f in others[: k - len(selected)]])

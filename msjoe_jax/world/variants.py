@@ -20,8 +20,8 @@ def family(variants: Variants) -> Callable[[str], ConfigDict]:
 
     def get_config(variant: str = "") -> ConfigDict:
         if variant not in variants:
-            wrong = f"no variant {variant!r}" if variant else "name a variant, FILE.py:VARIANT"
-            raise ValueError(f"{wrong}; it has: {', '.join(variants)}")
+            problem = f"no variant {variant!r}" if variant else "name a variant, FILE.py:VARIANT"
+            raise ValueError(f"{problem}; it has: {', '.join(variants)}")
         c = load_config("tiny")
         c.evaluate.arms = ("joint",)
         previews, keys = c.frames.preview, c.frames.key

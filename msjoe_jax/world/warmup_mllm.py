@@ -100,12 +100,12 @@ def mllm_loop(
     """
     builder = _BatchBuilder(config, system, text, reader, training)
     look = round(LOOK_UNTIL * training.steps)
-    rest = training.steps - look
+    later_steps = training.steps - look
     rate = training.learning_rate
     schedule = optax.join_schedules(
         [
             optax.linear_schedule(0.0, LOOK_RATE * rate, 20),
-            optax.warmup_cosine_decay_schedule(0.0, rate, min(50, rest // 4), rest),
+            optax.warmup_cosine_decay_schedule(0.0, rate, min(50, later_steps // 4), later_steps),
         ],
         [look],
     )
@@ -126,9 +126,9 @@ def mllm_loop(
     def loss_fn(params: Params, batch: MllmBatch) -> tuple[Array, Metrics]:
         model = system.mllm(params)
         features = frame_features(system, model, batch.patches)
-        seen = jax.nn.log_softmax(model.language.logits(features))
-        named = jnp.take_along_axis(seen, batch.words, -1) * batch.word_weights
-        vision = -named.sum(-1).mean()
+        word_log_probs = jax.nn.log_softmax(model.language.logits(features))
+        cell_log_probs = jnp.take_along_axis(word_log_probs, batch.words, -1) * batch.word_weights
+        vision = -cell_log_probs.sum(-1).mean()
         if batch.prompts is None or batch.replies is None or batch.reply_mask is None:
             return vision, {"loss": vision, "vision": vision}
         log_probs, _ = completion_log_probs(
@@ -154,8 +154,8 @@ def mllm_loop(
         params = optax.apply_updates(state["params"], updates)
         return {"params": params, "optimizer": moments}, metrics
 
-    ahead = _Ahead(builder)
-    return Loop(init, lambda state, step: update(state, ahead(step)), training.steps)
+    batches = _Prefetcher(builder)
+    return Loop(init, lambda state, step: update(state, batches(step)), training.steps)
 
 
 def _matrices(params: Params) -> Any:
@@ -168,9 +168,9 @@ def _matrices(params: Params) -> Any:
     }
 
     def of(path: tuple, _: Array) -> MuonDimensionNumbers | None:
-        last = path[-1].key
-        found = next((both for names, both in sides.items() if last in names), None)
-        return found and MuonDimensionNumbers(*found)
+        name = path[-1].key
+        dimensions = next((both for names, both in sides.items() if name in names), None)
+        return dimensions and MuonDimensionNumbers(*dimensions)
 
     return jax.tree_util.tree_map_with_path(of, params)
 
@@ -201,7 +201,7 @@ def _fresh(system: System, seed: int) -> Params:
     return params
 
 
-class _Ahead:
+class _Prefetcher:
     """Builds batch i + 1 on another thread while batch i is in use."""
 
     def __init__(self, build: Callable[[int], MllmBatch]):
@@ -247,29 +247,29 @@ class _BatchBuilder:
         look, easy = progress < LOOK_UNTIL, EASY[progress >= EASY_UNTIL]
         ids = self.reader.ids
         count = LOOK_VIDEOS if look else self.training.videos
-        chosen = [ids[i] for i in rng.integers(len(ids), size=count)]
-        plans = [self._plan(video_id) for video_id in chosen]
+        video_ids = [ids[i] for i in rng.integers(len(ids), size=count)]
+        plans = [self._plan(video_id) for video_id in video_ids]
         frames = [self._choose_frames(plan, rng) for plan in plans]
-        pixels = np.concatenate(self.reader.gather(list(zip(chosen, frames, strict=True))))
+        pixels = np.concatenate(self.reader.gather(list(zip(video_ids, frames, strict=True))))
         patches, grid = to_patches(pixels, self.system, self.config.key_patches)
         shape = (len(plans), FRAMES)
         size = (int(grid[0, 0]), int(grid[0, 1]))
-        words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
-        named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
-        seen = MllmBatch(
+        cells = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
+        targets = np.array(cells, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
+        result = MllmBatch(
             patches=Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
-            words=named[:, :, 0].astype(np.int32),
-            word_weights=named[:, :, 1],
+            words=targets[:, :, 0].astype(np.int32),
+            word_weights=targets[:, :, 1],
         )
         if look:
-            return seen
+            return result
         rows, replies, masks = [], [], []
-        for plan, picked in zip(plans, frames, strict=True):
-            examples = self._examples(plan, picked, size, easy, rng)
+        for plan, frame_numbers in zip(plans, frames, strict=True):
+            examples = self._examples(plan, frame_numbers, size, easy, rng)
             rows.append([row for row, _, _ in examples])
             replies.append([[np.resize(ids, self.reply_tokens)] for _, ids, _ in examples])
             masks.append([[_pad(mask, self.reply_tokens)] for _, _, mask in examples])
-        return seen._replace(
+        return result._replace(
             prompts=stack_rows(rows),
             replies=np.array(replies, np.int32),
             reply_mask=np.array(masks, np.float32),
@@ -284,9 +284,9 @@ class _BatchBuilder:
         number = self.reader.info(plan.id).num_frames
         if rng.random() < UNIFORM:
             return sorted(rng.permutation(number)[:FRAMES].tolist())
-        shown = [int(rng.choice(event.visible_frames)) for event in plan.events]
-        others = rng.permutation(np.setdiff1d(np.arange(number), shown))
-        return sorted(shown + others[: FRAMES - len(shown)].tolist())
+        event_frames = [int(rng.choice(event.visible_frames)) for event in plan.events]
+        others = rng.permutation(np.setdiff1d(np.arange(number), event_frames))
+        return sorted(event_frames + others[: FRAMES - len(event_frames)].tolist())
 
     def _examples(
         self,
@@ -302,28 +302,28 @@ class _BatchBuilder:
         examples = []
         for words in (both[:1], both if rng.random() > 1.5 * easy else both[1:], both):
             targets = plan.targets(words)
-            needed: list[int] = []
+            evidence: list[int] = []
             if rng.random() < ORACLE:
-                shown = {frame for target in targets for frame in target.visible_frames}
-                needed = [i for i, frame in enumerate(frames) if frame in shown]
-            spare = rng.permutation([i for i in range(FRAMES) if i not in needed]).tolist()
+                evidence_frames = {frame for target in targets for frame in target.visible_frames}
+                evidence = [i for i, frame in enumerate(frames) if frame in evidence_frames]
+            spare = rng.permutation([i for i in range(FRAMES) if i not in evidence]).tolist()
             number = c.key
             if rng.random() < easy:
-                number = max(int(rng.integers(1, c.key)), len(needed))
-            picked = sorted((needed + spare)[:number])
+                number = max(int(rng.integers(1, c.key)), len(evidence))
+            places = sorted((evidence + spare)[:number])
             names = [WORDS[word] for word in words]
             if rng.random() < easy:
                 names = [KINDS[target.kind] for target in targets]
-            row = self._row(answer_prompt(style, question_about(names), COLOURS), picked, size)
+            row = self._row(answer_prompt(style, question_about(names), COLOURS), places, size)
             letter = LETTERS[max(targets, key=lambda event: event.start).colour]
             examples.append((row, *self._reply(f"<answer>{letter}</answer><|im_end|>")))
         words = both if rng.random() < 0.5 else both[:1]
         text = query_prompt(style, question_text(words), COLOURS, style.max_queries)
-        picked = sorted(rng.permutation(FRAMES)[: c.preview].tolist())
+        places = sorted(rng.permutation(FRAMES)[: c.preview].tolist())
         reply = "".join(
             f"<query>{self._demonstrate(word, plan.setting, rng)}</query>" for word in words
         )
-        examples.append((self._row(text, picked, size), *self._reply(reply + "<|im_end|>")))
+        examples.append((self._row(text, places, size), *self._reply(reply + "<|im_end|>")))
         everything = self._row(DESCRIBE, range(FRAMES), size)
         return [*examples, (everything, *self._description(plan, frames, rng))]
 
@@ -349,29 +349,29 @@ class _BatchBuilder:
                     colour = COLOURS[event.colour], f"<answer> {LETTERS[event.colour]}"
                     facts.append(f"{name} {rng.choice(colour)}")
         meanings = [f"{WORDS[w]} <query> {KINDS[kind_of(w, plan.setting)]}" for w in plan.words]
-        chosen = rng.permutation(facts)[: DESCRIBED - len(meanings)].tolist() + meanings
+        selected = rng.permutation(facts)[: DESCRIBED - len(meanings)].tolist() + meanings
         ids, weights = [0], [0.0]
-        for fact in rng.permutation(chosen):
-            said = self.tokenizer.encode(str(fact))
-            ids, weights = ids + said, weights + [0.0] * (len(said) - 1) + [1.0]
+        for fact in rng.permutation(selected):
+            token_ids = self.tokenizer.encode(str(fact))
+            ids, weights = ids + token_ids, weights + [0.0] * (len(token_ids) - 1) + [1.0]
         return ids, weights
 
     def _row(
-        self, text: tuple[str, str], picked: Sequence[int], size: tuple[int, int]
+        self, text: tuple[str, str], places: Sequence[int], size: tuple[int, int]
     ) -> dict[str, np.ndarray]:
         # Only the frames differ between prompts of one wording: everything else is remembered.
-        key = (text, len(picked))
+        key = (text, len(places))
         if key not in self.rows:
-            frames = [Frame(i * CELLS, size) for i in range(len(picked))]
+            frames = [Frame(i * CELLS, size) for i in range(len(places))]
             self.rows[key] = self.assembler.row(text, frames, self.length)
         place = self.rows[key]["feature_index"]
-        moved = np.asarray(picked)[place // CELLS] * CELLS + place % CELLS
+        moved = np.asarray(places)[place // CELLS] * CELLS + place % CELLS
         index = np.where(place >= 0, moved, -1).astype(np.int32)
         return {**self.rows[key], "feature_index": index}
 
     def _demonstrate(self, word: int, setting: int, rng: np.random.Generator) -> str:
-        wrong = [KINDS[kind_of(word, s)] for s in range(len(SETTINGS)) if s != setting]
-        names = [WORDS[word], KINDS[kind_of(word, setting)], *wrong]
+        other_senses = [KINDS[kind_of(word, s)] for s in range(len(SETTINGS)) if s != setting]
+        names = [WORDS[word], KINDS[kind_of(word, setting)], *other_senses]
         return names[rng.choice(len(names), p=QUERY_MIX)]
 
     def _name_cells(self, plan: Plan, frame: int) -> list[tuple[list[int], list[float]]]:
