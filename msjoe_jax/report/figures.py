@@ -1,4 +1,4 @@
-"""Pictures of one answered question: what was asked of the video, and which frames were taken."""
+"""Figures of one answered question: the queries' similarities, the logits and the key frames."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLUMNS = 8  # frames a row of the contact sheet: K = 32 makes four rows that fit a screen
+COLUMNS = 8  # frames per row of the contact sheet: K = 32 makes four rows, which fit a screen
 KEY_COLOUR = "tab:red"
 
 
@@ -22,16 +22,16 @@ def keyframe_figure(
     selected: Int[np.ndarray, "K"],
     title: str = "",
 ) -> Figure:
-    """A contact sheet of the key frames over the logits and similarities that chose them.
+    """Draws a contact sheet of the key frames over the logits and similarities that chose them.
 
     Args:
-      timestamps: of all candidate frames, seconds.
+      timestamps: of all candidate frames, in seconds.
       logits: the sampler's; non-finite ones (padding) are left out of the curve.
       similarity: CLIP cosine of each query with each frame.
       queries: the text of each row.
       frames: the key frames, in the order of `selected`.
       selected: indices into the T candidate frames.
-      title: put on top, the question say.
+      title: text at the top, such as the question.
     """
     order = np.argsort(np.asarray(timestamps)[np.asarray(selected, int)], kind="stable")
     selected = np.asarray(selected, int)[order]
@@ -64,7 +64,7 @@ def timeline_figure(
     queries: Sequence[str],
     selected: Int[np.ndarray, "K"],
 ) -> Figure:
-    """`keyframe_figure` without the contact sheet, for pages that show the frames themselves.
+    """Draws `keyframe_figure` without its contact sheet, for pages that show the frames themselves.
 
     Args:
       timestamps: of the candidate frames, in seconds.
@@ -119,7 +119,7 @@ def _draw_similarity(
     bands = np.arange(len(queries) + 1)
     mesh = axes.pcolormesh(edges, bands, similarity, cmap="viridis")
     axes.invert_yaxis()
-    # Markers on the edge, not lines across: a line would hide the very column that was taken.
+    # Markers on the edge, not lines across: a line would hide the column of the chosen frame.
     edge = np.zeros(len(selected))
     axes.plot(timestamps[selected], edge, "v", color=KEY_COLOUR, markersize=4, clip_on=False)
     labels = [textwrap.fill(textwrap.shorten(query, 64, placeholder="…"), 36) for query in queries]
@@ -133,7 +133,7 @@ def _draw_similarity(
 
 
 def clock(seconds: float) -> str:
-    """ "mm:ss", "h:mm:ss" from an hour on; tenths only where they are not zero."""
+    """Formats seconds as "mm:ss", or "h:mm:ss" from an hour on; tenths only if they are not 0."""
     if seconds < 0:  # an axis tick before the first frame
         return ""
     minutes, tenths = divmod(round(float(seconds) * 10), 600)

@@ -40,14 +40,14 @@ class WorldSpec:
     num_frames: int = 96
     event_frames: tuple[int, int] = (3, 6)  # shortest and longest event
     colour_visible: float = 0.75  # share of an event's frames that show its colour
-    look_alikes: int = 8  # a kind that has an event, a video
+    look_alikes: int = 8  # per video, for each kind that has an event
     amplitude: tuple[float, float] = (0.65, 1.35)  # contrast of an event or a look-alike
     noise: float = 5.0  # standard deviation of the pixel noise, grey levels of 255
     drift: float = 18.0  # amplitude of the slow change of light, grey levels
     jpeg_quality: int = 90
 
     def size(self, split: str) -> int:
-        """Number of videos of a split."""
+        """Returns the number of videos of a split."""
         return getattr(self, f"num_{split}")
 
 
@@ -91,17 +91,17 @@ class Plan:
     appearance_seed: int
 
     def targets(self, words: Sequence[int]) -> list[Event]:
-        """The event that each word means in this video's setting."""
+        """Returns the event that each word means in this video's setting."""
         kinds = [kind_of(word, self.setting) for word in words]
         return [next(e for e in self.events if e.kind == kind) for kind in kinds]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the `extra` field of a video record."""
+        """Returns plain data for the `extra` field of a video record."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
-        """The inverse of `to_json`."""
+        """Makes the plan from what `to_json` returned."""
         events = tuple(Event(**{**e, "visible": tuple(e["visible"])}) for e in data["events"])
         look_alikes = tuple(LookAlike(**spike) for spike in data["look_alikes"])
         words = (data["words"][0], data["words"][1])
@@ -109,17 +109,17 @@ class Plan:
 
 
 def kind_of(word: int, setting: int) -> int:
-    """The kind that a word means in a setting."""
+    """Returns the kind that a word means in a setting."""
     return 3 * word + setting
 
 
 def make_video(spec: WorldSpec, split: str, index: int) -> tuple[Plan, tuple[Question, Question]]:
     """Plans video `index` of a split and its questions, a one-event and a two-event one.
 
-    A function of its arguments alone. Both answers, the setting and the words go round with the
-    index, so that every split is balanced.
+    The result depends on the arguments alone. Both answers, the setting and the words cycle with
+    the index, so that every split is balanced.
     """
-    # The split is part of the seed: no video is shared, however large the splits become.
+    # The split is part of the seed, so that splits share no video, however large they become.
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     setting, answer = index % 3, index // 3 % len(COLOURS)
     first = index // 12 % len(WORDS)
@@ -146,11 +146,11 @@ def _plan_events(
 ) -> tuple[Event, ...]:
     low, high = spec.event_frames
     lengths = rng.integers(low, high + 1, size=2 * 3)
-    # Events lie apart by at least one frame; what is left of the video is shared out at random.
+    # Events are at least one frame apart; the remaining frames are distributed over the gaps.
     spare = spec.num_frames - int(lengths.sum()) - (len(lengths) - 1)
     gaps = np.sort(rng.integers(0, spare + 1, size=len(lengths)))
     starts = gaps + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
-    order = rng.permutation(len(lengths))  # which of the six kinds comes at which place
+    order = rng.permutation(len(lengths))  # the place in time of each of the six kinds
     kinds = [kind_of(word, sense) for word in words for sense in range(3)]
     colours = _choose_colours(rng, words, setting, answer)
     events = []
@@ -176,9 +176,9 @@ def _plan_events(
 def _choose_colours(
     rng: np.random.Generator, words: tuple[int, int], setting: int, answer: int
 ) -> dict[int, int]:
-    """Colours of the six kinds: distinct within a word, and the two targets differ.
+    """Chooses the colours of the six kinds: distinct within a word, and the two targets differ.
 
-    Which target comes later is a fair coin, so both questions' answers are balanced.
+    Either target is equally likely to come later, so the answers of both questions are balanced.
     """
     colours: dict[int, int] = {}
     other_answer = (answer + int(rng.integers(1, 4))) % 4
@@ -197,7 +197,7 @@ def _plan_look_alikes(
     for event in events:
         occupied[event.cell, event.start : event.start + event.length] = True
     look_alikes = []
-    # Frames of one word show one of its senses at a time: coincidences would be the highest peaks.
+    # A frame shows at most one sense of a word: two at once would give the highest similarities.
     busy = {event.kind // 3: np.zeros(spec.num_frames, bool) for event in events}
     for event in events:
         busy[event.kind // 3][event.start : event.start + event.length] = True
@@ -224,20 +224,20 @@ def _plan_look_alikes(
 
 
 def _bursts(rng: np.random.Generator, spec: WorldSpec) -> np.ndarray:
-    """Where look-alikes may start, in order of trial: in pairs, which a moving average joins."""
+    """Draws start frames to try, in order: pairs of near ones, which a moving average joins."""
     first = rng.permutation(spec.num_frames - 4)
     return np.stack([first, first + rng.integers(2, 4, first.size)], axis=1).reshape(-1)
 
 
 def question_about(names: Sequence[str]) -> str:
-    """The question about one object, or about whichever of two comes later."""
+    """Returns the question about one object, or about whichever of two comes later."""
     if len(names) == 1:
         return f"what colour is the {names[0]} ?"
     return f"what colour is whichever of {names[0]} and {names[1]} comes later ?"
 
 
 def question_text(words: Sequence[int]) -> str:
-    """The question about one or two of WORDS."""
+    """Returns the question about one or two of WORDS."""
     return question_about([WORDS[word] for word in words])
 
 
@@ -261,7 +261,7 @@ def _ask(plan: Plan, words: Sequence[int]) -> Question:
 
 
 def describe_frame(plan: Plan, frame: int) -> list[tuple[int, int, int | None]]:
-    """What is really in a frame: (cell, kind, colour or None where hidden), by cell."""
+    """Lists what is really in a frame: (cell, kind, colour or None where hidden), by cell."""
     return sorted(
         (e.cell, e.kind, e.colour if e.visible[frame - e.start] else None)
         for e in plan.events
@@ -270,7 +270,7 @@ def describe_frame(plan: Plan, frame: int) -> list[tuple[int, int, int | None]]:
 
 
 def apparent_kinds(plan: Plan, frame: int) -> list[int]:
-    """Kinds that a frame seems to show at low resolution: its events' and its look-alikes'."""
+    """Lists the kinds that a frame seems to show at low resolution, look-alikes included."""
     items: tuple[Event | LookAlike, ...] = (*plan.events, *plan.look_alikes)
     return sorted(i.kind for i in items if i.start <= frame < i.start + i.length)
 
@@ -278,10 +278,10 @@ def apparent_kinds(plan: Plan, frame: int) -> list[int]:
 def oracle_frames(
     visible: Sequence[Sequence[int]], k: int, rng: np.random.Generator, num_frames: int
 ) -> list[int]:
-    """`k` distinct frames that answer a question, in time order.
+    """Chooses `k` distinct frames that answer a question, in time order.
 
     `visible` holds the colour-visible frames of each target (a question's extra.oracle_frames); the
-    targets take turns with them, in random order. Random other frames fill up.
+    targets take turns, each in random order. Other frames, at random, fill up the `k`.
     """
     piles = [list(rng.permutation(frames)) for frames in visible]
     selected: list[int] = []

@@ -1,4 +1,4 @@
-"""Supervised warm-up of the tiny world's CLIP on its records, and the form of a warm-up loop.
+"""Supervised warm-up of the tiny world's CLIP on its records, and the type of warm-up loops.
 
 A `Loop` is a state and a pure step. All randomness comes from (seed, step), so a run that is killed
 and resumed from any saved state ends in the same bits.
@@ -56,12 +56,12 @@ class ClipTraining:
 
 
 def names_of(kind: int) -> tuple[str, str]:
-    """What a caption calls a kind: the ambiguous word, the sense's own name."""
+    """Returns what captions call a kind: the ambiguous word, and the sense's own name."""
     return WORDS[kind // 3], KINDS[kind]
 
 
 def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [F, S, S, 3] of the first videos' frames, once for every kind [F] they seem to show.
+    """Reads pixels [F, S, S, 3] of the first videos, once for every kind [F] a frame seems to show.
 
     As in captions from the web, a look-alike is called what it looks like.
     """
@@ -81,7 +81,7 @@ def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray
 def clip_loop(
     reader: RecordReader, tokenizer: Tokenizer, cfg: CLIPConfig, training: ClipTraining
 ) -> Loop:
-    """Contrastive training (Radford et al. 2021) on single frames that show an event.
+    """Makes the contrastive training (Radford et al. 2021) on single frames that show an event.
 
     A caption calls the object by the ambiguous word half of the time and by the sense's own name
     otherwise. Equal captions in a batch share the target: they are not each other's negatives.

@@ -1,4 +1,4 @@
-"""Supervised warm-up of the tiny world's MLLM on its records: to see, to answer, to ask."""
+"""Supervised warm-up of the tiny world's MLLM on its records: seeing, answering, querying."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -36,21 +36,21 @@ from msjoe_jax.world.spec import (
 )
 from msjoe_jax.world.warmup_clip import Loop, Metrics, State, names_of
 
-FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
-ANSWERS = 3  # prompts a video: one about either word, one about both
+FRAMES = 8  # per video of a batch: one that shows the colour of each event, and two others
+ANSWERS = 3  # answer prompts per video: one about each word, one about both
 DESCRIBE = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # frames, no question
 DESCRIBED = 6  # facts in a description
-UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns to guess well
-ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
-# Answers come sooner to a model that has first met questions by a sense's own name, and few frames:
-# the share of each, before and after this part of the steps.
+UNIFORM = 0.25  # share of videos shown by random frames, from which the model learns to guess well
+ORACLE = 0.75  # share of the other prompts that are certain to show the frames that answer them
+# Answering is learnt sooner where questions first use a sense's own name, and show few frames: the
+# share of such questions before and after EASY_UNTIL of the steps.
 EASY, EASY_UNTIL = (0.6, 0.1), 0.6
-# The first steps teach only the vision tower, at a sixth of a whole step's cost.
+# The first steps train only the vision tower, at a sixth of a whole step's cost.
 LOOK_UNTIL, LOOK_VIDEOS, LOOK_RATE = 0.18, 32, 2.0
 # Muon (Jordan et al. 2024) moves every direction of a matrix alike: the look-ups that answers need
-# come in half the steps that Adam takes. Its updates are of unit norm, hence the larger rate.
+# are learnt in half the steps that Adam takes. Its updates are of unit norm, hence the larger rate.
 MUON_RATE = 10.0
-QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # a demonstrated query: the word, its right sense, wrong ones
+QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # demonstrated queries: the word, its sense here, other senses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class MllmTraining:
 
     seed: int = 0
     steps: int = 600
-    videos: int = 16  # a step
+    videos: int = 16  # per step
     learning_rate: float = 2e-3  # of Adam; matrices get MUON_RATE times it
     vision_weight: float = 1.0
     query_weight: float = 0.5
@@ -67,9 +67,9 @@ class MllmTraining:
 
 
 class MllmBatch(NamedTuple):
-    """V videos of U frames, G prompts each; `words` names what each visual token M shows.
+    """A batch of V videos of U frames, G prompts each; `words` names what each visual token M shows.
 
-    While only the vision tower learns there are no prompts.
+    There are no prompts while only the vision tower trains.
     """
 
     patches: Patches
@@ -83,10 +83,10 @@ class MllmBatch(NamedTuple):
 def mllm_loop(
     config: FrameConfig, system: System, text: Text, reader: RecordReader, training: MllmTraining
 ) -> Loop:
-    """Makes the supervised training of the tiny MLLM: to see, to answer, to demonstrate queries.
+    """Makes the supervised training of the tiny MLLM: seeing, answering, writing queries.
 
-    (a) Every visual token is drawn, through the tied word embedding, to the words for what its
-    cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
+    (a) Every visual token learns to predict, through the tied word embedding, the words for what
+    its cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
     project's format, from mixes of frames that do or do not hold the evidence. (c) Queries in the
     project's format, plausible but uncalibrated (QUERY_MIX), so that RL has something to improve.
     The frames of a video are encoded once for all its prompts.
@@ -159,7 +159,7 @@ def mllm_loop(
 
 
 def _matrices(params: Params) -> Any:
-    """Which dimensions of each weight matrix are inputs and outputs; None: not a matrix, Adam's."""
+    """Returns each weight matrix's input and output dimensions; None for leaves left to Adam."""
     sides = {
         ("q", "k", "v"): ((1,), (2, 3)),
         ("o",): ((1, 2), (3,)),
@@ -176,7 +176,7 @@ def _matrices(params: Params) -> Any:
 
 
 def _fresh(system: System, seed: int) -> Params:
-    """Fresh weights at which a narrow, shallow decoder learns soon to look things up.
+    """Draws fresh weights from which a narrow, shallow decoder soon learns to look things up.
 
     Std 0.02 suits a width of 2,500; here matrices get 1/√width (norms stay, and so does the patch
     embedding, which has as many inputs). In each layer's first head queries equal keys and the
@@ -189,12 +189,12 @@ def _fresh(system: System, seed: int) -> Params:
         name = jax.tree_util.keystr(path)
         if "norm" in name or "patch_embed" in name:
             return leaf
-        residual = name.endswith(("['o']", "['down']"))  # a branch each, 2 · layers of them
+        residual = name.endswith(("['o']", "['down']"))  # outputs of the 2 · layers branches
         return leaf * (width**-0.5 / 0.02) * ((2 * layers) ** -0.5 if residual else 1.0)
 
     params = jax.tree_util.tree_map_with_path(scale, system.init("mllm", seed))
-    params["language"]["embedding"] *= 2.0  # tokens stand out beside the branches' outputs
-    params["language"]["norm"]["scale"] *= 0.25  # and yet first guesses are not sure of themselves
+    params["language"]["embedding"] *= 2.0  # so that tokens outweigh the branches' outputs
+    params["language"]["norm"]["scale"] *= 0.25  # so that first predictions are nearly uniform
     w = params["language"]["layers"]
     w["q"] = w["q"].at[:, :, 0].set(w["k"][:, :, 0])
     w["o"] = w["o"].at[:, 0].set(jnp.swapaxes(w["v"][:, :, 0], 1, 2))
@@ -219,7 +219,7 @@ def _pad(values: Sequence[float], length: int) -> Float[np.ndarray, "C"]:
 
 
 class _BatchBuilder:
-    """Batches as a function of (seed, step)."""
+    """Builds batches, each a function of (seed, step)."""
 
     def __init__(
         self,
@@ -296,7 +296,15 @@ class _BatchBuilder:
         easy: float,
         rng: np.random.Generator,
     ) -> list[tuple[dict[str, np.ndarray], list[int], list[float]]]:
-        """(prompt row, reply ids, their weights): answers, query demonstration, description."""
+        """Makes (prompt row, reply ids, their weights) of answers, queries and description.
+
+        Args:
+          plan: of the video.
+          frames: numbers of the frames in the batch.
+          size: patches (height, width) of a frame.
+          easy: share of easy questions at this step (see EASY).
+          rng: decides everything random.
+        """
         c, style = self.config, self.prompt
         both = rng.permutation(plan.words).tolist()
         examples = []
@@ -334,10 +342,10 @@ class _BatchBuilder:
     def _description(
         self, plan: Plan, frames: Sequence[int], rng: np.random.Generator
     ) -> tuple[list[int], list[float]]:
-        """Facts of a video, in random order, of which only the last token each is learnt.
+        """Writes facts of a video, in random order, of which only the last token each is learnt.
 
-        Objects and words with their colour, or with the letter of it; words with what they mean
-        here, in the form of a query. A pretrained model knows what its words mean; what it lacks
+        Objects and words stand with their colour or its letter; words with what they mean here,
+        written as a query. A pretrained model knows what its words mean; what it lacks
         is the habit of looking for it, and the demonstrations keep that from it (QUERY_MIX).
         """
         facts = []
@@ -359,7 +367,7 @@ class _BatchBuilder:
     def _row(
         self, text: tuple[str, str], places: Sequence[int], size: tuple[int, int]
     ) -> dict[str, np.ndarray]:
-        # Only the frames differ between prompts of one wording: everything else is remembered.
+        # Prompts of one wording differ in their frames only; the rest of the row is cached.
         key = (text, len(places))
         if key not in self.rows:
             frames = [Frame(i * CELLS, size) for i in range(len(places))]
@@ -375,7 +383,7 @@ class _BatchBuilder:
         return names[rng.choice(len(names), p=QUERY_MIX)]
 
     def _name_cells(self, plan: Plan, frame: int) -> list[tuple[list[int], list[float]]]:
-        """For each cell the ids of up to three words that describe it, and their weights."""
+        """Returns, for each cell, the ids of up to three words that describe it, and their weights."""
         setting = self.word_ids[SETTINGS[plan.setting]]
         cells = [([setting, 0, 0], [1.0, 0.0, 0.0]) for _ in range(CELLS)]
         for cell, kind, colour in describe_frame(plan, frame):
