@@ -1,4 +1,4 @@
-"""How every command starts: its flags, its config file, and what is said of wrong ones."""
+"""Starts every command: parses its flags and its config file, and reports wrong ones."""
 
 import sys
 from collections.abc import Callable
@@ -13,14 +13,14 @@ HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull"}
 
 
 def define_config() -> flags.FlagHolder:
-    """The flag `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""
+    """Defines `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""
     return config_flags.DEFINE_config_file(
         "config", None, "Config: its name or its file.", lock_config=True
     )
 
 
 def given_config(flag: flags.FlagHolder) -> ConfigDict:
-    """The config of `define_config`'s flag.
+    """Returns the config of `define_config`'s flag.
 
     Raises:
       UserError: the flag is not given, or its file does not load.
@@ -38,7 +38,7 @@ def given_config(flag: flags.FlagHolder) -> ConfigDict:
 def run_app(run: Callable[[], None]) -> None:
     """Parses the absl flags and calls `run`; bad flags or a bad config are one line, status 2.
 
-    A word that no flag takes is refused: `--options red green` would drop "green".
+    A word that belongs to no flag is refused: `--options red green` would otherwise drop "green".
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -72,7 +72,7 @@ def run_app(run: Callable[[], None]) -> None:
 
 
 def _help(run: Callable[[], None]) -> str:
-    """The docstring of a command's module, and its flags."""
+    """Returns the docstring of a command's module, and its flags."""
     module = sys.modules[run.__module__]
     command_flags = flags.FLAGS.get_key_flags_for_module(module)
     lines = [(module.__doc__ or "").strip(), "", "flags:"]

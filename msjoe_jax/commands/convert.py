@@ -1,4 +1,4 @@
-"""Published weights as a model folder: a multimodal LLM of any family, or CLIP of either layout.
+"""Converts published weights to a model folder: an MLLM of any family, or CLIP of either layout.
 
     msjoe convert --source=HF_DIR --out=DIR
 
@@ -41,11 +41,11 @@ from msjoe_jax.weights.tables import Slot, Table, flatten, match, slots
 
 CONFIGS = CONFIG, OPEN_CLIP_CONFIG = CONFIG, "open_clip_config.json"
 OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
-SAMPLED = 1 << 20  # bytes of every file that tell one source from another, with size and time
+SAMPLED = 1 << 20  # bytes hashed of every file: with size and time they identify a source
 
 
 class Source(NamedTuple):
-    """A folder of published weights, understood.
+    """What a folder of published weights holds.
 
     Attributes:
       name: mllm or clip.
@@ -63,7 +63,7 @@ class Source(NamedTuple):
 
 
 def understand(folder: epath.Path) -> Source:
-    """Reads from its config files what a folder holds.
+    """Determines what a folder holds from its config files.
 
     Raises:
       UserError: no config, another architecture, or preprocessing that is not ours.
@@ -98,7 +98,8 @@ def _clip_params(sizes: CLIPConfig) -> Params:
 def _open_clip(file: epath.Path) -> Source:
     sizes = read_sizes(file, CLIPConfig.from_open_clip)
     if not sizes.quick_gelu and re.search(OPENAI_TAG, file.parent.resolve().name):
-        # Its config names the architecture; that OpenAI trained with it is said by the tag alone.
+        # The config names the architecture only: that these are OpenAI's weights, which were
+        # trained with quick-GELU, follows from the tag alone.
         print(f"{file.parent}: OpenAI's weights, converted with quick-GELU", file=sys.stderr)
         sizes = dataclasses.replace(sizes, quick_gelu=True)
     _check_pixels(file, "preprocess_cfg", {"mean": PIXEL_MEAN, "std": PIXEL_STD})
@@ -116,12 +117,15 @@ def _open_clip(file: epath.Path) -> Source:
 def _check_pixels(
     file: epath.Path, part: str, computed: Mapping[str, tuple[float, float, float]]
 ) -> None:
-    """Checks that the file, where there is one, asks for the pixel statistics that are computed.
+    """Checks that a preprocessor's settings, if they exist, ask for the statistics used here.
 
     Args:
-      file: a preprocessor's settings.
-      part: where they stand in it; empty: at its top.
-      computed: by the file's field.
+      file: the settings.
+      part: the field that holds them; empty: the top level.
+      computed: the statistics used here, by field.
+
+    Raises:
+      UserError: the file states others.
     """
     if not file.is_file():
         return
@@ -190,13 +194,13 @@ def _fill(
 
 
 def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
-    """Writes one tensor; a function of its own, so that none outlives its turn."""
+    """Writes one tensor; as a function of its own it frees the tensor on return."""
     for path, values in slot.split(tensor.read()):
         writer.write(f"{name}/{path}", slot.layer, values)
 
 
 def _origin(source: epath.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Collects what tells this source from another one, without reading all of it."""
+    """Collects what distinguishes this source from others, without reading all of it."""
     files = {tensor.file for tensor in tensors.values()}
     origin = {}
     for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):

@@ -1,4 +1,4 @@
-"""A model folder in the forms that others read.
+"""Exports a model folder in the formats that others read.
 
     msjoe export --checkpoint=DIR --out=HF_DIR [--dtype=bfloat16]
     msjoe export --checkpoint=DIR --out=DIR --format=orbax
@@ -46,14 +46,14 @@ DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}  # "bfloat16" …
 
 
 class Stored(NamedTuple):
-    """What a model folder holds, and as what it goes out.
+    """What a model folder holds, and the types in which it is written.
 
     Attributes:
       folder: the model folder.
       reader: of its parameters.
-      leaves: by path, of the types that go out.
+      leaves: shapes by path, with the types that are written.
       meta: of the parameters.
-      bar: counts the bytes that went out.
+      bar: counts the bytes that have been written.
     """
 
     folder: epath.Path
@@ -63,7 +63,7 @@ class Stored(NamedTuple):
     bar: Progress
 
     def of(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns a model's leaves, by whole path."""
+        """Returns a model's leaves, by full path."""
         return {path: x for path, x in self.leaves.items() if path.startswith(f"{name}/")}
 
 
@@ -72,7 +72,7 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
 
     Args:
       checkpoint: a model folder that holds an MLLM at least.
-      out: a folder that is not there yet.
+      out: a folder that does not exist yet.
       output_format: "hf" or "orbax".
       dtype: of the MLLM's tensors; "" = as stored for "hf", as published for "orbax". CLIP and the
         sampler stay as they are: cached frame embeddings belong to CLIP's exact values, and the
@@ -93,7 +93,7 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
         )
         for path, leaf in reader.leaves.items()
     }
-    # This file holds the time of writing.
+    # This file holds the time of writing, which identifies the checkpoint.
     stamp = (checkpoint / "params" / "_CHECKPOINT_METADATA").read_bytes()
     origin = {
         "checkpoint": hashlib.sha256(stamp).hexdigest(),
@@ -169,7 +169,7 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     folder.mkdir(exist_ok=True)
     files = plan_files(sizes)
     for file, group in files.items():
-        if (folder / file).exists():  # by this command, before it was killed
+        if (folder / file).exists():  # written by this command before it was killed
             stored.bar.update(sum(sizes[tensor] for tensor in group))
         else:
             write_file(folder / file, {tensor: tensors[tensor] for tensor in group}, load)
@@ -211,7 +211,7 @@ def _sampler(stored: Stored, folder: epath.Path) -> None:
 
 
 def _config(source: epath.Path, dtype: np.dtype) -> dict[str, Any]:
-    """Reads a model's config.json; where it states a type, the type of its tensors."""
+    """Reads a model's config.json, with the tensors' type wherever it states a type."""
 
     def stated(value: Any) -> Any:
         if not isinstance(value, dict):

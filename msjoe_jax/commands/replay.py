@@ -2,8 +2,8 @@
 
     msjoe replay --log=WORKDIR/joint/rollouts.jsonl --step=120 --question=ID
 
-A draw depends on its logits and on a key made of seed, update and question id; the log has them
-all. Prints the draws of every list of queries; exit status 1 if one differs from the log.
+A draw depends on its logits and on a key made of seed, update and question id, all of which the
+log holds. Prints the draws of every list of queries; exit status 1 if one differs from the log.
 """
 
 import sys

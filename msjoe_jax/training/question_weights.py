@@ -1,4 +1,4 @@
-"""Which questions train, in what order, and what their advantages are multiplied by."""
+"""Chooses and orders the training questions, and computes their importance weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from msjoe_jax.training.curriculum import curriculum_order
 def usable_questions(
     training: TrainingConfig, name: str, questions: Sequence[Question]
 ) -> list[Question]:
-    """Returns the questions with a pass rate where the training goes by it.
+    """Returns the questions to train on: those with a pass rate if the training uses it.
 
     With difficulty-aware advantages those with a pass rate of 1 are left out too
     (docs/method.md#9-difficulty).
 
     Raises:
-      UserError: there is none.
+      UserError: no question is left.
     """
     usable = list(questions)
     absolute = training.sampler_advantage == "difficulty"
@@ -59,13 +59,13 @@ def question_order(
     refill: int,
     seed: int,
 ) -> Int[np.ndarray, "n"] | None:
-    """Returns the curriculum's order, long enough for every batch; None: a shuffle.
+    """Returns the curriculum's order, long enough for every batch, or None for a shuffle.
 
     Args:
       training: its curriculum and its number of steps.
-      questions: all of the run.
+      questions: all questions of the training.
       batch_size: questions of a batch.
-      refill: further batches at most that an update may draw.
+      refill: most further batches that an update may draw.
       seed: of the order.
     """
     c = training.curriculum
