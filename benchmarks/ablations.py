@@ -70,25 +70,27 @@ class Variant(NamedTuple):
 DEFAULT = Variant("frames", "k6")
 
 
-def chosen(names: Sequence[str]) -> list[Variant]:
+def parse_variants(names: Sequence[str]) -> list[Variant]:
     """Returns the variants that families or FAMILY:VARIANT stand for, the default first.
 
     Raises:
       ValueError: there is no such family or variant.
     """
-    found = [DEFAULT]
+    variants = [DEFAULT]
     for name in names:
         family, _, variant = name.partition(":")
         if family not in FAMILIES:
             raise ValueError(f"--only: {family!r} is not one of {', '.join(FAMILIES)}")
-        known = importlib.import_module(f"configs.ablations.{family}").VARIANTS
-        if variant and variant not in known:
-            raise ValueError(f"--only: {family} has no {variant!r}; it has: {', '.join(known)}")
-        found += [Variant(family, v) for v in ([variant] if variant else known)]
-    return list(dict.fromkeys(found))
+        family_variants = importlib.import_module(f"configs.ablations.{family}").VARIANTS
+        if variant and variant not in family_variants:
+            raise ValueError(
+                f"--only: {family} has no {variant!r}; it has: {', '.join(family_variants)}"
+            )
+        variants += [Variant(family, v) for v in ([variant] if variant else family_variants)]
+    return list(dict.fromkeys(variants))
 
 
-def planned(variant: Variant, base: pathlib.Path) -> dict[str, object]:
+def make_overrides(variant: Variant, base: pathlib.Path) -> dict[str, object]:
     """Returns what a run of `variant` overrides to start from `base`, but where it differs."""
     config, fields = variant.config(), from_base(base)
     if "pretrain" not in config.phases:
@@ -102,7 +104,7 @@ def planned(variant: Variant, base: pathlib.Path) -> dict[str, object]:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def curve(folder: pathlib.Path, name: str) -> Float[np.ndarray, "steps"]:
+def read_curve(folder: pathlib.Path, name: str) -> Float[np.ndarray, "steps"]:
     """Reads a metric of every update of joint; empty if there were none."""
     file = folder / "joint" / "metrics.jsonl"
     rows = map(json.loads, file.read_text().splitlines()) if file.exists() else []
@@ -126,20 +128,24 @@ def summary(
       default: outcomes of the default, for the paired difference.
     """
     folders = [variant.folder(root, seed) for seed in range(seeds)]
-    right = np.stack([outcomes(folder, arm) for folder in folders])
-    known = right[:, ~np.isnan(right).any(0)].mean(0)  # a dropped question counts nowhere
-    both = ~np.isnan(np.concatenate([right, default])).any(0)
-    rewards, seconds = ([curve(f, name) for f in folders] for name in ("reward", "time/update_s"))
+    scores = np.stack([outcomes(folder, arm) for folder in folders])
+    question_means = scores[:, ~np.isnan(scores).any(0)].mean(
+        0
+    )  # a dropped question counts nowhere
+    both = ~np.isnan(np.concatenate([scores, default])).any(0)
+    rewards, seconds = (
+        [read_curve(f, name) for f in folders] for name in ("reward", "time/update_s")
+    )
     trained = all(map(len, rewards))
     return {
         "family": variant.family,
         "variant": variant.name,
         "claim": variant.claim,
         "arm": arm,
-        "seeds": [float(np.nanmean(row)) for row in right],
-        "accuracy": float(known.mean()),
-        "ci95": list(wilson(float(known.sum()), len(known))),
-        "minus_default": list(paired_difference(right[:, both].mean(0), default[:, both].mean(0))),
+        "seeds": [float(np.nanmean(row)) for row in scores],
+        "accuracy": float(question_means.mean()),
+        "ci95": list(wilson(float(question_means.sum()), len(question_means))),
+        "minus_default": list(paired_difference(scores[:, both].mean(0), default[:, both].mean(0))),
         "seconds_per_update": float(np.median(np.concatenate(seconds))) if trained else None,
         "reward_at_end": float(np.mean([r[-SMOOTH:].mean() for r in rewards])) if trained else None,
     }
@@ -206,10 +212,12 @@ def curves_figure(root: pathlib.Path, seeds: Mapping[Variant, int]) -> Figure:
     axes = figure.subplots(2, len(families), sharex=True, sharey="row", squeeze=False)
     names = {"reward": "reward", "rewards/accuracy": "right answers"}
     for column, family in enumerate(families):
-        shown = [DEFAULT, *(v for v in seeds if v.family == family and v != DEFAULT)]
+        variants = [DEFAULT, *(v for v in seeds if v.family == family and v != DEFAULT)]
         for (metric, label), row in zip(names.items(), axes, strict=True):
-            for number, variant in enumerate(shown):
-                runs = [curve(variant.folder(root, seed), metric) for seed in range(seeds[variant])]
+            for number, variant in enumerate(variants):
+                runs = [
+                    read_curve(variant.folder(root, seed), metric) for seed in range(seeds[variant])
+                ]
                 runs = [r[: min(map(len, runs))] for r in runs]
                 if not len(runs[0]):
                     continue
@@ -273,7 +281,7 @@ def run_variants(options: Options) -> None:
       SystemExit: a name in `only` is none, or a run failed; its log is named.
     """
     try:
-        variants = chosen(options.only)
+        variants = parse_variants(options.only)
     except ValueError as error:
         sys.exit(f"error: {error}")
     base, root = options.base, options.root
@@ -284,7 +292,11 @@ def run_variants(options: Options) -> None:
         Run(
             v.folder(root, seed),
             f"configs/ablations/{v.family}.py:{v.name}",
-            {**planned(v, base), **limits(v, options.steps, options.questions), "seed": seed},
+            {
+                **make_overrides(v, base),
+                **limits(v, options.steps, options.questions),
+                "seed": seed,
+            },
         )
         for v in variants
         for seed in range(seeds[v])

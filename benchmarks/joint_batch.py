@@ -63,13 +63,13 @@ def hf_sizes(size: str) -> transformers.Qwen2_5_VLConfig:
 class Part(NamedTuple):
     """One step's prompts of the batch, G of each of B questions, with n completions of each.
 
-    pixels [B, U, P, p, p, 3] of a question's distinct frames; shown [B, G, F], which of them each
+    pixels [B, U, P, p, p, 3] of a question's distinct frames; frame_index [B, G, F], which of them each
     prompt shows; tokens and mask [B, G, n, C] of completions to train on.
     """
 
     prompts: Prompts
     patches: Patches
-    shown: np.ndarray
+    frame_index: np.ndarray
     tokens: np.ndarray
     mask: np.ndarray
 
@@ -90,52 +90,52 @@ class Numbers:
 def make_part(
     c: QwenConfig,
     rng: np.random.Generator,
-    shown: np.ndarray,
+    frame_index: np.ndarray,
     distinct: int,
     grid: tuple[int, int],
     text: int,
     samples: int,
-    new: int,
+    max_tokens: int,
 ) -> Part:
     """Makes prompts of random text around frames, and completions of random tokens.
 
     Args:
       c: the MLLM's sizes.
       rng: where text, pixels and tokens come from.
-      shown: the frames [B, G, F] of each prompt, among its question's.
+      frame_index: the frames [B, G, F] of each prompt, among its question's.
       distinct: frames of a question.
       grid: patches (height, width) of a frame.
       text: tokens of a prompt beside its frames.
       samples: completions of each prompt.
-      new: tokens of a completion at most.
+      max_tokens: tokens of a completion at most.
     """
-    B, G, F = shown.shape
+    B, G, F = frame_index.shape
     P, p = grid[0] * grid[1], c.vision.patch
     M = P // c.vision.merge**2
     assembler = Assembler(Numbers(), QWEN, c)  # type: ignore[arg-type]
 
-    def words(count: int) -> str:
+    def random_text(count: int) -> str:
         return " ".join(map(str, rng.integers(5, c.text.vocab, count)))
 
     rows = []
     for b in range(B):
-        around = words(HEAD), words(text - HEAD)
+        around = random_text(HEAD), random_text(text - HEAD)
         rows.append(
             [
                 assembler.row(around, [Frame(int(u) * M, grid) for u in s], text - 1 + F * (M + 2))
-                for s in shown[b]
+                for s in frame_index[b]
             ]
         )
-    shape = (B, G, samples, new)
+    shape = (B, G, samples, max_tokens)
     return Part(
         stack_rows(rows),
         Patches(
             rng.integers(0, 256, (B, distinct, P, p, p, 3), np.uint8),
             np.full((B, distinct, 2), grid, np.int32),
         ),
-        shown,
+        frame_index,
         rng.integers(5, c.text.vocab, shape).astype(np.int32),
-        np.arange(new) < rng.integers(new // 2, new + 1, shape[:3])[..., None],
+        np.arange(max_tokens) < rng.integers(max_tokens // 2, max_tokens + 1, shape[:3])[..., None],
     )
 
 
@@ -143,13 +143,13 @@ def make_parts(c: QwenConfig, s: Shape) -> tuple[Part, Part]:
     """Makes reason (one prompt a question, I completions) and answer (I · J prompts, one each)."""
     rng = np.random.default_rng(0)
     B, G = s.questions, s.queries * s.draws
-    seen = np.broadcast_to(np.arange(s.previews), (B, 1, s.previews))
-    drawn = np.array(
+    previews = np.broadcast_to(np.arange(s.previews), (B, 1, s.previews))
+    key_frames = np.array(
         [[np.sort(rng.permutation(s.candidates)[: s.keys]) for _ in range(G)] for _ in range(B)]
     )
     return (
-        make_part(c, rng, seen, s.previews, s.preview_grid, s.text, s.queries, s.query_tokens),
-        make_part(c, rng, drawn, s.candidates, s.key_grid, s.text, 1, s.answer_tokens),
+        make_part(c, rng, previews, s.previews, s.preview_grid, s.text, s.queries, s.query_tokens),
+        make_part(c, rng, key_frames, s.candidates, s.key_grid, s.text, 1, s.answer_tokens),
     )
 
 
@@ -171,18 +171,18 @@ def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> 
 
     def rollouts(part: Part, visual: Any) -> TokenRollouts:
         zeros = np.zeros(part.tokens.shape, np.float32)
-        ended = np.ones(part.tokens.shape[:3], np.float32)
-        return TokenRollouts(part.prompts, visual, part.tokens, part.mask, zeros, ended)
+        finished = np.ones(part.tokens.shape[:3], np.float32)
+        return TokenRollouts(part.prompts, visual, part.tokens, part.mask, zeros, finished)
 
     queries, answers = map(rollouts, parts, features)
-    drawn = parts[1].shown.reshape(B, I, J, -1).astype(np.int32)
+    picks = parts[1].frame_index.reshape(B, I, J, -1).astype(np.int32)
     return RolloutBatch(
         queries,
         answers,
         similarity=np.zeros((B, I, 1, s.candidates), np.float32),
         query_mask=np.ones((B, I, 1), bool),
         frame_mask=np.ones((B, s.candidates), bool),
-        draw=Draw(drawn, np.ones(drawn.shape, bool)),
+        draw=Draw(picks, np.ones(picks.shape, bool)),
         measures={
             "correct": correct,
             "answer_valid": answer_valid,
@@ -201,14 +201,14 @@ def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.nd
     x = part.prompts
     ids = np.concatenate([x.tokens, x.first_token[..., None]], -1)[questions]
     ids = np.repeat(ids.reshape(-1, ids.shape[-1]), n, 0)
-    shown, patches = part.shown[questions], part.patches.pixels[questions]
+    frame_index, patches = part.frame_index[questions], part.patches.pixels[questions]
     flat = np.asarray(
         patches_to_inputs(jnp.asarray(patches), c.vision.temporal_patch)
     )  # [B, U, P, C]
 
     def of_prompts(frames: np.ndarray) -> np.ndarray:
-        own = frames[np.arange(len(shown))[:, None, None], shown]  # [B, G, F, …]
-        return np.repeat(own.reshape(-1, *own.shape[2:]), n, 0)
+        selected = frames[np.arange(len(frame_index))[:, None, None], frame_index]  # [B, G, F, …]
+        return np.repeat(selected.reshape(-1, *selected.shape[2:]), n, 0)
 
     pixels = of_prompts(flat).reshape(-1, flat.shape[-1])
     grids = of_prompts(np.asarray(part.patches.grid[questions])).reshape(-1, 2)

@@ -245,8 +245,8 @@ def check(micro: int) -> dict[str, float]:
     }
     theirs, _ = partition(from_hf(gradients, table, ours.shapes), TRAINED)
     with jax.default_matmul_precision("highest"):
-        see = jax.jit(lambda p, x: frame_features(ours.system, ours.model(p), x))
-        features = [see(params, part.patches) for part in parts]
+        encode = jax.jit(lambda p, x: frame_features(ours.system, ours.model(p), x))
+        features = [encode(params, part.patches) for part in parts]
         # The weights move by so many gradients that their own rounding does not count.
         plain = optax.sgd(RATE)
         state = ours.state(jax.device_put(params), plain)
@@ -254,9 +254,9 @@ def check(micro: int) -> dict[str, float]:
         moved, metrics = jax.jit(ours.step(plain))(state, batch)
     before, after = (partition(p, TRAINED)[0] for p in (params, moved["mllm"]))
     worst = 0.0
-    for old, new, want in zip(*map(jax.tree.leaves, (before, after, theirs)), strict=True):
-        found = (np.asarray(old, np.float64) - np.asarray(new, np.float64)) / RATE
-        worst = max(worst, float(np.abs(found - want).max() / np.abs(want).max()))
+    for old, new, expected in zip(*map(jax.tree.leaves, (before, after, theirs)), strict=True):
+        gradient = (np.asarray(old, np.float64) - np.asarray(new, np.float64)) / RATE
+        worst = max(worst, float(np.abs(gradient - expected).max() / np.abs(expected).max()))
     out = {
         "loss": loss,
         "our_loss": float(metrics["loss/mllm"]),
@@ -264,8 +264,8 @@ def check(micro: int) -> dict[str, float]:
         "our_surprise": float(metrics["sampling/sampling_logp_difference/mean"]),
         "gradient": worst,
     }
-    near = all(abs(out[f"our_{k}"] - out[k]) < 1e-5 for k in ("loss", "surprise"))
-    if not near or not worst < SAME:
+    agrees = all(abs(out[f"our_{k}"] - out[k]) < 1e-5 for k in ("loss", "surprise"))
+    if not agrees or not worst < SAME:
         sys.exit(f"error: the two updates differ: {out}")
     return out
 
@@ -278,10 +278,10 @@ def child(part: str, a: argparse.Namespace) -> dict[str, float]:
     names = ("device", "size", "questions", "parts", "repeats")
     command = [sys.executable, "-m", "benchmarks.joint_step", f"--only={part}"]
     command += [f"--{name}={getattr(a, name)}" for name in names]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"error: {part} failed with status {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"error: {part} failed with status {process.returncode}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -355,9 +355,11 @@ def format_table(
         what = f"rollout, {name}: completion tokens/s ({count} tokens)"
         rows.append((what, count / ours[name], count / theirs[name], "{:,.1f}", True))
     rows.append(("update, s", ours["update"], theirs["update"], "{:.3f}", False))
-    best = flops / ours["matmul"]
+    ideal_seconds = flops / ours["matmul"]
     share = "update, share of the measured matrix rate"
-    rows.append((share, best / ours["update"], best / theirs["update"], "{:.1%}", True))
+    rows.append(
+        (share, ideal_seconds / ours["update"], ideal_seconds / theirs["update"], "{:.1%}", True)
+    )
     rows.append(("peak memory, GiB", ours["peak"] / GIB, theirs["peak"] / GIB, "{:.2f}", False))
     length = [part.prompts.tokens.shape[-1] + 1 for part in parts]
     lines = [
@@ -369,9 +371,11 @@ def format_table(
         "| | msjoe_jax | PyTorch | better by |",
         "|---|---|---|---|",
     ]
-    for what, x, y, form, more in rows:
+    for what, x, y, number_format, more in rows:
         ratio = x / y if more else y / x
-        lines.append(f"| {what} | {form.format(x)} | {form.format(y)} | {ratio:.2f} × |")
+        lines.append(
+            f"| {what} | {number_format.format(x)} | {number_format.format(y)} | {ratio:.2f} × |"
+        )
     return "\n".join(lines)
 
 

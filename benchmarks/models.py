@@ -204,14 +204,14 @@ def time_prefill(bench: Bench, qwen: Qwen) -> None:
     )
 
 
-def time_decoding(bench: Bench, qwen: Qwen, group: int, new: int) -> None:
+def time_decoding(bench: Bench, qwen: Qwen, group: int, new_tokens: int) -> None:
     """Times `group` answers of `new` tokens to one prompt."""
     tokens = qwen.tokens()
     keys = jax.random.split(jax.random.key(0), (1, 1, group))
     features = np.zeros((1, 1, qwen.sizes.text.width), qwen.dtype)
     repeated = torch.from_numpy(tokens).to(bench.device).repeat(group, 1)
     calls, ticks = [], Ticks(bench)
-    for count in (1, new):
+    for count in (1, new_tokens):
         sampling = Sampling(count, (), tuple(TOKENS.values()))
 
         def ours(p: Params, x: Prompts, f: Any, k: Any, sampling: Sampling = sampling) -> Any:
@@ -226,8 +226,8 @@ def time_decoding(bench: Bench, qwen: Qwen, group: int, new: int) -> None:
             attention_mask=torch.ones_like(repeated),
             do_sample=True,
             top_k=0,
-            min_new_tokens=new,
-            max_new_tokens=new,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
             pad_token_id=0,
             stopping_criteria=transformers.StoppingCriteriaList([ticks]),
         )
@@ -235,10 +235,10 @@ def time_decoding(bench: Bench, qwen: Qwen, group: int, new: int) -> None:
     ours_1, ours_n, theirs_n = bench.seconds(*calls, bench.theirs(theirs))
     # Not by subtraction: their prefill of G prompts varies by more than the decoding takes.
     theirs_decoding = float(np.median([run[-1] - run[0] for run in ticks.runs[1:]]))
-    decoded = group * (new - 1)
+    decoded = group * (new_tokens - 1)
     bench.row(f"decode, tokens/s (G = {group})", decoded, ours_n - ours_1, theirs_decoding)
-    whole = f"rollout, tokens/s (G = {group}, {new} tokens, prefill included)"
-    bench.row(whole, group * new, ours_n, theirs_n)
+    label = f"rollout, tokens/s (G = {group}, {new_tokens} tokens, prefill included)"
+    bench.row(label, group * new_tokens, ours_n, theirs_n)
 
 
 def time_tower(bench: Bench, qwen: Qwen) -> None:
@@ -252,9 +252,9 @@ def time_tower(bench: Bench, qwen: Qwen) -> None:
     flat = flat.reshape(-1, c.vision.patch_dim)
     thw = torch.tensor([(1, height, width)] * frames, device=bench.device)
     tower = qwen.reference.model.visual
-    seen = jax.jit(lambda p, x, g: model(p).vision(x, g))(qwen.params, patches, grid)
+    output = jax.jit(lambda p, x, g: model(p).vision(x, g))(qwen.params, patches, grid)
     with torch.inference_mode():
-        check_same("vision tower", seen, tower(flat, grid_thw=thw).pooler_output, dtype)
+        check_same("vision tower", output, tower(flat, grid_thw=thw).pooler_output, dtype)
     bench.row(
         f"vision tower, patches/s ({frames} frames of {height} × {width})",
         frames * height * width,
@@ -267,11 +267,11 @@ def time_tower(bench: Bench, qwen: Qwen) -> None:
 
 def text_prompt(tokens: np.ndarray) -> Prompts:
     """The prompt [1, L] as `generate` takes it, its last token apart."""
-    cut = tokens[:, None, :-1].astype(np.int32)
+    prompt_tokens = tokens[:, None, :-1].astype(np.int32)
     positions, segments = positions_of(tokens[:, :-1])
     return Prompts(
-        jnp.asarray(cut),
-        jnp.full(cut.shape, -1, jnp.int32),
+        jnp.asarray(prompt_tokens),
+        jnp.full(prompt_tokens.shape, -1, jnp.int32),
         jnp.asarray(positions)[:, None],
         jnp.asarray(segments)[:, None],
         jnp.asarray(tokens[:, -1:], jnp.int32),
@@ -297,21 +297,21 @@ def time_clip(bench: Bench, size: str, dtype: str) -> None:
     params = jax.device_put(from_hf(arrays(reference), HUGGING_FACE, shapes))
     images = SIZES[size][-1]
     pixels = np.random.default_rng(0).normal(size=(images, 224, 224, 3)).astype(dtype)
-    there = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
-    there = there.to(bench.device, getattr(torch, dtype))
+    their_pixels = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+    their_pixels = their_pixels.to(bench.device, getattr(torch, dtype))
 
     def embed(p: Params, x: Any) -> Any:
         return nnx.merge(definition, p).encode_image(x)
 
     with torch.inference_mode():
-        want = reference.get_image_features(there).pooler_output
-    check_same("CLIP", jax.jit(embed)(params, pixels), want, dtype)
+        expected = reference.get_image_features(their_pixels).pooler_output
+    check_same("CLIP", jax.jit(embed)(params, pixels), expected, dtype)
     bench.row(
         f"CLIP ViT-B/32, images/s ({images} at a time)",
         images,
         *bench.seconds(
             bench.ours(embed, params, pixels),
-            bench.theirs(lambda: reference.get_image_features(there)),
+            bench.theirs(lambda: reference.get_image_features(their_pixels)),
         ),
     )
 
@@ -331,7 +331,7 @@ def memory_bandwidth(bench: Bench, n: int = 2**30) -> float:
     return 2 * 2.0 * n / bench.seconds(bench.ours(lambda a: a + 1, x))[0]
 
 
-def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new: int) -> list[str]:
+def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new_tokens: int) -> list[str]:
     """What the rows measured so far are of the card's measured limits."""
     rate, bandwidth = matmul_rate(bench), memory_bandwidth(bench)
     lines = [f"matrix product {rate / 1e12:.0f} TFLOP/s, memory {bandwidth / 1e12:.2f} TB/s"]
@@ -341,8 +341,8 @@ def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new: int) -> li
             lines.append(f"{what}: {share:.1%} of the matrix rate")
         if what.startswith("decode"):
             group = int(what.split("G = ")[1].rstrip(")"))
-            read = decode_bytes(c, length, group, new / 2, itemsize=2)
-            lines.append(f"{what}: {ours / group * read / bandwidth:.1%} of the bandwidth")
+            bytes_read = decode_bytes(c, length, group, new_tokens / 2, itemsize=2)
+            lines.append(f"{what}: {ours / group * bytes_read / bandwidth:.1%} of the bandwidth")
     return lines
 
 

@@ -38,8 +38,8 @@ def run_main(run: Run) -> bool:
     command += [f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in run.fields.items()]
     with (workdir / "log.txt").open("a") as log:
-        ended = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
-    return not ended.returncode
+        process = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
+    return not process.returncode
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> None:
@@ -54,10 +54,10 @@ def run_all(runs: Sequence[Run], jobs: int) -> None:
         os.sched_setaffinity(0, {next(cores)})  # of this thread, and of what it starts
 
     with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
-        ends = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
-    failed = [str(r.workdir / "log.txt") for r, ok in zip(runs, ends, strict=True) if not ok]
-    if failed:
-        sys.exit(f"error: {len(failed)} of {len(runs)} runs failed; see {', '.join(failed)}")
+        succeeded = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
+    logs = [str(r.workdir / "log.txt") for r, ok in zip(runs, succeeded, strict=True) if not ok]
+    if logs:
+        sys.exit(f"error: {len(logs)} of {len(runs)} runs failed; see {', '.join(logs)}")
 
 
 def from_base(base: pathlib.Path) -> dict[str, object]:

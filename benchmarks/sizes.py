@@ -63,7 +63,7 @@ def prefill_flops(c: TextConfig, tokens: int) -> float:
     return 2.0 * matrices * tokens + 2.0 * attention
 
 
-def decode_bytes(c: TextConfig, prompt: int, group: int, done: float, itemsize: int) -> float:
+def decode_bytes(c: TextConfig, prompt: int, group: int, generated: float, itemsize: int) -> float:
     """Computes the bytes that one decoding step must read: each weight and key once.
 
     The prompt's keys and values count once, whatever the group. Of the embedding table only the
@@ -73,11 +73,11 @@ def decode_bytes(c: TextConfig, prompt: int, group: int, done: float, itemsize: 
       c: the decoder's sizes.
       prompt: tokens of the prompt.
       group: answers to it.
-      done: tokens of every answer that lie behind the step.
+      generated: tokens of every answer before the step.
       itemsize: bytes of a number.
     """
     weights = c.layers * _layer_weights(c) + c.vocab * c.width
-    keys = 2 * c.layers * c.kv_heads * c.head_dim * (prompt + group * done)
+    keys = 2 * c.layers * c.kv_heads * c.head_dim * (prompt + group * generated)
     return float(itemsize) * (weights + keys)
 
 

@@ -106,8 +106,8 @@ def run_trainings(options: Options) -> None:
     for seed in range(options.seeds):
         for name, training in TRAININGS.items():
             arms = (training.arm, OTHER_PREVIEWS) if name == "joint" else (training.arm,)
-            own = {**training.fields, "seed": seed, "evaluate.arms": str(arms)}
-            runs.append(Run(options.root / f"{name}-{seed}", CONFIG, {**shared, **own}))
+            overrides = {**training.fields, "seed": seed, "evaluate.arms": str(arms)}
+            runs.append(Run(options.root / f"{name}-{seed}", CONFIG, {**shared, **overrides}))
     run_all(runs, options.jobs)
     report(options.root, options.seeds, time.perf_counter() - began)
 
@@ -119,18 +119,20 @@ def report(root: pathlib.Path, count: int, seconds: float) -> None:
     seed: seed by seed, Student's t (other seeds might have been run).
     """
     seeds = range(count)
-    right = {
+    scores = {
         name: np.stack([outcomes(root / f"{name}-{s}", training.arm) for s in seeds])
         for name, training in TRAININGS.items()
     }
-    right[OTHER_PREVIEWS] = np.stack([outcomes(root / f"joint-{s}", OTHER_PREVIEWS) for s in seeds])
+    scores[OTHER_PREVIEWS] = np.stack(
+        [outcomes(root / f"joint-{s}", OTHER_PREVIEWS) for s in seeds]
+    )
     for name in BASE_ARMS:
-        right[name] = np.tile(outcomes(root / "base", name), (count, 1))
-    known = ~np.isnan(np.stack([rows.sum(0) for rows in right.values()])).any(0)
-    right = {
-        name: rows[:, known] for name, rows in right.items()
+        scores[name] = np.tile(outcomes(root / "base", name), (count, 1))
+    counted = ~np.isnan(np.stack([rows.sum(0) for rows in scores.values()])).any(0)
+    scores = {
+        name: rows[:, counted] for name, rows in scores.items()
     }  # a dropped question counts nowhere
-    joint = right["joint"].mean(0)
+    joint = scores["joint"].mean(0)
     lines = [
         "| arm | accuracy | per seed | joint − arm | 95 % by question | 95 % by seed |",
         "|---|---|---|---|---|---|",
@@ -138,10 +140,10 @@ def report(root: pathlib.Path, count: int, seconds: float) -> None:
     t = float(stats.t.ppf(0.975, count - 1))
     table = {}
     for name in (*TRAININGS, OTHER_PREVIEWS, *BASE_ARMS):
-        each = right[name].mean(1)
-        mean, low, high = paired_difference(joint, right[name].mean(0))
+        each = scores[name].mean(1)
+        mean, low, high = paired_difference(joint, scores[name].mean(0))
         per_seed = " ".join(f"{x:.3f}" for x in each) if name not in BASE_ARMS else "–"
-        half = t * float((right["joint"].mean(1) - each).std(ddof=1)) / count**0.5
+        half = t * float((scores["joint"].mean(1) - each).std(ddof=1)) / count**0.5
         by_seed = [mean - half, mean + half]
         gap = f"{mean:+.3f} | [{low:+.3f}, {high:+.3f}] | [{by_seed[0]:+.3f}, {by_seed[1]:+.3f}]"
         gap = "| |" if name == "joint" else gap

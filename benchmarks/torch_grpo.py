@@ -44,7 +44,7 @@ def on_device(inputs: dict[str, np.ndarray], device: str, dtype: str) -> dict[st
 def completions(
     model: Any,
     inputs: Inputs,
-    new: int,
+    max_tokens: int,
     banned: tuple[int, ...],
 ) -> torch.Tensor:
     """Samples `new` tokens [R, new] for every row."""
@@ -54,8 +54,8 @@ def completions(
             do_sample=True,
             top_k=0,
             suppress_tokens=list(banned),
-            min_new_tokens=new,
-            max_new_tokens=new,
+            min_new_tokens=max_tokens,
+            max_new_tokens=max_tokens,
             pad_token_id=0,
         )
     return out[:, inputs["input_ids"].shape[1] :]
@@ -80,8 +80,8 @@ def log_probs(
     )
     logits = out.logits[:, :-1].float()
     logits[..., list(banned)] = -1e30
-    picked = logits.gather(-1, tokens[..., None])[..., 0]
-    return picked - torch.logsumexp(logits, -1)
+    token_logits = logits.gather(-1, tokens[..., None])[..., 0]
+    return token_logits - torch.logsumexp(logits, -1)
 
 
 def advantages(
@@ -148,14 +148,16 @@ def make_pieces(
     """
     pieces = []
     each = s.questions // micro
-    for first in range(0, s.questions, each):
-        questions = slice(first, first + each)
+    for start in range(0, s.questions, each):
+        questions = slice(start, start + each)
         for part, advantage in zip(parts, advantages(*rewards(s)), strict=True):
             rows = [
                 torch.from_numpy(x[questions].reshape(-1, x.shape[-1]).copy()).to(device)
                 for x in (part.tokens.astype(np.int64), part.mask.astype(np.float32))
             ]
-            paid = torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
+            row_advantages = (
+                torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
+            )
             inputs = on_device(their_inputs(c, part, questions), device, dtype)
-            pieces.append((inputs, *rows, paid))
+            pieces.append((inputs, *rows, row_advantages))
     return pieces, float(sum(part.mask.sum() for part in parts))

@@ -19,18 +19,18 @@ def usage() -> str:
 
 def main() -> None:
     """Runs the command that the first word names; a wrong word is one line and status 2."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
-        sys.exit(0 if words else 2)
-    if words[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: msjoe has no command {words[0]!r}; it has: {known}", file=sys.stderr)
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in COMMANDS:
+        names = ", ".join(COMMANDS)
+        print(f"error: msjoe has no command {arguments[0]!r}; it has: {names}", file=sys.stderr)
         sys.exit(2)
     quiet_cpu_default()  # before JAX is imported
     keep_compiled_programs()
-    sys.argv = [f"msjoe {words[0]}", *words[1:]]
-    importlib.import_module(COMMANDS[words[0]][1]).cli()
+    sys.argv = [f"msjoe {arguments[0]}", *arguments[1:]]
+    importlib.import_module(COMMANDS[arguments[0]][1]).cli()
 
 
 if __name__ == "__main__":

@@ -155,16 +155,16 @@ def read_config(config: ConfigDict | Mapping[str, Any], slips: list[str] | None 
     Raises:
       UserError: a slip, where `slips` is None.
     """
-    found: list[str] = [] if slips is None else slips
+    problems: list[str] = [] if slips is None else slips
     values = json.loads(config.to_json()) if isinstance(config, ConfigDict) else dict(config)
     extensions = {}
     for name in EXTENSIONS:
         if name in values:
-            extensions[name] = read(_extension(name), values.pop(name), f"config.{name}.", found)
-    made = read(Config, values, "config.", found)
-    if slips is None and found:
-        raise UserError(*found)
-    return dataclasses.replace(made, extensions=extensions)
+            extensions[name] = read(_extension(name), values.pop(name), f"config.{name}.", problems)
+    result = read(Config, values, "config.", problems)
+    if slips is None and problems:
+        raise UserError(*problems)
+    return dataclasses.replace(result, extensions=extensions)
 
 
 def check(config: ConfigDict, devices: int | None = None) -> Config:
@@ -178,20 +178,20 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
       UserError: every slip, a line each.
     """
     slips: list[str] = []
-    made = read_config(config, slips)
+    result = read_config(config, slips)
     # In place of a value that is wrong stands its default, of which nothing more is to be said.
-    wrong = [re.split(r"[=:]", slip)[0] for slip in slips]
+    bad_fields = [re.split(r"[=:]", slip)[0] for slip in slips]
     relations = [
-        *_relations(made),
-        *_files(made),
-        *_mesh(made, len(jax.devices()) if devices is None else devices),
-        *_models(made),
+        *_relations(result),
+        *_files(result),
+        *_mesh(result, len(jax.devices()) if devices is None else devices),
+        *_models(result),
     ]
-    if "config.phases" not in wrong:  # on which most of them depend
-        slips += [line for line in relations if not mentions(line, wrong)]
+    if "config.phases" not in bad_fields:  # on which most of them depend
+        slips += [line for line in relations if not mentions(line, bad_fields)]
     if slips:
         raise UserError(*dict.fromkeys(slips))
-    return made
+    return result
 
 
 def _relations(config: Config) -> Iterator[str]:
@@ -248,12 +248,12 @@ def _files(config: Config) -> Iterator[str]:
     phases, data = config.phases, config.data
     trains = {"difficulty", *TRAININGS} & set(phases)
     splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
-    for split, needed in splits.items():
+    for split, required in splits.items():
         for name in (f"{split}_records", f"{split}_questions"):
             value = getattr(data, name)
             if value and not epath.Path(value).exists():
                 yield f"config.data.{name}={value} is not there"
-            elif needed and not value and "world" not in phases:
+            elif required and not value and "world" not in phases:
                 phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
                 yield f"config.data.{name} is not set, and the phase {phase} reads it"
     for name in NAMES:
@@ -283,8 +283,8 @@ def _mesh(config: Config, devices: int) -> Iterator[str]:
         yield f"config.{error}"
         return
     parts = data * fsdp
-    each = config.rollout.questions // config.rollout.waves
-    if each % parts and set(TRAININGS) & set(config.phases):
+    per_wave = config.rollout.questions // config.rollout.waves
+    if per_wave % parts and set(TRAININGS) & set(config.phases):
         yield (
             f"config.rollout.questions={config.rollout.questions}"
             + (f" in {config.rollout.waves} waves" if config.rollout.waves > 1 else "")

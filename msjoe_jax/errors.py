@@ -35,8 +35,8 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
     except UserError as error:
         _fail(*error.lines)
     except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        _fail(f"{where}{error.strerror or error}")
+        prefix = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{prefix}{error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)

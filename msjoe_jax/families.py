@@ -349,15 +349,15 @@ def published_sizes() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES.values() for name in family.sizes)
 
 
-def family_of(config: Mapping[str, Any], where: epath.PathLike) -> Family:
+def family_of(config: Mapping[str, Any], source: epath.PathLike) -> Family:
     """Returns the family of a Hugging Face config.
 
     Raises:
-      UserError: `where` holds a model of none of them.
+      UserError: `source` holds a model of none of them.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(f"{where}: model_type is {kind!r}; known are {', '.join(FAMILIES)}")
+        raise UserError(f"{source}: model_type is {kind!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 
@@ -387,5 +387,5 @@ def named_model(size: str, tokenizer: Tokenizer | None) -> tuple[Family, Any]:
                     "config.mllm.size=tiny needs a tokenizer: set config.mllm.tokenizer"
                 )
             return family, make(family.token_ids(tokenizer), tokenizer)
-    known = ", ".join(["tiny", *published_sizes()])
-    raise UserError(f"config.mllm.size={size!r} is not one of {known}")
+    names = ", ".join(["tiny", *published_sizes()])
+    raise UserError(f"config.mllm.size={size!r} is not one of {names}")

@@ -76,17 +76,17 @@ class Field(NamedTuple):
     option: Option
 
 
-def fields_of(kind: type, made: Any = None) -> Iterator[Field]:
+def fields_of(kind: type, instance: Any = None) -> Iterator[Field]:
     """The fields of a config group, in order, with the values of `made` (None: the defaults)."""
     hints = get_type_hints(kind)
-    made = kind() if made is None else made
+    instance = kind() if instance is None else instance
     for field in dataclasses.fields(kind):
         if KEY in field.metadata:
-            value = getattr(made, field.name)
+            value = getattr(instance, field.name)
             yield Field(field.name, hints[field.name], value, field.metadata[KEY])
 
 
-def plain(made: Any) -> dict[str, Any]:
+def plain(instance: Any) -> dict[str, Any]:
     """A config group as nested plain values, as JSON and `ml_collections` hold them."""
 
     def value(x: Any) -> Any:
@@ -94,51 +94,52 @@ def plain(made: Any) -> dict[str, Any]:
             return plain(x)
         return dict(x) if isinstance(x, Mapping) else x
 
-    return {field.name: value(field.default) for field in fields_of(type(made), made)}
+    return {field.name: value(field.default) for field in fields_of(type(instance), instance)}
 
 
 def read(
-    kind: type, values: Mapping[str, Any], where: str, slips: list[str], defaults: Any = None
+    kind: type, values: Mapping[str, Any], prefix: str, slips: list[str], defaults: Any = None
 ) -> Any:
     """A config group from plain values; what is absent has its default.
 
     Args:
       kind: the dataclass.
       values: by field name.
-      where: stands before a field's name in a message, such as "config.frames.".
+      prefix: stands before a field's name in a message, such as "config.frames.".
       slips: every value that cannot be is told here, a line each.
       defaults: a group whose values are the defaults; None: the dataclass's own.
 
     Returns:
       the group, with the default in place of a value that cannot be.
     """
-    known = {field.name: field for field in fields_of(kind, defaults)}
+    fields = {field.name: field for field in fields_of(kind, defaults)}
     for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            slips.append(f"{where}{name}: there is no such field{hint}")
-    found: dict[str, Any] = {}
-    wrong: list[str] = []
-    for name, field in known.items():
+        if name not in fields:
+            matches = difflib.get_close_matches(str(name), fields, 1)
+            hint = f"; did you mean {matches[0]}?" if matches else ""
+            slips.append(f"{prefix}{name}: there is no such field{hint}")
+    resolved: dict[str, Any] = {}
+    bad_fields: list[str] = []
+    for name, field in fields.items():
         if name not in values:
-            found[name] = field.default
+            resolved[name] = field.default
         elif dataclasses.is_dataclass(field.kind):
             nested = values[name]
             if not isinstance(nested, Mapping):
-                slips.append(f"{where}{name}={nested!r} must be a group of fields")
+                slips.append(f"{prefix}{name}={nested!r} must be a group of fields")
                 nested = {}
-            found[name] = read(field.kind, nested, f"{where}{name}.", slips, field.default)
+            nested_prefix = f"{prefix}{name}."
+            resolved[name] = read(field.kind, nested, nested_prefix, slips, field.default)
         else:
             value, slip = _value(field, values[name])
             if slip:
-                wrong.append(name)
-                slips.append(f"{where}{name}={_shown(values[name])} {slip}")
-            found[name] = field.default if slip else value
-    made = kind(**found)
-    if hasattr(made, "slips"):  # a relation to a field that is wrong itself says nothing
-        slips.extend(f"{where}{line}" for line in made.slips() if not mentions(line, wrong))
-    return made
+                bad_fields.append(name)
+                slips.append(f"{prefix}{name}={_format_value(values[name])} {slip}")
+            resolved[name] = field.default if slip else value
+    result = kind(**resolved)
+    if hasattr(result, "slips"):  # a relation to a field that is wrong itself says nothing
+        slips.extend(f"{prefix}{line}" for line in result.slips() if not mentions(line, bad_fields))
+    return result
 
 
 def mentions(line: str, names: Iterable[str]) -> bool:
@@ -146,7 +147,7 @@ def mentions(line: str, names: Iterable[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", line) for name in names)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) and value else repr(value)
 
 
@@ -166,8 +167,8 @@ def _value(field: Field, value: Any) -> tuple[Any, str]:
     if get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             return value, "must be a list of texts"
-        wrong = [(entry, _text(entry, limits)) for entry in value]
-        slip = "; ".join(f"holds {entry!r}, which {s}" for entry, s in wrong if s)
+        checks = [(entry, _text(entry, limits)) for entry in value]
+        slip = "; ".join(f"holds {entry!r}, which {s}" for entry, s in checks if s)
         if not slip and len(set(value)) < len(value):
             slip = "names something twice"
         return tuple(value), slip
@@ -178,9 +179,9 @@ def _value(field: Field, value: Any) -> tuple[Any, str]:
 def _mapping(kind: Any, value: Any, limits: Option) -> tuple[Any, str]:
     """A mapping of names to numbers, or of names to such mappings."""
     nested = get_origin(get_args(kind)[1]) is dict
-    words = "a mapping of names to numbers"
+    expected = "a mapping of names to numbers"
     if not isinstance(value, Mapping):
-        return value, f"must be {words}"
+        return value, f"must be {expected}"
     for name, entry in value.items():
         if nested:
             slip = _mapping(get_args(kind)[1], entry, Option(""))[1]
@@ -194,10 +195,10 @@ def _mapping(kind: Any, value: Any, limits: Option) -> tuple[Any, str]:
 
 
 def _number(kind: type, value: Any, limits: Option) -> tuple[Any, str]:
-    words = "a whole number" if kind is int else "a number"
-    right = type(value) is int or (kind is float and type(value) is float)
-    if not right or (type(value) is float and not math.isfinite(value)):
-        return value, f"must be {words}"
+    expected = "a whole number" if kind is int else "a number"
+    is_number = type(value) is int or (kind is float and type(value) is float)
+    if not is_number or (type(value) is float and not math.isfinite(value)):
+        return value, f"must be {expected}"
     bounds = []
     if limits.low is not None and value < limits.low:
         bounds.append(f"at least {limits.low:g}")
@@ -213,8 +214,8 @@ def _text(value: Any, limits: Option) -> str:
         return "must be a text"
     names = limits.names()
     if names and value not in names:
-        near = difflib.get_close_matches(value, names, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        matches = difflib.get_close_matches(value, names, 1)
+        hint = f" (did you mean {matches[0]}?)" if matches else ""
         return f"is not one of {', '.join(name or repr(name) for name in names)}{hint}"
     if limits.form == "regex":
         try:

@@ -31,19 +31,19 @@ def run() -> None:
     from msjoe_jax.config import check
     from msjoe_jax.phases import run_phases
 
-    given = given_config(_CONFIG)
+    config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")
     if "://" in _WORKDIR.value:
         raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
     if jax.process_count() > 1:
         raise UserError("several hosts are not supported yet: use a slice of one host")
-    config = check(given)
+    config = check(config_dict)
     workdir = epath.Path(_WORKDIR.value)
     began = time.perf_counter()
     with lock(workdir):
         fresh = not (workdir / "config.json").exists()
-        record_config(workdir, json.loads(given.to_json()), MAY_DIFFER)
+        record_config(workdir, json.loads(config_dict.to_json()), MAY_DIFFER)
         try:
             run_phases(config, workdir)
         except UserError:

@@ -51,7 +51,7 @@ def _group(name: str, kind: Any, values: Any, doc: str) -> Iterator[str]:
       name: its dotted path.
       kind: its dataclass.
       values: its defaults.
-      doc: what the group around it says of it.
+      doc: one line about it, from the group around it.
     """
     about = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
     yield from ("", f"## {name}", "", doc if about == doc else f"{doc} {about}")
@@ -93,7 +93,7 @@ def _value(field: Field) -> str:
 
 
 def _allowed(field: Field) -> str:
-    """Returns limits and choices in words; empty where the type says it all."""
+    """Returns limits and choices as text; empty if there are none."""
     limits: Option = field.option
     bounds = []
     for sign, bound in (("≥", limits.low), (">", limits.above), ("≤", limits.high)):

@@ -3,8 +3,8 @@
     msjoe pictures --out=docs                          # pipeline.png: the steps of an episode
     msjoe pictures --run=runs/tiny --out=docs          # rollout.png too
 
-rollout.png shows one of the run's held-out questions as its trained model deals with it: the
-queries' similarities, the logits, the key frames and the answer.
+rollout.png shows how the run's trained model answers one of its held-out questions: the queries'
+similarities, the logits, the key frames and the answer.
 """
 
 import itertools
@@ -31,7 +31,7 @@ from msjoe_jax.tasks import TASKS
 
 BLUE, GREEN, ORANGE, GREY = "#dbe8f6", "#dff0dc", "#fbe6cf", "#eeeeee"
 INK, MLLM_INK, SAMPLER_INK = "#333333", "#3a6ea5", "#3f8f3a"
-TOP = 2.6  # where the row of steps stands
+TOP = 2.6  # lower edge of the row of boxes
 # Left edge, width, title, text and colour of each box of that row.
 BOXES = (
     (0.1, 2.0, "data", "question, T candidate\nframes (JPEG records),\nCLIP embeddings", GREY),
@@ -88,14 +88,18 @@ def heldout_data(run: pathlib.Path) -> tuple[list[Question], RecordReader]:
         data = json.loads((run / "config.json").read_text())["data"]
     except OSError as error:
         raise UserError(f"{run}: no run there ({error.strerror}: config.json)") from None
-    world = run / "world"  # where the tiny world's data lie, which its config does not name
+    world = run / "world"  # the tiny world's data, whose paths the config leaves empty
     questions = data["heldout_questions"] or world / "questions-heldout.jsonl"
     records = data["heldout_records"] or world / "heldout"
     return TASKS[data["task"]].read(questions), RecordReader(records)
 
 
 def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader) -> Figure:
-    """Draws how a model deals with a question, greedily."""
+    """Draws how a model answers a question, with greedy decoding.
+
+    Raises:
+      UserError: the prompt is too long, or frames cannot be read.
+    """
     config = EpisodeConfig(answerer.frames, signals=answerer.system.signals)
     episodes = Episodes(config, answerer.programs, answerer.text, reader, [question])
     batch, params = next(iter(episodes.batches(1))), answerer.params
@@ -111,17 +115,17 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
         raise UserError(f"question {failure['question']}: {failure['error']}")
     logits, similarity = fetch((selected.logits, selected.similarity))
     queries, mask = list(reasoned.queries[0][0]), batch["frame_mask"][0]
-    chosen = selected.selection.frames[0, 0, 0]
-    chosen = chosen[chosen >= 0]
-    right = f"{question.letter} {question.options[question.answer]}"
+    key_frames = selected.selection.frames[0, 0, 0]
+    key_frames = key_frames[key_frames >= 0]
+    truth = f"{question.letter} {question.options[question.answer]}"
     return keyframe_figure(
         batch["timestamps"][0][mask],
         logits[0, 0][mask],
         similarity[0, 0, : len(queries)][:, mask],
         queries,
-        list(reader.frames(question.video, batch["frame_index"][0][chosen])),
-        np.asarray(chosen),
-        title=f"{question.question}   answer: {answered.texts[0][0]}   right: {right}",
+        list(reader.frames(question.video, batch["frame_index"][0][key_frames])),
+        np.asarray(key_frames),
+        title=f"{question.question}   answer: {answered.texts[0][0]}   right: {truth}",
     )
 
 
@@ -130,8 +134,8 @@ def make_pictures(run: str, number: int, out: str) -> None:
 
     Args:
       run: folder of a finished run; empty: only the picture that needs none.
-      number: of the held-out question, from 0, or from the end if negative.
-      out: folder of the pictures, made if it is not there.
+      number: index of the held-out question; negative: from the end.
+      out: folder of the pictures, made if it does not exist.
 
     Raises:
       UserError: no such run or question, or `out` cannot be written.

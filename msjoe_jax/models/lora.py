@@ -48,14 +48,14 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
     def walk(tree: Params, path: str) -> Params:
         out: Params = {}
         for name, value in tree.items():
-            here = f"{path}/{name}" if path else name
+            leaf_path = f"{path}/{name}" if path else name
             if isinstance(value, dict):
-                if inner := walk(value, here):
+                if inner := walk(value, leaf_path):
                     out[name] = inner
-            elif value.ndim > 2 and not name.endswith("_bias") and pattern.search(here):
+            elif value.ndim > 2 and not name.endswith("_bias") and pattern.search(leaf_path):
                 Y, ins, outs = _matrix_shape(name, value.shape)
-                own = jax.random.fold_in(key, zlib.crc32(here.encode()))
-                a = jax.random.normal(own, (Y, ins, rank), value.dtype) * ins**-0.5
+                leaf_key = jax.random.fold_in(key, zlib.crc32(leaf_path.encode()))
+                a = jax.random.normal(leaf_key, (Y, ins, rank), value.dtype) * ins**-0.5
                 out[name] = {"a": a, "b": jnp.zeros((Y, rank, outs), value.dtype)}
         return out
 
@@ -84,5 +84,5 @@ def merge_lora(params: Params, scale: float) -> Params:
             for name, value in tree.items()
         }
 
-    rest = {name: value for name, value in params.items() if name != "lora"}
-    return walk(rest, params["lora"])
+    base = {name: value for name, value in params.items() if name != "lora"}
+    return walk(base, params["lora"])

@@ -33,13 +33,13 @@ sampler = nnx.merge(
 def model_card(
     name: str, *, meta: dict[str, Any], present: Sequence[str], title: str, architecture: str
 ) -> str:
-    """Writes the card, from what the checkpoint says of itself.
+    """Renders the card from the metadata of a checkpoint.
 
     Args:
-      name: its heading.
-      meta: the checkpoint's; `trained` in it names in `phases` what the models have been through
-        (the keys of `TRAINED`), and the settings of that.
-      present: the models that are in the folder.
+      name: the card's heading.
+      meta: the checkpoint's; its `trained` holds the `phases` that the models have been through
+        (keys of `TRAINED`), and their settings.
+      present: names of the models in the folder.
       title: the family's name in words.
       architecture: the class of `transformers` that loads the model.
     """

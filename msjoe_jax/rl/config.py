@@ -94,7 +94,7 @@ class ObjectiveConfig(RewardConfig):
         lengths = dict.fromkeys(LENGTHS, 1.0) if self.overlong == "penalty" else {}
         return lengths | dict(self.rewards)
 
-    def paid(self) -> dict[str, dict[str, float]]:
+    def part_weights(self) -> dict[str, dict[str, float]]:
         """Returns {part: {reward: weight}}: what each part of the system is paid."""
         table = ROUTES[self.credit](self.weights())
         for part, more in self.routes.items():

@@ -33,15 +33,18 @@ def batch_advantages(
         name: jnp.broadcast_to(value.astype(jnp.float32), shape) for name, value in values.items()
     }
     total = rewards.weighted_sum(wide, config.weights(), shape)
-    paid = {
-        part: rewards.weighted_sum(wide, weights, shape) for part, weights in config.paid().items()
+    part_rewards = {
+        part: rewards.weighted_sum(wide, weights, shape)
+        for part, weights in config.part_weights().items()
     }
     both = {
         part: query_and_draw_advantages(reward, config.advantage, config.advantage_std)
-        for part, reward in paid.items()
+        for part, reward in part_rewards.items()
     }
     query, answer = both["query"][0], both["answer"][1]
-    draw = sampler_advantages(config.sampler_advantage, paid["sampler"], both["sampler"][1], batch)
+    draw = sampler_advantages(
+        config.sampler_advantage, part_rewards["sampler"], both["sampler"][1], batch
+    )
     w = batch.weight * batch.importance
     return (
         Advantages(query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]),
@@ -54,7 +57,9 @@ def reward_values(
     config: ObjectiveConfig, batch: RolloutBatch
 ) -> dict[str, Float[AnyArray, "B #I #J"]]:
     """Computes every reward that is paid to someone or logged, by name."""
-    names = {name for table in (config.weights(), *config.paid().values()) for name in table}
+    names = {
+        name for table in (config.weights(), *config.part_weights().values()) for name in table
+    }
     return {
         name: reward(batch, config)
         for name, reward in rewards.REWARDS.items()

@@ -117,14 +117,14 @@ class Answerer:
         if not 2 <= len(options) <= len(LETTERS):
             raise UserError(f"options: {len(options)} given; 2 to {len(LETTERS)} are needed")
         # Nobody knows the right option here; no grade is made of the reply.
-        asked = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
+        request = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
         with tempfile.TemporaryDirectory() as folder:
             records = epath.Path(folder) / "records"
             with watch("decode"):
                 damaged = write_records(video, records)
             with watch("embed frames"):
                 embed_records(records, self.clip, self.fingerprint, EMBED_BATCH)
-            return self._answer(asked, RecordReader(records), damaged, watch)
+            return self._answer(request, RecordReader(records), damaged, watch)
 
     def _answer(
         self, question: Question, reader: RecordReader, damaged: int, watch: Watch
@@ -161,8 +161,8 @@ class Answerer:
         )
         query_reply = reasoned.replies[0][0]
         mask, index = batch["frame_mask"][0], batch["frame_index"][0]
-        chosen = selected.selection.frames[0, 0, 0]
-        chosen = chosen[chosen >= 0]
+        key_indices = selected.selection.frames[0, 0, 0]
+        key_indices = key_indices[key_indices >= 0]
         indices, valid = (x[0, 0, 0] for x in fetch(selected.draw))
         info = reader.info(VIDEO_ID)
         previews = batch["preview_index"][0][batch["preview_mask"][0]]
@@ -170,8 +170,8 @@ class Answerer:
             letter=None if reply.answer is None else LETTERS[reply.answer],
             option=None if reply.answer is None else question.options[reply.answer],
             queries=query_reply.queries,
-            frames=reader.frames(VIDEO_ID, index[chosen]),
-            times=info.timestamps[index[chosen]],
+            frames=reader.frames(VIDEO_ID, index[key_indices]),
+            times=info.timestamps[index[key_indices]],
             info=info,
             damaged=damaged,
             query_reply=query_reply,
@@ -183,7 +183,7 @@ class Answerer:
             logits=logits[0, 0][mask],
             selected=indices[valid],
             previews=_jpegs(reader, previews),
-            key_frames=_jpegs(reader, index[chosen]),
+            key_frames=_jpegs(reader, index[key_indices]),
         )
 
 
@@ -221,6 +221,6 @@ def _jpegs(reader: RecordReader, indices: Int[np.ndarray, "n"]) -> list[tuple[fl
 
 def _verbatim(text: Text, completed: Completed) -> str:
     """The one completion's text, with its end token if it came to one."""
-    done = completed.completions
-    tokens, mask = fetch((done.tokens[0, 0, 0], done.mask[0, 0, 0]))
+    completions = completed.completions
+    tokens, mask = fetch((completions.tokens[0, 0, 0], completions.mask[0, 0, 0]))
     return text.verbatim(tokens, mask)

@@ -122,8 +122,8 @@ class Assembler:
         )
         frames = [f for part in parts if not isinstance(part, str) for f in part.frames]
         row, frame_of, offset = self._rows(shapes, length)
-        first = np.array([0, *(frame.first_feature for frame in frames)], np.int32)
-        index = np.where(frame_of >= 0, first[frame_of + 1] + offset, -1)
+        first_features = np.array([0, *(frame.first_feature for frame in frames)], np.int32)
+        index = np.where(frame_of >= 0, first_features[frame_of + 1] + offset, -1)
         return {**row, "feature_index": index.astype(np.int32)}
 
     def _build(
@@ -141,22 +141,22 @@ class Assembler:
             if not part.grids:
                 continue
             if len(set(part.grids)) > 1:
-                given = sorted(set(part.grids))
-                raise ValueError(f"the steps of a video have one grid, not {given}")
+                distinct = sorted(set(part.grids))
+                raise ValueError(f"the steps of a video have one grid, not {distinct}")
             grids.append((len(part.grids), *part.grids[0]))
             if part.seconds is not None:
                 seconds.append(part.seconds)
             places += self._visual(part, number)
             number += len(part.grids)
         full = np.array([place.token for place in places], np.int32)
-        shown = np.array([place.shown for place in places])
-        tokens = full[shown]
+        is_shown = np.array([place.shown for place in places])
+        tokens = full[is_shown]
         n = len(tokens) - 1
         length = n if length is None else length
         if n > length:
             raise PromptTooLong(f"{n} tokens, more than {length}")
         positions = self.family.positions(self.sizes, full, grids, seconds).astype(np.int32)
-        positions = positions[:, shown]
+        positions = positions[:, is_shown]
         row = {
             "tokens": np.pad(tokens[:n], (0, length - n)),
             "positions": np.pad(positions[:, :n], ((0, 0), (0, length - n))),
@@ -164,10 +164,10 @@ class Assembler:
             "first_token": tokens[n],
             "start": positions[0, n],
         }
-        where = np.full((2, length), -1, np.int32)
-        kept = [(place.frame, place.offset) for place in places if place.shown]
-        where[:, :n] = np.array(kept[:n], np.int32).reshape(n, 2).T
-        return row, where[0], where[1]
+        sources = np.full((2, length), -1, np.int32)
+        shown_places = [(place.frame, place.offset) for place in places if place.shown]
+        sources[:, :n] = np.array(shown_places[:n], np.int32).reshape(n, 2).T
+        return row, sources[0], sources[1]
 
     def _visual(self, shape: _Shape, number: int) -> Iterator[_Place]:
         """Lists the tokens of an image or a video whose first frame has this number."""

@@ -11,7 +11,7 @@ from msjoe_jax import signals
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import Batch
 from msjoe_jax.rollout.frames import units_of
-from msjoe_jax.rollout.key_frames import FrameSet, Shown
+from msjoe_jax.rollout.key_frames import FrameSet, ShownUnit
 from msjoe_jax.rollout.programs import ASK, choose_frames, draw_keys
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Ask, Selection, in_time_order
@@ -126,7 +126,7 @@ class BatchCandidates:
     def ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
         """The MLLM's greedy replies to as many prompts for each question."""
         episodes, c = self._episodes, self._episodes.text.prompt
-        sets = [[self._shown(ask.frames) for ask in row] for row in prompts_]
+        sets = [[self._frame_set(ask.frames) for ask in row] for row in prompts_]
         texts = [
             [prompts.turns(c.system, prompts.plain(ask.text)) for ask in row] for row in prompts_
         ]
@@ -142,11 +142,11 @@ class BatchCandidates:
         )
         return completed.texts
 
-    def _shown(self, frames: Sequence[int]) -> FrameSet:
+    def _frame_set(self, frames: Sequence[int]) -> FrameSet:
         """The frames of a prompt, in the order given."""
         episodes = self._episodes
         units = units_of([int(frame) for frame in frames], episodes.per_unit)
-        shown = [Shown(unit, episodes.config.frames.key_patches) for unit in units]
+        shown = [ShownUnit(unit, episodes.config.frames.key_patches) for unit in units]
         return FrameSet(list(frames), shown, [None] * len(shown))
 
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
@@ -154,7 +154,7 @@ class BatchCandidates:
         episodes = self._episodes
         rows, patches = episodes.preview_prompts(self._batch, self._weight)
         stacked = episodes.stack(rows)
-        paid = np.asarray(
+        weights = np.asarray(
             episodes.programs.attention(
                 self._params["mllm"], stacked, episodes.put(patches), layer=layer
             )
@@ -163,14 +163,14 @@ class BatchCandidates:
         per_unit = patches.pixels.shape[-4] // episodes.vision.merge**2
         out = np.zeros(self.frame_mask.shape, np.float32)
         for b in range(len(out)):
-            shown = self._batch["preview_index"][b][self._batch["preview_mask"][b]]
-            known = self.frame_index[b][self.frame_mask[b]]
+            previews = self._batch["preview_index"][b][self._batch["preview_mask"][b]]
+            candidates = self.frame_index[b][self.frame_mask[b]]
             for token in np.flatnonzero(index[b] >= 0):
                 unit = index[b, token] // per_unit
-                frames = shown[unit * episodes.per_unit : (unit + 1) * episodes.per_unit]
+                frames = previews[unit * episodes.per_unit : (unit + 1) * episodes.per_unit]
                 for frame in frames:  # the candidate that is this frame, or the nearest one
-                    place = int(np.abs(known - frame).argmin())
-                    out[b, place] += paid[b, token] / len(frames)
+                    place = int(np.abs(candidates - frame).argmin())
+                    out[b, place] += weights[b, token] / len(frames)
         return out
 
 

@@ -189,9 +189,9 @@ class RollOut:
             )
         if selection.keep is not None:
             P = selection.keep.shape[-1]
-            kept = selection.keep.reshape(B, I * J, K, P)
+            keep = selection.keep.reshape(B, I * J, K, P)
             everything = np.ones((B, 1, K, P), bool)
-            more = more._replace(keep=np.concatenate([kept, everything], 1)[:, None])
+            more = more._replace(keep=np.concatenate([keep, everything], 1)[:, None])
         return more
 
     def _measures(
@@ -272,14 +272,14 @@ def grade_replies(
 
 
 def _tokens(completed: Completed, encode_in_step: bool) -> TokenRollouts:
-    done = completed.completions
+    completions = completed.completions
     return TokenRollouts(
         prompts=completed.prompts,
         visual=completed.patches if encode_in_step else completed.features,
-        tokens=done.tokens,
-        mask=done.mask,
-        log_probs=done.log_probs,
-        finished=done.finished,
+        tokens=completions.tokens,
+        mask=completions.mask,
+        log_probs=completions.log_probs,
+        finished=completions.finished,
     )
 
 
@@ -287,8 +287,8 @@ def _first_sets(rollouts: TokenRollouts, count: int) -> TokenRollouts:
     """Without the frame sets from `count` on; what they show stays among the visuals."""
     if rollouts.tokens.shape[1] == count:
         return rollouts
-    cut = jax.tree.map(lambda x: x[:, :count], rollouts._replace(visual=None))
-    return cut._replace(visual=rollouts.visual)
+    selected = jax.tree.map(lambda x: x[:, :count], rollouts._replace(visual=None))
+    return selected._replace(visual=rollouts.visual)
 
 
 # --- parts of batches -----------------------------------------------------------------------------
@@ -364,27 +364,27 @@ class Collector:
 
         with concurrent.futures.ThreadPoolExecutor(waves) as pool:
             rollouts = list(pool.map(wave, parts))
-        each = len(batch["index"]) // waves
-        return join(rollouts, [i * each + j for j in range(each) for i in range(waves)])
+        per_wave = len(batch["index"]) // waves
+        return join(rollouts, [i * per_wave + j for j in range(per_wave) for i in range(waves)])
 
     def collect(self, params: dict[str, Params], update: int) -> tuple[Rollout, int]:
         """Rolls out a batch; also says how many further ones were drawn to refill it."""
-        rollout, drawn = self.batch(params, update), 0
-        while drawn < self.config.refill and (useless := without_signal(rollout)):
-            extra, drawn = self.batch(params, update), drawn + 1
+        rollout, num_extra = self.batch(params, update), 0
+        while num_extra < self.config.refill and (useless := without_signal(rollout)):
+            extra, num_extra = self.batch(params, update), num_extra + 1
             skipped = set(without_signal(extra))
-            held = {record.question.id for record in rollout.records}
+            question_ids = {record.question.id for record in rollout.records}
             fresh = []
             for b, record in enumerate(extra.records):
                 # A question held already was drawn with the same keys: it came back as it is.
-                if b not in skipped and record.question.id not in held:
-                    held.add(record.question.id)
+                if b not in skipped and record.question.id not in question_ids:
+                    question_ids.add(record.question.id)
                     fresh.append(b)
             order = list(range(len(rollout.records)))
-            for b, other in zip(useless, fresh, strict=False):
-                order[b] = len(rollout.records) + other
+            for b, replacement in zip(useless, fresh, strict=False):
+                order[b] = len(rollout.records) + replacement
             rollout = join([rollout, extra], order)
-        return rollout, drawn
+        return rollout, num_extra
 
 
 def without_signal(rollout: Rollout) -> list[int]:

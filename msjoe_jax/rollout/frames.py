@@ -57,8 +57,8 @@ def frames_per_unit(config: FrameConfig, system: System) -> int:
 
 def units_of(frames: Sequence[int], per_unit: int) -> list[Unit]:
     """Consecutive frames, `per_unit` at a time; the last is repeated to fill the last unit."""
-    filled = [*frames, *[frames[-1]] * (-len(frames) % per_unit)] if len(frames) else []
-    return [tuple(filled[i : i + per_unit]) for i in range(0, len(filled), per_unit)]
+    padded = [*frames, *[frames[-1]] * (-len(frames) % per_unit)] if len(frames) else []
+    return [tuple(padded[i : i + per_unit]) for i in range(0, len(padded), per_unit)]
 
 
 def unit_slots(config: FrameConfig, per_unit: int, sets: int) -> int:
@@ -116,7 +116,7 @@ def to_patches(
             return frame
         return np.asarray(Image.fromarray(frame).resize((width, height)))
 
-    cut = [
+    patches_and_grids = [
         images.cut(
             images.resize(squash(frame), factor=factor, min_pixels=factor**2, max_pixels=budget),
             vision.patch,
@@ -125,7 +125,9 @@ def to_patches(
         )
         for frame in frames
     ]
-    return np.stack([c[0] for c in cut]), np.array([c[1] for c in cut], np.int32)
+    return np.stack([c[0] for c in patches_and_grids]), np.array(
+        [c[1] for c in patches_and_grids], np.int32
+    )
 
 
 def preview_fn(config: FrameConfig, system: System) -> Callable[[np.ndarray], tuple]:
@@ -137,7 +139,7 @@ def preview_fn(config: FrameConfig, system: System) -> Callable[[np.ndarray], tu
     per_unit = frames_per_unit(config, system)
     together = () if per_unit == 1 else (per_unit,)
 
-    def cut(frames: np.ndarray) -> tuple:
+    def cut_previews(frames: np.ndarray) -> tuple:
         if not len(frames):
             return np.zeros((1, *together, size, p, p, 3), np.uint8), np.zeros((1, 2), np.int32)
         pixels, grids = to_patches(frames, system, size)
@@ -146,4 +148,4 @@ def preview_fn(config: FrameConfig, system: System) -> Callable[[np.ndarray], tu
         units = np.array(units_of(range(len(pixels)), per_unit))
         return pixels[units], grids[units[:, 0]]
 
-    return cut
+    return cut_previews

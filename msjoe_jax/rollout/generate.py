@@ -76,11 +76,11 @@ def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Ar
         least = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits >= least, logits, -1e30)
     if top_p < 1:
-        falling = -jnp.sort(-logits, -1)
-        p = jax.nn.softmax(falling)
-        before = jnp.cumsum(p, -1) - p  # of the likelier tokens
-        inside = (before < top_p).at[..., 0].set(True)
-        least = jnp.where(inside, falling, jnp.inf).min(-1, keepdims=True)
+        descending = -jnp.sort(-logits, -1)
+        p = jax.nn.softmax(descending)
+        mass_before = jnp.cumsum(p, -1) - p  # of the likelier tokens
+        inside = (mass_before < top_p).at[..., 0].set(True)
+        least = jnp.where(inside, descending, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits >= least, logits, -1e30)
     return logits
 
@@ -96,6 +96,18 @@ def prefill(
         x.reshape(rows, *x.shape[2:]), prompts.positions.reshape(rows, 3, -1), segments
     )
     return cache, segments, prompts.start.reshape(rows)
+
+
+class _Decoding(NamedTuple):
+    """What the decoding loop carries: completions so far, of n to each of R prompts."""
+
+    position: Int[Array, ""]
+    current: Int[Array, "R n"]
+    alive: Bool[Array, "R n"]
+    completion_cache: Cache
+    tokens: Int[Array, "R n C"]
+    log_probs: Float[Array, "R n C"]
+    mask: Bool[Array, "R n C"]
 
 
 def generate(
@@ -125,18 +137,9 @@ def generate(
     ends = jnp.array(sampling.end_ids, jnp.int32)
     keys = keys.reshape(R, n)
 
-    class State(NamedTuple):
-        position: Int[Array, ""]
-        current: Int[Array, "R n"]
-        alive: Bool[Array, "R n"]
-        own: Cache
-        tokens: Int[Array, "R n C"]
-        log_probs: Float[Array, "R n C"]
-        mask: Bool[Array, "R n C"]
-
-    def step(s: State) -> State:
-        h, own = language.decode_step(
-            language.embed(s.current), s.position, start, cache, segments, s.own
+    def step(s: _Decoding) -> _Decoding:
+        h, completion_cache = language.decode_step(
+            language.embed(s.current), s.position, start, cache, segments, s.completion_cache
         )
         scaled = language.logits(h) / sampling.scoring_temperature
         scaled = narrowed(jnp.where(banned, -1e30, scaled), sampling.top_k, sampling.top_p)
@@ -148,25 +151,25 @@ def generate(
         else:
             token = jnp.argmax(scaled, -1).astype(jnp.int32)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(scaled), token[..., None], -1)[..., 0]
-        put = lambda buffer, value: buffer.at[:, :, s.position].set(  # noqa: E731
+        write = lambda buffer, value: buffer.at[:, :, s.position].set(  # noqa: E731
             jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
         )
-        return State(
+        return _Decoding(
             position=s.position + 1,
             current=token,
             alive=s.alive & ~jnp.isin(token, ends),
-            own=own,
-            tokens=put(s.tokens, token),
-            log_probs=put(s.log_probs, log_p),
+            completion_cache=completion_cache,
+            tokens=write(s.tokens, token),
+            log_probs=write(s.log_probs, log_p),
             mask=s.mask.at[:, :, s.position].set(s.alive),
         )
 
-    first = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
-    state = State(
+    first_token = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
+    state = _Decoding(
         position=jnp.zeros((), jnp.int32),
-        current=first,
+        current=first_token,
         alive=jnp.ones((R, n), bool),
-        own=language.empty_cache(R, n, C),
+        completion_cache=language.empty_cache(R, n, C),
         tokens=jnp.zeros((R, n, C), jnp.int32),
         log_probs=jnp.zeros((R, n, C), jnp.float32),
         mask=jnp.zeros((R, n, C), bool),

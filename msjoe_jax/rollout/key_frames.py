@@ -24,7 +24,7 @@ from msjoe_jax.rollout.system import System
 Drop = Callable[[int, str], None]  # (place in the batch, why): its question does not count
 
 
-class Shown(NamedTuple):
+class ShownUnit(NamedTuple):
     """What is encoded together for a prompt, and with how many patches at most."""
 
     unit: Unit
@@ -40,7 +40,7 @@ class FrameSet:
     """
 
     candidates: list[int]
-    shown: list[Shown]
+    shown: list[ShownUnit]
     keep: list[tuple[bool, ...] | None]
 
 
@@ -53,7 +53,7 @@ class EncodedFrames(NamedTuple):
 
     pixels: UInt8[np.ndarray, "B U *t P p p 3"]
     grids: Int[np.ndarray, "B U 2"]
-    place: list[dict[Shown, int]]
+    place: list[dict[ShownUnit, int]]
 
     def frames(self, question: int, frame_set: FrameSet, merge: int) -> list[Frame]:
         """The units of a set as they enter a prompt."""
@@ -62,8 +62,8 @@ class EncodedFrames(NamedTuple):
         for unit, keep in zip(frame_set.shown, frame_set.keep, strict=True):
             slot = self.place[question][unit]
             height, width = (int(side) for side in self.grids[question, slot])
-            kept = None if keep is None else keep[: height * width // merge**2]
-            out.append(Frame(slot * rows, (height, width), kept))
+            visible = None if keep is None else keep[: height * width // merge**2]
+            out.append(Frame(slot * rows, (height, width), visible))
         return out
 
 
@@ -94,11 +94,11 @@ def frame_sets(
         units = units_of(candidates, per_unit)
         # The frames of a unit are of one size: the smallest budget among them.
         parts = [limits[u * per_unit : (u + 1) * per_unit] for u in range(len(units))]
-        shown = [Shown(unit, min(part)) for unit, part in zip(units, parts, strict=True)]
-        kept: list[tuple[bool, ...] | None] = [None] * len(shown)
+        shown = [ShownUnit(unit, min(part)) for unit, part in zip(units, parts, strict=True)]
+        keeps: list[tuple[bool, ...] | None] = [None] * len(shown)
         if keep is not None:
-            kept = [tuple(bool(x) for x in keep[b, g, i]) for i in order]
-        return FrameSet(candidates, shown, kept)
+            keeps = [tuple(bool(x) for x in keep[b, g, i]) for i in order]
+        return FrameSet(candidates, shown, keeps)
 
     B, G, _ = frames.shape
     return [[of(b, g) for g in range(G)] for b in range(B)]
@@ -131,32 +131,32 @@ class KeyFrameLoader:
         B, p = len(distinct), vision.patch
         pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)
         grids = np.zeros((B, slots, 2), np.int32)
-        needed = [np.unique(np.array([u.unit for u in row], np.int32)) for row in distinct]
-        wanted = [batch["frame_index"][b][needed[b]] for b in range(B)]
-        for b, frames in enumerate(self._read(questions, wanted, drop)):
+        candidates = [np.unique(np.array([u.unit for u in row], np.int32)) for row in distinct]
+        frame_numbers = [batch["frame_index"][b][candidates[b]] for b in range(B)]
+        for b, frames in enumerate(self._read(questions, frame_numbers, drop)):
             if not len(frames):  # a dropped question's units stand in as grey, so that rows line up
                 grids[b, : len(distinct[b])] = vision.merge
                 continue
             for budget in sorted({unit.patches for unit in distinct[b]}):
                 slot = [u for u, unit in enumerate(distinct[b]) if unit.patches == budget]
-                at = np.searchsorted(needed[b], [distinct[b][u].unit for u in slot])
-                cut, grid = to_patches(frames, self.system, budget, padded=P)
-                pixels[b, slot], grids[b, slot] = cut[at], grid[at[:, 0]]
+                at = np.searchsorted(candidates[b], [distinct[b][u].unit for u in slot])
+                patches, grid = to_patches(frames, self.system, budget, padded=P)
+                pixels[b, slot], grids[b, slot] = patches[at], grid[at[:, 0]]
         place = [{unit: u for u, unit in enumerate(row)} for row in distinct]
         return EncodedFrames(pixels[:, :, 0] if self.per_unit == 1 else pixels, grids, place)
 
     def _read(
-        self, questions: Sequence[Question], wanted: Sequence[np.ndarray], drop: Drop
+        self, questions: Sequence[Question], frame_numbers: Sequence[np.ndarray], drop: Drop
     ) -> list[np.ndarray]:
-        requests = [(q.video, list(w)) for q, w in zip(questions, wanted, strict=True)]
+        requests = [(q.video, list(w)) for q, w in zip(questions, frame_numbers, strict=True)]
         try:
             return self.reader.gather(requests)
         except Exception:  # one unreadable frame: read question by question to find whose it is
             return [self._read_or_drop(b, *request, drop) for b, request in enumerate(requests)]
 
-    def _read_or_drop(self, b: int, video: str, wanted: list[int], drop: Drop) -> np.ndarray:
+    def _read_or_drop(self, b: int, video: str, frame_numbers: list[int], drop: Drop) -> np.ndarray:
         try:
-            return self.reader.frames(video, wanted)
+            return self.reader.frames(video, frame_numbers)
         except Exception as error:
             drop(b, f"frames unreadable: {error}")
             return np.zeros((0, 0, 0, 3), np.uint8)

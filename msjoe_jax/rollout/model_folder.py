@@ -94,20 +94,20 @@ def load_model_folder(
     """
     folder = epath.Path(folder)
     check_folder(folder, names)
-    made = _read_settings(folder)
-    mllm = made["mllm"]
+    stored = _read_settings(folder)
+    mllm = stored["mllm"]
     if dtype:
         mllm = dataclasses.replace(mllm, dtype=dtype, param_dtype=dtype)
     if attention:
         mllm = dataclasses.replace(mllm, attention=attention)
-    models = ModelSettings(mllm, made["clip"], made["sampler"])
+    models = ModelSettings(mllm, stored["clip"], stored["sampler"])
     tokenizers = load_tokenizers(models, folder)
     system = make_system(models, tokenizers, folder)
     path = str(folder / "params")
     return ModelFolder(
-        settings={part: plain(made[part]) for part in PARTS},
+        settings={part: plain(stored[part]) for part in PARTS},
         system=system,
-        text=None if None in tokenizers else make_text(system, tokenizers, made["prompt"]),
+        text=None if None in tokenizers else make_text(system, tokenizers, stored["prompt"]),
         params={name: load_params(path, system.abstract[name], prefix=name) for name in names},
         files=read_side_files(folder / "mllm") if "mllm" in names else {},
         tokenizers=tokenizers,
@@ -120,10 +120,12 @@ def _read_settings(folder: epath.Path) -> dict[str, Any]:
     if unknown := sorted(meta.keys() - PARTS.keys() - {"trained"}):
         raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")
     slips: list[str] = []
-    made = {part: read(kind, meta.get(part, {}), f"{part}.", slips) for part, kind in PARTS.items()}
+    settings = {
+        part: read(kind, meta.get(part, {}), f"{part}.", slips) for part, kind in PARTS.items()
+    }
     if slips:
         raise UserError(f"{folder}: made by another version ({'; '.join(slips)})")
-    return made
+    return settings
 
 
 def check_folder(folder: epath.PathLike, names: Sequence[str]) -> None:

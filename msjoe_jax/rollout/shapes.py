@@ -66,15 +66,15 @@ def abstract_rollouts(
             system.abstract["mllm"],
             visual,
         )
-    rows, last = _ints(B, G, S), _ints(B, G)
+    rows, one_token = _ints(B, G, S), _ints(B, G)
     return TokenRollouts(
         prompts=Prompts(
             tokens=rows,
             feature_index=rows,
             positions=_ints(B, G, 3, S),
             segments=rows,
-            first_token=last,
-            start=last,
+            first_token=one_token,
+            start=one_token,
         ),
         visual=visual,
         tokens=_ints(B, G, n, C),

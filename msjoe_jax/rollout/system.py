@@ -163,10 +163,10 @@ def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -
     """
 
     def load(name: str, part: MllmSettings | ClipSettings) -> Tokenizer | None:
-        own = _own_folder(name, part, folder)
+        own_folder = _own_folder(name, part, folder)
         if folder is not None and not (folder / name).is_dir():
             return None
-        path = own if folder or not part.tokenizer else part.tokenizer
+        path = own_folder if folder or not part.tokenizer else part.tokenizer
         if path is None:
             raise UserError(
                 f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or "
@@ -259,12 +259,14 @@ def make_system(
         or attention that this machine or these sizes do not have.
     """
     vocabularies = tokenizers or Tokenizers()
-    own = _sizes_file("mllm", settings.mllm, folder)
-    family, mllm = read_model(own) if own else named_model(settings.mllm.size, vocabularies.mllm)
-    own = _sizes_file("clip", settings.clip, folder)
+    sizes_file = _sizes_file("mllm", settings.mllm, folder)
+    family, mllm = (
+        read_model(sizes_file) if sizes_file else named_model(settings.mllm.size, vocabularies.mllm)
+    )
+    sizes_file = _sizes_file("clip", settings.clip, folder)
     clip = (
-        read_sizes(own, CLIPConfig.from_hf)
-        if own
+        read_sizes(sizes_file, CLIPConfig.from_hf)
+        if sizes_file
         else _named_clip(settings.clip.size, vocabularies.clip)
     )
     sampler = SamplerConfig(
@@ -272,18 +274,18 @@ def make_system(
     )
     network = SELECTORS[settings.sampler.network].network
     assert network is not None
-    given = settings.mllm
-    dtype, param_dtype = jnp.dtype(given.dtype), jnp.dtype(given.param_dtype)
-    _check_attention(given.attention, dtype, family.head_dims(mllm))
+    mllm_settings = settings.mllm
+    dtype, param_dtype = jnp.dtype(mllm_settings.dtype), jnp.dtype(mllm_settings.param_dtype)
+    _check_attention(mllm_settings.attention, dtype, family.head_dims(mllm))
     build: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
         "mllm": lambda rngs: family.build(
             mllm,
             rngs=rngs,
             dtype=dtype,
             param_dtype=param_dtype,
-            remat=given.remat,
-            chunk=given.attention_chunk,
-            attention=given.attention,
+            remat=mllm_settings.remat,
+            chunk=mllm_settings.attention_chunk,
+            attention=mllm_settings.attention,
         ),
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
         "sampler": lambda rngs: network.build(sampler, clip.embed_dim, rngs),
@@ -305,7 +307,7 @@ def make_system(
         build=build,
         network=settings.sampler.network,
         signals=settings.sampler.signals,
-        lora_scale=given.lora_alpha / max(given.lora_rank, 1),
+        lora_scale=mllm_settings.lora_alpha / max(mllm_settings.lora_rank, 1),
     )
 
 
@@ -327,9 +329,9 @@ def _sizes_file(
     Raises:
       UserError: neither is there.
     """
-    own = _own_folder(name, part, folder)
-    if own and (own.is_dir() if folder else not part.size):
-        return own / CONFIG
+    own_folder = _own_folder(name, part, folder)
+    if own_folder and (own_folder.is_dir() if folder else not part.size):
+        return own_folder / CONFIG
     if not part.size:
         raise UserError(f"config.{name}.size is empty: name a size, or config.{name}.checkpoint")
     return None

@@ -40,9 +40,9 @@ class MeshConfig:
         for name, size in sizes.items():
             if size == 0:
                 yield f"{name}=0 must be positive, or -1 for the devices that are left"
-        rest = [name for name, size in sizes.items() if size == -1]
-        for name in rest[1:]:
-            yield f"{name}=-1 must be positive, since {rest[0]} is -1 already"
+        inferred = [name for name, size in sizes.items() if size == -1]
+        for name in inferred[1:]:
+            yield f"{name}=-1 must be positive, since {inferred[0]} is -1 already"
 
 
 @dataclasses.dataclass(frozen=True)

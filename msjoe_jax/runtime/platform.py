@@ -50,10 +50,10 @@ def keep_compiled_programs() -> None:
 
 def _processor() -> str:
     """Eight hex digits for the kind of processor, its instruction sets included."""
-    words = platform.machine()
+    description = platform.machine()
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    words += next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return hashlib.sha256(words.encode()).hexdigest()[:8]
+    description += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(description.encode()).hexdigest()[:8]

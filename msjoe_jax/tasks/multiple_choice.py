@@ -19,5 +19,5 @@ def grade(question: Question, reply: Reply) -> Grade:
 
 def groups(question: Question) -> dict[str, str]:
     """Returns the groups that the record names under `extra.groups`; none by default."""
-    named = question.extra.get("groups", {})
-    return {str(k): str(v) for k, v in named.items()} if isinstance(named, dict) else {}
+    names = question.extra.get("groups", {})
+    return {str(k): str(v) for k, v in names.items()} if isinstance(names, dict) else {}

@@ -113,7 +113,7 @@ _QUERY = re.compile(r"<query>([^<>]*)</query>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def _form(think: bool, body: str) -> re.Pattern[str]:
+def _reply_pattern(think: bool, body: str) -> re.Pattern[str]:
     return re.compile((_THINK if think else "") + body + r"\s*", re.DOTALL)
 
 
@@ -133,10 +133,10 @@ def parse_queries(
       think: the reply was asked to begin with a thought.
       finished: it ended before the limit of its length.
     """
-    texts = [" ".join(q.split()) for q in _QUERY.findall(text)]
-    queries = tuple(dict.fromkeys(q for q in texts if q))[:max_queries]
-    exact = _form(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
-    valid = finished and exact is not None and 1 <= len(texts) <= max_queries
+    matches = [" ".join(q.split()) for q in _QUERY.findall(text)]
+    queries = tuple(dict.fromkeys(q for q in matches if q))[:max_queries]
+    exact = _reply_pattern(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
+    valid = finished and exact is not None and 1 <= len(matches) <= max_queries
     return QueryReply(queries or (plain(question),), len(queries), valid)
 
 
@@ -144,6 +144,8 @@ def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) ->
     """Reads a reply of answer: one valid letter in exactly one answer tag, else no answer."""
     tags = _ANSWER.findall(text)
     letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
-    good = len(letter) == 1 and letter in LETTERS[:num_options]
-    exact = _form(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
-    return AnswerReply(LETTERS.index(letter) if good else None, finished and good and bool(exact))
+    is_option = len(letter) == 1 and letter in LETTERS[:num_options]
+    exact = _reply_pattern(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
+    return AnswerReply(
+        LETTERS.index(letter) if is_option else None, finished and is_option and bool(exact)
+    )

@@ -24,7 +24,7 @@ from msjoe_jax.training.state import abstract_state
 from tests.support.embeddings import write_embeddings
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_params, tiny_settings
 
-VARIANTS = ablations.chosen(ablations.FAMILIES)
+VARIANTS = ablations.parse_variants(ablations.FAMILIES)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: f"{v.family}-{v.name}")
@@ -54,17 +54,20 @@ def test_variants_differ():
 
 def test_choices():
     v = ablations.Variant
-    assert ablations.chosen([]) == [ablations.DEFAULT]
-    assert ablations.chosen(["options:kl", "frames:k6"]) == [ablations.DEFAULT, v("options", "kl")]
+    assert ablations.parse_variants([]) == [ablations.DEFAULT]
+    assert ablations.parse_variants(["options:kl", "frames:k6"]) == [
+        ablations.DEFAULT,
+        v("options", "kl"),
+    ]
     for wrong in ("colours", "options:none"):
         with pytest.raises(ValueError, match="--only: "):
-            ablations.chosen([wrong])
+            ablations.parse_variants([wrong])
     with pytest.raises(ValueError, match="no variant 'kk'; it has: one"):
         ablations.importlib.import_module("configs.ablations.queries").get_config("kk")
 
 
 def test_a_variant_repeats_only_what_it_changes(tmp_path):
-    plan = lambda *v: ablations.planned(ablations.Variant(*v), tmp_path)  # noqa: E731
+    plan = lambda *v: ablations.make_overrides(ablations.Variant(*v), tmp_path)  # noqa: E731
     assert plan("frames", "k2")["sampler.checkpoint"] == tmp_path / "final"
     assert "pretrain" not in plan("frames", "k2")["phases"]
     fresh = plan("parts", "fresh")
@@ -77,7 +80,7 @@ def test_a_variant_repeats_only_what_it_changes(tmp_path):
 def test_a_variant_runs_from_the_base(variant, tmp_path):
     """Every field that the benchmark overrides is one of the config, of the right type."""
     config = variant.config()
-    fields = {**ablations.planned(variant, tmp_path), **ablations.limits(variant, 7, 9)}
+    fields = {**ablations.make_overrides(variant, tmp_path), **ablations.limits(variant, 7, 9)}
     for name, value in fields.items():  # as flags give them
         old = config
         for part in name.split(".")[:-1]:

@@ -15,7 +15,7 @@ from msjoe_jax.commands import ask
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.preprocess import preprocess_frames
-from msjoe_jax.report.answer_page import Report, Shown, Timing, render
+from msjoe_jax.report.answer_page import Report, ReportFrame, Timing, render
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import _embed_frames
 from tests.support.tiny import tiny_model_folder, tiny_video
@@ -172,13 +172,13 @@ def test_command_line(tmp_path, bundle, cache):
 def test_page_of_model_text(tmp_path):
     """What a model says is shown as it is and does nothing, wherever it stands."""
     evil = '\n"><img src=x onerror=alert(1)>&lt;<|im_end|>'
-    frame = Shown(65.0, b"\xff\xd8")
+    frame = ReportFrame(65.0, b"\xff\xd8")
     report = Report(
         video=evil, duration=3661.5, num_frames=3, damaged=1, checkpoint=evil, tiny=False,
         question=evil, options=(evil, "x"), previews=[frame], preview_size="28 × 28",
         query_reply=evil, query_valid=True, queries=(evil, "$x$"), stood_in=False,
         timestamps=np.arange(3.0), logits=np.arange(3.0), similarity=np.zeros((2, 3)),
-        selected=np.array([2, 0]), key_frames=[Shown(0.0, b""), Shown(2.0, b"")], key_size="",
+        selected=np.array([2, 0]), key_frames=[ReportFrame(0.0, b""), ReportFrame(2.0, b"")], key_size="",
         answer_reply=evil, answer=1, answer_valid=True, timings=[Timing("all of it", 1.0, 0.5)],
         models=[("mllm", evil, 7)], device=evil,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where activations lie: nothing happens without a mesh (meshes: tests of attention and of steps)."""
+"""Where activations lie: nothing happens without a mesh (see the tests of attention)."""
 
 import jax
 import jax.numpy as jnp

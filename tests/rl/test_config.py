@@ -77,7 +77,7 @@ def test_routed_pays_each_part_for_what_it_can_change():
     assert config.weights() == {
         "accuracy": 0.8, "format": 0.1, "info": 0.1, "query_length": 1.0, "answer_length": 1.0
     }  # fmt: skip
-    assert config.paid() == {
+    assert config.part_weights() == {
         "query": {"accuracy": 0.8, "format": 0.1, "info": 0.1, "query_length": 1.0},
         "sampler": {"accuracy": 1.0},
         "answer": {"accuracy": 0.8, "answer_format": 0.1, "answer_length": 1.0},
@@ -86,14 +86,14 @@ def test_routed_pays_each_part_for_what_it_can_change():
 
 def test_shared_pays_all_the_total():
     config = ObjectiveConfig(credit="shared", rewards={"accuracy": 1.0, "info": 0.5})
-    assert set(config.paid()) == {"query", "sampler", "answer"}
-    assert all(weights == config.weights() for weights in config.paid().values())
+    assert set(config.part_weights()) == {"query", "sampler", "answer"}
+    assert all(weights == config.weights() for weights in config.part_weights().values())
 
 
 def test_routes_add_to_the_credits_table_and_change_no_other_config():
     routes = {"sampler": {"accuracy": -0.25, "info": 0.5}}
     config = ObjectiveConfig(routes=routes)
-    assert config.paid()["sampler"] == {"accuracy": 0.75, "info": 0.5}
-    assert config.paid() == config.paid()
+    assert config.part_weights()["sampler"] == {"accuracy": 0.75, "info": 0.5}
+    assert config.part_weights() == config.part_weights()
     assert config.weights() == ObjectiveConfig().weights()
-    assert ObjectiveConfig().paid()["sampler"] == {"accuracy": 1.0}
+    assert ObjectiveConfig().part_weights()["sampler"] == {"accuracy": 1.0}

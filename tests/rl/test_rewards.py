@@ -133,7 +133,7 @@ def one_rollout(right, query_ok, answer_ok, info):
     )
 
 
-def paid(config, batch):
+def part_weights(config, batch):
     """(total, what query tokens, sampler and answer tokens are paid)."""
     shape = batch.draw.indices.shape[:3]
     values = {
@@ -141,7 +141,7 @@ def paid(config, batch):
         for name, reward in rewards.REWARDS.items()
         if not name.endswith("length") or config.overlong_buffer
     }
-    tables = [config.weights(), *(config.paid()[part] for part in rewards.PARTS)]
+    tables = [config.weights(), *(config.part_weights()[part] for part in rewards.PARTS)]
     return [rewards.weighted_sum(values, table, shape) for table in tables]
 
 

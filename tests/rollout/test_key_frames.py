@@ -11,7 +11,7 @@ from msjoe_jax.rollout.frames import to_patches
 from msjoe_jax.rollout.key_frames import (
     FrameSet,
     KeyFrameLoader,
-    Shown,
+    ShownUnit,
     frame_sets,
     times_of,
 )
@@ -109,8 +109,8 @@ def test_each_distinct_frame_is_cut_once(system, reader, batch):
     sets = sets_of([[0, 1, 1, 3], [3, 0, -1, -1]], [[4, 4, 4, 4], [-1] * 4])
     encoded, drops = load(system, reader, batch, sets)
     assert not drops
-    full = Shown((0,), PATCHES)
-    assert encoded.place[0] == {full: 0, Shown((1,), PATCHES): 1, Shown((3,), PATCHES): 2}
+    full = ShownUnit((0,), PATCHES)
+    assert encoded.place[0] == {full: 0, ShownUnit((1,), PATCHES): 1, ShownUnit((3,), PATCHES): 2}
     assert list(encoded.place[1].values()) == [0]
     # Slots: two prompts of K = 4 frames.
     assert encoded.pixels.shape == (2, 8, PATCHES, 14, 14, 3)
@@ -166,7 +166,7 @@ def test_a_mask_of_kept_tokens_is_as_long_as_its_frame_has_tokens(system, reader
 def test_a_prompt_may_show_more_frames_than_an_answer(system, reader, batch):
     """A selector's own prompt, of six frames where K is four, in an order of its own."""
     order = [3, 0, 2, 1, 3, 0]
-    shown = [Shown((frame,), PATCHES) for frame in order]
+    shown = [ShownUnit((frame,), PATCHES) for frame in order]
     sets = [[FrameSet(order, shown, [None] * 6)]]
     encoded, _ = load(system, reader, batch, sets)
     slots = [frame.first_feature // 24 for frame in encoded.frames(0, sets[0][0], MERGE)]
@@ -195,8 +195,8 @@ def test_pairs_are_cut_together_in_video_mode(system, reader, batch):
     """A pair that two sets share has one slot, a frame in different pairs two."""
     sets = sets_of([[0, 1, 2, 3], [1, 0, 3, -1]], [[4, -1, -1, -1], [0, 1, 2, -1]], per_unit=2)
     encoded, _ = load(system, reader, batch, sets, VIDEO)
-    assert list(encoded.place[0]) == [Shown(u, PATCHES) for u in ((0, 1), (2, 3), (3, 3))]
-    assert list(encoded.place[1]) == [Shown(u, PATCHES) for u in ((0, 1), (2, 2), (4, 4))]
+    assert list(encoded.place[0]) == [ShownUnit(u, PATCHES) for u in ((0, 1), (2, 3), (3, 3))]
+    assert list(encoded.place[1]) == [ShownUnit(u, PATCHES) for u in ((0, 1), (2, 2), (4, 4))]
     assert encoded.pixels.shape == (2, 4, 2, PATCHES, 14, 14, 3)
     for b in range(2):
         for shown, slot in encoded.place[b].items():

@@ -243,17 +243,25 @@ class LanguageModel(nnx.Module):
         def layer(
             h: Float[Array, "B G 1 D"], xs: tuple[nnx.State, KVCache, KVCache]
         ) -> tuple[Array, KVCache]:
-            p, fixed, own = xs
+            p, fixed, layer_cache = xs
             block = nnx.merge(graphdef, p)
             q, k, v = block.qkv(h, cos, sin)
-            own = KVCache(
-                jax.lax.dynamic_update_slice_in_dim(own.k, k.astype(own.k.dtype), index, 2),
-                jax.lax.dynamic_update_slice_in_dim(own.v, v.astype(own.v.dtype), index, 2),
+            layer_cache = KVCache(
+                jax.lax.dynamic_update_slice_in_dim(
+                    layer_cache.k, k.astype(layer_cache.k.dtype), index, 2
+                ),
+                jax.lax.dynamic_update_slice_in_dim(
+                    layer_cache.v, v.astype(layer_cache.v.dtype), index, 2
+                ),
             )
             out = attend(
-                q, [(fixed.k[:, None], fixed.v[:, None], see_prompt), (own.k, own.v, see_own)]
+                q,
+                [
+                    (fixed.k[:, None], fixed.v[:, None], see_prompt),
+                    (layer_cache.k, layer_cache.v, see_own),
+                ],
             )
-            return block.finish(h, out), own
+            return block.finish(h, out), layer_cache
 
         h, cache = jax.lax.scan(layer, x[:, :, None], (layers, prompt, cache))
         return self.norm(h)[:, :, 0], cache
@@ -279,8 +287,8 @@ class LanguageModel(nnx.Module):
           the weights; what is missing to 1 is the token's attention to itself.
         """
         cos, sin = self._text_cos_sin(start, jnp.zeros(1, jnp.int32), 1)
-        seen = prompt_segments != 0
-        own = jnp.ones((1, 1, 1, 1), bool)
+        prompt_mask = prompt_segments != 0
+        self_mask = jnp.ones((1, 1, 1, 1), bool)
         graphdef, layers = nnx.split(self.layers)
 
         def step(
@@ -289,13 +297,13 @@ class LanguageModel(nnx.Module):
             p, cache = xs
             block = nnx.merge(graphdef, p)
             q, k, v = block.qkv(h, cos, sin)
-            see_prompt = seen[:, None, None, :]
-            out = attend(q, [(cache.k[:, None], cache.v[:, None], see_prompt), (k, v, own)])
+            see_prompt = prompt_mask[:, None, None, :]
+            out = attend(q, [(cache.k[:, None], cache.v[:, None], see_prompt), (k, v, self_mask)])
             B, M, H = q.shape[0], k.shape[-2], q.shape[-1]
             grouped = q.reshape(B, M, -1, H).astype(jnp.float32) * H**-0.5
             scores = jnp.einsum("BMRH,BSMH->BMRS", grouped, cache.k.astype(jnp.float32))
             itself = jnp.einsum("BMRH,BMH->BMR", grouped, k[:, 0, 0].astype(jnp.float32))
-            scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
+            scores = jnp.where(prompt_mask[:, None, None], scores, -jnp.inf)
             weights = jax.nn.softmax(jnp.concatenate([scores, itself[..., None]], -1))
             return block.finish(h, out), weights[..., :-1].mean((1, 2))
 

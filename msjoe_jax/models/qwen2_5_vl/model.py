@@ -54,5 +54,5 @@ class QwenVL(nnx.Module):
         B, G, S = tokens.shape
         text = self.language.embed(tokens)
         index = jnp.maximum(feature_index, 0).reshape(B, G * S, 1)
-        seen = jnp.take_along_axis(features, index, 1).reshape(B, G, S, -1)
-        return jnp.where(feature_index[..., None] >= 0, seen.astype(text.dtype), text)
+        visual = jnp.take_along_axis(features, index, 1).reshape(B, G, S, -1)
+        return jnp.where(feature_index[..., None] >= 0, visual.astype(text.dtype), text)
