@@ -1,4 +1,4 @@
-"""What the MLLM is asked by reason and answer, and what its replies mean: text in, text out.
+"""Writes the prompts of reason and answer, and parses the replies: text in, text out.
 
 Replies are data: they are matched against patterns here and never evaluated.
 """
@@ -52,7 +52,11 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QueryReply:
-    """Stage 1: the queries to use (never empty: the question stands in), and if the form held."""
+    """A parsed reply of reason.
+
+    queries: those to search for (the question itself if there is none); num_parsed: queries of the
+    reply; valid: whether it has the required format.
+    """
 
     queries: tuple[str, ...]
     num_parsed: int
@@ -61,14 +65,14 @@ class QueryReply:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerReply:
-    """Stage 4: the option's index or None, and if the form held."""
+    """A parsed reply of answer: the option's index or None, and whether the format is right."""
 
     answer: int | None
     valid: bool
 
 
 def plain(text: str) -> str:
-    """User text with the spelling of special tokens broken, so that it cannot forge a turn."""
+    """Breaks the spelling of special tokens in user text, so that it cannot forge a turn."""
     return text.replace("<|", "< |").strip()
 
 
@@ -89,7 +93,7 @@ def turns(system: str, body: str) -> tuple[str, str]:
 def query_prompt(
     style: PromptConfig, question: str, options: Sequence[str], max_queries: int
 ) -> tuple[str, str]:
-    """Stage 1's prompt as (text before the frames, text after them)."""
+    """Writes the prompt of reason as (text before the frames, text after them)."""
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
     parts = [_question_text(question, options), instruction]
     if style.think:
@@ -98,7 +102,7 @@ def query_prompt(
 
 
 def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
-    """Stage 4's prompt as (text before the frames, text after them)."""
+    """Writes the prompt of answer as (text before the frames, text after them)."""
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
@@ -122,6 +126,13 @@ def parse_queries(
     `valid`: the reply ended, and is exactly the optional thought followed by one to `max_queries`
     non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
     there is none the question is the one query (docs/method.md#2-an-episode).
+
+    Args:
+      text: the reply.
+      question: the question's text.
+      max_queries: most queries of a valid reply.
+      think: whether the reply is to begin with a thought.
+      finished: whether it ended before the limit of its length.
     """
     matches = [" ".join(q.split()) for q in _QUERY.findall(text)]
     queries = tuple(dict.fromkeys(q for q in matches if q))[:max_queries]

@@ -52,7 +52,9 @@ def _write_split(
     pairs = [make_video(spec, split, index) for index in range(spec.size(split))]
     # All first questions before all second ones, so that the head of the file covers all videos.
     questions = [q for row in zip(*(of_video for _, of_video in pairs), strict=True) for q in row]
-    if folder.exists():  # complete, since the writer renames last: only the question file is missing
+    if (
+        folder.exists()
+    ):  # complete, since the writer renames last: only the question file is missing
         return questions
     with (
         RecordWriter(folder, quality=spec.jpeg_quality, settings=settings) as writer,

@@ -35,6 +35,11 @@ def smart_resize(
     side is down to one `factor`), one under the lower bound grows to at least it; a budget too
     narrow to hold a multiple of `factor` in both may then miss the other bound.
 
+    Args:
+      height, width: of the frame.
+      factor: both sides become multiples of it.
+      min_pixels, max_pixels: the budget.
+
     Raises:
       ValueError: a side is longer than 200 times the other, the frame is empty or over MAX_PIXELS.
     """

@@ -335,6 +335,13 @@ class LanguageModel(nnx.Module):
 
         The distribution is the one that sampling draws from: banned ids removed, temperature
         applied. Logits of the whole vocabulary never exist, forward or backward.
+
+        Args:
+          h: hidden states.
+          targets: the tokens that follow them.
+          banned: ids that have no probability.
+          temperature: divides the logits.
+          chunk: ids of the vocabulary at a time.
         """
         return log_probs(
             h, self._table(), targets, banned=banned, temperature=temperature, chunk=chunk
