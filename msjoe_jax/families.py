@@ -1,9 +1,9 @@
 """Model families: everything about a multimodal LLM that differs between families.
 
 `FAMILIES` is keyed by Hugging Face's `model_type`. Conversion, export, model folders, the system
-and the rollout take everything from a `Family` and its sizes object, and name no model. A new family
-is a module (`VisionLanguageModel`), sizes (`Sizes`), a weight table, a sharding table, and an entry
-here. CLIP is no family, as there is only one.
+and the rollout take everything from a `Family` and its sizes object, and name no model. A new
+family is a module (`VisionLanguageModel`), sizes (`Sizes`), a weight table, a sharding table, and
+an entry here. CLIP is no family, as there is only one.
 """
 
 from collections.abc import Callable, Mapping, Sequence

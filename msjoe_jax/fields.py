@@ -1,4 +1,4 @@
-"""Fields of a config: each with a type, a default, bounds or choices, and one line of documentation.
+"""Fields of a config: each with a type, a default, bounds or choices, and a line on its meaning.
 
 A config group is a frozen dataclass whose fields are made by `option` and `group`. `read` turns
 plain values (of a file, of flags, of a checkpoint's metadata) into the dataclass and reports every

@@ -376,7 +376,7 @@ class Collector:
             question_ids = {record.question.id for record in rollout.records}
             fresh = []
             for b, record in enumerate(extra.records):
-                # A question that the batch has already would repeat its rollout: the keys are equal.
+                # A question that the batch has already would repeat its rollout, from equal keys.
                 if b not in skipped and record.question.id not in question_ids:
                     question_ids.add(record.question.id)
                     fresh.append(b)

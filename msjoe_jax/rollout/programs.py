@@ -187,7 +187,7 @@ def _embed_frames(
 
 
 def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function from stored frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
+    """Returns a function from frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
     program = jax.jit(functools.partial(_embed_frames, system))
     size = system.clip_config.image_size
     return lambda frames: np.asarray(program(clip, preprocess_frames(frames, size)))
