@@ -17,7 +17,8 @@ class Arm:
 
     label: its name in the table; mllm, sampler: parameter sets, names of SETS; queries: `policy`
     (those that reason writes, greedily), `question` (the bare question), `oracle` (the record's) or
-    `none`; selector: a name of SELECTORS; own_previews: False shows reason another video's previews.
+    `none`; selector: a name of SELECTORS; own_previews: whether reason sees its own video's
+    previews, not another's.
     """
 
     label: str

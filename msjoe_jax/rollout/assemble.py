@@ -129,7 +129,7 @@ class Assembler:
     def _build(
         self, parts: tuple[str | _Shape, ...], length: int | None
     ) -> tuple[Row, np.ndarray, np.ndarray]:
-        """Builds a row but for feature_index, and every place's frame (−1: text) and token in it."""
+        """Builds a row but for feature_index, and each place's frame (−1: text) and token in it."""
         places: list[_Place] = []
         grids: list[tuple[int, int, int]] = []
         seconds: list[Seconds] = []
