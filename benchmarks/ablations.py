@@ -45,22 +45,22 @@ LABELS = {"uniform": "uniform", "topk_queries": "top-k by the base model's queri
 
 
 class Variant(NamedTuple):
-    """A line of the table."""
+    """A variant of a family: one row of the table."""
 
     family: str
     name: str
 
     @property
     def claim(self) -> str:
-        """What it says, for people."""
+        """The text of its row in the table."""
         return self._module().VARIANTS[self.name][0]
 
     def config(self) -> ConfigDict:
-        """Makes its whole config."""
+        """Makes the variant's config."""
         return self._module().get_config(self.name)
 
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
-        """Returns where its run of a seed lies."""
+        """Returns the folder of its run with a seed."""
         return root / f"{self.family}-{self.name}-{seed}"
 
     def _module(self) -> Any:
@@ -71,7 +71,7 @@ DEFAULT = Variant("frames", "k6")
 
 
 def parse_variants(names: Sequence[str]) -> list[Variant]:
-    """Returns the variants that families or FAMILY:VARIANT stand for, the default first.
+    """Returns the variants of the given families or FAMILY:VARIANT names, the default first.
 
     Raises:
       ValueError: there is no such family or variant.
@@ -91,7 +91,7 @@ def parse_variants(names: Sequence[str]) -> list[Variant]:
 
 
 def make_overrides(variant: Variant, base: pathlib.Path) -> dict[str, object]:
-    """Returns what a run of `variant` overrides to start from `base`, but where it differs."""
+    """Returns the overrides by which a run of `variant` starts from `base` as far as it can."""
     config, fields = variant.config(), from_base(base)
     if "pretrain" not in config.phases:
         fields["sampler.checkpoint"] = ""
@@ -105,7 +105,7 @@ def make_overrides(variant: Variant, base: pathlib.Path) -> dict[str, object]:
 
 
 def read_curve(folder: pathlib.Path, name: str) -> Float[np.ndarray, "steps"]:
-    """Reads a metric of every update of joint; empty if there were none."""
+    """Reads a metric of every update of joint; empty if it had none."""
     file = folder / "joint" / "metrics.jsonl"
     rows = map(json.loads, file.read_text().splitlines()) if file.exists() else []
     return np.array([row[name] for row in rows], float)
@@ -121,17 +121,16 @@ def summary(
     """Makes one row of the table.
 
     Args:
-      root: where the runs lie.
-      variant: whose row.
-      seeds: how many runs it has.
-      arm: of evaluation.
+      root: the folder of the runs.
+      variant: the variant of the row.
+      seeds: the number of its runs.
+      arm: the arm of evaluation.
       default: outcomes of the default, for the paired difference.
     """
     folders = [variant.folder(root, seed) for seed in range(seeds)]
     scores = np.stack([outcomes(folder, arm) for folder in folders])
-    question_means = scores[:, ~np.isnan(scores).any(0)].mean(
-        0
-    )  # a dropped question counts nowhere
+    # A dropped question counts nowhere.
+    question_means = scores[:, ~np.isnan(scores).any(0)].mean(0)
     both = ~np.isnan(np.concatenate([scores, default])).any(0)
     rewards, seconds = (
         [read_curve(f, name) for f in folders] for name in ("reward", "time/update_s")
@@ -249,8 +248,11 @@ def report(root: pathlib.Path, seeds: Mapping[Variant, int]) -> None:
 
 
 def time_steps(root: pathlib.Path, base: pathlib.Path) -> None:
-    """Times inference of the default's first seed, unless that was done."""
-    from benchmarks.step_times import format_times, measure  # not before the runs have the machine
+    """Times inference of the default's first seed, unless it has been timed already."""
+    from benchmarks.step_times import (
+        format_times,
+        measure,
+    )  # imported late: JAX starts only after the runs
 
     file, data = root / "step_times.json", from_base(base)
     questions = load_questions(str(data["data.heldout_questions"]))[:TIMED]
@@ -275,10 +277,10 @@ class Options(NamedTuple):
 
 
 def run_variants(options: Options) -> None:
-    """Runs the base and every variant, and writes what comes of them.
+    """Runs the base and every variant, and writes their table and picture.
 
     Raises:
-      SystemExit: a name in `only` is none, or a run failed; its log is named.
+      SystemExit: an unknown name in `only`, or a failed run, whose log is named.
     """
     try:
         variants = parse_variants(options.only)

@@ -1,4 +1,4 @@
-"""One rollout batch of random text and frames, as our programs and as transformers take it."""
+"""Makes a rollout batch of random text and frames, as our programs and as transformers take it."""
 
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ SHAPES = {
 
 
 def hf_sizes(size: str) -> transformers.Qwen2_5_VLConfig:
-    """Returns what transformers builds the model from; mini: 23 M parameters, heads as the 7B's."""
+    """Returns the config of transformers; mini has 23 M parameters and the 7B's head width."""
     config = hf_config("small" if size == "mini" else size)
     if size == "mini":
         text, vision = config["text_config"], config["vision_config"]
@@ -63,8 +63,8 @@ def hf_sizes(size: str) -> transformers.Qwen2_5_VLConfig:
 class Part(NamedTuple):
     """One step's prompts of the batch, G of each of B questions, with n completions of each.
 
-    pixels [B, U, P, p, p, 3] of a question's distinct frames; frame_index [B, G, F], which of them each
-    prompt shows; tokens and mask [B, G, n, C] of completions to train on.
+    patches: pixels [B, U, P, p, p, 3] of a question's distinct frames; frame_index [B, G, F]: those
+    that each prompt shows; tokens, mask [B, G, n, C]: of completions to train on.
     """
 
     prompts: Prompts
@@ -75,7 +75,7 @@ class Part(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """Completions of each prompt."""
+        """The number of completions of each prompt."""
         return self.tokens.shape[2]
 
 
@@ -101,7 +101,7 @@ def make_part(
 
     Args:
       c: the MLLM's sizes.
-      rng: where text, pixels and tokens come from.
+      rng: draws text, pixels and tokens.
       frame_index: the frames [B, G, F] of each prompt, among its question's.
       distinct: frames of a question.
       grid: patches (height, width) of a frame.
@@ -154,7 +154,7 @@ def make_parts(c: QwenConfig, s: Shape) -> tuple[Part, Part]:
 
 
 def rewards(s: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Makes right answers [B, I, J] and valid forms of queries [B, I] and answers [B, I, J]."""
+    """Makes `correct` [B, I, J], and format rewards of queries [B, I] and answers [B, I, J]."""
     bit = np.random.default_rng(1).integers
     B, I, J = s.questions, s.queries, s.draws
     correct, queries, answers = (
@@ -164,7 +164,7 @@ def rewards(s: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> RolloutBatch:
-    """Makes the joint step's input, with log-probs of 0, so that it reports their mean size."""
+    """Makes the joint step's input, with log-probs of 0, so that it reports the mean log-prob."""
     B, I, J = s.questions, s.queries, s.draws
     correct, query_valid, answer_valid = rewards(s)
     ones = np.ones(B, np.float32)
@@ -222,7 +222,7 @@ def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.nd
 
 
 def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
-    """Counts those of one forward of the decoder: each distinct prompt and completion once."""
+    """Counts the FLOPs of one decoder forward, each distinct prompt and completion once."""
     total = 0.0
     for part in parts:
         prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape

@@ -1,4 +1,4 @@
-"""The rollout and the joint update against PyTorch: same shapes, same machine, both ours.
+"""Times the rollout and the joint update against PyTorch: same shapes, same machine.
 
     python -m benchmarks.joint_step                # CPU, float32, 23 M parameters
     python -m benchmarks.joint_step --device=gpu   # the 7B in bfloat16 on one card
@@ -65,7 +65,7 @@ from tests.support.torch_stubs import declare_torchvision_ops
 BANNED = tuple(TOKENS.values())
 TRAINED = "^language/"
 LEARNING_RATE, DECAY, CLIP = 1e-6, 0.01, 1.0
-# Of the largest entry of a gradient: float32 sums of thousands of terms in another order.
+# Tolerance, relative to a gradient's largest entry: float32 sums in different orders.
 SAME = 1e-4
 RATE = 1024.0
 GIB = 2**30
@@ -93,7 +93,7 @@ class Ours:
 
         self.definition, self.shapes = abstract(make)
         self.init = jax.jit(lambda: split_module(make())[1])
-        # What of a System the programs below read.
+        # The attributes of a System that the programs below read.
         self.system = cast(
             System,
             types.SimpleNamespace(
@@ -116,8 +116,9 @@ class Ours:
         Args:
           shape: [B, G, n, C] of the completions.
           params: of the MLLM.
-          prompts, patches: of the step, and of its frames.
-          key: from which it draws.
+          prompts: of the step.
+          patches: of its frames.
+          key: random key.
         """
         model = self.model(params)
         features = frame_features(self.system, model, patches)
@@ -177,7 +178,7 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
 
 
 def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
-    """As `time_ours`, of PyTorch."""
+    """Measures the same as `time_ours` in PyTorch."""
     device = "cuda" if a.device == "gpu" else "cpu"
     sync = torch.cuda.synchronize if a.device == "gpu" else lambda: None
     model, parts = make_model(hf_sizes(a.size), device, a.dtype, a.large), make_parts(c, s)
@@ -216,7 +217,7 @@ def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, flo
 
 
 def median(call: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a call that has been warmed up."""
+    """Measures the median seconds of a call that has been warmed up."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -226,9 +227,9 @@ def median(call: Callable[[], Any], repeats: int) -> float:
 
 
 def check(micro: int) -> dict[str, float]:
-    """Loss, mean log-prob and gradients of both on one tiny model and batch, in float32.
+    """Compares loss, mean log-prob and gradients of both on one tiny model and batch, in float32.
 
-    Exits where they differ: a gradient by more than SAME of its largest entry.
+    Exits if they differ: a gradient by more than SAME of its largest entry.
     """
     s, sizes = SHAPES["tiny"], hf_sizes("tiny")
     c = QwenConfig.from_hf(sizes.to_dict())
@@ -247,7 +248,7 @@ def check(micro: int) -> dict[str, float]:
     with jax.default_matmul_precision("highest"):
         encode = jax.jit(lambda p, x: frame_features(ours.system, ours.model(p), x))
         features = [encode(params, part.patches) for part in parts]
-        # The weights move by so many gradients that their own rounding does not count.
+        # RATE is so large that rounding the weights does not distort the gradient read from them.
         plain = optax.sgd(RATE)
         state = ours.state(jax.device_put(params), plain)
         batch = our_batch(s, parts, (features[0], features[1]))
@@ -271,7 +272,7 @@ def check(micro: int) -> dict[str, float]:
 
 
 def child(part: str, a: argparse.Namespace) -> dict[str, float]:
-    """Runs one part in a process of its own; exits where that fails."""
+    """Runs one part in a process of its own, and exits if that fails."""
     env = dict(os.environ)
     if part != "ours":
         env["JAX_PLATFORMS"] = "cpu"
@@ -319,7 +320,7 @@ def main() -> None:
 
 
 def part_of(name: str, c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
-    """What a child process does; `peak` is by how much its memory grew, in bytes."""
+    """Runs a child process's part; `peak` is by how many bytes its memory grew."""
     if name == "check":
         return check(micro=2)
     if name == "ours" and jax.default_backend() != a.device:

@@ -1,4 +1,4 @@
-"""Our models against transformers: same machine, same weights, same prompts, same run.
+"""Times our models against transformers: same machine, same weights, same prompts, same run.
 
     python -m benchmarks.models                        # CPU, float32, a decoder of 150 M parameters
     python -m benchmarks.models --device=gpu           # the 7B shapes in bfloat16 on one card
@@ -45,9 +45,9 @@ SAME = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 def median_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median time of each call, in turns, so that what slows the machine slows all of them.
+    """Measures the median time of each call, in turns, so that a slow machine slows all of them.
 
-    A call must not return before its result is there. The first round warms up.
+    A call must not return before its result is ready. The first round warms up.
     """
     rounds: list[list[float]] = []
     for _ in range(1 + repeats):
@@ -60,20 +60,20 @@ def median_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> list[flo
 
 
 class Bench:
-    """Times calls of both sides and keeps the rows of the table."""
+    """A timer of calls of both sides, which collects the rows of the table."""
 
     def __init__(self, device: str, repeats: int):
         self.device, self.repeats = device, repeats
         self.rows: list[tuple[str, float, float]] = []
 
     def ours(self, f: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-        """A function of arrays, compiled for these on the device."""
+        """Compiles a function for these arrays on the device, and returns a call of it."""
         arguments = jax.device_put(arguments)
         compiled = jax.jit(f).lower(*arguments).compile()
         return lambda: jax.block_until_ready(compiled(*arguments))
 
     def theirs(self, f: Callable[[], Any]) -> Callable[[], Any]:
-        """A call of torch, without gradients."""
+        """Returns a call of torch, without gradients."""
 
         def run() -> None:
             with torch.inference_mode():
@@ -84,7 +84,7 @@ class Bench:
         return run
 
     def seconds(self, *calls: Callable[[], Any]) -> list[float]:
-        """Median time of each call."""
+        """Measures the median time of each call."""
         return median_seconds(calls, self.repeats)
 
     def row(self, what: str, amount: float, ours: float, theirs: float) -> None:
@@ -97,7 +97,7 @@ class Bench:
 
 
 class Ticks(transformers.StoppingCriteria):
-    """Stops nothing: notes when each token of each run was there."""
+    """A stopping criterion that never stops, but records when each token of each run was done."""
 
     def __init__(self, bench: Bench):
         self.bench = bench
@@ -117,7 +117,7 @@ def format_row(row: tuple[str, float, float]) -> str:
 
 
 def check_same(what: str, ours: Any, theirs: torch.Tensor, dtype: str) -> None:
-    """Exits unless both outputs are one model's."""
+    """Exits unless both outputs agree."""
     a, b = np.asarray(ours, np.float32), theirs.detach().float().cpu().numpy()
     error = float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max())
     if not error < SAME[dtype]:
@@ -125,7 +125,7 @@ def check_same(what: str, ours: Any, theirs: torch.Tensor, dtype: str) -> None:
 
 
 def arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The weights by name, bfloat16 kept."""
+    """Returns the weights by name, bfloat16 kept."""
 
     def array(x: torch.Tensor) -> np.ndarray:
         x = x.detach().cpu()
@@ -143,9 +143,9 @@ class Qwen:
     """Qwen2.5-VL on both sides, with the same random weights.
 
     Attributes:
-      sizes: the model's.
-      reference: theirs.
-      params: ours.
+      sizes: the model's sizes.
+      reference: their model.
+      params: our parameters.
     """
 
     def __init__(self, device: str, size: str, dtype: str):
@@ -266,7 +266,7 @@ def time_tower(bench: Bench, qwen: Qwen) -> None:
 
 
 def text_prompt(tokens: np.ndarray) -> Prompts:
-    """The prompt [1, L] as `generate` takes it, its last token apart."""
+    """Makes the prompt [1, L] as `generate` takes it, with the last token apart."""
     prompt_tokens = tokens[:, None, :-1].astype(np.int32)
     positions, segments = positions_of(tokens[:, :-1])
     return Prompts(
@@ -280,13 +280,13 @@ def text_prompt(tokens: np.ndarray) -> Prompts:
 
 
 def positions_of(tokens: Any) -> tuple[Any, Any]:
-    """Positions [B, 3, L] and segments [B, L] of text."""
+    """Returns positions [B, 3, L] and segments [B, L] of text."""
     B, L = tokens.shape
     return jnp.broadcast_to(jnp.arange(L), (B, 3, L)), jnp.ones((B, L), jnp.int32)
 
 
 def time_clip(bench: Bench, size: str, dtype: str) -> None:
-    """CLIP's image tower at the shapes of ViT-B/32."""
+    """Times CLIP's image tower at the shapes of ViT-B/32."""
     with torch.device(bench.device):
         reference = transformers.CLIPModel(transformers.CLIPConfig()).eval()
     reference = reference.to(getattr(torch, dtype))
@@ -320,19 +320,19 @@ def time_clip(bench: Bench, size: str, dtype: str) -> None:
 
 
 def matmul_rate(bench: Bench, n: int = 8192) -> float:
-    """Measured FLOP/s of a bfloat16 matrix product."""
+    """Measures the FLOP/s of a bfloat16 matrix product."""
     x = jnp.ones((n, n), jnp.bfloat16)
     return 2.0 * n**3 / bench.seconds(bench.ours(lambda a, b: a @ b, x, x))[0]
 
 
 def memory_bandwidth(bench: Bench, n: int = 2**30) -> float:
-    """Measured bytes/s, reading and writing, of a pass over 2 GiB."""
+    """Measures the bytes/s, reading and writing, of a pass over 2 GiB."""
     x = jnp.ones((n,), jnp.bfloat16)
     return 2 * 2.0 * n / bench.seconds(bench.ours(lambda a: a + 1, x))[0]
 
 
 def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new_tokens: int) -> list[str]:
-    """What the rows measured so far are of the card's measured limits."""
+    """Formats the rows measured so far as shares of the card's measured limits."""
     rate, bandwidth = matmul_rate(bench), memory_bandwidth(bench)
     lines = [f"matrix product {rate / 1e12:.0f} TFLOP/s, memory {bandwidth / 1e12:.2f} TB/s"]
     for what, ours, _ in bench.rows:

@@ -1,4 +1,4 @@
-"""Runs of `msjoe_jax.main` side by side, one core each; what is finished is not run again."""
+"""Runs `msjoe_jax.main` several times side by side, one core each; skips finished runs."""
 
 import concurrent.futures
 import itertools
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 def run_main(run: Run) -> bool:
     """Runs `main` in its own process, on this thread's cores; says whether it finished.
 
-    Its output goes to `log.txt`. A run that was killed goes on where it stopped.
+    Its output goes to `log.txt`. A run that was killed resumes.
     """
     workdir = run.workdir.absolute()
     if (workdir / "eval.json").exists():
@@ -46,12 +46,12 @@ def run_all(runs: Sequence[Run], jobs: int) -> None:
     """Runs `jobs` runs at a time, one core each, until all have ended.
 
     Raises:
-      SystemExit: some failed; their logs are named.
+      SystemExit: some runs failed; their logs are named.
     """
     cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
 
     def pin() -> None:
-        os.sched_setaffinity(0, {next(cores)})  # of this thread, and of what it starts
+        os.sched_setaffinity(0, {next(cores)})  # of this thread and the processes it starts
 
     with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
         succeeded = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
@@ -61,7 +61,7 @@ def run_all(runs: Sequence[Run], jobs: int) -> None:
 
 
 def from_base(base: pathlib.Path) -> dict[str, object]:
-    """Returns fields of a run that starts from the models, data and pass rates of a base run."""
+    """Returns the fields by which a run starts from a base run's models, data and pass rates."""
     base = base.absolute()
     world = base / "world"
     return {

@@ -1,4 +1,4 @@
-"""The sizes of the models that benchmarks build, and the arithmetic of their work."""
+"""Sizes of the models that benchmarks build, and the FLOPs and bytes of their work."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SIZES: dict[str, tuple] = {
 
 
 def hf_config(size: str) -> dict[str, Any]:
-    """Returns what a published `config.json` of these sizes would say."""
+    """Returns the content of a published `config.json` of these sizes."""
     (width, layers, heads, kv_heads, mlp, vocab), (depth, v_width, v_heads, v_mlp), *_ = SIZES[size]
     return {
         "text_config": {
@@ -57,7 +57,7 @@ def hf_config(size: str) -> dict[str, Any]:
 
 
 def prefill_flops(c: TextConfig, tokens: int) -> float:
-    """Counts multiplications and additions of a prompt: matrices, and half of the attention."""
+    """Counts the FLOPs of a prompt: the matrices, and the causal half of the attention."""
     matrices = c.layers * _layer_weights(c)
     attention = c.layers * c.heads * c.head_dim * tokens**2  # 2 matmuls · 2 · L²/2
     return 2.0 * matrices * tokens + 2.0 * attention

@@ -1,9 +1,10 @@
-"""Inference time of each step of an episode, over many questions.
+"""Times each step of an episode in inference, over many questions.
 
     python -m benchmarks.step_times --run=runs/tiny --questions=1000
 
-Device seconds run from a program's dispatch to its result; the rest is the host's: prompts,
-replies, JPEGs. Greedy, `--batch` questions at a time; the first batch is run once before.
+Device seconds are those from a program's dispatch to its result; the others are the host's:
+prompts, replies, JPEGs. Greedy, `--batch` questions at a time; the first batch is run once to warm
+up.
 """
 
 import json
@@ -35,7 +36,7 @@ Times = dict[str, dict[str, float]]
 def measure(
     folder: pathlib.Path, records: str, questions: Sequence[Question], batch_size: int
 ) -> Times:
-    """Measures seconds a question of every step, `device` and `total`, with a folder's models."""
+    """Measures seconds per question of every step, `device` and `total`, with a folder's models."""
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it reads
     model = Answerer(folder)
     config = EpisodeConfig(model.frames, signals=model.system.signals)
@@ -50,7 +51,7 @@ def measure(
         times = [time.perf_counter()]
         reasoned = episodes.reason(model.params["mllm"], batch, 0, rollouts=1, **greedy)
         times.append(time.perf_counter())
-        # As Episodes.select, in its two parts.
+        # The two parts of Episodes.select.
         candidates = BatchCandidates(
             episodes,
             model.params,

@@ -1,10 +1,10 @@
-"""Every arm of the tiny world's experiment, several seeds each, as one table.
+"""Runs every arm of the tiny world's experiment with several seeds, and makes one table.
 
     python -m benchmarks.tiny_world --workdir=runs/bench --seeds=5
 
 The base models, pass rates and the pre-trained sampler are made once; every arm starts from them
-with the same number of updates and of answer rollouts, and is judged on the same held-out
-questions. Runs go two at a time, one core each; what is finished is not run again. Writes
+with the same number of updates and of answer rollouts, and is evaluated on the same held-out
+questions. Runs go two at a time, one core each; finished ones are not run again. Writes
 `table.md` and `table.json` into the workdir.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.parallel_runs import Run, from_base, outcomes, run_all, run_main
 from msjoe_jax.evaluation.statistics import paired_difference
 
 CONFIG = "configs/tiny.py"
-# The arms of evaluation that the base models are judged under.
+# The arms under which the base models are evaluated.
 BASE_ARMS = (
     "blind",
     "uniform",
@@ -38,7 +38,7 @@ OTHER_PREVIEWS = "joint_other_previews"  # the trained joint model, reason shown
 
 
 class Training(NamedTuple):
-    """What a run overrides, and the arm of evaluation that it is judged under."""
+    """A training's overrides, and the arm under which it is evaluated."""
 
     fields: dict[str, object]
     arm: str
@@ -89,7 +89,7 @@ def run_trainings(options: Options) -> None:
     """Runs the base and every training, and writes the table.
 
     Raises:
-      SystemExit: a run failed; its log is named.
+      SystemExit: a run failed, whose log is named.
     """
     began = time.perf_counter()
     base = options.root / "base"
@@ -115,8 +115,8 @@ def run_trainings(options: Options) -> None:
 def report(root: pathlib.Path, count: int, seconds: float) -> None:
     """Writes accuracy per arm over seeds, and joint minus each with two 95 % intervals.
 
-    By question: means over seeds, paired by question (other questions might have been asked). By
-    seed: seed by seed, Student's t (other seeds might have been run).
+    By question: of means over seeds, paired by question; covers the choice of questions. By seed:
+    of differences seed by seed, Student's t; covers the choice of seeds.
     """
     seeds = range(count)
     scores = {

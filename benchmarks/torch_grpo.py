@@ -1,9 +1,9 @@
-"""The joint step's MLLM half as PyTorch does it: ours, after TRL's GRPOTrainer.
+"""The joint step's MLLM half in PyTorch: our own code, after TRL's GRPOTrainer.
 
-Prompts and their pixels are repeated once a completion, for generation and for the loss; the
+Prompts and their pixels are repeated once per completion, for generation and for the loss; the
 logits of all completion tokens exist at once, over the whole vocabulary, in float32; the vision
 tower is frozen but runs again in the loss. What TRL does too: SDPA attention, a key-value cache,
-logits of completion tokens only, one forward a micro-batch.
+logits of completion tokens only, one forward per micro-batch.
 """
 
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ def log_probs(
 def advantages(
     correct: np.ndarray, query_valid: np.ndarray, answer_valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes GRPO's advantages of 0.8 · right + 0.1 · both forms, over a question's rollouts.
+    """Computes GRPO's advantages of 0.8 · correct + 0.1 · valid format, per question.
 
     Returns:
       [B, I] (the mean of its draws) for query tokens, [B, I · J] for answer tokens.
@@ -110,13 +110,13 @@ def backward(
     On policy, so that the ratio is 1.
 
     Args:
-      model: gets the gradients.
+      model: its gradients are added to.
       pieces: (inputs, tokens [R, C], mask [R, C], advantages [R]) of every micro-batch and step.
       total: tokens of the batch.
       banned: ids that are never sampled.
 
     Returns:
-      the loss and the mean negative log-prob.
+      The loss and the mean negative log-prob.
     """
     loss, surprise = 0.0, 0.0
     for inputs, tokens, mask, advantage in pieces:
@@ -138,13 +138,13 @@ def make_pieces(
 
     Args:
       c: the MLLM's sizes.
-      s: the batch's.
-      parts: of the batch.
+      s: the batch's sizes.
+      parts: reason and answer of the batch.
       micro: number of micro-batches.
       device, dtype: of the model.
 
     Returns:
-      the pieces, and the number of tokens to train on.
+      The pieces, and the number of tokens to train on.
     """
     pieces = []
     each = s.questions // micro

@@ -10,7 +10,7 @@ TRAINING = "training: python -m msjoe_jax.main --config=NAME --workdir=DIR (--he
 
 
 def usage() -> str:
-    """The list of commands, a line each."""
+    """Returns the list of commands, one line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {line}" for name, (line, _) in COMMANDS.items()]
     head = ["usage: msjoe COMMAND --flag=value …", "", "commands (msjoe COMMAND --help says more):"]
@@ -18,7 +18,7 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Runs the command that the first word names; a wrong word is one line and status 2."""
+    """Runs the command named by the first argument; an unknown one is an error with status 2."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

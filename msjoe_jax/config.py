@@ -1,8 +1,8 @@
-"""The config of a run: one frozen dataclass made of the rooms' own, and its check before the run.
+"""The config of a run: one frozen dataclass of the packages' own groups, checked before the run.
 
 `configs/*.py` start from `base()`, a `ConfigDict` whose locked fields `--config.a.b=value`
-overrides; `check` turns what comes out into a `Config`, or names every slip at once. Rooms receive
-their own group of it, never the `ConfigDict`.
+overrides; `check` turns the result into a `Config`, or reports every mistake at once. Each package
+receives its own group, never the `ConfigDict`.
 """
 
 import dataclasses
@@ -49,10 +49,10 @@ from msjoe_jax.training.config import (
 )
 from msjoe_jax.training.state import abstract_state
 
-# What a run does, in this order; `world` and `warm_up` are the tiny world's (msjoe_jax/world).
+# The phases of a run, in this order; `world` and `warm_up` are the tiny world's (msjoe_jax/world).
 PHASES = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
 TRAININGS = ("pretrain", "joint")
-# Groups that a config may add to the base ones, each with the room that reads it.
+# Groups that a config may add to the base ones: the module and the class of each.
 EXTENSIONS = {
     "world": ("msjoe_jax.world.phase", "WorldConfig"),
     "warm_up": ("msjoe_jax.world.phase", "WarmUpConfig"),
@@ -62,9 +62,9 @@ NAMES = ("mllm", "clip", "sampler")
 
 @dataclasses.dataclass(frozen=True)
 class Config(LoopConfig):
-    """Every field of a run."""
+    """The config of a run."""
 
-    seed: int = option(0, "Of every random choice.", low=0, high=(1 << 31) - 1)
+    seed: int = option(0, "Seed of every random choice.", low=0, high=(1 << 31) - 1)
     phases: tuple[str, ...] = option(
         ("difficulty", "pretrain", "joint", "evaluate"),
         "What the run does, in the order of this list whatever the order given; each is skipped "
@@ -99,7 +99,7 @@ class Config(LoopConfig):
 
     @property
     def episode(self) -> EpisodeConfig:
-        """What an episode depends on."""
+        """The settings of an episode."""
         return EpisodeConfig(
             frames=self.frames,
             law=self.objective.likelihood,
@@ -109,7 +109,7 @@ class Config(LoopConfig):
         )
 
     def training_run(self, name: str) -> TrainingRun:
-        """All that the training `name` (pretrain or joint) reads."""
+        """Returns all that the training `name` (pretrain or joint) reads."""
         loop = {f.name: getattr(self, f.name) for f in dataclasses.fields(LoopConfig)}
         return TrainingRun(
             name=name,
@@ -126,13 +126,13 @@ class Config(LoopConfig):
         )
 
     def parts(self, *names: str) -> dict[str, Any]:
-        """Groups as plain values, by default those that a model folder's reader needs."""
+        """Returns groups as plain values, by default those that a model folder needs."""
         return {name: plain(getattr(self, name)) for name in names or (*NAMES, "frames", "prompt")}
 
 
 def base() -> ConfigDict:
-    """Returns every field with its default."""
-    return ConfigDict(plain(Config()), type_safe=False)  # `check` names wrong types, all of them
+    """Returns a config of every field with its default."""
+    return ConfigDict(plain(Config()), type_safe=False)  # `check` reports wrong types, all at once
 
 
 def add_group(config: ConfigDict, name: str) -> None:
@@ -146,14 +146,14 @@ def _extension(name: str) -> type:
 
 
 def read_config(config: ConfigDict | Mapping[str, Any], slips: list[str] | None = None) -> Config:
-    """Makes a `Config` of plain values, each field checked on its own and with its group.
+    """Makes a `Config` from plain values, and checks each field on its own and with its group.
 
     Args:
-      config: by field name.
-      slips: where every slip is told; None: the first ones are raised.
+      config: values by field name.
+      slips: collects a line for every mistake; None: mistakes are raised.
 
     Raises:
-      UserError: a slip, where `slips` is None.
+      UserError: there are mistakes and `slips` is None.
     """
     problems: list[str] = [] if slips is None else slips
     values = json.loads(config.to_json()) if isinstance(config, ConfigDict) else dict(config)
@@ -168,18 +168,18 @@ def read_config(config: ConfigDict | Mapping[str, Any], slips: list[str] | None 
 
 
 def check(config: ConfigDict, devices: int | None = None) -> Config:
-    """Makes the config of a run, or names everything in it that would end the run later.
+    """Makes the config of a run, or reports everything in it that would end the run later.
 
     Args:
-      config: of a config file and its overrides.
-      devices: that the mesh is to fit; None: those of this process.
+      config: from a config file, with its overrides.
+      devices: number of devices for the mesh; None: those of this process.
 
     Raises:
-      UserError: every slip, a line each.
+      UserError: there are mistakes, one line each.
     """
     slips: list[str] = []
     result = read_config(config, slips)
-    # In place of a value that is wrong stands its default, of which nothing more is to be said.
+    # A wrong value has been replaced by its default, so that checks which mention it mean nothing.
     bad_fields = [re.split(r"[=:]", slip)[0] for slip in slips]
     relations = [
         *_relations(result),
@@ -187,7 +187,7 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
         *_mesh(result, len(jax.devices()) if devices is None else devices),
         *_models(result),
     ]
-    if "config.phases" not in bad_fields:  # on which most of them depend
+    if "config.phases" not in bad_fields:  # on which most of these checks depend
         slips += [line for line in relations if not mentions(line, bad_fields)]
     if slips:
         raise UserError(*dict.fromkeys(slips))
@@ -195,7 +195,7 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
 
 
 def _relations(config: Config) -> Iterator[str]:
-    """What does not go together in groups that do not know of each other."""
+    """Yields what does not go together in groups that do not know of each other."""
     phases, rollout, objective = config.phases, config.rollout, config.objective
     if config.data.task not in TASKS:
         yield f"config.data.task={config.data.task} is not one of {', '.join(TASKS)}"
@@ -244,7 +244,7 @@ def _relations(config: Config) -> Iterator[str]:
 
 
 def _files(config: Config) -> Iterator[str]:
-    """What is not there, or not named."""
+    """Yields paths that do not exist, and required ones that are not set."""
     phases, data = config.phases, config.data
     trains = {"difficulty", *TRAININGS} & set(phases)
     splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
@@ -275,7 +275,7 @@ def _files(config: Config) -> Iterator[str]:
 
 
 def _mesh(config: Config, devices: int) -> Iterator[str]:
-    """What the devices do not divide into."""
+    """Yields mesh and batch sizes that do not divide over the devices."""
     m = config.mesh
     try:
         data, fsdp, _ = mesh_sizes(m.data, m.fsdp, m.tensor, devices)
@@ -293,17 +293,17 @@ def _mesh(config: Config, devices: int) -> Iterator[str]:
 
 
 class _AnyTokenizer:
-    """Stands for a tokenizer that is not made yet: a model's leaves do not depend on it."""
+    """A stand-in for a tokenizer that does not exist yet, on which no parameter path depends."""
 
     size = 256
 
     def token_id(self, token: str) -> int:
-        """Any id below `size`."""
+        """Returns some id below `size`."""
         return sum(token.encode()) % self.size
 
 
 def _models(config: Config) -> Iterator[str]:
-    """What the models cannot be, and patterns that match none of their leaves."""
+    """Yields models that cannot be built or loaded, and patterns that match no parameter."""
     checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
     unusable = False
     for name, folder in checkpoints.items():
@@ -316,11 +316,11 @@ def _models(config: Config) -> Iterator[str]:
     if unusable:
         return
     if not all(getattr(config, n).size or checkpoints[n] for n in ("mllm", "clip")):
-        return  # told by the group itself
+        return  # the group's own check reports it
     stand_in: Any = _AnyTokenizer()
     tokenizers = Tokenizers(stand_in, stand_in)
     try:
-        if "world" not in config.phases:  # which makes them
+        if "world" not in config.phases:  # that phase makes them
             tokenizers = load_tokenizers(config.models)
         system = make_system(config.models, tokenizers)
         for name, folder in checkpoints.items():

@@ -1,8 +1,8 @@
-"""Fields of a config: each with a type, a default, its bounds or choices, and one line of words.
+"""Fields of a config: each with a type, a default, bounds or choices, and a line on its meaning.
 
 A config group is a frozen dataclass whose fields are made by `option` and `group`. `read` turns
-plain values (of a file, of flags, of a checkpoint's record) into the dataclass and names every slip
-at once; `plain` is the way back.
+plain values (of a file, of flags, of a checkpoint's metadata) into the dataclass and reports every
+mistake at once; `plain` is its inverse.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ KEY = "option"
 
 
 class Option(NamedTuple):
-    """What a field may hold, beside its type.
+    """Documentation and limits of a field, beside its type.
 
-    low, high: the bounds, both allowed; above: a bound that is not. choices: of a text, of every
-    entry of a list of texts, or of the keys of a mapping; a dict of implementations will do, and a
-    function that gives them. form:
-    `regex`, `file` or `folder` (both may be empty, and must be there otherwise).
+    low, high: inclusive bounds; above: an exclusive one. choices: of a text, of every entry of a
+    list of texts, or of the keys of a mapping: any collection, such as a dict of implementations,
+    or a function that returns one. form: `regex`, `file` or `folder` (the latter two may be empty
+    and must exist otherwise).
     """
 
     doc: str
@@ -33,7 +33,7 @@ class Option(NamedTuple):
     form: str = ""
 
     def names(self) -> tuple[str, ...]:
-        """The choices as they are now."""
+        """Returns the choices as they are now."""
         return tuple(self.choices() if callable(self.choices) else self.choices)
 
 
@@ -47,11 +47,11 @@ def option(
     choices: Collection[str] | Callable[[], Collection[str]] = (),
     form: str = "",
 ) -> Any:
-    """A field of a config group: its default, one line of documentation, and `Option`'s limits.
+    """Makes a field of a config group: its default, its documentation, and its limits.
 
     Args:
-      default: its value where none is given.
-      doc: one line of words.
+      default: its value if none is given.
+      doc: one line of documentation.
       low, high, above: bounds of a number; see `Option`.
       choices: names that are allowed; see `Option`.
       form: of a text; see `Option`.
@@ -63,12 +63,12 @@ def option(
 
 
 def group(kind: type, doc: str, **defaults: Any) -> Any:
-    """A field that is a config group itself, with these defaults in place of the group's own."""
+    """Makes a field that is a config group itself, with these defaults in place of its own."""
     return dataclasses.field(default_factory=lambda: kind(**defaults), metadata={KEY: Option(doc)})
 
 
 class Field(NamedTuple):
-    """One field of a group, for walks over a config. `kind` is its type, `default` its value."""
+    """One field of a group. `kind` is its type, `default` its value."""
 
     name: str
     kind: Any
@@ -77,7 +77,7 @@ class Field(NamedTuple):
 
 
 def fields_of(kind: type, instance: Any = None) -> Iterator[Field]:
-    """The fields of a config group, in order, with the values of `made` (None: the defaults)."""
+    """Yields the fields of a config group, with the values of `instance` (None: the defaults)."""
     hints = get_type_hints(kind)
     instance = kind() if instance is None else instance
     for field in dataclasses.fields(kind):
@@ -87,7 +87,7 @@ def fields_of(kind: type, instance: Any = None) -> Iterator[Field]:
 
 
 def plain(instance: Any) -> dict[str, Any]:
-    """A config group as nested plain values, as JSON and `ml_collections` hold them."""
+    """Returns a config group as nested plain values, as JSON and `ml_collections` hold them."""
 
     def value(x: Any) -> Any:
         if dataclasses.is_dataclass(x):
@@ -100,17 +100,17 @@ def plain(instance: Any) -> dict[str, Any]:
 def read(
     kind: type, values: Mapping[str, Any], prefix: str, slips: list[str], defaults: Any = None
 ) -> Any:
-    """A config group from plain values; what is absent has its default.
+    """Makes a config group from plain values; absent fields have their defaults.
 
     Args:
       kind: the dataclass.
       values: by field name.
       prefix: stands before a field's name in a message, such as "config.frames.".
-      slips: every value that cannot be is told here, a line each.
+      slips: gets a line for every value that is not allowed.
       defaults: a group whose values are the defaults; None: the dataclass's own.
 
     Returns:
-      the group, with the default in place of a value that cannot be.
+      The group, with the default in place of a value that is not allowed.
     """
     fields = {field.name: field for field in fields_of(kind, defaults)}
     for name in values:
@@ -137,7 +137,7 @@ def read(
                 slips.append(f"{prefix}{name}={_format_value(values[name])} {slip}")
             resolved[name] = field.default if slip else value
     result = kind(**resolved)
-    if hasattr(result, "slips"):  # a relation to a field that is wrong itself says nothing
+    if hasattr(result, "slips"):  # a relation to a wrong field means nothing
         slips.extend(f"{prefix}{line}" for line in result.slips() if not mentions(line, bad_fields))
     return result
 
@@ -152,7 +152,7 @@ def _format_value(value: Any) -> str:
 
 
 def _value(field: Field, value: Any) -> tuple[Any, str]:
-    """The value in the field's type, and what is wrong with it ("" if nothing)."""
+    """Returns the value in the field's type, and what is wrong with it ("" if nothing)."""
     kind, limits = field.kind, field.option
     if isinstance(kind, types.UnionType):  # X | None
         if value is None:
@@ -177,7 +177,7 @@ def _value(field: Field, value: Any) -> tuple[Any, str]:
 
 
 def _mapping(kind: Any, value: Any, limits: Option) -> tuple[Any, str]:
-    """A mapping of names to numbers, or of names to such mappings."""
+    """Reads a mapping of names to numbers, or of names to such mappings; as `_value`."""
     nested = get_origin(get_args(kind)[1]) is dict
     expected = "a mapping of names to numbers"
     if not isinstance(value, Mapping):

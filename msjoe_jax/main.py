@@ -23,7 +23,11 @@ MAY_DIFFER = frozenset(
 
 
 def run() -> None:
-    """Checks the config, locks the work folder and runs the phases."""
+    """Checks the config, locks the work folder and runs the phases.
+
+    Raises:
+      UserError: a wrong flag or config, or what a phase raises.
+    """
     quiet_cpu_default()  # before JAX is imported
     keep_compiled_programs()
     import jax
@@ -47,7 +51,7 @@ def run() -> None:
         try:
             run_phases(config, workdir)
         except UserError:
-            # A run that ended before it made anything leaves the folder free for a corrected one.
+            # A run that ended before it made anything must not tie the folder to its config.
             if fresh and {p.name for p in workdir.iterdir()} <= {"config.json", ".lock"}:
                 (workdir / "config.json").unlink()
             raise

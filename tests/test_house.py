@@ -88,24 +88,10 @@ NO_DOCSTRING = {
     "msjoe_jax/world/__init__.py",
     "msjoe_jax/world/spec.py:Event.visible_frames",
 }
-NO_ARGS = {
-    "msjoe_jax/rollout/programs.py:choose_frames",
-    "msjoe_jax/training/curriculum.py:curriculum_order",
-}
+NO_ARGS: set[str] = set()
 # Whatever a file calls a stage; docs/method.md names the two of the paper.
 STAGE_WORD = {
-    "README.md",
-    "benchmarks/ablations.py",
-    "benchmarks/joint_batch.py",
-    "benchmarks/joint_step.py",
-    "benchmarks/parallel_runs.py",
-    "benchmarks/stage_times.py",
-    "benchmarks/tiny_world.py",
-    "benchmarks/torch_grpo.py",
-    "docs/ablations.md",
-    "docs/make_pictures.py",
     "docs/method.md",
-    "msjoe_jax/rollout/clock.py",
 }
 
 

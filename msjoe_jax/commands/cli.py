@@ -57,8 +57,8 @@ def run_app(run: Callable[[], None]) -> None:
         if len(remaining) > 1:
             unexpected = ", ".join(repr(word) for word in remaining[1:])
             raise UserError(
-                f"no flag takes {unexpected}: write --flag=value, with quotes around a value that has "
-                "spaces, and a flag for each value of a list"
+                f"no flag takes {unexpected}: write --flag=value, with quotes around a value that "
+                "has spaces, and a flag for each value of a list"
             )
         return remaining
 

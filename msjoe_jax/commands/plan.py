@@ -64,7 +64,7 @@ class PlanReport:
     refusal: str = ""
 
     def spare(self, other_bytes: int = 0) -> float:
-        """Returns the share of the chip left free when `other_bytes` more bytes are alive; negative if refused."""
+        """Returns the chip's free share beside `other_bytes` of other data; negative if refused."""
         return -1.0 if self.peak is None else 1 - (self.peak + other_bytes) / self.hbm
 
     def fits(self, other_bytes: int = 0) -> bool:

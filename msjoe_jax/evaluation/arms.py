@@ -15,9 +15,10 @@ SETS = ("base", "pretrain", "joint")  # of parameters, in the order in which a r
 class Arm:
     """One row of the table of an evaluation.
 
-    label: its name in the table; mllm, sampler: parameter sets, names of SETS; queries: `policy` (what reason
-    writes, greedily), `question` (the bare question), `oracle` (the record's), or `none`; selector:
-    a name of SELECTORS; own_previews: False shows reason another video's previews.
+    label: its name in the table; mllm, sampler: parameter sets, names of SETS; queries: `policy`
+    (those that reason writes, greedily), `question` (the bare question), `oracle` (the record's) or
+    `none`; selector: a name of SELECTORS; own_previews: whether reason sees its own video's
+    previews, not another's.
     """
 
     label: str
@@ -95,8 +96,8 @@ def _is_list(value: Any, kind: type) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
 
 
-# What an arm reads of a question's `extra`: field, expected value in words, and a check of the value
-# given max_queries.
+# What an arm reads of a question's `extra`: the field, its expected value in words, and a check of
+# the value given max_queries.
 EXTRAS: dict[str, tuple[str, str, Callable[[Any, int], bool]]] = {
     "oracle_queries": (
         "oracle_queries",
@@ -124,6 +125,6 @@ def check_extras(names: Sequence[str], questions: Sequence[Question], max_querie
         for question in questions:
             if not fits(question.extra.get(field), max_queries):
                 raise UserError(
-                    f"question {question.id}: extra.{field} must be {expected}; leave the arm {name} "
-                    "out"
+                    f"question {question.id}: extra.{field} must be {expected}; leave the arm "
+                    f"{name} out"
                 )

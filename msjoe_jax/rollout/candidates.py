@@ -1,4 +1,4 @@
-"""A batch as selectors and signals see it; what costs something is made when it is asked for."""
+"""A batch as selectors and signals see it; expensive values are computed on first use."""
 
 import functools
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class BatchCandidates:
 
     @property
     def similarity(self) -> Float[Array, "B I Q T"]:
-        """The rows of S."""
+        """The rows of S, 0 where masked."""
         return self._rows[0]
 
     @property
@@ -82,7 +82,7 @@ class BatchCandidates:
         return self._rows[1]
 
     def text_embeddings(self) -> Float[Array, "B I Q E"]:
-        """CLIP's embeddings of the queries."""
+        """Computes CLIP's embeddings of the queries."""
         tokens = self._episodes.put(self._tokens[0])
         return self._episodes.programs.embed_queries(self._params["clip"], tokens)
 
@@ -95,7 +95,7 @@ class BatchCandidates:
         return draw_keys(seeds, rollouts=len(self.queries[0]), draws=self.num_draws)
 
     def network_logits(self) -> Float[Array, "B I T"]:
-        """The trained network's logits, −inf where masked."""
+        """Computes the trained network's logits, −inf where masked."""
         network = SELECTORS[self._episodes.system.network].network
         assert network is not None
         return self._episodes.programs.frame_logits(
@@ -107,7 +107,7 @@ class BatchCandidates:
         )
 
     def choose(self, logits: Float[Array, "B I T"], k: int) -> Selection:
-        """Frames by the configured law of draws, or the top k."""
+        """Chooses frames by the configured law of draws, or the top k in evaluation."""
         draw = choose_frames(
             logits,
             self._on_device["frame_mask"],
@@ -119,12 +119,12 @@ class BatchCandidates:
         return Selection(frames=in_time_order(draw), draw=draw, logits=logits)
 
     def frames(self, question: int, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Candidate frames of one question, as they are stored."""
+        """Reads candidate frames of one question, as they are stored."""
         numbers = self.frame_index[question][np.asarray(indices, int)]
         return self.reader.frames(self.questions[question].video, numbers)
 
     def ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
-        """The MLLM's greedy replies to as many prompts for each question."""
+        """Returns the MLLM's greedy replies; every question has equally many prompts."""
         episodes, c = self._episodes, self._episodes.text.prompt
         sets = [[self._frame_set(ask.frames) for ask in row] for row in prompts_]
         texts = [
@@ -143,14 +143,14 @@ class BatchCandidates:
         return completed.texts
 
     def _frame_set(self, frames: Sequence[int]) -> FrameSet:
-        """The frames of a prompt, in the order given."""
+        """Makes the frame set of a prompt, in the given order."""
         episodes = self._episodes
         units = units_of([int(frame) for frame in frames], episodes.per_unit)
         shown = [ShownUnit(unit, episodes.config.frames.key_patches) for unit in units]
         return FrameSet(list(frames), shown, [None] * len(shown))
 
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
-        """Attention that the last token of reason's prompt pays each preview, 0 elsewhere."""
+        """Computes the attention of reason's last prompt token to each preview, 0 elsewhere."""
         episodes = self._episodes
         rows, patches = episodes.preview_prompts(self._batch, self._weight)
         stacked = episodes.stack(rows)
@@ -175,7 +175,7 @@ class BatchCandidates:
 
 
 class _SignalInputs:
-    """The same batch with the mask of queries as they are, before signals multiply its rows."""
+    """The same batch with one row of the query mask per query, not one per query and signal."""
 
     def __init__(self, candidates: BatchCandidates):
         self._candidates = candidates

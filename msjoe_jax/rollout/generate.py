@@ -1,4 +1,4 @@
-"""Sampling completions: one prefill per prompt, a group of completions decoded against it."""
+"""Samples completions: one prefill per prompt, a group of completions decoded against it."""
 
 import dataclasses
 from typing import NamedTuple
@@ -41,11 +41,11 @@ class Completions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens. Temperature 0 is greedy (its log-probs are those at temperature 1).
+    """How tokens are drawn. Temperature 0 is greedy (its log-probs are those at temperature 1).
 
     top_k (0: off) and top_p (1: off) narrow the distribution, in this order and after the
-    temperature, and the log-probs are those of what is left. Training rollouts leave them off:
-    their loss scores the whole distribution.
+    temperature, and the log-probs are those of the narrowed distribution. Training rollouts
+    leave them off, since their loss scores the whole distribution.
     """
 
     max_tokens: int
@@ -57,20 +57,20 @@ class Sampling:
 
     @property
     def scoring_temperature(self) -> float:
-        """Returns the temperature of the reported log-probs."""
+        """The temperature of the reported log-probs."""
         return self.temperature or 1.0
 
 
 def banned_mask(vocab: int, banned_ids: tuple[int, ...]) -> Bool[Array, "V"]:
-    """Marks the ids that are never sampled and have no probability in the loss either."""
+    """Returns a mask of the ids that are never sampled and have no probability in the loss."""
     return jnp.zeros((vocab,), bool).at[jnp.array(banned_ids, jnp.int32)].set(True)
 
 
 def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Array, "*R V"]:
-    """Sets to −1e30 what is not among the `top_k` largest logits, and then in the top `top_p`.
+    """Sets logits to −1e30 that are not among the `top_k` largest, then those outside `top_p`.
 
-    The latter is the smallest set of them that holds this much of their probability.
-    A logit equal to the last one kept is kept too. The likeliest token always is.
+    The latter keeps the smallest set of the most likely tokens that holds this much probability.
+    Logits equal to the smallest one kept are kept too, and the likeliest token always is.
     """
     if 0 < top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, top_k)[0][..., -1:]
@@ -88,7 +88,7 @@ def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Ar
 def prefill(
     model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
 ) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R"]]:
-    """Computes the cache of all R = B·G prompts; beside it their segments and start positions."""
+    """Computes the cache of all R = B·G prompts; also returns their segments and positions."""
     x = model.prompt_embeds(prompts.tokens, prompts.feature_index, features)
     rows = x.shape[0] * x.shape[1]
     segments = prompts.segments.reshape(rows, -1)

@@ -1,4 +1,4 @@
-"""Key frames on the host: which are shown in which prompt, read, cut into patches once each."""
+"""Loads key frames on the host: groups them by prompt, reads and cuts each distinct one once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from msjoe_jax.rollout.frames import (
 )
 from msjoe_jax.rollout.system import System
 
-Drop = Callable[[int, str], None]  # (place in the batch, why): its question does not count
+Drop = Callable[[int, str], None]  # (place in the batch, reason): drops its question
 
 
 class ShownUnit(NamedTuple):
-    """What is encoded together for a prompt, and with how many patches at most."""
+    """A unit that a prompt shows, and the most patches of each of its frames."""
 
     unit: Unit
     patches: int
@@ -56,7 +56,7 @@ class EncodedFrames(NamedTuple):
     place: list[dict[ShownUnit, int]]
 
     def frames(self, question: int, frame_set: FrameSet, merge: int) -> list[Frame]:
-        """The units of a set as they enter a prompt."""
+        """Returns the units of a set as the frames of a prompt."""
         rows = self.pixels.shape[-4] // merge**2
         out = []
         for unit, keep in zip(frame_set.shown, frame_set.keep, strict=True):
@@ -81,8 +81,8 @@ def frame_sets(
     Args:
       frames, tokens, keep: as in `Selection`, J draws of I lists of queries being G prompts.
       per_unit: frames that are encoded together.
-      patches: of a frame at most; a frame's `tokens` make it fewer.
-      merge: patches of a visual token along a side.
+      patches: most patches of a frame; its `tokens` may lower that.
+      merge: patches on a side of a visual token.
     """
 
     def of(b: int, g: int) -> FrameSet:
@@ -105,7 +105,7 @@ def frame_sets(
 
 
 class KeyFrameLoader:
-    """Reads the frames of a batch's prompts and cuts each distinct unit once."""
+    """A loader of the frames of a batch's prompts, which cuts each distinct unit once."""
 
     def __init__(self, config: FrameConfig, reader: RecordReader, system: System):
         self.config, self.reader, self.system = config, reader, system
@@ -118,7 +118,7 @@ class KeyFrameLoader:
         sets: Sequence[Sequence[FrameSet]],
         drop: Drop,
     ) -> EncodedFrames:
-        """Reads and cuts; a question with an unreadable frame is dropped, the others go on."""
+        """Reads and cuts the frames; drops a question that has an unreadable frame."""
         distinct = [sorted({unit for one in row for unit in one.shown}) for row in sets]
         prompts = len(sets[0])
         plain = all(unit.patches == self.config.key_patches for row in distinct for unit in row)

@@ -1,7 +1,7 @@
-"""The three models that a config names, as one object that every loop takes.
+"""Builds the three models that a config names, as one object that every loop takes.
 
-Definitions and abstract parameters alone: no parameter is allocated, and no text is in it (see
-text.py).
+It holds definitions and abstract parameters: none is allocated. Tokenizers and prompts are in
+text.py.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ DTYPES = ("float32", "bfloat16")
 
 
 def mllm_sizes() -> tuple[str, ...]:
-    """Returns what `config.mllm.size` may be; empty is as the checkpoint says."""
+    """Returns the values of `config.mllm.size`; empty means the checkpoint's size."""
     return ("", "tiny", *published_sizes())
 
 
 @dataclasses.dataclass(frozen=True)
 class MllmSettings:
-    """Which MLLM, in what types, with which attention, and what of it trains."""
+    """Which MLLM it is, its types, its attention, and which of its parameters train."""
 
     size: str = option(
         "qwen2.5-vl-7b",
@@ -113,7 +113,7 @@ class ClipSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSettings(SamplerConfig):
-    """The sampler's sizes, and where its weights come from."""
+    """The sampler's sizes, and the source of its weights."""
 
     checkpoint: str = option("", "Model folder (of main); empty: fresh weights.", form="folder")
     network: str = option(
@@ -147,7 +147,7 @@ class ModelSettings:
 
 
 class Tokenizers(NamedTuple):
-    """The vocabularies of the two models that read text; None where nothing needs one."""
+    """The tokenizers of the two models that read text; None if a model is absent."""
 
     mllm: Tokenizer | None = None
     clip: Tokenizer | None = None
@@ -156,7 +156,7 @@ class Tokenizers(NamedTuple):
 def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -> Tokenizers:
     """Reads both tokenizers: those that the settings name, else those of their checkpoints.
 
-    With a model folder, its own go before the settings', and a model that it lacks has none.
+    The tokenizers of a model folder take precedence; a model that the folder lacks has none.
 
     Raises:
       UserError: a tokenizer is missing, or cannot be read.
@@ -180,7 +180,7 @@ def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -
 def _own_folder(
     name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
 ) -> epath.Path | None:
-    """Returns where a model's own files lie: in the model folder, else in its checkpoint."""
+    """Returns the folder of a model's files: in the model folder, else in its checkpoint."""
     above = folder or (epath.Path(part.checkpoint) if part.checkpoint else None)
     return above / name if above else None
 
@@ -245,18 +245,18 @@ def make_system(
     tokenizers: Tokenizers | None = None,
     folder: epath.Path | None = None,
 ) -> System:
-    """Builds the definitions that the settings name; no parameter is allocated.
+    """Builds the system that the settings name; no parameter is allocated.
 
     Args:
-      settings: an empty `size` of the MLLM or of CLIP is that of its checkpoint.
-      tokenizers: their vocabularies are the sizes' own where a size is `tiny`, and their ids the
-        special tokens'; without, published sizes can be planned.
-      folder: a model folder, whose sizes then go before the settings'; a model that it lacks has
-        the settings' size.
+      settings: an empty `size` of the MLLM or of CLIP means that of its checkpoint.
+      tokenizers: give a `tiny` model its vocabulary, and the ids of special tokens; None: the
+        published ids, which suffice for planning.
+      folder: a model folder, whose sizes take precedence over the settings'; a model that it lacks
+        has the settings' size.
 
     Raises:
-      UserError: an unknown or an empty size, one that needs a tokenizer, sizes that cannot be read,
-        or attention that this machine or these sizes do not have.
+      UserError: an unknown or an empty size, one that needs a tokenizer, unreadable sizes, or an
+        attention backend that this machine or these sizes do not support.
     """
     vocabularies = tokenizers or Tokenizers()
     sizes_file = _sizes_file("mllm", settings.mllm, folder)
@@ -292,7 +292,7 @@ def make_system(
     }
 
     def of(make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-        return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made where they are used
+        return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made in the trace that uses them
 
     shapes = {name: of(make) for name, make in build.items()}
     return System(
@@ -312,9 +312,10 @@ def make_system(
 
 
 def state_table(system: System) -> Table:
-    """Returns what each dimension is of every leaf of a training state (`mesh.param_shardings`).
+    """Returns the sharding table of a training state (see `mesh.param_shardings`).
 
-    LoRA's rows stand first and the sampler's last: their patterns match in the other models too.
+    The first match counts. LoRA's rows come first and the sampler's last, because their patterns
+    match leaves of the other models too.
     """
     network = SELECTORS[system.network].network
     assert network is not None
@@ -324,10 +325,10 @@ def state_table(system: System) -> Table:
 def _sizes_file(
     name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
 ) -> epath.Path | None:
-    """Returns the config.json that states a model's sizes; None: its settings name a size.
+    """Returns the config.json that states a model's sizes, or None if its settings name a size.
 
     Raises:
-      UserError: neither is there.
+      UserError: there is neither.
     """
     own_folder = _own_folder(name, part, folder)
     if own_folder and (own_folder.is_dir() if folder else not part.size):
@@ -338,7 +339,7 @@ def _sizes_file(
 
 
 def _named_clip(size: str, tokenizer: Tokenizer | None) -> CLIPConfig:
-    """Returns the sizes of one of OpenAI's CLIPs, or of the tiny world's."""
+    """Returns the sizes of one of OpenAI's CLIPs, or of the tiny world's CLIP."""
     if size in CLIP_SIZES:
         return CLIPConfig.published(size)
     if size != "tiny":

@@ -1,4 +1,4 @@
-"""Selectors without weights: uniform, top-k by similarity, none, and the frames a record names."""
+"""Selectors without weights: uniform, top-k by similarity, no frames, and the oracle's frames."""
 
 import functools
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def uniform(candidates: Candidates, k: int) -> Selection:
     logits = np.where(candidates.frame_mask, 0.0, -np.inf).astype(np.float32)
     for row, indices in zip(logits, rows, strict=True):
         row[indices[indices >= 0]] = 1.0
-    # Training reads a draw of every selector, trained or not: all its picks are forced here.
+    # Training reads a draw of every selector, trained or not; this one has no random picks.
     draw = Draw(jnp.asarray(np.maximum(frames, 0)), jnp.asarray(frames >= 0))
     return Selection(
         frames=np.array(frames),
@@ -42,7 +42,7 @@ def uniform_frames(mask: Bool[np.ndarray, "B T"], k: int) -> Int[np.ndarray, "B 
 
 
 def topk(candidates: Candidates, k: int) -> Selection:
-    """Chooses the k frames that fit any of the queries best."""
+    """Chooses the k frames with the highest similarity to any of the queries."""
     return _choose_best(candidates, k, 1)
 
 
@@ -86,7 +86,7 @@ def moving_mean(
     rows: Float[Array, "B I Q T"], mask: Bool[Array, "B T"], width: int
 ) -> Float[Array, "B I Q T"]:
     """Computes the mean over the valid frames of a centred window."""
-    kernel = jnp.ones((min(width, rows.shape[-1]),))  # "same" is as long as the longer of the two
+    kernel = jnp.ones((min(width, rows.shape[-1]),))  # mode "same" is as long as the longer input
     T = rows.shape[-1]
 
     def sums(flat: Float[Array, "R T"]) -> Float[Array, "R T"]:

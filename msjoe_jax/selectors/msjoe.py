@@ -11,7 +11,7 @@ from msjoe_jax.selectors.base import Candidates, Network, Selection, Selector
 
 
 def select(candidates: Candidates, k: int) -> Selection:
-    """Draws k frames by the network's logits; takes the top k where chance has no part."""
+    """Draws k frames by the network's logits, or takes the top k in evaluation."""
     return candidates.choose(candidates.network_logits(), k)
 
 

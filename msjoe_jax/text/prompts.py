@@ -1,4 +1,4 @@
-"""What the MLLM is asked by reason and answer, and what its replies mean: text in, text out.
+"""Writes the prompts of reason and answer, and parses the replies: text in, text out.
 
 Replies are data: they are matched against patterns here and never evaluated.
 """
@@ -52,9 +52,10 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QueryReply:
-    """What reason wrote: the queries to use (never empty: the question stands in), and its form.
+    """A parsed reply of reason.
 
-    num_parsed: queries that the reply held; valid: it had the form asked for.
+    queries: those to search for (the question itself if there is none); num_parsed: queries of the
+    reply; valid: whether it has the required format.
     """
 
     queries: tuple[str, ...]
@@ -64,14 +65,14 @@ class QueryReply:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerReply:
-    """What answer wrote: the option's index or None, and whether the reply had its form."""
+    """A parsed reply of answer: the option's index or None, and whether the format is right."""
 
     answer: int | None
     valid: bool
 
 
 def plain(text: str) -> str:
-    """User text with the spelling of special tokens broken, so that it cannot forge a turn."""
+    """Breaks the spelling of special tokens in user text, so that it cannot forge a turn."""
     return text.replace("<|", "< |").strip()
 
 
@@ -92,7 +93,7 @@ def turns(system: str, body: str) -> tuple[str, str]:
 def query_prompt(
     style: PromptConfig, question: str, options: Sequence[str], max_queries: int
 ) -> tuple[str, str]:
-    """Returns the prompt of reason as (text before the frames, text after them)."""
+    """Writes the prompt of reason as (text before the frames, text after them)."""
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
     parts = [_question_text(question, options), instruction]
     if style.think:
@@ -101,7 +102,7 @@ def query_prompt(
 
 
 def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
-    """Returns the prompt of answer as (text before the frames, text after them)."""
+    """Writes the prompt of answer as (text before the frames, text after them)."""
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
@@ -128,10 +129,10 @@ def parse_queries(
 
     Args:
       text: the reply.
-      question: stands in where there is no query.
-      max_queries: that count.
-      think: the reply was asked to begin with a thought.
-      finished: it ended before the limit of its length.
+      question: the question's text.
+      max_queries: most queries of a valid reply.
+      think: whether the reply is to begin with a thought.
+      finished: whether it ended before the limit of its length.
     """
     matches = [" ".join(q.split()) for q in _QUERY.findall(text)]
     queries = tuple(dict.fromkeys(q for q in matches if q))[:max_queries]

@@ -12,7 +12,7 @@ from msjoe_jax.runtime.mesh import MeshConfig
 
 @dataclasses.dataclass(frozen=True)
 class CurriculumConfig:
-    """A curriculum: questions are drawn with weight exp(−(c − target)² / 2 width²), c being their pass rate."""
+    """Questions are drawn with weight exp(−(c − target)² / 2 width²), c being their pass rate."""
 
     start: float = option(0.7, "Target pass rate at the start.", low=0, high=1)
     end: float = option(0.3, "Target pass rate at the end.", low=0, high=1)

@@ -67,7 +67,7 @@ class MllmTraining:
 
 
 class MllmBatch(NamedTuple):
-    """A batch of V videos of U frames, G prompts each; `words` names what each visual token M shows.
+    """V videos of U frames, with G prompts each; `words` names what each visual token M shows.
 
     There are no prompts while only the vision tower trains.
     """
@@ -383,7 +383,7 @@ class _BatchBuilder:
         return names[rng.choice(len(names), p=QUERY_MIX)]
 
     def _name_cells(self, plan: Plan, frame: int) -> list[tuple[list[int], list[float]]]:
-        """Returns, for each cell, the ids of up to three words that describe it, and their weights."""
+        """Returns for each cell the ids of up to three words on it, and their weights."""
         setting = self.word_ids[SETTINGS[plan.setting]]
         cells = [([setting, 0, 0], [1.0, 0.0, 0.0]) for _ in range(CELLS)]
         for cell, kind, colour in describe_frame(plan, frame):

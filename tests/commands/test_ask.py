@@ -178,7 +178,8 @@ def test_page_of_model_text(tmp_path):
         question=evil, options=(evil, "x"), previews=[frame], preview_size="28 × 28",
         query_reply=evil, query_valid=True, queries=(evil, "$x$"), stood_in=False,
         timestamps=np.arange(3.0), logits=np.arange(3.0), similarity=np.zeros((2, 3)),
-        selected=np.array([2, 0]), key_frames=[ReportFrame(0.0, b""), ReportFrame(2.0, b"")], key_size="",
+        selected=np.array([2, 0]), key_size="",
+        key_frames=[ReportFrame(0.0, b""), ReportFrame(2.0, b"")],
         answer_reply=evil, answer=1, answer_valid=True, timings=[Timing("all of it", 1.0, 0.5)],
         models=[("mllm", evil, 7)], device=evil,
     )  # fmt: skip

@@ -133,7 +133,7 @@ def one_rollout(right, query_ok, answer_ok, info):
     )
 
 
-def part_weights(config, batch):
+def paid(config, batch):
     """(total, what query tokens, sampler and answer tokens are paid)."""
     shape = batch.draw.indices.shape[:3]
     values = {

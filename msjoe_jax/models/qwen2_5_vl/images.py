@@ -40,6 +40,11 @@ def smart_resize(
       factor: patch · merge, in pixels.
       min_pixels, max_pixels: the budget.
 
+    Args:
+      height, width: of the frame.
+      factor: both sides become multiples of it.
+      min_pixels, max_pixels: the budget.
+
     Raises:
       ValueError: a side is longer than 200 times the other, the frame is empty or over MAX_PIXELS.
     """

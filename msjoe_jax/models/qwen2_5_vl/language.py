@@ -337,10 +337,10 @@ class LanguageModel(nnx.Module):
         applied. Logits of the whole vocabulary never exist, forward or backward.
 
         Args:
-          h: last hidden states.
-          targets: the tokens that follow each.
-          banned: ids that are never sampled.
-          temperature: of the distribution.
+          h: hidden states.
+          targets: the tokens that follow them.
+          banned: ids that have no probability.
+          temperature: divides the logits.
           chunk: ids of the vocabulary at a time.
         """
         return log_probs(
