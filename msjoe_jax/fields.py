@@ -129,7 +129,8 @@ def read(
                 slips.append(f"{prefix}{name}={nested!r} must be a group of fields")
                 nested = {}
             nested_prefix = f"{prefix}{name}."
-            resolved[name] = read(field.kind, nested, nested_prefix, slips, field.default)
+            group_type: type = field.kind
+            resolved[name] = read(group_type, nested, nested_prefix, slips, field.default)
         else:
             value, slip = _value(field, values[name])
             if slip:
