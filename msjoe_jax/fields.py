@@ -11,7 +11,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 KEY = "option"
 
@@ -129,8 +129,9 @@ def read(
                 slips.append(f"{prefix}{name}={nested!r} must be a group of fields")
                 nested = {}
             nested_prefix = f"{prefix}{name}."
-            group_type: type = field.kind
-            resolved[name] = read(group_type, nested, nested_prefix, slips, field.default)
+            resolved[name] = read(
+                cast(type, field.kind), nested, nested_prefix, slips, field.default
+            )
         else:
             value, slip = _value(field, values[name])
             if slip:
