@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/tiny
 # What is ours: what a run or an experiment leaves beside these never decides a lint.
-CODE := msjoe_jax configs benchmarks docs tests
+CODE := msjoe_jax configs benchmarks tests
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: venv venv-dev demo lint quick test soak clean

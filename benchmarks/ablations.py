@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablations --workdir=runs/ablations --seeds=1
 
-World, base models, pass rates and stage I are made once (`--base` names those of another
-benchmark); a variant repeats of them what it changes: only stage I. All are judged on the same
+World, base models, pass rates and pretrained sampler are made once (`--base` names those of another
+benchmark); a variant repeats of them what it changes: only pretrain. All are judged on the same
 first `--questions` held-out questions and compared with the mean of the default's seeds; the
 intervals are over questions, and what other seeds do is seen from the default's. Runs go `--jobs`
 at a time, one core each, some seven minutes a run (three with `--steps=100 --questions=500`); what
@@ -11,7 +11,7 @@ is finished is not run again. Writes into the workdir:
 
     table.md, table.json   accuracy, difference from the default, cost, reward at the end
     reward_curves.png      reward and share of right answers of every update's rollouts
-    stage_times.json       inference time of the four stages of the default
+    step_times.json        inference time of the steps of an episode under the default
 """
 
 import importlib
@@ -30,38 +30,37 @@ from ml_collections import ConfigDict
 
 from benchmarks.parallel_runs import Run, from_base, outcomes, run_all, run_main
 from msjoe_jax.data.questions import load_questions
-from msjoe_jax.evaluation.evaluate import paired_difference, wilson
+from msjoe_jax.evaluation.statistics import paired_difference, wilson
+from msjoe_jax.runtime.platform import quiet_cpu_default
 
 FAMILIES = ("frames", "parts", "queries", "rewards", "previews", "options")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table and picture go.")
-_BASE = flags.DEFINE_string("base", "", "A finished base run to start from; default: one here.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each variant.")
-_DEFAULT_SEEDS = flags.DEFINE_integer("default_seeds", 5, "Seeds of the default.")
-_ONLY = flags.DEFINE_list("only", list(FAMILIES), "Families to run, and FAMILY:VARIANT.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each stage at most; 0: as the config says.")
-_QUESTIONS = flags.DEFINE_integer("questions", 500, "Held-out questions.")
-_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
-
 SMOOTH = 20  # updates under the mean of a curve, and of the reward at the end
 TIMED = 1000  # questions, as the paper's inference times
+# Of the base run: everything before joint.
+BASE_FIELDS: dict[str, object] = {
+    "phases": "('world','warm_up','difficulty','pretrain','evaluate')",
+    "evaluate.arms": "('uniform','pretrained')",
+}
 LABELS = {"uniform": "uniform", "topk_queries": "top-k by the base model's queries"}
 
 
 class Variant(NamedTuple):
-    """A line of the table."""
+    """A variant of a family: one row of the table."""
 
     family: str
     name: str
 
     @property
     def claim(self) -> str:
+        """The text of its row in the table."""
         return self._module().VARIANTS[self.name][0]
 
     def config(self) -> ConfigDict:
-        """Its whole config."""
+        """Makes the variant's config."""
         return self._module().get_config(self.name)
 
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
+        """Returns the folder of its run with a seed."""
         return root / f"{self.family}-{self.name}-{seed}"
 
     def _module(self) -> Any:
@@ -71,39 +70,42 @@ class Variant(NamedTuple):
 DEFAULT = Variant("frames", "k6")
 
 
-def chosen(names: Sequence[str]) -> list[Variant]:
-    """The variants that `names` (of families, or FAMILY:VARIANT) stand for, the default first.
+def parse_variants(names: Sequence[str]) -> list[Variant]:
+    """Returns the variants of the given families or FAMILY:VARIANT names, the default first.
 
-    Raises ValueError where there is no such family or variant.
+    Raises:
+      ValueError: there is no such family or variant.
     """
-    found = [DEFAULT]
+    variants = [DEFAULT]
     for name in names:
         family, _, variant = name.partition(":")
         if family not in FAMILIES:
             raise ValueError(f"--only: {family!r} is not one of {', '.join(FAMILIES)}")
-        known = importlib.import_module(f"configs.ablations.{family}").VARIANTS
-        if variant and variant not in known:
-            raise ValueError(f"--only: {family} has no {variant!r}; it has: {', '.join(known)}")
-        found += [Variant(family, v) for v in ([variant] if variant else known)]
-    return list(dict.fromkeys(found))
+        family_variants = importlib.import_module(f"configs.ablations.{family}").VARIANTS
+        if variant and variant not in family_variants:
+            raise ValueError(
+                f"--only: {family} has no {variant!r}; it has: {', '.join(family_variants)}"
+            )
+        variants += [Variant(family, v) for v in ([variant] if variant else family_variants)]
+    return list(dict.fromkeys(variants))
 
 
-def planned(variant: Variant, base: pathlib.Path) -> dict[str, object]:
-    """What a run of `variant` overrides to start from `base`, but where it differs."""
+def make_overrides(variant: Variant, base: pathlib.Path) -> dict[str, object]:
+    """Returns the overrides by which a run of `variant` starts from `base` as far as it can."""
     config, fields = variant.config(), from_base(base)
-    if "pretrain" not in config.stages:
+    if "pretrain" not in config.phases:
         fields["sampler.checkpoint"] = ""
     elif config.pretrain != DEFAULT.config().pretrain:
         fields["sampler.checkpoint"] = ""
-        fields["stages"] = "('pretrain','joint','evaluate')"
+        fields["phases"] = "('pretrain','joint','evaluate')"
     return fields
 
 
 # --- the table ------------------------------------------------------------------------------------
 
 
-def curve(folder: pathlib.Path, name: str) -> Float[np.ndarray, "steps"]:
-    """A metric of every update of stage II; empty if there were none."""
+def read_curve(folder: pathlib.Path, name: str) -> Float[np.ndarray, "steps"]:
+    """Reads a metric of every update of joint; empty if it had none."""
     file = folder / "joint" / "metrics.jsonl"
     rows = map(json.loads, file.read_text().splitlines()) if file.exists() else []
     return np.array([row[name] for row in rows], float)
@@ -113,40 +115,51 @@ def summary(
     root: pathlib.Path,
     variant: Variant,
     seeds: int,
-    selector: str,
+    arm: str,
     default: Float[np.ndarray, "seeds n"],
 ) -> dict[str, Any]:
-    """One row. `default`: outcomes of the default, for the paired difference."""
+    """Makes one row of the table.
+
+    Args:
+      root: the folder of the runs.
+      variant: the variant of the row.
+      seeds: the number of its runs.
+      arm: the arm of evaluation.
+      default: outcomes of the default, for the paired difference.
+    """
     folders = [variant.folder(root, seed) for seed in range(seeds)]
-    right = np.stack([outcomes(folder, selector) for folder in folders])
-    known = right[:, ~np.isnan(right).any(0)].mean(0)  # a dropped question counts nowhere
-    both = ~np.isnan(np.concatenate([right, default])).any(0)
-    rewards, seconds = ([curve(f, name) for f in folders] for name in ("reward", "time/update_s"))
+    scores = np.stack([outcomes(folder, arm) for folder in folders])
+    # A dropped question counts nowhere.
+    question_means = scores[:, ~np.isnan(scores).any(0)].mean(0)
+    both = ~np.isnan(np.concatenate([scores, default])).any(0)
+    rewards, seconds = (
+        [read_curve(f, name) for f in folders] for name in ("reward", "time/update_s")
+    )
     trained = all(map(len, rewards))
     return {
         "family": variant.family,
         "variant": variant.name,
         "claim": variant.claim,
-        "selector": selector,
-        "seeds": [float(np.nanmean(row)) for row in right],
-        "accuracy": float(known.mean()),
-        "ci95": list(wilson(float(known.sum()), len(known))),
-        "minus_default": list(paired_difference(right[:, both].mean(0), default[:, both].mean(0))),
+        "arm": arm,
+        "seeds": [float(np.nanmean(row)) for row in scores],
+        "accuracy": float(question_means.mean()),
+        "ci95": list(wilson(float(question_means.sum()), len(question_means))),
+        "minus_default": list(paired_difference(scores[:, both].mean(0), default[:, both].mean(0))),
         "seconds_per_update": float(np.median(np.concatenate(seconds))) if trained else None,
         "reward_at_end": float(np.mean([r[-SMOOTH:].mean() for r in rewards])) if trained else None,
     }
 
 
 def table(root: pathlib.Path, seeds: Mapping[Variant, int]) -> list[dict[str, Any]]:
-    """A row a variant and selector. `seeds`: of every variant, the default among them."""
-    judged = {v: list(v.config().evaluate.selectors) for v in seeds}
+    """Makes a row for every variant and arm; `seeds` of every variant, the default among them."""
+    judged = {v: list(v.config().evaluate.arms) for v in seeds}
     folders = [DEFAULT.folder(root, seed) for seed in range(seeds[DEFAULT])]
     default = np.stack([outcomes(folder, judged[DEFAULT][-1]) for folder in folders])
     return [summary(root, v, n, name, default) for v, n in seeds.items() for name in judged[v]]
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as Markdown, family by family."""
+    """Formats rows as Markdown, family by family."""
     lines = [
         "| | variant | accuracy, 95 % (seeds) | minus default, paired, 95 % | s/update | reward |",
         "|---|---|---|---|---|---|",
@@ -158,8 +171,8 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for family in FAMILIES:
         for row in (r for r in rows if r["family"] == family):
             (low, high), (gap, least, most) = row["ci95"], row["minus_default"]
-            trained = row["selector"] not in LABELS
-            claim = row["claim"] + ("" if trained else f": {LABELS[row['selector']]}")
+            trained = row["arm"] not in LABELS
+            claim = row["claim"] + ("" if trained else f": {LABELS[row['arm']]}")
             each = " ".join(f"{s:.3f}" for s in row["seeds"])
             seeds = f" ({each})" if len({*row["seeds"]}) > 1 else ""
             cells = [
@@ -180,7 +193,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def smoothed(values: Float[np.ndarray, "n"], width: int = SMOOTH) -> Float[np.ndarray, "n"]:
-    """Mean of each value and up to width − 1 before it."""
+    """Computes the mean of each value and up to width − 1 before it."""
     total = np.cumsum(np.concatenate([[0.0], values]))
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - width, 0)
@@ -188,7 +201,7 @@ def smoothed(values: Float[np.ndarray, "n"], width: int = SMOOTH) -> Float[np.nd
 
 
 def curves_figure(root: pathlib.Path, seeds: Mapping[Variant, int]) -> Figure:
-    """A column a family: total reward above, share of right answers below, mean over seeds.
+    """Draws a column a family: total reward above, right answers below, means over seeds.
 
     Total rewards of unlike weights do not compare; right answers do.
     """
@@ -198,10 +211,12 @@ def curves_figure(root: pathlib.Path, seeds: Mapping[Variant, int]) -> Figure:
     axes = figure.subplots(2, len(families), sharex=True, sharey="row", squeeze=False)
     names = {"reward": "reward", "rewards/accuracy": "right answers"}
     for column, family in enumerate(families):
-        shown = [DEFAULT, *(v for v in seeds if v.family == family and v != DEFAULT)]
+        variants = [DEFAULT, *(v for v in seeds if v.family == family and v != DEFAULT)]
         for (metric, label), row in zip(names.items(), axes, strict=True):
-            for number, variant in enumerate(shown):
-                runs = [curve(variant.folder(root, seed), metric) for seed in range(seeds[variant])]
+            for number, variant in enumerate(variants):
+                runs = [
+                    read_curve(variant.folder(root, seed), metric) for seed in range(seeds[variant])
+                ]
                 runs = [r[: min(map(len, runs))] for r in runs]
                 if not len(runs[0]):
                     continue
@@ -232,14 +247,14 @@ def report(root: pathlib.Path, seeds: Mapping[Variant, int]) -> None:
     print(text)
 
 
-def time_stages(root: pathlib.Path, base: pathlib.Path) -> None:
-    """Times inference of the default's first seed, unless that was done."""
-    from benchmarks.stage_times import (  # JAX: not before the runs have the machine
+def time_steps(root: pathlib.Path, base: pathlib.Path) -> None:
+    """Times inference of the default's first seed, unless it has been timed already."""
+    from benchmarks.step_times import (
         format_times,
         measure,
-    )
+    )  # imported late: JAX starts only after the runs
 
-    file, data = root / "stage_times.json", from_base(base)
+    file, data = root / "step_times.json", from_base(base)
     questions = load_questions(str(data["data.heldout_questions"]))[:TIMED]
     if not file.exists():
         final = DEFAULT.folder(root, 0) / "final"
@@ -248,34 +263,91 @@ def time_stages(root: pathlib.Path, base: pathlib.Path) -> None:
     print(format_times(json.loads(file.read_text()), len(questions), 1))
 
 
-def main(_: list[str]) -> None:
+class Options(NamedTuple):
+    """The flags, see `main`."""
+
+    root: pathlib.Path
+    base: pathlib.Path
+    seeds: int
+    default_seeds: int
+    only: Sequence[str]
+    steps: int
+    questions: int
+    jobs: int
+
+
+def run_variants(options: Options) -> None:
+    """Runs the base and every variant, and writes their table and picture.
+
+    Raises:
+      SystemExit: an unknown name in `only`, or a failed run, whose log is named.
+    """
     try:
-        variants = chosen(_ONLY.value)
+        variants = parse_variants(options.only)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    root = pathlib.Path(_WORKDIR.value)
-    base = pathlib.Path(_BASE.value or root / "base")
-    made = {
-        "stages": "('world','warm_up','difficulty','pretrain','evaluate')",
-        "evaluate.selectors": "('uniform','pretrained')",
-    }
-    if not run_main(Run(base, "configs/tiny.py", made)):
+    base, root = options.base, options.root
+    if not run_main(Run(base, "configs/tiny.py", BASE_FIELDS)):
         sys.exit(f"error: the base run failed; see {base / 'log.txt'}")
-    common: dict[str, object] = {"evaluate.limit": _QUESTIONS.value}
-    seeds = {v: _DEFAULT_SEEDS.value if v == DEFAULT else _SEEDS.value for v in variants}
-    runs = []
-    for v in variants:
-        for seed in range(seeds[v]):
-            fields = {**planned(v, base), **common, "seed": seed}
-            if _STEPS.value:
-                stages = ("pretrain", "joint")
-                fields |= {f"{s}.steps": min(_STEPS.value, v.config()[s].steps) for s in stages}
-            config = f"configs/ablations/{v.family}.py:{v.name}"
-            runs.append(Run(v.folder(root, seed), config, fields))
-    run_all(runs, _JOBS.value)
+    seeds = {v: options.default_seeds if v == DEFAULT else options.seeds for v in variants}
+    runs = [
+        Run(
+            v.folder(root, seed),
+            f"configs/ablations/{v.family}.py:{v.name}",
+            {
+                **make_overrides(v, base),
+                **limits(v, options.steps, options.questions),
+                "seed": seed,
+            },
+        )
+        for v in variants
+        for seed in range(seeds[v])
+    ]
+    run_all(runs, options.jobs)
     report(root, seeds)
-    time_stages(root, base)
+    time_steps(root, base)
+
+
+def limits(variant: Variant, steps: int, questions: int) -> dict[str, object]:
+    """Returns fields that shorten a run: updates of each training (0: the config's), questions."""
+    fields: dict[str, object] = {"evaluate.limit": questions}
+    if steps:
+        config = variant.config()
+        fields |= {f"{t}.steps": min(steps, config[t].steps) for t in ("pretrain", "joint")}
+    return fields
+
+
+def main() -> None:
+    """Defines the flags and runs all."""
+    quiet_cpu_default()
+    workdir = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table and picture go.")
+    base = flags.DEFINE_string("base", "", "A finished base run to start from; default: one here.")
+    seeds = flags.DEFINE_integer("seeds", 1, "Seeds of each variant.")
+    default_seeds = flags.DEFINE_integer("default_seeds", 5, "Seeds of the default.")
+    only = flags.DEFINE_list("only", list(FAMILIES), "Families to run, and FAMILY:VARIANT.")
+    steps = flags.DEFINE_integer(
+        "steps", 0, "Updates of each training at most; 0: as the config says."
+    )
+    questions = flags.DEFINE_integer("questions", 500, "Held-out questions.")
+    jobs = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
+
+    def start(_: list[str]) -> None:
+        root = pathlib.Path(workdir.value)
+        run_variants(
+            Options(
+                root=root,
+                base=pathlib.Path(base.value) if base.value else root / "base",
+                seeds=seeds.value,
+                default_seeds=default_seeds.value,
+                only=only.value,
+                steps=steps.value,
+                questions=questions.value,
+                jobs=jobs.value,
+            )
+        )
+
+    app.run(start)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

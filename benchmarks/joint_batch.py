@@ -1,12 +1,14 @@
-"""One rollout batch of random text and frames, as our programs and as transformers take it."""
+"""Makes a rollout batch of random text and frames, as our programs and as transformers take it."""
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import transformers
 
-from benchmarks.models import TOKENS, hf_config
+from benchmarks.sizes import TOKENS, hf_config, prefill_flops
 from msjoe_jax.draws.draw import Draw
+from msjoe_jax.families import FAMILIES
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
@@ -15,6 +17,7 @@ from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.programs import Patches
 
 HEAD = 4  # tokens of text before the frames
+QWEN = FAMILIES["qwen2_5_vl"]
 
 
 class Shape(NamedTuple):
@@ -45,8 +48,8 @@ SHAPES = {
 }
 
 
-def hf_sizes(size: str) -> transformers.PreTrainedConfig:
-    """What transformers builds the model from. mini: 23 M parameters, heads as the 7B's."""
+def hf_sizes(size: str) -> transformers.Qwen2_5_VLConfig:
+    """Returns the config of transformers; mini has 23 M parameters and the 7B's head width."""
     config = hf_config("small" if size == "mini" else size)
     if size == "mini":
         text, vision = config["text_config"], config["vision_config"]
@@ -58,20 +61,21 @@ def hf_sizes(size: str) -> transformers.PreTrainedConfig:
 
 
 class Part(NamedTuple):
-    """One stage of the batch: G prompts of each of B questions, n completions of each prompt.
+    """One step's prompts of the batch, G of each of B questions, with n completions of each.
 
-    pixels [B, U, P, p, p, 3] of a question's distinct frames; shown [B, G, F], which of them each
-    prompt shows; tokens and mask [B, G, n, C] of completions to train on.
+    patches: pixels [B, U, P, p, p, 3] of a question's distinct frames; frame_index [B, G, F]: those
+    that each prompt shows; tokens, mask [B, G, n, C]: of completions to train on.
     """
 
     prompts: Prompts
     patches: Patches
-    shown: np.ndarray
+    frame_index: np.ndarray
     tokens: np.ndarray
     mask: np.ndarray
 
     @property
     def samples(self) -> int:
+        """The number of completions of each prompt."""
         return self.tokens.shape[2]
 
 
@@ -79,91 +83,106 @@ class Numbers:
     """A tokenizer of numbers: "3 4 5"."""
 
     def encode(self, text: str) -> list[int]:
+        """Returns the numbers."""
         return [int(word) for word in text.split()]
 
 
 def make_part(
     c: QwenConfig,
     rng: np.random.Generator,
-    shown: np.ndarray,
+    frame_index: np.ndarray,
     distinct: int,
     grid: tuple[int, int],
     text: int,
     samples: int,
-    new: int,
+    max_tokens: int,
 ) -> Part:
-    """Random text around the frames `shown` [B, G, F] of each question's `distinct`."""
-    B, G, F = shown.shape
+    """Makes prompts of random text around frames, and completions of random tokens.
+
+    Args:
+      c: the MLLM's sizes.
+      rng: draws text, pixels and tokens.
+      frame_index: the frames [B, G, F] of each prompt, among its question's.
+      distinct: frames of a question.
+      grid: patches (height, width) of a frame.
+      text: tokens of a prompt beside its frames.
+      samples: completions of each prompt.
+      max_tokens: tokens of a completion at most.
+    """
+    B, G, F = frame_index.shape
     P, p = grid[0] * grid[1], c.vision.patch
     M = P // c.vision.merge**2
-    assembler = Assembler(Numbers(), c)  # type: ignore[arg-type]
+    assembler = Assembler(Numbers(), QWEN, c)  # type: ignore[arg-type]
 
-    def words(count: int) -> str:
+    def random_text(count: int) -> str:
         return " ".join(map(str, rng.integers(5, c.text.vocab, count)))
 
     rows = []
     for b in range(B):
-        around = words(HEAD), words(text - HEAD)
+        around = random_text(HEAD), random_text(text - HEAD)
         rows.append(
             [
                 assembler.row(around, [Frame(int(u) * M, grid) for u in s], text - 1 + F * (M + 2))
-                for s in shown[b]
+                for s in frame_index[b]
             ]
         )
-    shape = (B, G, samples, new)
+    shape = (B, G, samples, max_tokens)
     return Part(
         stack_rows(rows),
         Patches(
             rng.integers(0, 256, (B, distinct, P, p, p, 3), np.uint8),
             np.full((B, distinct, 2), grid, np.int32),
         ),
-        shown,
+        frame_index,
         rng.integers(5, c.text.vocab, shape).astype(np.int32),
-        np.arange(new) < rng.integers(new // 2, new + 1, shape[:3])[..., None],
+        np.arange(max_tokens) < rng.integers(max_tokens // 2, max_tokens + 1, shape[:3])[..., None],
     )
 
 
 def make_parts(c: QwenConfig, s: Shape) -> tuple[Part, Part]:
-    """Stage 1 (one prompt a question, I completions) and stage 4 (I · J prompts, one each)."""
+    """Makes reason (one prompt a question, I completions) and answer (I · J prompts, one each)."""
     rng = np.random.default_rng(0)
     B, G = s.questions, s.queries * s.draws
-    seen = np.broadcast_to(np.arange(s.previews), (B, 1, s.previews))
-    drawn = np.array(
+    previews = np.broadcast_to(np.arange(s.previews), (B, 1, s.previews))
+    key_frames = np.array(
         [[np.sort(rng.permutation(s.candidates)[: s.keys]) for _ in range(G)] for _ in range(B)]
     )
     return (
-        make_part(c, rng, seen, s.previews, s.preview_grid, s.text, s.queries, s.query_tokens),
-        make_part(c, rng, drawn, s.candidates, s.key_grid, s.text, 1, s.answer_tokens),
+        make_part(c, rng, previews, s.previews, s.preview_grid, s.text, s.queries, s.query_tokens),
+        make_part(c, rng, key_frames, s.candidates, s.key_grid, s.text, 1, s.answer_tokens),
     )
 
 
 def rewards(s: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right answers [B, I, J] and valid forms of queries [B, I] and answers [B, I, J]."""
+    """Makes `correct` [B, I, J], and format rewards of queries [B, I] and answers [B, I, J]."""
     bit = np.random.default_rng(1).integers
     B, I, J = s.questions, s.queries, s.draws
-    return tuple(bit(0, 2, n).astype(np.float32) for n in ((B, I, J), (B, I), (B, I, J)))
+    correct, queries, answers = (
+        bit(0, 2, n).astype(np.float32) for n in ((B, I, J), (B, I), (B, I, J))
+    )
+    return correct, queries, answers
 
 
 def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> RolloutBatch:
-    """As the joint step takes it; with log-probs of 0, so that it reports their mean size."""
+    """Makes the joint step's input, with log-probs of 0, so that it reports the mean log-prob."""
     B, I, J = s.questions, s.queries, s.draws
     correct, query_valid, answer_valid = rewards(s)
     ones = np.ones(B, np.float32)
 
     def rollouts(part: Part, visual: Any) -> TokenRollouts:
         zeros = np.zeros(part.tokens.shape, np.float32)
-        ended = np.ones(part.tokens.shape[:3], np.float32)
-        return TokenRollouts(part.prompts, visual, part.tokens, part.mask, zeros, ended)
+        finished = np.ones(part.tokens.shape[:3], np.float32)
+        return TokenRollouts(part.prompts, visual, part.tokens, part.mask, zeros, finished)
 
     queries, answers = map(rollouts, parts, features)
-    drawn = parts[1].shown.reshape(B, I, J, -1).astype(np.int32)
+    picks = parts[1].frame_index.reshape(B, I, J, -1).astype(np.int32)
     return RolloutBatch(
         queries,
         answers,
         similarity=np.zeros((B, I, 1, s.candidates), np.float32),
         query_mask=np.ones((B, I, 1), bool),
         frame_mask=np.ones((B, s.candidates), bool),
-        draw=Draw(drawn, np.ones(drawn.shape, bool)),
+        draw=Draw(picks, np.ones(picks.shape, bool)),
         measures={
             "correct": correct,
             "answer_valid": answer_valid,
@@ -177,20 +196,22 @@ def our_batch(s: Shape, parts: tuple[Part, Part], features: tuple[Any, Any]) -> 
 
 
 def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.ndarray]:
-    """Every prompt repeated once a completion, with the pixels of its own frames."""
+    """Repeats every prompt once a completion, with the pixels of its own frames."""
     n = part.samples
     x = part.prompts
     ids = np.concatenate([x.tokens, x.first_token[..., None]], -1)[questions]
     ids = np.repeat(ids.reshape(-1, ids.shape[-1]), n, 0)
-    shown, patches = part.shown[questions], part.patches.pixels[questions]
-    flat = np.asarray(patches_to_inputs(patches, c.vision.temporal_patch))  # [B, U, P, C]
+    frame_index, patches = part.frame_index[questions], part.patches.pixels[questions]
+    flat = np.asarray(
+        patches_to_inputs(jnp.asarray(patches), c.vision.temporal_patch)
+    )  # [B, U, P, C]
 
     def of_prompts(frames: np.ndarray) -> np.ndarray:
-        own = frames[np.arange(len(shown))[:, None, None], shown]  # [B, G, F, …]
-        return np.repeat(own.reshape(-1, *own.shape[2:]), n, 0)
+        selected = frames[np.arange(len(frame_index))[:, None, None], frame_index]  # [B, G, F, …]
+        return np.repeat(selected.reshape(-1, *selected.shape[2:]), n, 0)
 
     pixels = of_prompts(flat).reshape(-1, flat.shape[-1])
-    grids = of_prompts(part.patches.grid[questions]).reshape(-1, 2)
+    grids = of_prompts(np.asarray(part.patches.grid[questions])).reshape(-1, 2)
     return {
         "input_ids": ids.astype(np.int64),
         "attention_mask": np.ones_like(ids, np.int64),
@@ -198,3 +219,14 @@ def their_inputs(c: QwenConfig, part: Part, questions: slice) -> dict[str, np.nd
         "pixel_values": pixels,
         "image_grid_thw": np.pad(grids, ((0, 0), (1, 0)), constant_values=1).astype(np.int64),
     }
+
+
+def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
+    """Counts the FLOPs of one decoder forward, each distinct prompt and completion once."""
+    total = 0.0
+    for part in parts:
+        prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape
+        start, end = prefill_flops(c.text, prompt), prefill_flops(c.text, prompt + new)
+        head = 2.0 * new * c.text.vocab * c.text.width
+        total += B * G * (start + n * (end - start + head))
+    return total

@@ -1,4 +1,4 @@
-"""The rollout and the joint update against PyTorch: same shapes, same machine, both ours.
+"""Times the rollout and the joint update against PyTorch: same shapes, same machine.
 
     python -m benchmarks.joint_step                # CPU, float32, 23 M parameters
     python -m benchmarks.joint_step --device=gpu   # the 7B in bfloat16 on one card
@@ -6,12 +6,12 @@
 Per question I query completions to one prompt and I · J answers, each to its own frames (random
 text, random weights). Both sides first score one batch on a tiny model: the loss, the mean
 log-prob and every gradient must agree. Then each runs in a process of its own, for its peak
-memory: the rollout of both stages, and the update (GRPO over query and answer tokens, gradients,
-clipping, AdamW on the decoder; the sampler is left out). We encode a question's distinct frames
-once, prefill a prompt once, and keep the features for the update; PyTorch (torch_grpo.py) repeats
-prompts and pixels, as TRL does. Moments are of the weights' type. Medians; compilation and one
-warm-up are left out. The floating-point operations that count are those of distinct prompts and of
-completions, three forwards an update, whatever a side repeats or computes again.
+memory: the rollout of reason and answer, and the update (GRPO over query and answer tokens,
+gradients, clipping, AdamW on the decoder; the sampler is left out). We encode a question's distinct
+frames once, prefill a prompt once, and keep the features for the update; PyTorch (torch_grpo.py)
+repeats prompts and pixels, as TRL does. Moments are of the weights' type. Medians; compilation and
+one warm-up are left out. The floating-point operations that count are those of distinct prompts and
+of completions, three forwards an update, whatever a side repeats or computes again.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,17 +37,18 @@ import transformers
 from flax import nnx
 
 from benchmarks.joint_batch import (
+    QWEN,
     SHAPES,
-    Part,
     Shape,
     hf_sizes,
     make_parts,
     our_batch,
-    rewards,
     their_inputs,
+    useful_flops,
 )
-from benchmarks.models import TOKENS, arrays, prefill_flops
-from benchmarks.torch_grpo import advantages, backward, completions
+from benchmarks.models import arrays
+from benchmarks.sizes import TOKENS
+from benchmarks.torch_grpo import backward, completions, make_model, make_pieces, on_device
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
@@ -56,6 +57,7 @@ from msjoe_jax.rl.joint_step import make_joint_step, partition
 from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.rollout.programs import Patches, frame_features, token_stats_fn
+from msjoe_jax.rollout.system import System
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
 from tests.support.torch_stubs import declare_torchvision_ops
@@ -63,14 +65,15 @@ from tests.support.torch_stubs import declare_torchvision_ops
 BANNED = tuple(TOKENS.values())
 TRAINED = "^language/"
 LEARNING_RATE, DECAY, CLIP = 1e-6, 0.01, 1.0
-# Of the largest entry of a gradient: float32 sums of thousands of terms in another order.
+# Tolerance, relative to a gradient's largest entry: float32 sums in different orders.
 SAME = 1e-4
 RATE = 1024.0
+GIB = 2**30
 OBJECTIVE = StepConfig(
     train_sampler=False,
     credit="shared",
     advantage="group",
-    rewards={"accuracy": 0.8, "format": 0.1},
+    rewards={"accuracy": 0.8, "format": 0.1, "info": 0.0},
 )
 
 
@@ -81,36 +84,55 @@ class Ours:
     """Our programs for one size. `large`: remat, and a question's prompts scored one by one."""
 
     def __init__(self, c: QwenConfig, dtype: str, large: bool, parts: int):
+        t = jnp.dtype(dtype)
+
         def make() -> QwenVL:
             return QwenVL(
-                c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, remat=large, attention="auto"
+                c, rngs=nnx.Rngs(0), dtype=t, param_dtype=t, remat=large, attention="auto"
             )
 
         self.definition, self.shapes = abstract(make)
         self.init = jax.jit(lambda: split_module(make())[1])
-        system = types.SimpleNamespace(mllm=self.model, banned_ids=lambda: BANNED)
-        stats: Any = token_stats_fn(system, 1.0, chunk=4096, one_by_one=large)  # type: ignore
+        # The attributes of a System that the programs below read.
+        self.system = cast(
+            System,
+            types.SimpleNamespace(
+                family=QWEN, mllm_config=c, mllm=self.model, banned_ids=lambda: BANNED
+            ),
+        )
+        stats = token_stats_fn(self.system, 1.0, chunk=4096, one_by_one=large)
         self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()))
         self.parts = parts
 
-    def model(self, params: Params) -> QwenVL:
+    def model(self, params: Params) -> Any:
+        """Builds the MLLM."""
         return nnx.merge(self.definition, params)
 
     def rollout(
         self, shape: tuple[int, ...], params: Params, prompts: Prompts, patches: Patches, key: Any
     ) -> tuple[Any, Any]:
-        """Completions of a stage, `shape` [B, G, n, C], and the frames' features; to be jitted."""
+        """Draws completions, and returns the frames' features too.
+
+        Args:
+          shape: [B, G, n, C] of the completions.
+          params: of the MLLM.
+          prompts: of the step.
+          patches: of its frames.
+          key: random key.
+        """
         model = self.model(params)
-        features = frame_features(model, patches)
+        features = frame_features(self.system, model, patches)
         sampling = Sampling(shape[-1], (), BANNED)
         keys = jax.random.split(key, shape[:-1])
         return generate(model, prompts, features, keys, sampling).tokens, features
 
     def step(self, optimizer: optax.GradientTransformation) -> Callable:
+        """Makes the joint step, not yet jitted."""
         config = dataclasses.replace(OBJECTIVE, micro_batches=self.parts)
         return make_joint_step(config, self.fns, optimizer, optimizer, TRAINED)
 
     def state(self, params: Params, optimizer: optax.GradientTransformation) -> dict[str, Any]:
+        """Makes the training state."""
         moving, _ = partition(params, TRAINED)
         counts = {name: jnp.zeros((), jnp.int32) for name in ("step", "skipped")}
         moments = optimizer.init(moving)
@@ -119,7 +141,7 @@ class Ours:
 
 
 def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of the stages and the update, and peak memory."""
+    """Measures median seconds of reason, answer and the update, and peak memory."""
     ours, parts = Ours(c, a.dtype, a.large, a.parts), make_parts(c, s)
     params = ours.init()
     key, out, features = jax.random.key(0), {}, []
@@ -155,51 +177,11 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
 # --- theirs ---------------------------------------------------------------------------------------
 
 
-def their_model(
-    sizes: transformers.PreTrainedConfig, device: str, dtype: str, large: bool
-) -> torch.nn.Module:
-    """Random weights on the device; the tower is frozen."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(getattr(torch, dtype))
-    with torch.device(device):
-        model = transformers.Qwen2_5_VLForConditionalGeneration(sizes)
-    torch.set_default_dtype(torch.float32)
-    model.model.visual.requires_grad_(False)
-    if large:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
-    return model
-
-
-def on_device(inputs: dict[str, np.ndarray], device: str, dtype: str) -> dict[str, torch.Tensor]:
-    out = {name: torch.from_numpy(np.array(x)).to(device) for name, x in inputs.items()}
-    return {**out, "pixel_values": out["pixel_values"].to(getattr(torch, dtype))}
-
-
-def their_pieces(
-    c: QwenConfig, s: Shape, parts: tuple[Part, Part], micro: int, device: str, dtype: str
-) -> tuple[list[tuple], float]:
-    """What `torch_grpo.backward` takes, of `micro` micro-batches."""
-    pieces = []
-    each = s.questions // micro
-    for first in range(0, s.questions, each):
-        questions = slice(first, first + each)
-        for part, advantage in zip(parts, advantages(*rewards(s)), strict=True):
-            rows = [
-                torch.from_numpy(x[questions].reshape(-1, x.shape[-1]).copy()).to(device)
-                for x in (part.tokens.astype(np.int64), part.mask.astype(np.float32))
-            ]
-            paid = torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
-            inputs = on_device(their_inputs(c, part, questions), device, dtype)
-            pieces.append((inputs, *rows, paid))
-    return pieces, float(sum(part.mask.sum() for part in parts))
-
-
 def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
-    """As `time_ours`, of PyTorch."""
+    """Measures the same as `time_ours` in PyTorch."""
     device = "cuda" if a.device == "gpu" else "cpu"
     sync = torch.cuda.synchronize if a.device == "gpu" else lambda: None
-    model, parts = their_model(hf_sizes(a.size), device, a.dtype, a.large), make_parts(c, s)
+    model, parts = make_model(hf_sizes(a.size), device, a.dtype, a.large), make_parts(c, s)
     out = {}
     for name, part in zip(("reason", "answer"), parts, strict=True):
         inputs = on_device(their_inputs(c, part, slice(None)), device, a.dtype)
@@ -213,7 +195,7 @@ def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, flo
         out[name] = median(call, a.repeats)
         del inputs
     model.train(a.large)
-    pieces, total = their_pieces(c, s, parts, a.parts, device, a.dtype)
+    pieces, total = make_pieces(c, s, parts, a.parts, device, a.dtype)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=DECAY)
 
@@ -235,7 +217,7 @@ def time_theirs(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, flo
 
 
 def median(call: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a call that has been warmed up."""
+    """Measures the median seconds of a call that has been warmed up."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -245,18 +227,18 @@ def median(call: Callable[[], Any], repeats: int) -> float:
 
 
 def check(micro: int) -> dict[str, float]:
-    """Loss, mean log-prob and gradients of both on one tiny model and batch, in float32.
+    """Compares loss, mean log-prob and gradients of both on one tiny model and batch, in float32.
 
-    Exits where they differ: a gradient by more than SAME of its largest entry.
+    Exits if they differ: a gradient by more than SAME of its largest entry.
     """
     s, sizes = SHAPES["tiny"], hf_sizes("tiny")
     c = QwenConfig.from_hf(sizes.to_dict())
     parts = make_parts(c, s)
-    model = their_model(sizes, "cpu", "float32", large=False)
+    model = make_model(sizes, "cpu", "float32", large=False)
     ours = Ours(c, "float32", False, micro)
     table = qwen_table(c)
     params = from_hf(arrays(model), table, ours.shapes)
-    pieces, total = their_pieces(c, s, parts, micro, "cpu", "float32")
+    pieces, total = make_pieces(c, s, parts, micro, "cpu", "float32")
     loss, surprise = backward(model, pieces, total, BANNED)
     gradients = {
         name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy()
@@ -264,18 +246,18 @@ def check(micro: int) -> dict[str, float]:
     }
     theirs, _ = partition(from_hf(gradients, table, ours.shapes), TRAINED)
     with jax.default_matmul_precision("highest"):
-        see = jax.jit(lambda p, x: frame_features(ours.model(p), x))
-        features = [see(params, part.patches) for part in parts]
-        # The weights move by so many gradients that their own rounding does not count.
+        encode = jax.jit(lambda p, x: frame_features(ours.system, ours.model(p), x))
+        features = [encode(params, part.patches) for part in parts]
+        # RATE is so large that rounding the weights does not distort the gradient read from them.
         plain = optax.sgd(RATE)
         state = ours.state(jax.device_put(params), plain)
         batch = our_batch(s, parts, (features[0], features[1]))
         moved, metrics = jax.jit(ours.step(plain))(state, batch)
     before, after = (partition(p, TRAINED)[0] for p in (params, moved["mllm"]))
     worst = 0.0
-    for old, new, want in zip(*map(jax.tree.leaves, (before, after, theirs)), strict=True):
-        found = (np.asarray(old, np.float64) - np.asarray(new, np.float64)) / RATE
-        worst = max(worst, float(np.abs(found - want).max() / np.abs(want).max()))
+    for old, new, expected in zip(*map(jax.tree.leaves, (before, after, theirs)), strict=True):
+        gradient = (np.asarray(old, np.float64) - np.asarray(new, np.float64)) / RATE
+        worst = max(worst, float(np.abs(gradient - expected).max() / np.abs(expected).max()))
     out = {
         "loss": loss,
         "our_loss": float(metrics["loss/mllm"]),
@@ -283,35 +265,24 @@ def check(micro: int) -> dict[str, float]:
         "our_surprise": float(metrics["sampling/sampling_logp_difference/mean"]),
         "gradient": worst,
     }
-    near = all(abs(out[f"our_{k}"] - out[k]) < 1e-5 for k in ("loss", "surprise"))
-    if not near or not worst < SAME:
+    agrees = all(abs(out[f"our_{k}"] - out[k]) < 1e-5 for k in ("loss", "surprise"))
+    if not agrees or not worst < SAME:
         sys.exit(f"error: the two updates differ: {out}")
     return out
 
 
-def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
-    """Of one forward of the decoder: each distinct prompt and each completion once."""
-    total = 0.0
-    for part in parts:
-        prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape
-        start, end = prefill_flops(c.text, prompt), prefill_flops(c.text, prompt + new)
-        head = 2.0 * new * c.text.vocab * c.text.width
-        total += B * G * (start + n * (end - start + head))
-    return total
-
-
 def child(part: str, a: argparse.Namespace) -> dict[str, float]:
-    """Runs one part in a process of its own; exits where that fails."""
+    """Runs one part in a process of its own, and exits if that fails."""
     env = dict(os.environ)
     if part != "ours":
         env["JAX_PLATFORMS"] = "cpu"
     names = ("device", "size", "questions", "parts", "repeats")
     command = [sys.executable, "-m", "benchmarks.joint_step", f"--only={part}"]
     command += [f"--{name}={getattr(a, name)}" for name in names]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"error: {part} failed with status {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"error: {part} failed with status {process.returncode}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -349,7 +320,7 @@ def main() -> None:
 
 
 def part_of(name: str, c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
-    """What a child process does; `peak` is by how much its memory grew, in bytes."""
+    """Runs a child process's part; `peak` is by how many bytes its memory grew."""
     if name == "check":
         return check(micro=2)
     if name == "ours" and jax.default_backend() != a.device:
@@ -368,19 +339,29 @@ def format_table(
     theirs: dict[str, float],
     threads: int,
 ) -> str:
-    """Tokens a second, seconds, memory, and the share of the matrix rate, with ratios."""
+    """Formats tokens a second, seconds, memory and the share of the matrix rate, with ratios.
+
+    Args:
+      c: the MLLM's sizes.
+      s: the batch's.
+      a: the flags.
+      ours, theirs: what `time_ours` and `time_theirs` measured.
+      threads: of the CPU.
+    """
     parts = make_parts(c, s)
     flops = 3.0 * useful_flops(c, s, parts)
-    rows = []
-    for name, label, part in zip(("reason", "answer"), ("1", "4"), parts, strict=True):
+    rows: list[tuple[str, float, float, str, bool]] = []
+    for name, part in zip(("reason", "answer"), parts, strict=True):
         count = part.tokens.size
-        what = f"rollout, stage {label}: completion tokens/s ({count} tokens)"
+        what = f"rollout, {name}: completion tokens/s ({count} tokens)"
         rows.append((what, count / ours[name], count / theirs[name], "{:,.1f}", True))
     rows.append(("update, s", ours["update"], theirs["update"], "{:.3f}", False))
-    shares = [flops / x["update"] / ours["matmul"] for x in (ours, theirs)]
-    rows.append(("update, share of the measured matrix rate", *shares, "{:.1%}", True))
-    gib = [x["peak"] / 2**30 for x in (ours, theirs)]
-    rows.append(("peak memory, GiB", *gib, "{:.2f}", False))
+    ideal_seconds = flops / ours["matmul"]
+    share = "update, share of the measured matrix rate"
+    rows.append(
+        (share, ideal_seconds / ours["update"], ideal_seconds / theirs["update"], "{:.1%}", True)
+    )
+    rows.append(("peak memory, GiB", ours["peak"] / GIB, theirs["peak"] / GIB, "{:.2f}", False))
     length = [part.prompts.tokens.shape[-1] + 1 for part in parts]
     lines = [
         f"{a.device}, {threads} threads, {a.dtype}, size {a.size}; {s.questions} questions × "
@@ -391,9 +372,11 @@ def format_table(
         "| | msjoe_jax | PyTorch | better by |",
         "|---|---|---|---|",
     ]
-    for what, x, y, form, more in rows:
+    for what, x, y, number_format, more in rows:
         ratio = x / y if more else y / x
-        lines.append(f"| {what} | {form.format(x)} | {form.format(y)} | {ratio:.2f} × |")
+        lines.append(
+            f"| {what} | {number_format.format(x)} | {number_format.format(y)} | {ratio:.2f} × |"
+        )
     return "\n".join(lines)
 
 

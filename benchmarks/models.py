@@ -1,4 +1,4 @@
-"""Our models against transformers: same machine, same weights, same prompts, same run.
+"""Times our models against transformers: same machine, same weights, same prompts, same run.
 
     python -m benchmarks.models                        # CPU, float32, a decoder of 150 M parameters
     python -m benchmarks.models --device=gpu           # the 7B shapes in bfloat16 on one card
@@ -10,19 +10,13 @@ repeats the prompt G times, as TRL does. On a GPU the table also says which shar
 measured matrix rate the prefill reaches, and of its measured memory bandwidth the decoding.
 """
 
-# ruff: noqa: E402  (paths and memory are settled before JAX is imported)
 import argparse
 import functools
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-ROOT = pathlib.Path(__file__).parents[1]
-# Both frameworks share a card: JAX would otherwise take three quarters of it at once.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +25,7 @@ import torch
 import transformers
 from flax import nnx
 
+from benchmarks.sizes import SIZES, TOKENS, decode_bytes, hf_config, prefill_flops
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.params import Params, abstract, count_params
@@ -42,91 +37,19 @@ from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
 from tests.support.torch_stubs import declare_torchvision_ops
 
-TOKENS = {"image_token_id": 1, "video_token_id": 2}
-MARKS = {"vision_start_token_id": 3, "vision_end_token_id": 4}
-# (text: width, layers, heads, kv heads, mlp, vocabulary), (vision: depth, width, heads, mlp), then
-# prompt tokens, frames and patches (height, width) of a frame, CLIP images.
-SIZES: dict[str, tuple] = {
-    "tiny": ((256, 2, 2, 1, 512, 512), (2, 160, 2, 320), 64, 2, (4, 4), 2),
-    "small": ((1024, 6, 8, 2, 5440, 32768), (6, 640, 8, 1712), 1024, 8, (16, 24), 16),
-    "7b": ((3584, 28, 28, 4, 18944, 152064), (32, 1280, 16, 3420), 8192, 32, (32, 32), 256),
-}
 # Relative difference of outputs above which the two are not one model.
 SAME = {"float32": 1e-3, "bfloat16": 5e-2}
-
-
-def hf_config(size: str) -> dict[str, Any]:
-    """What a published `config.json` of these sizes would say."""
-    (width, layers, heads, kv_heads, mlp, vocab), (depth, v_width, v_heads, v_mlp), *_ = SIZES[size]
-    return {
-        "text_config": {
-            "vocab_size": vocab,
-            "hidden_size": width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "intermediate_size": mlp,
-            "rms_norm_eps": 1e-6,
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [16, 24, 24],
-            },
-        },
-        "vision_config": {
-            "depth": depth,
-            "hidden_size": v_width,
-            "num_heads": v_heads,
-            "intermediate_size": v_mlp,
-            "out_hidden_size": width,
-            "fullatt_block_indexes": [i for i in range(depth) if i % 8 == 7] or [depth - 1],
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "window_size": 112,
-            "tokens_per_second": 2,
-        },
-        "tie_word_embeddings": False,
-        **TOKENS,
-        **MARKS,
-    }
-
-
-# --- arithmetic -----------------------------------------------------------------------------------
-
-
-def prefill_flops(c: TextConfig, tokens: int) -> float:
-    """Multiplications and additions of one prompt: matrices, and causal attention's half."""
-    matrices = c.layers * _layer_weights(c)
-    attention = c.layers * c.heads * c.head_dim * tokens**2  # 2 matmuls · 2 · L²/2
-    return 2.0 * matrices * tokens + 2.0 * attention
-
-
-def decode_bytes(c: TextConfig, prompt: int, group: int, done: float, itemsize: int) -> float:
-    """Bytes that one decoding step of `group` answers must read: each weight and key once.
-
-    The prompt's keys and values count once, not `group` times; `done` tokens of every answer lie
-    behind it. Of the embedding table only the head's copy is read.
-    """
-    weights = c.layers * _layer_weights(c) + c.vocab * c.width
-    keys = 2 * c.layers * c.kv_heads * c.head_dim * (prompt + group * done)
-    return float(itemsize) * (weights + keys)
-
-
-def _layer_weights(c: TextConfig) -> int:
-    return c.width * c.head_dim * 2 * (c.heads + c.kv_heads) + 3 * c.width * c.mlp_width
 
 
 # --- timing ---------------------------------------------------------------------------------------
 
 
 def median_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median time of each call, in turns, so that what slows the machine slows all of them.
+    """Measures the median time of each call, in turns, so that a slow machine slows all of them.
 
-    A call must not return before its result is there. The first round warms up.
+    A call must not return before its result is ready. The first round warms up.
     """
-    rounds = []
+    rounds: list[list[float]] = []
     for _ in range(1 + repeats):
         rounds.append([])
         for call in calls:
@@ -137,20 +60,20 @@ def median_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> list[flo
 
 
 class Bench:
-    """Times calls of both sides and keeps the rows of the table."""
+    """A timer of calls of both sides, which collects the rows of the table."""
 
     def __init__(self, device: str, repeats: int):
         self.device, self.repeats = device, repeats
         self.rows: list[tuple[str, float, float]] = []
 
     def ours(self, f: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-        """A function of arrays, compiled for these on the device."""
+        """Compiles a function for these arrays on the device, and returns a call of it."""
         arguments = jax.device_put(arguments)
         compiled = jax.jit(f).lower(*arguments).compile()
         return lambda: jax.block_until_ready(compiled(*arguments))
 
     def theirs(self, f: Callable[[], Any]) -> Callable[[], Any]:
-        """A call of torch, without gradients."""
+        """Returns a call of torch, without gradients."""
 
         def run() -> None:
             with torch.inference_mode():
@@ -161,7 +84,7 @@ class Bench:
         return run
 
     def seconds(self, *calls: Callable[[], Any]) -> list[float]:
-        """Median time of each call."""
+        """Measures the median time of each call."""
         return median_seconds(calls, self.repeats)
 
     def row(self, what: str, amount: float, ours: float, theirs: float) -> None:
@@ -174,10 +97,11 @@ class Bench:
 
 
 class Ticks(transformers.StoppingCriteria):
-    """Stops nothing: notes when each token of each run was there."""
+    """A stopping criterion that never stops, but records when each token of each run was done."""
 
     def __init__(self, bench: Bench):
-        self.bench, self.runs = bench, []
+        self.bench = bench
+        self.runs: list[list[float]] = []
 
     def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         if self.bench.device == "cuda":
@@ -187,12 +111,13 @@ class Ticks(transformers.StoppingCriteria):
 
 
 def format_row(row: tuple[str, float, float]) -> str:
+    """Formats a row of the table."""
     what, ours, theirs = row
     return f"| {what} | {ours:,.1f} | {theirs:,.1f} | {ours / theirs:.2f} |"
 
 
 def check_same(what: str, ours: Any, theirs: torch.Tensor, dtype: str) -> None:
-    """Exits unless both outputs are one model's."""
+    """Exits unless both outputs agree."""
     a, b = np.asarray(ours, np.float32), theirs.detach().float().cpu().numpy()
     error = float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max())
     if not error < SAME[dtype]:
@@ -200,7 +125,7 @@ def check_same(what: str, ours: Any, theirs: torch.Tensor, dtype: str) -> None:
 
 
 def arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The weights by name, bfloat16 kept."""
+    """Returns the weights by name, bfloat16 kept."""
 
     def array(x: torch.Tensor) -> np.ndarray:
         x = x.detach().cpu()
@@ -214,140 +139,179 @@ def arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
 # --- the models -----------------------------------------------------------------------------------
 
 
-def time_qwen(bench: Bench, size: str, dtype: str, groups: tuple[int, ...], new: int) -> QwenConfig:
-    """Prefill, decoding and the vision tower of Qwen2.5-VL."""
-    published = transformers.Qwen2_5_VLConfig(**hf_config(size))
-    c = QwenConfig.from_hf(published.to_dict())
-    torch.set_default_dtype(getattr(torch, dtype))
-    with torch.device(bench.device):
-        reference = transformers.Qwen2_5_VLForConditionalGeneration(published).eval()
-    torch.set_default_dtype(torch.float32)
-    definition, shapes = abstract(
-        lambda: QwenVL(
-            c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, attention="auto", chunk=512
-        )
-    )
-    params = jax.device_put(from_hf(arrays(reference), qwen_table(c), shapes))
-    model = functools.partial(nnx.merge, definition)
-    _, _, length, frames, (height, width), _ = SIZES[size]
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(5, c.text.vocab, (1, length))
-    ids = torch.from_numpy(tokens).to(bench.device)
+class Qwen:
+    """Qwen2.5-VL on both sides, with the same random weights.
 
-    prompt = text_prompt(tokens)
-    features = np.zeros((1, 1, c.text.width), dtype)
+    Attributes:
+      sizes: the model's sizes.
+      reference: their model.
+      params: our parameters.
+    """
+
+    def __init__(self, device: str, size: str, dtype: str):
+        self.device, self.size, self.dtype = device, size, dtype
+        published = transformers.Qwen2_5_VLConfig(**hf_config(size))
+        self.sizes = QwenConfig.from_hf(published.to_dict())
+        torch.set_default_dtype(getattr(torch, dtype))
+        with torch.device(device):
+            self.reference = transformers.Qwen2_5_VLForConditionalGeneration(published).eval()
+        torch.set_default_dtype(torch.float32)
+        definition, shapes = abstract(
+            lambda: QwenVL(
+                self.sizes,
+                rngs=nnx.Rngs(0),
+                dtype=jnp.dtype(dtype),
+                param_dtype=jnp.dtype(dtype),
+                attention="auto",
+                chunk=512,
+            )
+        )
+        self.params = jax.device_put(
+            from_hf(arrays(self.reference), qwen_table(self.sizes), shapes)
+        )
+        self.model = functools.partial(nnx.merge, definition)
+
+    def tokens(self) -> np.ndarray:
+        """Makes a random prompt [1, L] of the size's length."""
+        rng = np.random.default_rng(0)
+        return rng.integers(5, self.sizes.text.vocab, (1, SIZES[self.size][2]))
+
+
+def time_prefill(bench: Bench, qwen: Qwen) -> None:
+    """Times the decoder over a prompt."""
+    model, tokens = qwen.model, qwen.tokens()
+    ids = torch.from_numpy(tokens).to(bench.device)
     hidden = jax.jit(
         lambda p, t: model(p).language.prefill(model(p).language.embed(t), *positions_of(t))[0]
-    )(params, tokens)
-    decoder = reference.model.language_model
+    )(qwen.params, tokens)
+    decoder = qwen.reference.model.language_model
     with torch.inference_mode():
-        check_same("decoder", hidden, decoder(input_ids=ids).last_hidden_state, dtype)
+        check_same("decoder", hidden, decoder(input_ids=ids).last_hidden_state, qwen.dtype)
+    features = np.zeros((1, 1, qwen.sizes.text.width), qwen.dtype)
+    length = tokens.shape[1]
     bench.row(
         f"prefill, tokens/s ({length} tokens)",
         length,
         *bench.seconds(
-            bench.ours(lambda p, x, f: prefill(model(p), x, f)[0], params, prompt, features),
+            bench.ours(
+                lambda p, x, f: prefill(model(p), x, f)[0],
+                qwen.params,
+                text_prompt(tokens),
+                features,
+            ),
             bench.theirs(lambda: decoder(input_ids=ids, use_cache=True)),
         ),
     )
-    for group in groups:
-        keys = jax.random.split(jax.random.key(0), (1, 1, group))
-        repeated = ids.repeat(group, 1)
-        calls, ticks = [], Ticks(bench)
-        for count in (1, new):
-            sampling = Sampling(count, (), tuple(TOKENS.values()))
 
-            def ours(p: Params, x: Prompts, f: Any, k: Any, sampling: Sampling = sampling) -> Any:
-                return generate(model(p), x, f, k, sampling).tokens
 
-            calls.append(bench.ours(ours, params, prompt, features, keys))
+def time_decoding(bench: Bench, qwen: Qwen, group: int, new_tokens: int) -> None:
+    """Times `group` answers of `new` tokens to one prompt."""
+    tokens = qwen.tokens()
+    keys = jax.random.split(jax.random.key(0), (1, 1, group))
+    features = np.zeros((1, 1, qwen.sizes.text.width), qwen.dtype)
+    repeated = torch.from_numpy(tokens).to(bench.device).repeat(group, 1)
+    calls, ticks = [], Ticks(bench)
+    for count in (1, new_tokens):
+        sampling = Sampling(count, (), tuple(TOKENS.values()))
 
-        def theirs(repeated: torch.Tensor = repeated, ticks: Ticks = ticks) -> Any:
-            ticks.runs.append([])
-            return reference.generate(
-                repeated,
-                attention_mask=torch.ones_like(repeated),
-                do_sample=True,
-                top_k=0,
-                min_new_tokens=new,
-                max_new_tokens=new,
-                pad_token_id=0,
-                stopping_criteria=transformers.StoppingCriteriaList([ticks]),
-            )
+        def ours(p: Params, x: Prompts, f: Any, k: Any, sampling: Sampling = sampling) -> Any:
+            return generate(qwen.model(p), x, f, k, sampling).tokens
 
-        ours_1, ours_n, theirs_n = bench.seconds(*calls, bench.theirs(theirs))
-        # Not by subtraction: their prefill of G prompts varies by more than the decoding takes.
-        theirs_decoding = float(np.median([run[-1] - run[0] for run in ticks.runs[1:]]))
-        decoded = group * (new - 1)
-        bench.row(f"decode, tokens/s (G = {group})", decoded, ours_n - ours_1, theirs_decoding)
-        whole = f"rollout, tokens/s (G = {group}, {new} tokens, prefill included)"
-        bench.row(whole, group * new, ours_n, theirs_n)
+        calls.append(bench.ours(ours, qwen.params, text_prompt(tokens), features, keys))
 
+    def theirs() -> Any:
+        ticks.runs.append([])
+        return qwen.reference.generate(
+            repeated,
+            attention_mask=torch.ones_like(repeated),
+            do_sample=True,
+            top_k=0,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            pad_token_id=0,
+            stopping_criteria=transformers.StoppingCriteriaList([ticks]),
+        )
+
+    ours_1, ours_n, theirs_n = bench.seconds(*calls, bench.theirs(theirs))
+    # Not by subtraction: their prefill of G prompts varies by more than the decoding takes.
+    theirs_decoding = float(np.median([run[-1] - run[0] for run in ticks.runs[1:]]))
+    decoded = group * (new_tokens - 1)
+    bench.row(f"decode, tokens/s (G = {group})", decoded, ours_n - ours_1, theirs_decoding)
+    label = f"rollout, tokens/s (G = {group}, {new_tokens} tokens, prefill included)"
+    bench.row(label, group * new_tokens, ours_n, theirs_n)
+
+
+def time_tower(bench: Bench, qwen: Qwen) -> None:
+    """Times the vision tower over frames of random patches."""
+    c, dtype, model = qwen.sizes, qwen.dtype, qwen.model
+    frames, (height, width) = SIZES[qwen.size][3:5]
+    rng = np.random.default_rng(0)
     patches = rng.normal(size=(frames, height * width, c.vision.patch_dim)).astype(dtype)
     grid = np.full((frames, 2), (height, width), np.int32)
     flat = torch.from_numpy(patches.astype(np.float32)).to(bench.device, getattr(torch, dtype))
     flat = flat.reshape(-1, c.vision.patch_dim)
     thw = torch.tensor([(1, height, width)] * frames, device=bench.device)
-    tower = reference.model.visual
-    seen = jax.jit(lambda p, x, g: model(p).vision(x, g))(params, patches, grid)
+    tower = qwen.reference.model.visual
+    output = jax.jit(lambda p, x, g: model(p).vision(x, g))(qwen.params, patches, grid)
     with torch.inference_mode():
-        check_same("vision tower", seen, tower(flat, grid_thw=thw).pooler_output, dtype)
+        check_same("vision tower", output, tower(flat, grid_thw=thw).pooler_output, dtype)
     bench.row(
         f"vision tower, patches/s ({frames} frames of {height} × {width})",
         frames * height * width,
         *bench.seconds(
-            bench.ours(lambda p, x, g: model(p).vision(x, g), params, patches, grid),
+            bench.ours(lambda p, x, g: model(p).vision(x, g), qwen.params, patches, grid),
             bench.theirs(lambda: tower(flat, grid_thw=thw)),
         ),
     )
-    return c
 
 
 def text_prompt(tokens: np.ndarray) -> Prompts:
-    """The prompt [1, L] as `generate` takes it, its last token apart."""
-    cut = tokens[:, None, :-1].astype(np.int32)
+    """Makes the prompt [1, L] as `generate` takes it, with the last token apart."""
+    prompt_tokens = tokens[:, None, :-1].astype(np.int32)
     positions, segments = positions_of(tokens[:, :-1])
     return Prompts(
-        cut,
-        np.full(cut.shape, -1, np.int32),
-        np.asarray(positions)[:, None],
-        np.asarray(segments)[:, None],
-        tokens[:, -1:].astype(np.int32),
-        np.full((1, 1), tokens.shape[1] - 1, np.int32),
+        jnp.asarray(prompt_tokens),
+        jnp.full(prompt_tokens.shape, -1, jnp.int32),
+        jnp.asarray(positions)[:, None],
+        jnp.asarray(segments)[:, None],
+        jnp.asarray(tokens[:, -1:], jnp.int32),
+        jnp.full((1, 1), tokens.shape[1] - 1, jnp.int32),
     )
 
 
 def positions_of(tokens: Any) -> tuple[Any, Any]:
-    """Positions [B, 3, L] and segments [B, L] of text."""
+    """Returns positions [B, 3, L] and segments [B, L] of text."""
     B, L = tokens.shape
     return jnp.broadcast_to(jnp.arange(L), (B, 3, L)), jnp.ones((B, L), jnp.int32)
 
 
 def time_clip(bench: Bench, size: str, dtype: str) -> None:
-    """CLIP's image tower at the shapes of ViT-B/32."""
+    """Times CLIP's image tower at the shapes of ViT-B/32."""
     with torch.device(bench.device):
         reference = transformers.CLIPModel(transformers.CLIPConfig()).eval()
     reference = reference.to(getattr(torch, dtype))
     c = CLIPConfig.published("vit-b-32")
-    definition, shapes = abstract(lambda: CLIP(c, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    definition, shapes = abstract(
+        lambda: CLIP(c, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+    )
     params = jax.device_put(from_hf(arrays(reference), HUGGING_FACE, shapes))
     images = SIZES[size][-1]
     pixels = np.random.default_rng(0).normal(size=(images, 224, 224, 3)).astype(dtype)
-    there = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
-    there = there.to(bench.device, getattr(torch, dtype))
+    their_pixels = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+    their_pixels = their_pixels.to(bench.device, getattr(torch, dtype))
 
     def embed(p: Params, x: Any) -> Any:
         return nnx.merge(definition, p).encode_image(x)
 
     with torch.inference_mode():
-        want = reference.get_image_features(there).pooler_output
-    check_same("CLIP", jax.jit(embed)(params, pixels), want, dtype)
+        expected = reference.get_image_features(their_pixels).pooler_output
+    check_same("CLIP", jax.jit(embed)(params, pixels), expected, dtype)
     bench.row(
         f"CLIP ViT-B/32, images/s ({images} at a time)",
         images,
         *bench.seconds(
             bench.ours(embed, params, pixels),
-            bench.theirs(lambda: reference.get_image_features(there)),
+            bench.theirs(lambda: reference.get_image_features(their_pixels)),
         ),
     )
 
@@ -356,19 +320,19 @@ def time_clip(bench: Bench, size: str, dtype: str) -> None:
 
 
 def matmul_rate(bench: Bench, n: int = 8192) -> float:
-    """Measured FLOP/s of a bfloat16 matrix product."""
+    """Measures the FLOP/s of a bfloat16 matrix product."""
     x = jnp.ones((n, n), jnp.bfloat16)
     return 2.0 * n**3 / bench.seconds(bench.ours(lambda a, b: a @ b, x, x))[0]
 
 
 def memory_bandwidth(bench: Bench, n: int = 2**30) -> float:
-    """Measured bytes/s, reading and writing, of a pass over 2 GiB."""
+    """Measures the bytes/s, reading and writing, of a pass over 2 GiB."""
     x = jnp.ones((n,), jnp.bfloat16)
     return 2 * 2.0 * n / bench.seconds(bench.ours(lambda a: a + 1, x))[0]
 
 
-def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new: int) -> list[str]:
-    """What the rows measured so far are of the card's measured limits."""
+def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new_tokens: int) -> list[str]:
+    """Formats the rows measured so far as shares of the card's measured limits."""
     rate, bandwidth = matmul_rate(bench), memory_bandwidth(bench)
     lines = [f"matrix product {rate / 1e12:.0f} TFLOP/s, memory {bandwidth / 1e12:.2f} TB/s"]
     for what, ours, _ in bench.rows:
@@ -377,13 +341,15 @@ def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new: int) -> li
             lines.append(f"{what}: {share:.1%} of the matrix rate")
         if what.startswith("decode"):
             group = int(what.split("G = ")[1].rstrip(")"))
-            read = decode_bytes(c, length, group, new / 2, itemsize=2)
-            lines.append(f"{what}: {ours / group * read / bandwidth:.1%} of the bandwidth")
+            bytes_read = decode_bytes(c, length, group, new_tokens / 2, itemsize=2)
+            lines.append(f"{what}: {ours / group * bytes_read / bandwidth:.1%} of the bandwidth")
     return lines
 
 
 def main() -> None:
     """Prints the table, row by row."""
+    # Both frameworks share a card: JAX would otherwise take three quarters of it at once.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--size", choices=SIZES, help="default: small on a CPU, 7b on a GPU")
@@ -407,7 +373,13 @@ def main() -> None:
         f"transformers {transformers.__version__}\n"
     )
     print("| | msjoe_jax | transformers | ratio |\n|---|---|---|---|")
-    c = time_qwen(bench, size, dtype, tuple(a.groups), a.new)
+    qwen = Qwen(bench.device, size, dtype)
+    time_prefill(bench, qwen)
+    for group in a.groups:
+        time_decoding(bench, qwen, group, a.new)
+    time_tower(bench, qwen)
+    c = qwen.sizes
+    del qwen  # the next models need the memory
     time_clip(bench, size, dtype)
     shapes = abstract(lambda: QwenVL(c, rngs=nnx.Rngs(0)))[1]
     print(f"\n{count_params(shapes) / 1e6:,.0f} M parameters")

@@ -1,4 +1,4 @@
-"""Runs of `msjoe_jax.main` side by side, one core each; what is finished is not run again."""
+"""Runs `msjoe_jax.main` several times side by side, one core each; skips finished runs."""
 
 import concurrent.futures
 import itertools
@@ -26,9 +26,9 @@ class Run(NamedTuple):
 
 
 def run_main(run: Run) -> bool:
-    """One run in its own process, on this thread's cores; True if it is finished afterwards.
+    """Runs `main` in its own process, on this thread's cores; says whether it finished.
 
-    Its output goes to `log.txt`. A run that was killed goes on where it stopped.
+    Its output goes to `log.txt`. A run that was killed resumes.
     """
     workdir = run.workdir.absolute()
     if (workdir / "eval.json").exists():
@@ -38,33 +38,34 @@ def run_main(run: Run) -> bool:
     command += [f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in run.fields.items()]
     with (workdir / "log.txt").open("a") as log:
-        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
-    return not done.returncode
+        process = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False)
+    return not process.returncode
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> None:
-    """All runs, `jobs` at a time, one core each.
+    """Runs `jobs` runs at a time, one core each, until all have ended.
 
-    Raises SystemExit when all have ended, if some failed: their logs are named.
+    Raises:
+      SystemExit: some runs failed; their logs are named.
     """
     cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
 
     def pin() -> None:
-        os.sched_setaffinity(0, {next(cores)})  # of this thread, and of what it starts
+        os.sched_setaffinity(0, {next(cores)})  # of this thread and the processes it starts
 
     with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
-        done = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
-    failed = [str(r.workdir / "log.txt") for r, ok in zip(runs, done, strict=True) if not ok]
-    if failed:
-        sys.exit(f"error: {len(failed)} of {len(runs)} runs failed; see {', '.join(failed)}")
+        succeeded = list(tqdm(pool.map(run_main, runs), total=len(runs), desc="runs", unit="run"))
+    logs = [str(r.workdir / "log.txt") for r, ok in zip(runs, succeeded, strict=True) if not ok]
+    if logs:
+        sys.exit(f"error: {len(logs)} of {len(runs)} runs failed; see {', '.join(logs)}")
 
 
 def from_base(base: pathlib.Path) -> dict[str, object]:
-    """Fields of a run that starts from the models, data and pass rates of the run in `base`."""
+    """Returns the fields by which a run starts from a base run's models, data and pass rates."""
     base = base.absolute()
     world = base / "world"
     return {
-        "stages": "('joint','evaluate')",
+        "phases": "('joint','evaluate')",
         "data.train_questions": base / "difficulty" / "questions.jsonl",
         "mllm.tokenizer": world / "tokenizer.json",
         "clip.tokenizer": world / "tokenizer.json",
@@ -77,7 +78,7 @@ def from_base(base: pathlib.Path) -> dict[str, object]:
     }
 
 
-def outcomes(workdir: pathlib.Path, selector: str) -> Float[np.ndarray, "n"]:
-    """1.0 or 0.0 of every held-out question, NaN where it was dropped."""
+def outcomes(workdir: pathlib.Path, arm: str) -> Float[np.ndarray, "n"]:
+    """Returns an arm's score of every held-out question, NaN where it was dropped."""
     rows = map(json.loads, (workdir / "eval_questions.jsonl").read_text().splitlines())
-    return np.array([np.nan if row[selector] is None else row[selector] for row in rows])
+    return np.array([np.nan if row[arm] is None else row[arm] for row in rows])

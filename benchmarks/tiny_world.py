@@ -1,10 +1,10 @@
-"""Every arm of the tiny world's experiment, several seeds each, as one table.
+"""Runs every arm of the tiny world's experiment with several seeds, and makes one table.
 
     python -m benchmarks.tiny_world --workdir=runs/bench --seeds=5
 
 The base models, pass rates and the pre-trained sampler are made once; every arm starts from them
-with the same number of updates and of answer rollouts, and is judged on the same held-out
-questions. Runs go two at a time, one core each; what is finished is not run again. Writes
+with the same number of updates and of answer rollouts, and is evaluated on the same held-out
+questions. Runs go two at a time, one core each; finished ones are not run again. Writes
 `table.md` and `table.json` into the workdir.
 """
 
@@ -12,21 +12,18 @@ import json
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
 from scipy import stats
 
 from benchmarks.parallel_runs import Run, from_base, outcomes, run_all, run_main
-from msjoe_jax.evaluation.evaluate import paired_difference
-
-_WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "Where runs and the table go.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each arm.", lower_bound=2)
-_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each arm; 0: as configs/tiny.py says.")
-_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
+from msjoe_jax.evaluation.statistics import paired_difference
 
 CONFIG = "configs/tiny.py"
-BASE_SELECTORS = (
+# The arms under which the base models are evaluated.
+BASE_ARMS = (
     "blind",
     "uniform",
     "topk_question",
@@ -37,17 +34,25 @@ BASE_SELECTORS = (
     "oracle_queries",
     "oracle",
 )
-OTHER_PREVIEWS = "joint_other_previews"  # the trained joint model, stage 1 shown another video
-# What an arm overrides, and the selector under which it is judged.
-ARMS: dict[str, tuple[dict[str, object], str]] = {
-    "joint": ({}, "joint"),
-    "sampler_only": ({"joint.train_mllm": False}, "joint"),
-    "mllm_only": ({"joint.train_sampler": False, "rollout.selector": "topk"}, "joint_topk"),
-    "mllm_only_smooth": (
+OTHER_PREVIEWS = "joint_other_previews"  # the trained joint model, reason shown another video
+
+
+class Training(NamedTuple):
+    """A training's overrides, and the arm under which it is evaluated."""
+
+    fields: dict[str, object]
+    arm: str
+
+
+TRAININGS = {
+    "joint": Training({}, "joint"),
+    "sampler_only": Training({"joint.train_mllm": False}, "joint"),
+    "mllm_only": Training({"joint.train_sampler": False, "rollout.selector": "topk"}, "joint_topk"),
+    "mllm_only_smooth": Training(
         {"joint.train_sampler": False, "rollout.selector": "topk_smooth"},
         "joint_topk_smooth",
     ),
-    "uniform_control": (
+    "uniform_control": Training(
         {"joint.train_sampler": False, "rollout.selector": "uniform"},
         "joint_uniform",
     ),
@@ -71,55 +76,74 @@ LABELS = {
 }
 
 
-def main(_: list[str]) -> None:
-    root = pathlib.Path(_WORKDIR.value)
-    base = root / "base"
+class Options(NamedTuple):
+    """The flags: where runs and table go, seeds of each training, updates (0: the config's)."""
+
+    root: pathlib.Path
+    seeds: int
+    steps: int
+    jobs: int
+
+
+def run_trainings(options: Options) -> None:
+    """Runs the base and every training, and writes the table.
+
+    Raises:
+      SystemExit: a run failed, whose log is named.
+    """
     began = time.perf_counter()
+    base = options.root / "base"
     fields: dict[str, object] = {
-        "stages": "('world','warm_up','difficulty','pretrain','evaluate')",
-        "evaluate.selectors": str(BASE_SELECTORS),
+        "phases": "('world','warm_up','difficulty','pretrain','evaluate')",
+        "evaluate.arms": str(BASE_ARMS),
     }
     if not run_main(Run(base, CONFIG, fields)):
         sys.exit(f"error: the base run failed; see {base / 'log.txt'}")
     shared = from_base(base)
-    if _STEPS.value:
-        shared["joint.steps"] = _STEPS.value
+    if options.steps:
+        shared["joint.steps"] = options.steps
     runs = []
-    for seed in range(_SEEDS.value):
-        for name, (fields, selector) in ARMS.items():
-            selectors = (selector, OTHER_PREVIEWS) if name == "joint" else (selector,)
-            own = {**fields, "seed": seed, "evaluate.selectors": str(selectors)}
-            runs.append(Run(root / f"{name}-{seed}", CONFIG, {**shared, **own}))
-    run_all(runs, _JOBS.value)
-    report(root, time.perf_counter() - began)
+    for seed in range(options.seeds):
+        for name, training in TRAININGS.items():
+            arms = (training.arm, OTHER_PREVIEWS) if name == "joint" else (training.arm,)
+            overrides = {**training.fields, "seed": seed, "evaluate.arms": str(arms)}
+            runs.append(Run(options.root / f"{name}-{seed}", CONFIG, {**shared, **overrides}))
+    run_all(runs, options.jobs)
+    report(options.root, options.seeds, time.perf_counter() - began)
 
 
-def report(root: pathlib.Path, seconds: float) -> None:
-    """Accuracy per arm over seeds, and joint minus each with two 95 % intervals.
+def report(root: pathlib.Path, count: int, seconds: float) -> None:
+    """Writes accuracy per arm over seeds, and joint minus each with two 95 % intervals.
 
-    By question: means over seeds, paired by question (other questions might have been asked). By
-    seed: seed by seed, Student's t (other seeds might have been run).
+    By question: of means over seeds, paired by question; covers the choice of questions. By seed:
+    of differences seed by seed, Student's t; covers the choice of seeds.
     """
-    seeds = range(_SEEDS.value)
-    right = {
-        name: np.stack([outcomes(root / f"{name}-{s}", selector) for s in seeds])
-        for name, (_, selector) in ARMS.items()
+    seeds = range(count)
+    scores = {
+        name: np.stack([outcomes(root / f"{name}-{s}", training.arm) for s in seeds])
+        for name, training in TRAININGS.items()
     }
-    right[OTHER_PREVIEWS] = np.stack([outcomes(root / f"joint-{s}", OTHER_PREVIEWS) for s in seeds])
-    for name in BASE_SELECTORS:
-        right[name] = np.tile(outcomes(root / "base", name), (len(seeds), 1))
-    joint = right["joint"].mean(0)
+    scores[OTHER_PREVIEWS] = np.stack(
+        [outcomes(root / f"joint-{s}", OTHER_PREVIEWS) for s in seeds]
+    )
+    for name in BASE_ARMS:
+        scores[name] = np.tile(outcomes(root / "base", name), (count, 1))
+    counted = ~np.isnan(np.stack([rows.sum(0) for rows in scores.values()])).any(0)
+    scores = {
+        name: rows[:, counted] for name, rows in scores.items()
+    }  # a dropped question counts nowhere
+    joint = scores["joint"].mean(0)
     lines = [
         "| arm | accuracy | per seed | joint − arm | 95 % by question | 95 % by seed |",
         "|---|---|---|---|---|---|",
     ]
-    t = float(stats.t.ppf(0.975, len(seeds) - 1))
+    t = float(stats.t.ppf(0.975, count - 1))
     table = {}
-    for name in (*ARMS, OTHER_PREVIEWS, *BASE_SELECTORS):
-        each = right[name].mean(1)
-        mean, low, high = paired_difference(joint, right[name].mean(0))
-        per_seed = " ".join(f"{x:.3f}" for x in each) if name not in BASE_SELECTORS else "–"
-        half = t * float((right["joint"].mean(1) - each).std(ddof=1)) / len(seeds) ** 0.5
+    for name in (*TRAININGS, OTHER_PREVIEWS, *BASE_ARMS):
+        each = scores[name].mean(1)
+        mean, low, high = paired_difference(joint, scores[name].mean(0))
+        per_seed = " ".join(f"{x:.3f}" for x in each) if name not in BASE_ARMS else "–"
+        half = t * float((scores["joint"].mean(1) - each).std(ddof=1)) / count**0.5
         by_seed = [mean - half, mean + half]
         gap = f"{mean:+.3f} | [{low:+.3f}, {high:+.3f}] | [{by_seed[0]:+.3f}, {by_seed[1]:+.3f}]"
         gap = "| |" if name == "joint" else gap
@@ -132,5 +156,18 @@ def report(root: pathlib.Path, seconds: float) -> None:
     print(text)
 
 
+def main() -> None:
+    """Defines the flags and runs all."""
+    workdir = flags.DEFINE_string("workdir", "runs/bench", "Where runs and the table go.")
+    seeds = flags.DEFINE_integer("seeds", 5, "Seeds of each arm.", lower_bound=2)
+    steps = flags.DEFINE_integer("steps", 0, "Updates of each arm; 0: as configs/tiny.py says.")
+    jobs = flags.DEFINE_integer("jobs", 2, "Runs at a time, one core each.")
+    app.run(
+        lambda _: run_trainings(
+            Options(pathlib.Path(workdir.value), seeds.value, steps.value, jobs.value)
+        )
+    )
+
+
 if __name__ == "__main__":
-    app.run(main)
+    main()

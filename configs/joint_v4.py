@@ -19,12 +19,12 @@ from msjoe_jax.config import base
 
 
 def get_config() -> ConfigDict:
-    """The defaults of `base()` are this run's; what is set here is its schedule and its mesh."""
+    """Returns the config: the defaults of `base()`, with this run's schedule and mesh."""
     c = base()
     c.pretrain.steps = 200
     c.joint.steps = 1000
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 8, 2
     c.objective.micro_batches = 4
-    c.rollout.waves = 2  # half the batch is parsed and decoded while the other half computes
-    c.rollouts_every = 10  # 2.5 MB a row of updates
+    c.rollout.waves = 2  # the host works on one half of a batch while the device computes the other
+    c.rollouts_every = 10  # the rows of one update take 2.5 MB
     return c

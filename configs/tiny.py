@@ -11,7 +11,11 @@ from msjoe_jax.config import add_group, base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` "short": a few steps of everything on a small world, to see that it runs."""
+    """Returns the config; `variant` "short" takes a few steps on a small world, as a smoke test.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
     c = base()
     add_group(c, "world")
     add_group(c, "warm_up")
@@ -45,9 +49,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # Two questions a video: 2,048 to train on, 2,000 held out. Validation served tuning only.
     c.world.num_train = 1024
     c.world.num_validation = 64
-    c.evaluate.smooth = 3  # better than 5 with right queries and a perfect reader, on validation
-    # The base model reads well but is not sure of itself: at 1.0 a quarter of its right answers
-    # would be lost to sampling, and their frames with them.
+    c.evaluate.smooth = 3  # better on validation than 5, with right queries and a perfect reader
+    # The base model reads well, but its distribution is flat: sampling at 1.0 would lose a quarter
+    # of its right answers, and with them the credit of their frames.
     c.rollout.answer_temperature = 0.5
     c.pretrain.steps = 60
     c.joint.steps = 200

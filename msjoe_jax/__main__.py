@@ -4,13 +4,13 @@ import importlib
 import sys
 
 from msjoe_jax.commands import COMMANDS
-from msjoe_jax.runtime.platform import quiet_cpu_default
+from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 
 TRAINING = "training: python -m msjoe_jax.main --config=NAME --workdir=DIR (--help says more)"
 
 
 def usage() -> str:
-    """The list of commands, a line each."""
+    """Returns the list of commands, one line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {line}" for name, (line, _) in COMMANDS.items()]
     head = ["usage: msjoe COMMAND --flag=value …", "", "commands (msjoe COMMAND --help says more):"]
@@ -18,18 +18,19 @@ def usage() -> str:
 
 
 def main() -> None:
-    """Runs the command that the first word names; a wrong word is one line and status 2."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    """Runs the command named by the first argument; an unknown one is an error with status 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
-        sys.exit(0 if words else 2)
-    if words[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: msjoe has no command {words[0]!r}; it has: {known}", file=sys.stderr)
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in COMMANDS:
+        names = ", ".join(COMMANDS)
+        print(f"error: msjoe has no command {arguments[0]!r}; it has: {names}", file=sys.stderr)
         sys.exit(2)
     quiet_cpu_default()  # before JAX is imported
-    sys.argv = [f"msjoe {words[0]}", *words[1:]]
-    importlib.import_module(COMMANDS[words[0]][1]).cli()
+    keep_compiled_programs()
+    sys.argv = [f"msjoe {arguments[0]}", *arguments[1:]]
+    importlib.import_module(COMMANDS[arguments[0]][1]).cli()
 
 
 if __name__ == "__main__":

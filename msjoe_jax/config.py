@@ -1,8 +1,8 @@
-"""The config of a run: one frozen dataclass made of the rooms' own, and its check before the run.
+"""The config of a run: one frozen dataclass of the packages' own groups, checked before the run.
 
 `configs/*.py` start from `base()`, a `ConfigDict` whose locked fields `--config.a.b=value`
-overrides; `check` turns what comes out into a `Config`, or names every slip at once. Rooms receive
-their own group of it, never the `ConfigDict`.
+overrides; `check` turns the result into a `Config`, or reports every mistake at once. Each package
+receives its own group, never the `ConfigDict`.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from msjoe_jax.rollout.system import (
     make_system,
 )
 from msjoe_jax.runtime.checkpoint import check_params
-from msjoe_jax.runtime.mesh import MeshConfig, make_mesh
+from msjoe_jax.runtime.mesh import MeshConfig, mesh_sizes
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.text.prompts import PromptConfig
@@ -49,10 +49,10 @@ from msjoe_jax.training.config import (
 )
 from msjoe_jax.training.state import abstract_state
 
-# What a run does, in this order; `world` and `warm_up` are the tiny world's (msjoe_jax/world).
+# The phases of a run, in this order; `world` and `warm_up` are the tiny world's (msjoe_jax/world).
 PHASES = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
 TRAININGS = ("pretrain", "joint")
-# Groups that a config may add to the base ones, each with the room that reads it.
+# Groups that a config may add to the base ones: the module and the class of each.
 EXTENSIONS = {
     "world": ("msjoe_jax.world.phase", "WorldConfig"),
     "warm_up": ("msjoe_jax.world.phase", "WarmUpConfig"),
@@ -62,9 +62,9 @@ NAMES = ("mllm", "clip", "sampler")
 
 @dataclasses.dataclass(frozen=True)
 class Config(LoopConfig):
-    """Every field of a run."""
+    """The config of a run."""
 
-    seed: int = option(0, "Of every random choice.", low=0, high=(1 << 31) - 1)
+    seed: int = option(0, "Seed of every random choice.", low=0, high=(1 << 31) - 1)
     phases: tuple[str, ...] = option(
         ("difficulty", "pretrain", "joint", "evaluate"),
         "What the run does, in the order of this list whatever the order given; each is skipped "
@@ -99,7 +99,7 @@ class Config(LoopConfig):
 
     @property
     def episode(self) -> EpisodeConfig:
-        """What an episode depends on."""
+        """The settings of an episode."""
         return EpisodeConfig(
             frames=self.frames,
             law=self.objective.likelihood,
@@ -109,7 +109,7 @@ class Config(LoopConfig):
         )
 
     def training_run(self, name: str) -> TrainingRun:
-        """All that the training `name` (pretrain or joint) reads."""
+        """Returns all that the training `name` (pretrain or joint) reads."""
         loop = {f.name: getattr(self, f.name) for f in dataclasses.fields(LoopConfig)}
         return TrainingRun(
             name=name,
@@ -126,13 +126,13 @@ class Config(LoopConfig):
         )
 
     def parts(self, *names: str) -> dict[str, Any]:
-        """Groups as plain values, by default those that a model folder's reader needs."""
+        """Returns groups as plain values, by default those that a model folder needs."""
         return {name: plain(getattr(self, name)) for name in names or (*NAMES, "frames", "prompt")}
 
 
 def base() -> ConfigDict:
-    """Returns every field with its default."""
-    return ConfigDict(plain(Config()), type_safe=False)  # `check` names wrong types, all of them
+    """Returns a config of every field with its default."""
+    return ConfigDict(plain(Config()), type_safe=False)  # `check` reports wrong types, all at once
 
 
 def add_group(config: ConfigDict, name: str) -> None:
@@ -146,56 +146,56 @@ def _extension(name: str) -> type:
 
 
 def read_config(config: ConfigDict | Mapping[str, Any], slips: list[str] | None = None) -> Config:
-    """Makes a `Config` of plain values, each field checked on its own and with its group.
+    """Makes a `Config` from plain values, and checks each field on its own and with its group.
 
     Args:
-      config: by field name.
-      slips: where every slip is told; None: the first ones are raised.
+      config: values by field name.
+      slips: collects a line for every mistake; None: mistakes are raised.
 
     Raises:
-      UserError: a slip, where `slips` is None.
+      UserError: there are mistakes and `slips` is None.
     """
-    found: list[str] = [] if slips is None else slips
+    problems: list[str] = [] if slips is None else slips
     values = json.loads(config.to_json()) if isinstance(config, ConfigDict) else dict(config)
     extensions = {}
     for name in EXTENSIONS:
         if name in values:
-            extensions[name] = read(_extension(name), values.pop(name), f"config.{name}.", found)
-    made = read(Config, values, "config.", found)
-    if slips is None and found:
-        raise UserError(*found)
-    return dataclasses.replace(made, extensions=extensions)
+            extensions[name] = read(_extension(name), values.pop(name), f"config.{name}.", problems)
+    result = read(Config, values, "config.", problems)
+    if slips is None and problems:
+        raise UserError(*problems)
+    return dataclasses.replace(result, extensions=extensions)
 
 
 def check(config: ConfigDict, devices: int | None = None) -> Config:
-    """Makes the config of a run, or names everything in it that would end the run later.
+    """Makes the config of a run, or reports everything in it that would end the run later.
 
     Args:
-      config: of a config file and its overrides.
-      devices: that the mesh is to fit; None: those of this process.
+      config: from a config file, with its overrides.
+      devices: number of devices for the mesh; None: those of this process.
 
     Raises:
-      UserError: every slip, a line each.
+      UserError: there are mistakes, one line each.
     """
     slips: list[str] = []
-    made = read_config(config, slips)
-    # In place of a value that is wrong stands its default, of which nothing more is to be said.
-    wrong = [re.split(r"[=:]", slip)[0] for slip in slips]
+    result = read_config(config, slips)
+    # A wrong value has been replaced by its default, so that checks which mention it mean nothing.
+    bad_fields = [re.split(r"[=:]", slip)[0] for slip in slips]
     relations = [
-        *_relations(made),
-        *_files(made),
-        *_mesh(made, len(jax.devices()) if devices is None else devices),
-        *_models(made),
+        *_relations(result),
+        *_files(result),
+        *_mesh(result, len(jax.devices()) if devices is None else devices),
+        *_models(result),
     ]
-    if "config.phases" not in wrong:  # on which most of them depend
-        slips += [line for line in relations if not mentions(line, wrong)]
+    if "config.phases" not in bad_fields:  # on which most of these checks depend
+        slips += [line for line in relations if not mentions(line, bad_fields)]
     if slips:
         raise UserError(*dict.fromkeys(slips))
-    return made
+    return result
 
 
 def _relations(config: Config) -> Iterator[str]:
-    """What does not go together in groups that do not know of each other."""
+    """Yields what does not go together in groups that do not know of each other."""
     phases, rollout, objective = config.phases, config.rollout, config.objective
     if config.data.task not in TASKS:
         yield f"config.data.task={config.data.task} is not one of {', '.join(TASKS)}"
@@ -244,16 +244,16 @@ def _relations(config: Config) -> Iterator[str]:
 
 
 def _files(config: Config) -> Iterator[str]:
-    """What is not there, or not named."""
+    """Yields paths that do not exist, and required ones that are not set."""
     phases, data = config.phases, config.data
     trains = {"difficulty", *TRAININGS} & set(phases)
     splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
-    for split, needed in splits.items():
+    for split, required in splits.items():
         for name in (f"{split}_records", f"{split}_questions"):
             value = getattr(data, name)
             if value and not epath.Path(value).exists():
                 yield f"config.data.{name}={value} is not there"
-            elif needed and not value and "world" not in phases:
+            elif required and not value and "world" not in phases:
                 phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
                 yield f"config.data.{name} is not set, and the phase {phase} reads it"
     for name in NAMES:
@@ -275,17 +275,16 @@ def _files(config: Config) -> Iterator[str]:
 
 
 def _mesh(config: Config, devices: int) -> Iterator[str]:
-    """What the devices do not divide into."""
+    """Yields mesh and batch sizes that do not divide over the devices."""
     m = config.mesh
     try:
-        mesh = make_mesh(m.data, m.fsdp, m.tensor, devices=jax.devices()[:devices])
+        data, fsdp, _ = mesh_sizes(m.data, m.fsdp, m.tensor, devices)
     except UserError as error:
-        if devices <= len(jax.devices()):
-            yield f"config.{error}"
+        yield f"config.{error}"
         return
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    each = config.rollout.questions // config.rollout.waves
-    if each % parts and set(TRAININGS) & set(config.phases):
+    parts = data * fsdp
+    per_wave = config.rollout.questions // config.rollout.waves
+    if per_wave % parts and set(TRAININGS) & set(config.phases):
         yield (
             f"config.rollout.questions={config.rollout.questions}"
             + (f" in {config.rollout.waves} waves" if config.rollout.waves > 1 else "")
@@ -294,31 +293,34 @@ def _mesh(config: Config, devices: int) -> Iterator[str]:
 
 
 class _AnyTokenizer:
-    """Stands for a tokenizer that is not made yet: a model's leaves do not depend on it."""
+    """A stand-in for a tokenizer that does not exist yet, on which no parameter path depends."""
 
     size = 256
 
     def token_id(self, token: str) -> int:
-        """Any id below `size`."""
+        """Returns some id below `size`."""
         return sum(token.encode()) % self.size
 
 
 def _models(config: Config) -> Iterator[str]:
-    """What the models cannot be, and patterns that match none of their leaves."""
+    """Yields models that cannot be built or loaded, and patterns that match no parameter."""
     checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
+    unusable = False
     for name, folder in checkpoints.items():
         if folder:
             try:
-                check_folder(epath.Path(folder), [name])
+                check_folder(folder, [name])
             except UserError as error:
+                unusable = True
                 yield f"config.{name}.checkpoint={folder}: {error}"
-                return
+    if unusable:
+        return
     if not all(getattr(config, n).size or checkpoints[n] for n in ("mllm", "clip")):
-        return  # told by the group itself
+        return  # the group's own check reports it
     stand_in: Any = _AnyTokenizer()
     tokenizers = Tokenizers(stand_in, stand_in)
     try:
-        if "world" not in config.phases:  # which makes them
+        if "world" not in config.phases:  # that phase makes them
             tokenizers = load_tokenizers(config.models)
         system = make_system(config.models, tokenizers)
         for name, folder in checkpoints.items():

@@ -1,4 +1,4 @@
-"""Where config files lie: a path, or the name of one that we ship."""
+"""Finds and loads config files: by path, or by the name of a shipped one."""
 
 import pathlib
 import runpy
@@ -10,9 +10,9 @@ FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")
 
 
 def config_file(name: str) -> str:
-    """Returns the file that `--config=name` means: a path, or the name of a config that we ship.
+    """Returns the file that `--config=name` means: `name` is a path, or names a shipped config.
 
-    `name` may end in ":variant", which stays. A name that is neither comes back as it is.
+    A ":variant" at its end is kept. A name that is neither is returned as it is.
     """
     file, colon, variant = name.partition(":")
     if pathlib.Path(file).is_file():
@@ -25,13 +25,13 @@ def config_file(name: str) -> str:
 
 
 def shipped_configs() -> list[str]:
-    """Returns the names of the configs that we ship."""
+    """Returns the names of the shipped configs."""
     folder = next(folder for folder in FOLDERS if folder.is_dir())
     return sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
 
 
 def load_config(name: str) -> Any:
-    """Returns the ConfigDict of a config by its name or path, `:variant` behind it."""
+    """Returns the ConfigDict of a config by its name or path, with an optional ":variant"."""
     file, _, variant = config_file(name).partition(":")
     get_config = runpy.run_path(file)["get_config"]
     return get_config(variant) if variant else get_config()

@@ -6,9 +6,9 @@ from typing import Any, NoReturn
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: which file, record or field, and what to do.
+    """An error in the user's input. Its message is one line: which file or field, and what to do.
 
-    Several faults that were found at once are several arguments, a line each.
+    Several mistakes are several arguments, one line each.
     """
 
     def __str__(self) -> str:
@@ -21,11 +21,11 @@ class UserError(Exception):
 
 
 def run_cli(main: Callable[..., Any], *args: Any) -> None:
-    """Runs `main(*args)`; a `UserError` becomes one line (a fault) on stderr and exit status 2.
+    """Runs `main(*args)`; a `UserError` is printed, one line per mistake, with exit status 2.
 
-    So does what the system refuses (a folder without permission, a full disk). Ctrl-C exits with
-    130, as a shell expects, and without a traceback: every long job here resumes from what it has
-    saved. Text that the terminal cannot show is written with escapes: it never ends a command.
+    So is an error of the operating system (no permission, a full disk). Ctrl-C exits with 130, as a
+    shell expects, and without a traceback, since every long job here can be resumed. Text that the
+    terminal cannot show is escaped, so that it never ends a command.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -35,8 +35,8 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
     except UserError as error:
         _fail(*error.lines)
     except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        _fail(f"{where}{error.strerror or error}")
+        prefix = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{prefix}{error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)

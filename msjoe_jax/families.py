@@ -1,9 +1,9 @@
-"""Model families: what the rest asks of a multimodal LLM that is not the same for all of them.
+"""Model families: everything about a multimodal LLM that differs between families.
 
 `FAMILIES` is keyed by Hugging Face's `model_type`. Conversion, export, model folders, the system
-and the rollout take everything from a `Family` and from its sizes object, and name no model. A new
-family is a module (`VisionLanguageModel`), sizes (`Sizes`), a weight table, a sharding table, and a
-line here. CLIP is no family: there is one CLIP.
+and the rollout take everything from a `Family` and its sizes object, and name no model. A new
+family is a module (`VisionLanguageModel`), sizes (`Sizes`), a weight table, a sharding table, and
+an entry here. CLIP is no family, as there is only one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ Seconds = float | tuple[float, ...]
 
 
 class VisionSizes(Protocol):
-    """Sizes of a vision tower, in patches where nothing else is said."""
+    """Sizes of a vision tower, in patches unless stated otherwise."""
 
     @property
     def patch(self) -> int:
@@ -59,7 +59,7 @@ class Sizes(Protocol):
 
     @property
     def vision(self) -> VisionSizes:
-        """The vision tower's."""
+        """Sizes of the vision tower."""
 
     @property
     def image_token_id(self) -> int:
@@ -82,7 +82,7 @@ class LanguageModel(Protocol):
     def prefill(
         self, x: Float[Array, "B S D"], positions: Int[Array, "B 3 S"], segments: Int[Array, "B S"]
     ) -> tuple[Float[Array, "B S D"], Cache]:
-        """Runs prompts: their last hidden states, and what completions go on from."""
+        """Runs prompts; returns their last hidden states, and the cache that completions extend."""
         ...
 
     def extend(
@@ -92,7 +92,7 @@ class LanguageModel(Protocol):
         prompt: Cache,
         prompt_segments: Int[Array, "B S"],
     ) -> Float[Array, "B G C D"]:
-        """Runs whole completions of G a prompt; input j of a row is at position start + j."""
+        """Runs whole completions, G per prompt; input j of a row is at position start + j."""
         ...
 
     def decode_step(
@@ -123,13 +123,13 @@ class LanguageModel(Protocol):
         prompt_segments: Int[Array, "B S"],
         layer: int,
     ) -> Float[Array, "B S"]:
-        """Computes the attention that one token pays the prompt, mean over a layer's heads.
+        """Computes the attention of one token to the prompt, averaged over a layer's heads.
 
         Args:
           x: the token's embedding.
           start: its position.
           prompt, prompt_segments: as `prefill` left them; segment 0 is padding.
-          layer: from the back where negative.
+          layer: negative: counted from the last.
         """
         ...
 
@@ -179,7 +179,7 @@ class VisionLanguageModel(Protocol):
         feature_index: Int[Array, "B G S"],
         features: Float[Array, "B U D"],
     ) -> Float[Array, "B G S D"]:
-        """Embeds prompts, the placeholders by the features of their frames."""
+        """Embeds prompts, with frame features in place of the placeholders."""
         ...
 
 
@@ -199,7 +199,7 @@ class VisualText(NamedTuple):
 
 
 class Images(NamedTuple):
-    """From frames to the vision tower's input; see the functions of models/qwen2_5_vl/images.py.
+    """Functions from frames to the vision tower's input; see models/qwen2_5_vl/images.py.
 
     Attributes:
       fit: (height, width, *, factor, min_pixels, max_pixels) to a frame's size.
@@ -243,10 +243,10 @@ class Family(NamedTuple):
       special_tokens: field of the sizes to (spelling, id in the published vocabulary).
       sizes: published names to a function of those fields' ids, and of the tokenizer if there is
         one, that gives the sizes.
-      tiny: likewise the sizes of the model of tests, for a tokenizer's vocabulary; None: no such.
+      tiny: likewise the sizes of a model for tests, for a tokenizer's vocabulary; None: none.
       build: (sizes, *, rngs, dtype, param_dtype, remat, chunk, attention) to the module; all but
         sizes and rngs may be left out.
-      head_dims: widths of the attention heads, which a kernel may not take.
+      head_dims: widths of the attention heads, as some kernels take only some widths.
       weight_table: the published tensors, for these sizes.
       sharding_table: what each dimension of every parameter is.
       positions: (sizes, token ids [L], grids, seconds of each video) to M-RoPE's positions
@@ -349,23 +349,23 @@ def published_sizes() -> tuple[str, ...]:
     return tuple(name for family in FAMILIES.values() for name in family.sizes)
 
 
-def family_of(config: Mapping[str, Any], where: epath.PathLike) -> Family:
+def family_of(config: Mapping[str, Any], source: epath.PathLike) -> Family:
     """Returns the family of a Hugging Face config.
 
     Raises:
-      UserError: `where` holds a model of none of them.
+      UserError: it belongs to none; the message names `source`, its file.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(f"{where}: model_type is {kind!r}; known are {', '.join(FAMILIES)}")
+        raise UserError(f"{source}: model_type is {kind!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 
 def read_model(file: epath.Path) -> tuple[Family, Any]:
-    """Reads a `config.json`: the model's family and its sizes.
+    """Reads the model's family and its sizes from a `config.json`.
 
     Raises:
-      UserError: it cannot be read, or asks for something that is not computed here.
+      UserError: it cannot be read, or asks for something that is not implemented.
     """
     family = family_of(read_json(file), file)
     return family, read_sizes(file, family.read_config)
@@ -377,7 +377,8 @@ def named_model(size: str, tokenizer: Tokenizer | None) -> tuple[Family, Any]:
     Without a tokenizer the published token ids are used (enough to plan or to count).
 
     Raises:
-      UserError: no family has that name, or `tiny` lacks its tokenizer, or that a special token.
+      UserError: no family has that name, `tiny` comes without a tokenizer, or the tokenizer lacks a
+        special token.
     """
     for family in FAMILIES.values():
         make = family.tiny if size == "tiny" else family.sizes.get(size)
@@ -387,5 +388,5 @@ def named_model(size: str, tokenizer: Tokenizer | None) -> tuple[Family, Any]:
                     "config.mllm.size=tiny needs a tokenizer: set config.mllm.tokenizer"
                 )
             return family, make(family.token_ids(tokenizer), tokenizer)
-    known = ", ".join(["tiny", *published_sizes()])
-    raise UserError(f"config.mllm.size={size!r} is not one of {known}")
+    names = ", ".join(["tiny", *published_sizes()])
+    raise UserError(f"config.mllm.size={size!r} is not one of {names}")

@@ -1,8 +1,8 @@
-"""Fields of a config: each with a type, a default, its bounds or choices, and one line of words.
+"""Fields of a config: each with a type, a default, bounds or choices, and a line on its meaning.
 
 A config group is a frozen dataclass whose fields are made by `option` and `group`. `read` turns
-plain values (of a file, of flags, of a checkpoint's record) into the dataclass and names every slip
-at once; `plain` is the way back.
+plain values (of a file, of flags, of a checkpoint's metadata) into the dataclass and reports every
+mistake at once; `plain` is its inverse.
 """
 
 import dataclasses
@@ -11,18 +11,18 @@ import math
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 KEY = "option"
 
 
 class Option(NamedTuple):
-    """What a field may hold, beside its type.
+    """Documentation and limits of a field, beside its type.
 
-    low, high: the bounds, both allowed; above: a bound that is not. choices: of a text, of every
-    entry of a list of texts, or of the keys of a mapping; a dict of implementations will do, and a
-    function that gives them. form:
-    `regex`, `file` or `folder` (both may be empty, and must be there otherwise).
+    low, high: inclusive bounds; above: an exclusive one. choices: of a text, of every entry of a
+    list of texts, or of the keys of a mapping: any collection, such as a dict of implementations,
+    or a function that returns one. form: `regex`, `file` or `folder` (the latter two may be empty
+    and must exist otherwise).
     """
 
     doc: str
@@ -33,7 +33,7 @@ class Option(NamedTuple):
     form: str = ""
 
     def names(self) -> tuple[str, ...]:
-        """The choices as they are now."""
+        """Returns the choices as they are now."""
         return tuple(self.choices() if callable(self.choices) else self.choices)
 
 
@@ -47,11 +47,11 @@ def option(
     choices: Collection[str] | Callable[[], Collection[str]] = (),
     form: str = "",
 ) -> Any:
-    """A field of a config group: its default, one line of documentation, and `Option`'s limits.
+    """Makes a field of a config group: its default, its documentation, and its limits.
 
     Args:
-      default: its value where none is given.
-      doc: one line of words.
+      default: its value if none is given.
+      doc: one line of documentation.
       low, high, above: bounds of a number; see `Option`.
       choices: names that are allowed; see `Option`.
       form: of a text; see `Option`.
@@ -63,12 +63,12 @@ def option(
 
 
 def group(kind: type, doc: str, **defaults: Any) -> Any:
-    """A field that is a config group itself, with these defaults in place of the group's own."""
+    """Makes a field that is a config group itself, with these defaults in place of its own."""
     return dataclasses.field(default_factory=lambda: kind(**defaults), metadata={KEY: Option(doc)})
 
 
 class Field(NamedTuple):
-    """One field of a group, for walks over a config. `kind` is its type, `default` its value."""
+    """One field of a group. `kind` is its type, `default` its value."""
 
     name: str
     kind: Any
@@ -76,67 +76,72 @@ class Field(NamedTuple):
     option: Option
 
 
-def fields_of(kind: type, made: Any = None) -> Iterator[Field]:
-    """The fields of a config group, in order, with the values of `made` (None: the defaults)."""
+def fields_of(kind: type, instance: Any = None) -> Iterator[Field]:
+    """Yields the fields of a config group, with the values of `instance` (None: the defaults)."""
     hints = get_type_hints(kind)
-    made = kind() if made is None else made
+    instance = kind() if instance is None else instance
     for field in dataclasses.fields(kind):
         if KEY in field.metadata:
-            value = getattr(made, field.name)
+            value = getattr(instance, field.name)
             yield Field(field.name, hints[field.name], value, field.metadata[KEY])
 
 
-def plain(made: Any) -> dict[str, Any]:
-    """A config group as nested plain values, as JSON and `ml_collections` hold them."""
+def plain(instance: Any) -> dict[str, Any]:
+    """Returns a config group as nested plain values, as JSON and `ml_collections` hold them."""
 
     def value(x: Any) -> Any:
         if dataclasses.is_dataclass(x):
             return plain(x)
         return dict(x) if isinstance(x, Mapping) else x
 
-    return {field.name: value(field.default) for field in fields_of(type(made), made)}
+    return {field.name: value(field.default) for field in fields_of(type(instance), instance)}
 
 
-def read(kind: type, values: Mapping[str, Any], where: str, slips: list[str]) -> Any:
-    """A config group from plain values; what is absent has its default.
+def read(
+    kind: type, values: Mapping[str, Any], prefix: str, slips: list[str], defaults: Any = None
+) -> Any:
+    """Makes a config group from plain values; absent fields have their defaults.
 
     Args:
       kind: the dataclass.
       values: by field name.
-      where: stands before a field's name in a message, such as "config.frames.".
-      slips: every value that cannot be is told here, a line each.
+      prefix: stands before a field's name in a message, such as "config.frames.".
+      slips: gets a line for every value that is not allowed.
+      defaults: a group whose values are the defaults; None: the dataclass's own.
 
     Returns:
-      the group, with the default in place of a value that cannot be.
+      The group, with the default in place of a value that is not allowed.
     """
-    known = {field.name: field for field in fields_of(kind)}
+    fields = {field.name: field for field in fields_of(kind, defaults)}
     for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            slips.append(f"{where}{name}: there is no such field{hint}")
-    found: dict[str, Any] = {}
-    wrong: list[str] = []
-    for name, field in known.items():
+        if name not in fields:
+            matches = difflib.get_close_matches(str(name), fields, 1)
+            hint = f"; did you mean {matches[0]}?" if matches else ""
+            slips.append(f"{prefix}{name}: there is no such field{hint}")
+    resolved: dict[str, Any] = {}
+    bad_fields: list[str] = []
+    for name, field in fields.items():
         if name not in values:
-            found[name] = field.default
+            resolved[name] = field.default
         elif dataclasses.is_dataclass(field.kind):
             nested = values[name]
             if not isinstance(nested, Mapping):
-                slips.append(f"{where}{name}={nested!r} must be a group of fields")
+                slips.append(f"{prefix}{name}={nested!r} must be a group of fields")
                 nested = {}
-            given = {**plain(field.default), **nested}
-            found[name] = read(field.kind, given, f"{where}{name}.", slips)  # type: ignore[arg-type]
+            nested_prefix = f"{prefix}{name}."
+            resolved[name] = read(
+                cast(type, field.kind), nested, nested_prefix, slips, field.default
+            )
         else:
             value, slip = _value(field, values[name])
             if slip:
-                wrong.append(name)
-                slips.append(f"{where}{name}={_shown(values[name])} {slip}")
-            found[name] = field.default if slip else value
-    made = kind(**found)
-    if hasattr(made, "slips"):  # a relation to a field that is wrong itself says nothing
-        slips.extend(f"{where}{line}" for line in made.slips() if not mentions(line, wrong))
-    return made
+                bad_fields.append(name)
+                slips.append(f"{prefix}{name}={_format_value(values[name])} {slip}")
+            resolved[name] = field.default if slip else value
+    result = kind(**resolved)
+    if hasattr(result, "slips"):  # a relation to a wrong field means nothing
+        slips.extend(f"{prefix}{line}" for line in result.slips() if not mentions(line, bad_fields))
+    return result
 
 
 def mentions(line: str, names: Iterable[str]) -> bool:
@@ -144,12 +149,12 @@ def mentions(line: str, names: Iterable[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", line) for name in names)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) and value else repr(value)
 
 
 def _value(field: Field, value: Any) -> tuple[Any, str]:
-    """The value in the field's type, and what is wrong with it ("" if nothing)."""
+    """Returns the value in the field's type, and what is wrong with it ("" if nothing)."""
     kind, limits = field.kind, field.option
     if isinstance(kind, types.UnionType):  # X | None
         if value is None:
@@ -164,8 +169,8 @@ def _value(field: Field, value: Any) -> tuple[Any, str]:
     if get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             return value, "must be a list of texts"
-        wrong = [(entry, _text(entry, limits)) for entry in value]
-        slip = "; ".join(f"holds {entry!r}, which {s}" for entry, s in wrong if s)
+        checks = [(entry, _text(entry, limits)) for entry in value]
+        slip = "; ".join(f"holds {entry!r}, which {s}" for entry, s in checks if s)
         if not slip and len(set(value)) < len(value):
             slip = "names something twice"
         return tuple(value), slip
@@ -174,11 +179,11 @@ def _value(field: Field, value: Any) -> tuple[Any, str]:
 
 
 def _mapping(kind: Any, value: Any, limits: Option) -> tuple[Any, str]:
-    """A mapping of names to numbers, or of names to such mappings."""
+    """Reads a mapping of names to numbers, or of names to such mappings; as `_value`."""
     nested = get_origin(get_args(kind)[1]) is dict
-    words = "a mapping of names to numbers"
+    expected = "a mapping of names to numbers"
     if not isinstance(value, Mapping):
-        return value, f"must be {words}"
+        return value, f"must be {expected}"
     for name, entry in value.items():
         if nested:
             slip = _mapping(get_args(kind)[1], entry, Option(""))[1]
@@ -192,10 +197,10 @@ def _mapping(kind: Any, value: Any, limits: Option) -> tuple[Any, str]:
 
 
 def _number(kind: type, value: Any, limits: Option) -> tuple[Any, str]:
-    words = "a whole number" if kind is int else "a number"
-    right = type(value) is int or (kind is float and type(value) is float)
-    if not right or (type(value) is float and not math.isfinite(value)):
-        return value, f"must be {words}"
+    expected = "a whole number" if kind is int else "a number"
+    is_number = type(value) is int or (kind is float and type(value) is float)
+    if not is_number or (type(value) is float and not math.isfinite(value)):
+        return value, f"must be {expected}"
     bounds = []
     if limits.low is not None and value < limits.low:
         bounds.append(f"at least {limits.low:g}")
@@ -211,8 +216,8 @@ def _text(value: Any, limits: Option) -> str:
         return "must be a text"
     names = limits.names()
     if names and value not in names:
-        near = difflib.get_close_matches(value, names, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        matches = difflib.get_close_matches(value, names, 1)
+        hint = f" (did you mean {matches[0]}?)" if matches else ""
         return f"is not one of {', '.join(name or repr(name) for name in names)}{hint}"
     if limits.form == "regex":
         try:

@@ -9,7 +9,7 @@ from etils import epath
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
-from msjoe_jax.runtime.platform import quiet_cpu_default
+from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
@@ -23,30 +23,35 @@ MAY_DIFFER = frozenset(
 
 
 def run() -> None:
-    """Checks the config, locks the work folder and runs the phases."""
+    """Checks the config, locks the work folder and runs the phases.
+
+    Raises:
+      UserError: a wrong flag or config, or what a phase raises.
+    """
     quiet_cpu_default()  # before JAX is imported
+    keep_compiled_programs()
     import jax
 
     from msjoe_jax.config import check
     from msjoe_jax.phases import run_phases
 
-    given = given_config(_CONFIG)
+    config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")
     if "://" in _WORKDIR.value:
         raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
     if jax.process_count() > 1:
         raise UserError("several hosts are not supported yet: use a slice of one host")
-    config = check(given)
+    config = check(config_dict)
     workdir = epath.Path(_WORKDIR.value)
     began = time.perf_counter()
     with lock(workdir):
         fresh = not (workdir / "config.json").exists()
-        record_config(workdir, json.loads(given.to_json()), MAY_DIFFER)
+        record_config(workdir, json.loads(config_dict.to_json()), MAY_DIFFER)
         try:
             run_phases(config, workdir)
         except UserError:
-            # A run that ended before it made anything leaves the folder free for a corrected one.
+            # A run that ended before it made anything must not tie the folder to its config.
             if fresh and {p.name for p in workdir.iterdir()} <= {"config.json", ".lock"}:
                 (workdir / "config.json").unlink()
             raise

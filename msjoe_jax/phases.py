@@ -1,4 +1,4 @@
-"""The phases of a config, in order, each resumed or skipped by what the work folder holds."""
+"""Runs the phases of a config in order; the work folder decides what is resumed or skipped."""
 
 import dataclasses
 import importlib
@@ -40,13 +40,13 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
     """Runs the phases of a config that `config.check` has passed.
 
     Raises:
-      UserError: what a phase says of its input.
+      UserError: a phase cannot use its input.
     """
     workdir, phases = epath.Path(workdir), config.phases
     world = importlib.import_module(WORLD) if {"world", "warm_up"} & set(phases) else None
     if world and "world" in phases:
         config = world.build(config, workdir / "world")
-    elif "evaluate" in phases:  # its data are read now: training would be in vain without them
+    elif "evaluate" in phases:  # checks its data before training, which would be in vain without
         _heldout(config, embedded="warm_up" not in phases)
     models = _make_models(config)
     params = _stored_params(config, models.system)
@@ -88,7 +88,7 @@ def _make_models(config: Config) -> Models:
 
 
 def _stored_params(config: Config, system: System) -> dict[str, Params]:
-    """Starting parameters from the checkpoints that the config names; a fresh sampler without."""
+    """Loads the parameters of the config's checkpoints; a sampler without one starts fresh."""
     params = {}
     for name in NAMES:
         checkpoint = getattr(config, name).checkpoint

@@ -23,10 +23,11 @@ settings.load_profile("busy")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps compiled programs for the next run, of this process and of those that it starts."""
-    if config.cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    cache = getattr(config, "cache", None)  # absent with -p no:cacheprovider
+    if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     options = {
-        "jax_compilation_cache_dir": str(config.cache.mkdir("jax")),
+        "jax_compilation_cache_dir": str(cache.mkdir("jax")),
         "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
     for name, value in options.items():

@@ -43,7 +43,8 @@ rm -rf msjoe_jax
 mv msjoe_jax.new msjoe_jax
 [ -d venv ] || python3.11 -m venv venv
 venv/bin/pip install --quiet --upgrade pip
-venv/bin/pip install --quiet -r msjoe_jax/requirements.txt'
+venv/bin/pip install --quiet -r msjoe_jax/requirements.txt
+venv/bin/pip install --quiet --no-deps --editable ./msjoe_jax'
 
 # All hosts must run this at once: it waits for the others.
 on_workers all 'venv/bin/python -c "

@@ -6,11 +6,11 @@ least that answers a question about two events; from about 24 on, uniform frames
 benchmarks/ablations.py the base model and the pre-trained sampler are made with 6 frames.
 """
 
-from msjoe_jax.world.variants import family
+from msjoe_jax.world.variants import Variants, family
 
 COMPARED = {"evaluate.arms": ("uniform", "topk_queries", "joint")}
 
-VARIANTS = {
+VARIANTS: Variants = {
     f"k{k}": (f"K = {k}" + (", the default" if k == 6 else ""), COMPARED | {"frames.key": k})
     for k in (2, 4, 6, 8, 12)
 }

@@ -1,11 +1,11 @@
 """Options of objective and rollout, one changed at a time (docs/method.md#10-departures)."""
 
-from msjoe_jax.world.variants import family
+from msjoe_jax.world.variants import Variants, family
 
 FLAT = {"rollout.query_rollouts": 8, "rollout.frame_draws": 1}
 TWO = {"rollout.updates": 2}
 
-VARIANTS = {
+VARIANTS: Variants = {
     "flat_group": (
         "the paper's 8 × 1 group, GRPO's advantage",
         FLAT | {"objective.advantage": "group"},

@@ -5,13 +5,14 @@ With the MLLM frozen and the sampler trained, several untrained queries are sear
 paper's untrained multi-query as well.
 """
 
-from msjoe_jax.world.variants import family
+from msjoe_jax.world.variants import Variants, family
 
 # The phases of a run whose sampler is not pre-trained.
-FRESH = {"phases": ("world", "warm_up", "difficulty", "joint", "evaluate")}
-NO_SAMPLER, NO_MLLM = {"joint.train_sampler": False}, {"joint.train_mllm": False}
+FRESH: dict[str, object] = {"phases": ("world", "warm_up", "difficulty", "joint", "evaluate")}
+NO_SAMPLER: dict[str, object] = {"joint.train_sampler": False}
+NO_MLLM: dict[str, object] = {"joint.train_mllm": False}
 
-VARIANTS = {
+VARIANTS: Variants = {
     "mllm_frozen": ("sampler trained on untrained queries", NO_MLLM),
     "sampler_frozen": ("MLLM trained, sampler pre-trained only", NO_SAMPLER),
     "none": ("neither trained jointly: pre-trained sampler, base MLLM", {"joint.steps": 0}),

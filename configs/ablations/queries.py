@@ -3,11 +3,11 @@
 Several untrained queries with a trained sampler are parts.py:mllm_frozen.
 """
 
-from msjoe_jax.world.variants import family
+from msjoe_jax.world.variants import Variants, family
 
 QUESTION = {"rollout.queries": "question", "evaluate.arms": ("joint_question",)}
 
-VARIANTS = {
+VARIANTS: Variants = {
     "one": ("one learned query at most", {"prompt.max_queries": 1}),
     "question": ("the question is the one query; MLLM and sampler trained", QUESTION),
     "question_mllm_frozen": (

@@ -4,9 +4,9 @@ The weights of accuracy stay 0.8, so that curves differ in nothing but the added
 together are the default.
 """
 
-from msjoe_jax.world.variants import family
+from msjoe_jax.world.variants import Variants, family
 
-VARIANTS = {
+VARIANTS: Variants = {
     "accuracy": (
         "accuracy alone",
         {"objective.rewards": {"accuracy": 0.8}},

@@ -8,4 +8,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("write a trained model for others to load", "msjoe_jax.commands.export"),
     "plan": ("compile a run for a TPU slice that need not be there", "msjoe_jax.commands.plan"),
     "replay": ("repeat the frame draws of a logged rollout", "msjoe_jax.commands.replay"),
+    "fields": ("print every config field, as in docs/config.md", "msjoe_jax.commands.fields"),
+    "pictures": ("draw the pictures of the README", "msjoe_jax.commands.pictures"),
 }

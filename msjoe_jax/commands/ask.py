@@ -1,4 +1,4 @@
-"""Answers one question about one video file, and shows on one HTML page how it came about.
+"""Answers one question about one video file, and writes an HTML page on how the answer arose.
 
     msjoe ask --checkpoint=DIR --video=FILE --question="…" \\
         --options="…" --options="…" --out=report.html
@@ -20,7 +20,7 @@ from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.questions import is_unicode
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.params import count_params
-from msjoe_jax.report.answer_page import Report, Shown, Timing, render
+from msjoe_jax.report.answer_page import Report, ReportFrame, Timing, render
 from msjoe_jax.rollout.answerer import Answer, Answerer
 from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.runtime.files import write_whole
@@ -28,14 +28,14 @@ from msjoe_jax.text.prompts import LETTERS
 
 
 class Stopwatch:
-    """Times the steps, and says on stderr which one is running."""
+    """A stopwatch for named steps, which also prints on stderr the step that is running."""
 
     def __init__(self) -> None:
         self.timings: list[Timing] = []
 
     @contextlib.contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        """Times what is done inside."""
+        """Times the body of a `with` statement as one step."""
         print(f"{step} …", file=sys.stderr)
         counter, began = CompileCounter(), time.perf_counter()
         try:
@@ -48,7 +48,7 @@ class Stopwatch:
 def ask(
     checkpoint: epath.PathLike, video: epath.PathLike, question: str, options: Sequence[str]
 ) -> Report:
-    """Answers a question about a video and collects how it came about.
+    """Answers a question about a video and collects the content of the page.
 
     Raises:
       UserError: no such checkpoint, a video without a frame, or a prompt that is too long.
@@ -72,11 +72,11 @@ def make_report(
 
     Args:
       answerer: the model.
-      answer: what it made of the question.
-      video: its file's name.
-      question: its text.
-      options: their texts.
-      timings: of the steps.
+      answer: its answer to the question.
+      video: the file's name.
+      question: the question's text.
+      options: the texts of the options.
+      timings: seconds of every step.
     """
     reply, frames = answer.answer_reply, answerer.frames
     return Report(
@@ -88,7 +88,7 @@ def make_report(
         tiny=answerer.settings["mllm"].get("size") == "tiny",
         question=question,
         options=tuple(options),
-        previews=[Shown(*frame) for frame in answer.previews],
+        previews=[ReportFrame(*frame) for frame in answer.previews],
         preview_size=_read_size(answerer, answer, frames.preview_patches),
         query_reply=answer.query_text,
         query_valid=answer.query_reply.valid,
@@ -98,7 +98,7 @@ def make_report(
         logits=answer.logits,
         similarity=answer.similarity,
         selected=answer.selected,
-        key_frames=[Shown(*frame) for frame in answer.key_frames],
+        key_frames=[ReportFrame(*frame) for frame in answer.key_frames],
         key_size=_read_size(answerer, answer, frames.key_patches),
         answer_reply=answer.answer_text,
         answer=reply.answer,
@@ -110,7 +110,7 @@ def make_report(
 
 
 def _read_size(answerer: Answerer, answer: Answer, patches: int) -> str:
-    """The pixels that the MLLM gets of a frame under a budget of patches."""
+    """Returns "width × height" of a frame as the MLLM gets it within a budget of patches."""
     vision = answerer.system.mllm_config.vision
     factor = vision.patch * vision.merge
     height, width = answerer.system.family.images.fit(
@@ -137,17 +137,17 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
     """Checks the flags, answers, and writes the page, which appears whole or not at all.
 
     Args:
-      checkpoint: a model folder.
-      video: a file.
-      question: its text.
-      options: their texts.
-      out: the page.
+      checkpoint: path of a model folder.
+      video: path of the video file.
+      question: the question's text.
+      options: the texts of the options.
+      out: path of the page.
 
     Raises:
       UserError: as `ask`, or a flag that is missing or wrong, or `out` cannot be written.
     """
-    given = {"checkpoint": checkpoint, "video": video, "question": question, "out": out}
-    for name, value in given.items():
+    required = {"checkpoint": checkpoint, "video": video, "question": question, "out": out}
+    for name, value in required.items():
         if not value.strip():
             raise UserError(f"--{name} is missing or empty")
     if not 2 <= len(options) <= len(LETTERS):
@@ -161,7 +161,7 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
     page = epath.Path(out)
     if page.is_dir():
         raise UserError(f"{out}: cannot be written (it is a folder); check --out")
-    try:  # before the work, which would be in vain
+    try:  # before the work, which would be lost if the page could not be written
         page.parent.mkdir(parents=True, exist_ok=True)
         write_whole(page.parent / f".{page.name}.trial", b"")
         (page.parent / f".{page.name}.trial").unlink()
@@ -179,6 +179,6 @@ def cli() -> None:
     checkpoint = flags.DEFINE_string("checkpoint", "", "Folder of a trained model (WORKDIR/final).")
     video = flags.DEFINE_string("video", "", "Video file.")
     question = flags.DEFINE_string("question", "", "The question.")
-    options = flags.DEFINE_multi_string("options", [], "An option; give the flag once for each.")
+    options = flags.DEFINE_multi_string("options", [], "An option; one flag for each.")
     out = flags.DEFINE_string("out", "", "HTML file to write.")
     run_app(lambda: run(checkpoint.value, video.value, question.value, options.value, out.value))

@@ -1,4 +1,4 @@
-"""How every command starts: its flags, its config file, and what is said of wrong ones."""
+"""Starts every command: parses its flags and its config file, and reports wrong ones."""
 
 import sys
 from collections.abc import Callable
@@ -9,16 +9,18 @@ from ml_collections import ConfigDict, config_flags
 from msjoe_jax.config_files import config_file, shipped_configs
 from msjoe_jax.errors import UserError, run_cli
 
+HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull"}
+
 
 def define_config() -> flags.FlagHolder:
-    """The flag `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""
+    """Defines `--config=NAME` or `--config=FILE.py[:variant]`, and `--config.field=value`."""
     return config_flags.DEFINE_config_file(
         "config", None, "Config: its name or its file.", lock_config=True
     )
 
 
 def given_config(flag: flags.FlagHolder) -> ConfigDict:
-    """The config of `define_config`'s flag.
+    """Returns the config of `define_config`'s flag.
 
     Raises:
       UserError: the flag is not given, or its file does not load.
@@ -36,12 +38,15 @@ def given_config(flag: flags.FlagHolder) -> ConfigDict:
 def run_app(run: Callable[[], None]) -> None:
     """Parses the absl flags and calls `run`; bad flags or a bad config are one line, status 2.
 
-    A word that no flag takes is refused: `--options red green` would drop "green".
+    A word that belongs to no flag is refused: `--options red green` would otherwise drop "green".
     """
 
     def parse(argv: list[str]) -> list[str]:
+        if HELP & set(argv[1:]):
+            print(_help(run))
+            sys.exit()
         try:
-            rest = flags.FLAGS([_with_config_file(word) for word in argv])
+            remaining = flags.FLAGS([_with_config_file(word) for word in argv])
         except (AttributeError, KeyError) as error:
             text = str(error.args[0]).replace("\\'", "'").replace("\\n", "\n")  # may be a repr
             name, _, hint = text.strip("\"'").partition("\n")
@@ -49,21 +54,38 @@ def run_app(run: Callable[[], None]) -> None:
             raise UserError(f"unknown field in the config: {name}; {hint}".rstrip("; ")) from None
         except (flags.Error, ValueError, TypeError, OSError) as error:
             raise UserError(str(error)) from None
-        if len(rest) > 1:
-            words = ", ".join(repr(word) for word in rest[1:])
+        if len(remaining) > 1:
+            unexpected = ", ".join(repr(word) for word in remaining[1:])
             raise UserError(
-                f"no flag takes {words}: write --flag=value, with quotes around a value that has "
-                "spaces, and a flag for each value of a list"
+                f"no flag takes {unexpected}: write --flag=value, with quotes around a value that "
+                "has spaces, and a flag for each value of a list"
             )
-        return rest
+        return remaining
 
     def parse_or_exit(argv: list[str]) -> list[str]:
-        rest: list[str] = []
-        run_cli(lambda: rest.extend(parse(argv)))
-        return rest
+        remaining: list[str] = []
+        run_cli(lambda: remaining.extend(parse(argv)))
+        return remaining
 
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     app.run(lambda _: run_cli(run), argv=sys.argv, flags_parser=parse_or_exit)
+
+
+def _help(run: Callable[[], None]) -> str:
+    """Returns the docstring of a command's module, and its flags."""
+    module = sys.modules[run.__module__]
+    command_flags = flags.FLAGS.get_key_flags_for_module(module)
+    lines = [(module.__doc__ or "").strip(), "", "flags:"]
+    if "config" in flags.FLAGS:
+        shipped = ", ".join(shipped_configs())
+        lines.append(f"  --config=NAME or FILE.py[:VARIANT]  a config: {shipped}, or a file")
+        lines.append("  --config.FIELD=VALUE  any field of it (msjoe fields lists them)")
+    for flag in command_flags:
+        if not flag.name.startswith("config"):
+            default = "" if flag.default in (None, "", []) else f" (default: {flag.default})"
+            text = " ".join(str(flag.help).split(";\n")[0].split())
+            lines.append(f"  --{flag.name}=…  {text}{default}")
+    return "\n".join(lines)
 
 
 def _with_config_file(word: str) -> str:

@@ -1,4 +1,4 @@
-"""Published weights as a model folder: a multimodal LLM of any family, or CLIP of either layout.
+"""Converts published weights to a model folder: an MLLM of any family, or CLIP of either layout.
 
     msjoe convert --source=HF_DIR --out=DIR
 
@@ -41,11 +41,11 @@ from msjoe_jax.weights.tables import Slot, Table, flatten, match, slots
 
 CONFIGS = CONFIG, OPEN_CLIP_CONFIG = CONFIG, "open_clip_config.json"
 OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
-SAMPLED = 1 << 20  # bytes of every file that tell one source from another, with size and time
+SAMPLED = 1 << 20  # bytes hashed of every file: with size and time they identify a source
 
 
 class Source(NamedTuple):
-    """A folder of published weights, understood.
+    """What a folder of published weights holds.
 
     Attributes:
       name: mllm or clip.
@@ -63,7 +63,7 @@ class Source(NamedTuple):
 
 
 def understand(folder: epath.Path) -> Source:
-    """Reads from its config files what a folder holds.
+    """Determines what a folder holds from its config files.
 
     Raises:
       UserError: no config, another architecture, or preprocessing that is not ours.
@@ -82,8 +82,8 @@ def understand(folder: epath.Path) -> Source:
         _check_pixels(preprocessor, "", {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD})
         return Source("clip", HUGGING_FACE, _clip_params(read_sizes(file, CLIPConfig.from_hf)))
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = f"{', '.join(FAMILIES)} and clip"
-        raise UserError(f"{file}: model_type is {kind!r}; {known} can be converted")
+        supported = f"{', '.join(FAMILIES)} and clip"
+        raise UserError(f"{file}: model_type is {kind!r}; {supported} can be converted")
     family = family_of(config, file)
     images = family.images
     _check_pixels(preprocessor, "", {"image_mean": images.mean, "image_std": images.std})
@@ -98,7 +98,8 @@ def _clip_params(sizes: CLIPConfig) -> Params:
 def _open_clip(file: epath.Path) -> Source:
     sizes = read_sizes(file, CLIPConfig.from_open_clip)
     if not sizes.quick_gelu and re.search(OPENAI_TAG, file.parent.resolve().name):
-        # Its config names the architecture; that OpenAI trained with it is said by the tag alone.
+        # The config names the architecture only: that these are OpenAI's weights, which were
+        # trained with quick-GELU, follows from the tag alone.
         print(f"{file.parent}: OpenAI's weights, converted with quick-GELU", file=sys.stderr)
         sizes = dataclasses.replace(sizes, quick_gelu=True)
     _check_pixels(file, "preprocess_cfg", {"mean": PIXEL_MEAN, "std": PIXEL_STD})
@@ -116,12 +117,15 @@ def _open_clip(file: epath.Path) -> Source:
 def _check_pixels(
     file: epath.Path, part: str, computed: Mapping[str, tuple[float, float, float]]
 ) -> None:
-    """Checks that the file, where there is one, asks for the pixel statistics that are computed.
+    """Checks that a preprocessor's settings, if they exist, ask for the statistics used here.
 
     Args:
-      file: a preprocessor's settings.
-      part: where they stand in it; empty: at its top.
-      computed: by the file's field.
+      file: the settings.
+      part: the field that holds them; empty: the top level.
+      computed: the statistics used here, by field.
+
+    Raises:
+      UserError: the file states others.
     """
     if not file.is_file():
         return
@@ -146,15 +150,15 @@ def convert(source: epath.Path, out: epath.Path) -> None:
     model = understand(source)
     Tokenizer(source)  # without one the checkpoint could neither read nor write
     tensors = read_folder(source)
-    wanted = slots(model.table, model.params)
-    given = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    names = match(given, model.table, wanted)
-    work = [(tensors[names[published]], slot) for published, slot in wanted.items()]
+    targets = slots(model.table, model.params)
+    available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    names = match(available, model.table, targets)
+    work = [(tensors[names[published]], slot) for published, slot in targets.items()]
     work.sort(key=lambda item: (item[0].file, item[0].start))
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with resumable_folder(out, _origin(source, tensors), total) as made:
-        _fill(made, model.name, work, model.params)
-        side = made.folder / model.name
+    with resumable_folder(out, _origin(source, tensors), total) as output:
+        _fill(output, model.name, work, model.params)
+        side = output.folder / model.name
         side.mkdir(exist_ok=True)
         copy_side_files(source, side)
         if model.preprocessor:
@@ -165,7 +169,9 @@ def convert(source: epath.Path, out: epath.Path) -> None:
             write_json(side / CONFIG, model.config)
 
 
-def _fill(made: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params) -> None:
+def _fill(
+    output: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params
+) -> None:
     """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
     shapes = flatten(tree)
     types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
@@ -175,26 +181,26 @@ def _fill(made: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tre
     }
     stacked = {path for _, slot in work if slot.layer is not None for path in slot.row.paths}
     writer = ParamWriter(
-        made.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
+        output.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
     )
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
     with progress("convert", total, unit="B") as bar:
         for tensor, slot in work:
             part = f"{tensor.file.name} {tensor.start}"
-            if part not in made.finished:
+            if part not in output.finished:
                 _move(tensor, slot, name, writer)
-                made.note(part)
+                output.note(part)
             bar.update(tensor.stop - tensor.start)
 
 
 def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
-    """Writes one tensor; a function of its own, so that none outlives its turn."""
+    """Writes one tensor; as a function of its own it frees the tensor on return."""
     for path, values in slot.split(tensor.read()):
         writer.write(f"{name}/{path}", slot.layer, values)
 
 
 def _origin(source: epath.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Collects what tells this source from another one, without reading all of it."""
+    """Collects what distinguishes this source from others, without reading all of it."""
     files = {tensor.file for tensor in tensors.values()}
     origin = {}
     for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):

@@ -1,4 +1,4 @@
-"""A model folder in the forms that others read.
+"""Exports a model folder in the formats that others read.
 
     msjoe export --checkpoint=DIR --out=HF_DIR [--dtype=bfloat16]
     msjoe export --checkpoint=DIR --out=DIR --format=orbax
@@ -46,14 +46,14 @@ DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}  # "bfloat16" …
 
 
 class Stored(NamedTuple):
-    """What a model folder holds, and as what it goes out.
+    """What a model folder holds, and the types in which it is written.
 
     Attributes:
       folder: the model folder.
       reader: of its parameters.
-      leaves: by path, of the types that go out.
+      leaves: shapes by path, with the types that are written.
       meta: of the parameters.
-      bar: counts the bytes that went out.
+      bar: counts the bytes that have been written.
     """
 
     folder: epath.Path
@@ -63,7 +63,7 @@ class Stored(NamedTuple):
     bar: Progress
 
     def of(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns a model's leaves, by whole path."""
+        """Returns a model's leaves, by full path."""
         return {path: x for path, x in self.leaves.items() if path.startswith(f"{name}/")}
 
 
@@ -72,7 +72,7 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
 
     Args:
       checkpoint: a model folder that holds an MLLM at least.
-      out: a folder that is not there yet.
+      out: a folder that does not exist yet.
       output_format: "hf" or "orbax".
       dtype: of the MLLM's tensors; "" = as stored for "hf", as published for "orbax". CLIP and the
         sampler stay as they are: cached frame embeddings belong to CLIP's exact values, and the
@@ -85,14 +85,15 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
     family, _ = read_model(checkpoint / "mllm" / CONFIG)
     reader = ParamReader(checkpoint / "params")
     meta = load_meta(str(checkpoint / "params"))
-    wanted = dtype or (family.published_dtype if output_format == "orbax" else "")
+    target_dtype = dtype or (family.published_dtype if output_format == "orbax" else "")
     leaves = {
         path: jax.ShapeDtypeStruct(
-            leaf.shape, DTYPE_NAMES[wanted] if wanted and path.startswith("mllm/") else leaf.dtype
+            leaf.shape,
+            DTYPE_NAMES[target_dtype] if target_dtype and path.startswith("mllm/") else leaf.dtype,
         )
         for path, leaf in reader.leaves.items()
     }
-    # This file holds the time of writing.
+    # This file holds the time of writing, which identifies the checkpoint.
     stamp = (checkpoint / "params" / "_CHECKPOINT_METADATA").read_bytes()
     origin = {
         "checkpoint": hashlib.sha256(stamp).hexdigest(),
@@ -101,19 +102,19 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
     }
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     with (
-        resumable_folder(out, origin, total) as made,
+        resumable_folder(out, origin, total) as output,
         progress("export", total, unit="B") as bar,
     ):
         stored = Stored(checkpoint, reader, leaves, meta, bar)
         if output_format == "orbax":
-            _orbax(stored, made)
+            _orbax(stored, output)
             return
         present = [name for name in NAMES if stored.of(name)]
-        for name, folder in (("mllm", made.folder), ("clip", made.folder / "clip")):
+        for name, folder in (("mllm", output.folder), ("clip", output.folder / "clip")):
             if name in present:
                 _hugging_face(stored, name, folder)
         if "sampler" in present:
-            _sampler(stored, made.folder / "sampler")
+            _sampler(stored, output.folder / "sampler")
         card = model_card(
             out.name,
             meta=meta,
@@ -121,25 +122,25 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
             title=family.title,
             architecture=family.architecture,
         )
-        write_whole(made.folder / "README.md", card)
+        write_whole(output.folder / "README.md", card)
 
 
-def _orbax(stored: Stored, made: ResumableFolder) -> None:
+def _orbax(stored: Stored, output: ResumableFolder) -> None:
     """Writes a model folder."""
     leaves = stored.leaves
     stacked = frozenset(path for path in leaves if STACKED.search(path))
-    writer = ParamWriter(made.folder / "params", leaves, stacked, stored.meta)
+    writer = ParamWriter(output.folder / "params", leaves, stacked, stored.meta)
     for path, leaf in leaves.items():
         for layer in range(leaf.shape[0]) if path in stacked else (None,):
             part = f"{path} {layer}"
-            if part not in made.finished:
+            if part not in output.finished:
                 writer.write(path, layer, stored.reader.read(path, layer))
-                made.note(part)
+                output.note(part)
             layers = 1 if layer is None else leaf.shape[0]
             stored.bar.update(leaf.size * leaf.dtype.itemsize // layers)
     for name in ("mllm", "clip"):
         if (stored.folder / name).is_dir():
-            shutil.copytree(stored.folder / name, made.folder / name, dirs_exist_ok=True)
+            shutil.copytree(stored.folder / name, output.folder / name, dirs_exist_ok=True)
 
 
 def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
@@ -148,18 +149,18 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     table, tree = _described(name, source / CONFIG)
     leaves = stored.of(name)
     shapes = {f"{name}/{path}": leaf.shape for path, leaf in flatten(tree).items()}
-    there = {path: leaf.shape for path, leaf in leaves.items()}
-    if different := sorted(shapes.items() ^ there.items()):
+    stored_shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    if different := sorted(shapes.items() ^ stored_shapes.items()):
         raise UserError(f"{stored.folder}: params and config.json differ in {different[0][0]}")
-    wanted = slots(table, tree)
+    targets = slots(table, tree)
     tensors = {
         tensor: (leaves[f"{name}/{slot.row.paths[0]}"].dtype, slot.shape)
-        for tensor, slot in wanted.items()
+        for tensor, slot in targets.items()
     }
     sizes = {t: int(np.prod(shape)) * dtype.itemsize for t, (dtype, shape) in tensors.items()}
 
     def load(tensor: str) -> np.ndarray:
-        slot = wanted[tensor]
+        slot = targets[tensor]
         stored.bar.update(sizes[tensor])
         return slot.join(
             [stored.reader.read(f"{name}/{path}", slot.layer) for path in slot.row.paths]
@@ -168,7 +169,7 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     folder.mkdir(exist_ok=True)
     files = plan_files(sizes)
     for file, group in files.items():
-        if (folder / file).exists():  # by this command, before it was killed
+        if (folder / file).exists():  # written by this command before it was killed
             stored.bar.update(sum(sizes[tensor] for tensor in group))
         else:
             write_file(folder / file, {tensor: tensors[tensor] for tensor in group}, load)
@@ -199,13 +200,18 @@ def _sampler(stored: Stored, folder: epath.Path) -> None:
     write_file(
         folder / "sampler.safetensors", tensors, lambda name: stored.reader.read(paths[name])
     )
-    sizes = {f.name: stored.meta["sampler"][f.name] for f in dataclasses.fields(SamplerConfig)}
-    write_json(folder / CONFIG, {"model_type": "msjoe_sampler", **sizes})
+    stated = stored.meta["sampler"]
+    sizes = {f.name: stated[f.name] for f in dataclasses.fields(SamplerConfig)}
+    network = {name: stated[name] for name in ("network", "signals") if name in stated}
+    clip = stored.folder / "clip" / CONFIG
+    embedding = read_sizes(clip, CLIPConfig.from_hf).embed_dim if clip.is_file() else 0
+    content = {"model_type": "msjoe_sampler", **network, "embedding": embedding, "sizes": sizes}
+    write_json(folder / CONFIG, content)
     stored.bar.update(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
 
 
 def _config(source: epath.Path, dtype: np.dtype) -> dict[str, Any]:
-    """Reads a model's config.json; where it states a type, the type of its tensors."""
+    """Reads a model's config.json, with the tensors' type wherever it states a type."""
 
     def stated(value: Any) -> Any:
         if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Text from a prompt with images and videos: lets anyone try a converted checkpoint.
+"""Generates text from a prompt with images and videos, to try a converted checkpoint.
 
     msjoe generate --checkpoint=DIR --prompt="…" [--image=FILE] [--video=FILE] \\
         --max_new_tokens=64 --temperature=0 [--dtype=float32] [--json]
@@ -36,11 +36,11 @@ from msjoe_jax.rollout.system import DTYPES
 from msjoe_jax.rollout.text import end_ids
 from msjoe_jax.text.prompts import PromptConfig, plain, turns
 
-MAX_FPS = 32.0  # a short video is read again at twice the rate up to here
+MAX_FPS = 32.0  # up to this rate a short video is read again at twice the rate
 
 
 class Pixels(NamedTuple):
-    """An image or a video as the vision tower reads it.
+    """An image or a video as the vision tower takes it.
 
     Attributes:
       patches: of every temporal step, P = rows · columns of them, each of T frames.
@@ -54,7 +54,7 @@ class Pixels(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Prompts [1, 1, S] and the frames of all their visuals, padded to one number of patches."""
+    """A prompt [1, 1, S] and the frames of all its visuals, padded to one number of patches."""
 
     prompts: Prompts
     patches: UInt8[np.ndarray, "F P T p p 3"]
@@ -89,8 +89,8 @@ def cut_pixels(
     resized = [images.resize(frame, **limits) for frame in frames]
     resized += [resized[-1]] * (-len(resized) % v.temporal_patch)
     height, width = (side // v.patch for side in resized[0].shape[:2])
-    cut = np.stack([images.cut(f, v.patch, v.merge, height * width)[0] for f in resized])
-    steps = cut.reshape(-1, v.temporal_patch, *cut.shape[1:]).swapaxes(1, 2)
+    patches = np.stack([images.cut(f, v.patch, v.merge, height * width)[0] for f in resized])
+    steps = patches.reshape(-1, v.temporal_patch, *patches.shape[1:]).swapaxes(1, 2)
     return Pixels(steps, (height, width), None if fps is None else v.temporal_patch / fps)
 
 
@@ -102,16 +102,16 @@ def assemble(assembler: Assembler, text: tuple[str, str], visuals: Sequence[Pixe
     shape = (longest, v.temporal_patch, v.patch, v.patch, 3)
     patches = np.zeros((max(steps, 1), *shape), np.uint8)
     grid = np.zeros((max(steps, 1), 2), np.int32)
-    shown: list[Visual] = []
-    first = 0  # temporal step
+    parts: list[Visual] = []
+    start = 0  # temporal step
     for pixels in visuals:
         F, P = pixels.patches.shape[:2]
-        patches[first : first + F, :P], grid[first : first + F] = pixels.patches, pixels.grid
+        patches[start : start + F, :P], grid[start : start + F] = pixels.patches, pixels.grid
         rows = longest // v.merge**2  # of features, a step
-        frames = tuple(Frame((first + i) * rows, pixels.grid) for i in range(F))
-        shown.append(Visual(frames, pixels.seconds))
-        first += F
-    row = assembler.prompt([text[0], *shown, text[1]])
+        frames = tuple(Frame((start + i) * rows, pixels.grid) for i in range(F))
+        parts.append(Visual(frames, pixels.seconds))
+        start += F
+    row = assembler.prompt([text[0], *parts, text[1]])
     return Inputs(stack_rows([[row]]), patches, grid)
 
 
@@ -124,7 +124,7 @@ def complete(
     *,
     sampling: Sampling,
 ) -> Completions:
-    """Draws one completion of `inputs`; to be jitted, arrays apart all static.
+    """Draws one completion of `inputs`; to be jitted, everything but arrays static.
 
     Args:
       family: the MLLM's.
@@ -148,7 +148,7 @@ def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
     """Reads an image file as RGB, turned as its EXIF orientation says.
 
     Raises:
-      UserError: it is missing, is no image, or has too many pixels to be meant.
+      UserError: it is missing, is no image, or is suspiciously large.
     """
     try:
         with warnings.catch_warnings():
@@ -174,14 +174,14 @@ def read_video(
     Args:
       path: the file.
       fps: frames of a second, more of a short video.
-      resize: what is done with each.
-      counts: how many frames at least (or as many as there are), and at most: of a longer video,
-        evenly chosen.
+      resize: applied to each frame.
+      counts: least and most frames. A video that is too short gives what it has; a longer one is
+        thinned evenly.
 
     Raises:
       UserError: no frame can be decoded.
     """
-    # Halving while reading bounds the memory, whatever the length.
+    # Halving while reading bounds the memory, however long the video.
     least, most = counts
     frames, stride = [], 1
     for count, (_, frame) in enumerate(decode(path, fps)):
@@ -201,20 +201,20 @@ def _stated_pixels(settings: dict[str, Any], name: str, default: int) -> int:
     return int(settings.get(name) or size.get(edge) or default)
 
 
-def _image(path: str, picture: np.ndarray, made: ModelFolder, max_pixels: int) -> Pixels:
-    family, stated = made.system.family, made.files.get("preprocessor_config", {})
+def _image(path: str, picture: np.ndarray, model: ModelFolder, max_pixels: int) -> Pixels:
+    family, stated = model.system.family, model.files.get("preprocessor_config", {})
     least, most = family.images.image_pixels
     most = max_pixels or _stated_pixels(stated, "max_pixels", most)
     least = min(most, _stated_pixels(stated, "min_pixels", least))
     try:
-        sizes = made.system.mllm_config
+        sizes = model.system.mllm_config
         return cut_pixels([picture], family, sizes, fps=None, bounds=(least, most))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _video(path: str, fps: float, made: ModelFolder, max_pixels: int) -> Pixels:
-    family, sizes = made.system.family, made.system.mllm_config
+def _video(path: str, fps: float, model: ModelFolder, max_pixels: int) -> Pixels:
+    family, sizes = model.system.family, model.system.mllm_config
     images = family.images
     lowest, highest = images.frame_pixels
     most = max_pixels or highest
@@ -251,12 +251,12 @@ def run(
       prompt: the user's text.
       images, videos: files.
       system: the system turn; empty: none.
-      fps: frames read of a second of video.
+      fps: frames read per second of video.
       max_pixels: of an image or frame; 0: the model's own.
       sampling: further fields of `Sampling`.
       seed: of the sampling.
-      dtype: of the computation.
-      as_json: end with a line of JSON.
+      dtype: type of the computation.
+      as_json: whether to end with a line of JSON.
 
     Raises:
       UserError: a flag is wrong, or a file cannot be used.
@@ -268,30 +268,30 @@ def run(
     if not is_unicode([prompt, system]):
         raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
-    # Attention as it is everywhere: what a prompt gives is the same on every machine's kernels.
-    made = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype, attention="xla")
-    visuals = [_image(path, picture, made, max_pixels) for path, picture in pictures]
-    visuals += [_video(path, fps, made, max_pixels) for path in videos]
-    models, tokenizer = made.system, made.tokenizers.mllm
+    # The attention that every machine has, so that a prompt gives the same reply everywhere.
+    model = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype, attention="xla")
+    visuals = [_image(path, picture, model, max_pixels) for path, picture in pictures]
+    visuals += [_video(path, fps, model, max_pixels) for path in videos]
+    models, tokenizer = model.system, model.tokenizers.mllm
     assert tokenizer is not None  # the folder holds an MLLM
     assembler = Assembler(tokenizer, models.family, models.mllm_config)
     inputs = assemble(assembler, turns(plain(system), plain(prompt)), visuals)
-    how = Sampling(
-        end_ids=end_ids(tokenizer, made.files.get("generation_config")),
+    settings = Sampling(
+        end_ids=end_ids(tokenizer, model.files.get("generation_config")),
         banned_ids=models.banned_ids(),
         **sampling,
     )
     program = jax.jit(
         functools.partial(complete, models.family, models.mllm_def), static_argnames="sampling"
     )
-    out = jax.device_get(program(made.params["mllm"], inputs, np.int32(seed), sampling=how))
+    out = jax.device_get(program(model.params["mllm"], inputs, np.int32(seed), sampling=settings))
     mask = out.mask[0, 0, 0]
     ids = [int(t) for t in out.tokens[0, 0, 0][mask]]
-    shown = tokenizer.decode([t for t in ids if t not in how.end_ids])
-    print(shown)
+    reply = tokenizer.decode([t for t in ids if t not in settings.end_ids])
+    print(reply)
     if as_json:
         logprobs = [float(x) for x in out.log_probs[0, 0, 0][mask]]
-        print(json.dumps({"token_ids": ids, "text": shown, "logprobs": logprobs}))
+        print(json.dumps({"token_ids": ids, "text": reply, "logprobs": logprobs}))
 
 
 def cli() -> None:
@@ -301,14 +301,14 @@ def cli() -> None:
     image = flags.DEFINE_multi_string("image", [], "Image file; give the flag once for each.")
     video = flags.DEFINE_multi_string("video", [], "Video file; give the flag once for each.")
     system = flags.DEFINE_string("system", PromptConfig().system, "System turn; empty: none.")
-    fps = flags.DEFINE_float("fps", 2.0, "Frames read of a second of video.", 0.001)
+    fps = flags.DEFINE_float("fps", 2.0, "Frames read per second of video.", 0.001)
     pixels = flags.DEFINE_integer("max_pixels", 0, "Of an image or frame; 0: the model's own.", 0)
     tokens = flags.DEFINE_integer("max_new_tokens", 64, "Where the reply is cut off.", 1)
     temperature = flags.DEFINE_float("temperature", 0.0, "0 is greedy.", 0.0)
     top_k = flags.DEFINE_integer("top_k", 0, "Sample among the likeliest k; 0: all.", 0)
     top_p = flags.DEFINE_float("top_p", 1.0, "Sample within this mass; 1: all.", 0.0, 1.0)
-    seed = flags.DEFINE_integer("seed", 0, "Of the sampling.", 0, 2**31 - 1)
-    dtype = flags.DEFINE_enum("dtype", "bfloat16", [*reversed(DTYPES)], "Of the computation.")
+    seed = flags.DEFINE_integer("seed", 0, "Seed of the sampling.", 0, 2**31 - 1)
+    dtype = flags.DEFINE_enum("dtype", "bfloat16", [*reversed(DTYPES)], "Type of the computation.")
     as_json = flags.DEFINE_bool("json", False, "End with a line of JSON.")
 
     def start() -> None:

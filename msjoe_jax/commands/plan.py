@@ -2,8 +2,8 @@
 
     msjoe plan --config=joint_v4 --topology=v4:2x2x4
 
-Prints what the step takes of every chip's memory. libtpu does the compiling, on any machine: it
-proves lowering, sharding and fit; it measures no time and runs nothing.
+Prints how much of every chip's memory the step takes. libtpu compiles it, on any machine: that
+proves lowering, sharding and fit, but measures no time and runs nothing.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from msjoe_jax.runtime.mesh import (
 from msjoe_jax.training.state import abstract_state, make_step, trains_vision
 
 GIB = 2**30
-# Usable memory of a chip by the compiler's own word, in GiB (TPU generations it can compile for).
+# Usable memory of a chip as the compiler reports it, in GiB, by TPU generation.
 HBM_GIB = {"v4": 30.75, "v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
 SPARE = 0.03  # of a chip, for the runtime and what the compiler does not see
 
@@ -44,7 +44,7 @@ SPARE = 0.03  # of a chip, for the runtime and what the compiler does not see
 LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v4-32",  # asked for, not used: the topology is given by name
+    "TPU_ACCELERATOR_TYPE": "v4-32",  # required, but unused: the topology is given by name
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_MIN_LOG_LEVEL": "3",
@@ -54,7 +54,7 @@ LIBTPU = {
 
 @dataclasses.dataclass(frozen=True)
 class PlanReport:
-    """One compiled program, bytes on one chip. `refusal`: why it has no room."""
+    """Memory of one compiled program, in bytes per chip. `refusal`: why it does not fit."""
 
     chips: int
     hbm: float
@@ -63,20 +63,20 @@ class PlanReport:
     seconds: float
     refusal: str = ""
 
-    def spare(self, beside: int = 0) -> float:
-        """Share of the chip left free when `beside` more bytes are alive; negative if refused."""
-        return -1.0 if self.peak is None else 1 - (self.peak + beside) / self.hbm
+    def spare(self, other_bytes: int = 0) -> float:
+        """Returns the chip's free share beside `other_bytes` of other data; negative if refused."""
+        return -1.0 if self.peak is None else 1 - (self.peak + other_bytes) / self.hbm
 
-    def fits(self, beside: int = 0) -> bool:
-        """Whether at least `SPARE` of the chip stays free."""
-        return self.spare(beside) >= SPARE
+    def fits(self, other_bytes: int = 0) -> bool:
+        """Says whether at least `SPARE` of the chip stays free."""
+        return self.spare(other_bytes) >= SPARE
 
 
 def describe_topology(name: str) -> list[Any]:
-    """The chips of a described slice: "v4:2x2x4" is what is sold as v4-32.
+    """Returns the chips of a slice by its topology: "v4:2x2x4" is what is sold as v4-32.
 
     Raises:
-      UserError: libtpu is missing, or it knows no such slice.
+      UserError: libtpu is missing, or does not know the slice.
     """
     generation = name.split(":")[0]
     if generation not in HBM_GIB:
@@ -118,7 +118,7 @@ def compile_for_topology(
     chips = len(leaves[0].sharding.device_set)
     hbm = HBM_GIB[topology.split(":")[0]] * GIB
     began = time.perf_counter()
-    # keep_unused: what a training does not read is in memory all the same.
+    # keep_unused: arguments that a training does not read take memory all the same.
     with jax.set_mesh(leaves[0].sharding.mesh):  # as in training
         lowered = jax.jit(
             function, out_shardings=out_shardings, donate_argnums=donate, keep_unused=True
@@ -132,14 +132,14 @@ def compile_for_topology(
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise UserError(f"does not compile for {topology}: {error}") from error
-            words = str(error).splitlines()[0]
-            return PlanReport(chips, hbm, sum(sizes), None, time.perf_counter() - began, words)
+            reason = str(error).splitlines()[0]
+            return PlanReport(chips, hbm, sum(sizes), None, time.perf_counter() - began, reason)
         peak = _reported_peak(pathlib.Path(folder))
     return PlanReport(chips, hbm, sum(sizes), peak, time.perf_counter() - began)
 
 
 def _reported_peak(folder: pathlib.Path) -> int:
-    """Bytes by the compiler's report, arguments included. `memory_analysis()` is only near it."""
+    """Reads the compiler's report: bytes, arguments included. `memory_analysis()` is less exact."""
     (report,) = folder.glob("*memory-usage-report.txt")
     line = next(x for x in report.read_text().splitlines() if x.startswith("Total bytes:"))
     return int(line.split()[2])
@@ -151,10 +151,10 @@ def plan_joint_step(
     """Compiles the joint step of a training for a slice.
 
     Returns:
-      the report, the mesh, and the bytes a chip that CLIP takes beside the step's arguments.
+      The report, the mesh, and the bytes per chip that CLIP takes beside the step's arguments.
 
     Raises:
-      UserError: a topology, mesh or size that cannot be.
+      UserError: an impossible topology, mesh or size.
     """
     run = config.training_run(training)
     system, m = make_system(config.models), config.mesh
@@ -189,33 +189,33 @@ def plan_joint_step(
     )
     clip = system.abstract["clip"]
     places = param_shardings(clip, table, mesh, rules)
-    beside = sum(
+    other_bytes = sum(
         math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, place in zip(jax.tree.leaves(clip), jax.tree.leaves(places), strict=True)
     )
-    return report, mesh, beside
+    return report, mesh, other_bytes
 
 
-def format_report(report: PlanReport, mesh: Mesh, beside: int) -> str:
-    """The report as a table for people, PASS or FAIL last."""
+def format_report(report: PlanReport, mesh: Mesh, other_bytes: int) -> str:
+    """Formats the report as a table, PASS or FAIL last."""
     rows = [
         ("chips", f"{report.chips}, mesh " + " × ".join(f"{k} {v}" for k, v in mesh.shape.items())),
         ("arguments", f"{report.arguments / GIB:.2f} GiB a chip"),
         ("peak", "–" if report.peak is None else f"{report.peak / GIB:.2f} GiB a chip"),
-        ("beside it", f"{beside / GIB:.2f} GiB a chip (CLIP)"),
+        ("beside it", f"{other_bytes / GIB:.2f} GiB a chip (CLIP)"),
         ("HBM", f"{report.hbm / GIB:.2f} GiB"),
         ("compiled in", f"{report.seconds:.0f} s"),
     ]
     if report.refusal:
         verdict = f"FAIL  {report.refusal}"
     else:
-        word = "PASS" if report.fits(beside) else "FAIL"
-        verdict = f"{word}  {report.spare(beside):.1%} spare, {SPARE:.0%} wanted"
+        word = "PASS" if report.fits(other_bytes) else "FAIL"
+        verdict = f"{word}  {report.spare(other_bytes):.1%} spare, {SPARE:.0%} wanted"
     return "\n".join([f"{name:12} {value}" for name, value in rows] + [verdict])
 
 
 def cli() -> None:
-    """Prints the table; status 1 if the step does not fit."""
+    """Prints the table, and exits with status 1 if the step does not fit."""
     jax.config.update("jax_platforms", "cpu")  # described chips are compiled for, never opened
     config = define_config()
     topology = flags.DEFINE_string("topology", "v4:2x2x4", "Slice to compile for (this: v4-32).")
@@ -223,11 +223,11 @@ def cli() -> None:
     effort = flags.DEFINE_float("effort", 0.0, "-1: a quick screen, not a verdict.")
 
     def run() -> None:
-        report, mesh, beside = plan_joint_step(
+        report, mesh, other_bytes = plan_joint_step(
             read_config(given_config(config)), training.value, topology.value, effort.value
         )
-        print(format_report(report, mesh, beside))
-        if not report.fits(beside):
+        print(format_report(report, mesh, other_bytes))
+        if not report.fits(other_bytes):
             sys.exit(1)
 
     run_app(run)

@@ -3,13 +3,13 @@
     msjoe predecode --manifest=videos.jsonl --out=DIR
 
 Each line of the manifest is {"id": "…", "video": "path, relative to the manifest"}, optionally
-with an "extra" object that is kept. The command may be killed at any moment (kill -9 too), since
-all that it has finished is on disk:
+with an "extra" object that the record keeps. The command may be killed at any moment (even by
+kill -9), since all that it has finished is on disk:
 
-    DIR/parts/            finished single videos, each a shard of its own named by the id's hash
+    DIR/parts/            single decoded videos, each a shard of its own named by the id's hash
     DIR/frames-NNNNN …    parts packed in the manifest's order; immutable once named
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
-    DIR/failures.jsonl    id, video and reason of each that gave no frame; absent if none
+    DIR/failures.jsonl    id, video and reason of each that gave no frame; absent if none did
 
 With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
 DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py).
@@ -69,12 +69,12 @@ def predecode(
     with lock(out):
         packer = resume(out, settings)
         failures.unlink(missing_ok=True)
-        finished = {video_id for shard in packer.shards for video_id in shard["videos"]}
-        failed = _decode_all([e for e in entries if e.id not in finished], packer, workers)
+        packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
+        num_failed = _decode_all([e for e in entries if e.id not in packed], packer, workers)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
-    return total, failed
+    return total, num_failed
 
 
 def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
@@ -103,35 +103,36 @@ def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
 
 
 def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progress) -> int:
-    failed = 0
+    num_failed = 0
     for number, (entry, future) in enumerate(jobs, 1):
-        # Whatever a hostile file provokes in the decoder, the other videos go on.
+        # Whatever error a hostile file provokes in the decoder, the other videos are decoded.
         error = future.exception()
         if error is None:
             packer.add(entry)
         else:
             if shutil.disk_usage(packer.out).free < FULL_DISK:
                 raise UserError(f"{packer.out}: the disk is full; free some and run again")
-            failed += 1
+            num_failed += 1
             reason = str(error) if isinstance(error, UserError) else repr(error)
             row = {"id": entry.id, "video": entry.video, "reason": reason}
             with (packer.out / FAILURES).open("a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        bar.metrics(videos=number, failed=failed)
-    return failed
+        bar.metrics(videos=number, failed=num_failed)
+    return num_failed
 
 
 def _clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """Loads encoder and fingerprint of a trained model's CLIP. Decoding alone needs no JAX."""
+    """Loads encoder and fingerprint of a trained model's CLIP; decoding alone imports no JAX."""
     from msjoe_jax.runtime.platform import quiet_cpu_default
 
     quiet_cpu_default()
     from msjoe_jax.models.params import fingerprint
-    from msjoe_jax.rollout.model_folder import load_bundle
+    from msjoe_jax.rollout.model_folder import load_model_folder
     from msjoe_jax.rollout.programs import clip_encoder
 
-    _, system, params = load_bundle(checkpoint, ["clip"])
-    return clip_encoder(system, params["clip"]), fingerprint(params["clip"])
+    model = load_model_folder(checkpoint, ["clip"])
+    clip = model.params["clip"]
+    return clip_encoder(model.system, clip), fingerprint(clip)
 
 
 def cli() -> None:
@@ -159,13 +160,15 @@ def cli() -> None:
                 raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
         if not 0 < fps.value <= 1000:
             raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
-        # Read before the decoding: hours of it should not end at a wrong path.
+        # Loaded before decoding, so that a wrong path is not found out hours later.
         clip = _clip_of(epath.Path(clip_folder.value)) if clip_folder.value else None
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
-        total, failed = predecode(manifest.value, out.value, settings, workers.value)
+        total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
         if clip:
             embed_records(out.value, *clip)
-        ending = f"; {failed} failed, see {epath.Path(out.value) / FAILURES}" if failed else ""
+        ending = (
+            f"; {num_failed} failed, see {epath.Path(out.value) / FAILURES}" if num_failed else ""
+        )
         print(f"{out.value}: {total} videos{ending}")
 
     run_app(start)

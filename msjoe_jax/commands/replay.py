@@ -2,8 +2,8 @@
 
     msjoe replay --log=WORKDIR/joint/rollouts.jsonl --step=120 --question=ID
 
-A draw depends on its logits and on a key made of seed, update and question id; the log has them
-all. Prints the draws of every list of queries; exit status 1 if one differs from the log.
+A draw depends on its logits and on a key made of seed, update and question id, all of which the
+log holds. Prints the draws of every list of queries; exit status 1 if one differs from the log.
 """
 
 import sys
@@ -44,8 +44,11 @@ def cli() -> None:
         draws = redraw(row)
         for queries, logged, again in zip(row["queries"], row["draws"], draws, strict=True):
             print(f"queries {' | '.join(queries)}")
-            for old, new in zip(logged, again.tolist(), strict=True):
-                print(f"  drawn {new}" + ("" if old == new else f", logged {old}: DIFFERENT"))
+            for logged_draw, new_draw in zip(logged, again.tolist(), strict=True):
+                print(
+                    f"  drawn {new_draw}"
+                    + ("" if logged_draw == new_draw else f", logged {logged_draw}: DIFFERENT")
+                )
         if not np.array_equal(draws, row["draws"]):
             sys.exit(1)
 

@@ -73,9 +73,9 @@ def _embed_video(
     count, parts = reader.info(video_id).num_frames, []
     for start in range(0, count, batch):
         indices = np.minimum(np.arange(start, start + batch), count - 1)
-        taken = min(batch, count - start)
-        parts.append(np.asarray(encode(reader.frames(video_id, indices)))[:taken])
-        bar.update(taken)
+        num_frames = min(batch, count - start)
+        parts.append(np.asarray(encode(reader.frames(video_id, indices)))[:num_frames])
+        bar.update(num_frames)
     return np.concatenate(parts)
 
 

@@ -114,9 +114,9 @@ def make_pipeline(
     if shuffle and order is None:
         items = items.shuffle()
     items = items.repeat(num_epochs)
-    missing = -len(items) % batch_size
-    if num_epochs is not None and missing:
-        filler = grain.MapDataset.source([(0, False)] * missing)
+    num_fillers = -len(items) % batch_size
+    if num_epochs is not None and num_fillers:
+        filler = grain.MapDataset.source([(0, False)] * num_fillers)
         items = grain.MapDataset.concatenate([items, filler])
     rows = items[host_shard(num_hosts, host_index)].map(make_row)
     batches = rows.batch(batch_size // num_hosts, drop_remainder=True)
@@ -134,9 +134,9 @@ def _check(
         raise UserError("no questions to make batches of")
     if batch_size <= 0 or batch_size % num_hosts:
         raise UserError(f"batch_size {batch_size} must be a positive multiple of {num_hosts} hosts")
-    known = set(reader.ids)
+    video_ids = set(reader.ids)
     for question in questions:
-        if question.video not in known:
+        if question.video not in video_ids:
             raise UserError(
                 f"question {question.id}: video {question.video!r} is not in {reader.directory}"
             )
@@ -148,10 +148,10 @@ def _candidates(
     question: Question, reader: RecordReader, num_candidates: int, with_embeddings: bool
 ) -> dict[str, Any]:
     info = reader.info(question.video)
-    chosen = uniform_indices(num_candidates, info.num_frames)
+    indices = uniform_indices(num_candidates, info.num_frames)
     frame_index = np.zeros(num_candidates, np.int32)
-    frame_index[: len(chosen)] = chosen
-    frame_mask = np.arange(num_candidates) < len(chosen)
+    frame_index[: len(indices)] = indices
+    frame_mask = np.arange(num_candidates) < len(indices)
     row: dict[str, Any] = {
         "frame_mask": frame_mask,
         "frame_index": frame_index,
@@ -162,7 +162,7 @@ def _candidates(
         embeddings = reader.embeddings(question.video)
         assert embeddings is not None  # _check has seen to it
         row["embeddings"] = np.zeros((num_candidates, embeddings.shape[1]), np.float32)
-        row["embeddings"][: len(chosen)] = embeddings[chosen]
+        row["embeddings"][: len(indices)] = embeddings[indices]
     return row
 
 
@@ -173,9 +173,9 @@ def _previews(
     preview_fn: Callable[[np.ndarray], Any] | None,
 ) -> dict[str, Any]:
     info = reader.info(question.video)
-    chosen = uniform_indices(num_preview, info.num_frames)
+    indices = uniform_indices(num_preview, info.num_frames)
     # A video shorter than the previews repeats its last frame under a False mask.
-    index = np.concatenate([chosen, np.repeat(chosen[-1:], num_preview - len(chosen))])
+    index = np.concatenate([indices, np.repeat(indices[-1:], num_preview - len(indices))])
     error = ""
     try:
         frames = reader.frames(question.video, index)
@@ -185,7 +185,7 @@ def _previews(
     return {
         "error": error,
         "preview": frames if preview_fn is None else preview_fn(frames),
-        "preview_mask": np.arange(num_preview) < len(chosen),
+        "preview_mask": np.arange(num_preview) < len(indices),
         "preview_index": index.astype(np.int32),
         "preview_times": info.timestamps[index].astype(np.float32),
     }

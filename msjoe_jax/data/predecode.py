@@ -140,8 +140,8 @@ def decode_part(
             yield item
 
     def tail() -> tuple[float, dict[str, Any]]:
-        kept = {"video": entry.video, "warnings": decoding.warnings}
-        return decoding.duration, {**entry.extra, **kept}
+        details = {"video": entry.video, "warnings": decoding.warnings}
+        return decoding.duration, {**entry.extra, **details}
 
     shard = ShardWriter(parts, entry.part, settings.quality)
     try:

@@ -218,7 +218,10 @@ class RecordReader:
     ) -> list[np.ndarray]:
         """Reads `frames` of many (video id, indices) at once; the rollouts' bulk read.
 
-        One read a shard, and a frame that several requests name is decoded once.
+        Each shard is read once, and a frame that several requests name is decoded once.
+
+        Raises:
+          UserError: a frame cannot be decoded.
         """
         infos = [self.info(video_id) for video_id, _ in requests]
         slots: dict[tuple[int, int], int] = {}

@@ -60,13 +60,13 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     def _run(self) -> Generator[tuple[float, np.ndarray]]:
         # Each wanted time t = 0, 1/fps, … goes to the last frame that starts at or before it,
         # so a frame can be given out only when the next one's start is known.
-        count, shown, image, frame = 0, None, None, None
+        count, converted, image, frame = 0, None, None, None
         for start, end, frame in self._spans():
             self.duration = float(end)
             k = math.ceil(start / self._step)
             while k * self._step < end:
-                if shown is not frame:
-                    shown, image = frame, self._convert(frame)
+                if converted is not frame:
+                    converted, image = frame, self._convert(frame)
                 assert image is not None
                 yield float(k * self._step), image
                 k, count = k + 1, count + 1

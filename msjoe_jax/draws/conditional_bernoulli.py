@@ -30,22 +30,22 @@ def sample(
     phi = _centred(logits, mask)
     _, after = _suffix_table(phi, k)
     uniform = row_noise(jax.random.uniform, key, phi)
-    left = jnp.flip(jnp.cumsum(jnp.flip(mask, -1), -1), -1)  # valid frames from t on
+    num_left = jnp.flip(jnp.cumsum(jnp.flip(mask, -1), -1), -1)  # valid frames from t on
 
-    def step(missing: Array, frame: tuple[Array, ...]) -> tuple[Array, Array]:
+    def step(remaining: Array, frame: tuple[Array, ...]) -> tuple[Array, Array]:
         phi_t, u, valid, left_t, after_t = frame
-        fewer = jnp.take_along_axis(after_t, jnp.maximum(missing - 1, 0)[..., None], -1)[..., 0]
-        same = jnp.take_along_axis(after_t, missing[..., None], -1)[..., 0]
+        fewer = jnp.take_along_axis(after_t, jnp.maximum(remaining - 1, 0)[..., None], -1)[..., 0]
+        same = jnp.take_along_axis(after_t, remaining[..., None], -1)[..., 0]
         # The last frames that can still fill the set are taken whatever the rounding of p.
-        wanted = (u < jax.nn.sigmoid(phi_t + fewer - same)) | (left_t <= missing)
-        taken = valid & (missing > 0) & wanted
-        return missing - taken, taken
+        include = (u < jax.nn.sigmoid(phi_t + fewer - same)) | (left_t <= remaining)
+        included = valid & (remaining > 0) & include
+        return remaining - included, included
 
-    frames = tuple(jnp.moveaxis(x, -1, 0) for x in (phi, uniform, mask, left))
-    _, taken = jax.lax.scan(step, jnp.minimum(mask.sum(-1), k), (*frames, after))
+    frames = tuple(jnp.moveaxis(x, -1, 0) for x in (phi, uniform, mask, num_left))
+    _, included = jax.lax.scan(step, jnp.minimum(mask.sum(-1), k), (*frames, after))
     in_time = -jnp.arange(logits.shape[-1], dtype=jnp.float32)
-    chosen = jnp.moveaxis(taken, 0, -1)
-    return top_k(jnp.broadcast_to(in_time, chosen.shape), chosen, k)
+    selected = jnp.moveaxis(included, 0, -1)
+    return top_k(jnp.broadcast_to(in_time, selected.shape), selected, k)
 
 
 def log_prob(
@@ -54,8 +54,8 @@ def log_prob(
     """Computes log P(S) of the set of picks, whatever their order; 0, gradient 0, where forced."""
     phi = _centred(logits, mask)
     k = draw.indices.shape[-1]
-    chosen = jnp.take_along_axis(phi, draw.indices, axis=-1)
-    total = jnp.sum(jnp.where(draw.valid, chosen, 0.0), axis=-1)
+    picks = jnp.take_along_axis(phi, draw.indices, axis=-1)
+    total = jnp.sum(jnp.where(draw.valid, picks, 0.0), axis=-1)
     table, _ = _suffix_table(phi, k)
     return jnp.where(mask.sum(-1) <= k, 0.0, total - table[..., k])
 

@@ -53,8 +53,8 @@ def row_noise(
 def top_k(logits: Float[AnyArray, "... T"], mask: Bool[AnyArray, "... T"], k: int) -> Draw:
     """Returns the k valid frames of largest logit, in descending order; of equals the earlier."""
     scores = jnp.where(mask, logits.astype(_at_least_float32(logits)), -jnp.inf)
-    missing = max(0, k - scores.shape[-1])
-    padding = [(0, 0)] * (scores.ndim - 1) + [(0, missing)]
+    shortfall = max(0, k - scores.shape[-1])
+    padding = [(0, 0)] * (scores.ndim - 1) + [(0, shortfall)]
     scores = jnp.pad(scores, padding, constant_values=-jnp.inf)
     _, indices = jax.lax.top_k(scores, k)
     valid = jnp.arange(k) < mask.sum(-1, keepdims=True)

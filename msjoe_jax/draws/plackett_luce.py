@@ -49,14 +49,14 @@ def log_prob(
     is exactly 0 and so is its gradient, whatever the order.
     """
     logits = masked_logits(logits, mask)
-    chosen = picked(logits, draw)
-    rest = jax.nn.logsumexp(jnp.where(_taken(draw, mask), FLOOR, logits), axis=-1, keepdims=True)
+    picks = picked(logits, draw)
+    rest = jax.nn.logsumexp(jnp.where(_is_drawn(draw, mask), FLOOR, logits), axis=-1, keepdims=True)
     # Row k sums what was still there at pick k: picks k … K and the rest. K² terms cost less than
     # the compilation of a cumulative logsumexp, and no total is ever subtracted from.
-    pool = jnp.concatenate([chosen, rest], axis=-1)
+    pool = jnp.concatenate([picks, rest], axis=-1)
     still = jnp.triu(jnp.ones((pool.shape[-1] - 1, pool.shape[-1]), bool))
     alive = jax.nn.logsumexp(jnp.where(still, pool[..., None, :], FLOOR), axis=-1)
-    return sum_of_picks(chosen - alive, draw, mask)
+    return sum_of_picks(picks - alive, draw, mask)
 
 
 def entropy(
@@ -69,7 +69,7 @@ def entropy(
     return jnp.where(mask.sum(-1) > k, frame_entropy(logits, mask), 0.0)
 
 
-def _taken(draw: Draw, mask: Bool[AnyArray, "... T"]) -> Bool[Array, "... T"]:
+def _is_drawn(draw: Draw, mask: Bool[AnyArray, "... T"]) -> Bool[Array, "... T"]:
     """Returns True at the frames that the draw holds."""
     outside = mask.shape[-1]  # an index that `drop` leaves out
     indices = jnp.where(draw.valid, draw.indices, outside)

@@ -1,0 +1,1 @@
+"""Evaluation: arms, their scores, intervals and the table."""

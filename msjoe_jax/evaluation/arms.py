@@ -13,11 +13,12 @@ SETS = ("base", "pretrain", "joint")  # of parameters, in the order in which a r
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One row of the table.
+    """One row of the table of an evaluation.
 
-    label: for people; mllm, sampler: parameter sets, names of SETS; queries: `policy` (what reason
-    writes, greedily), `question` (the bare question), `oracle` (the record's), or `none`; selector:
-    a name of SELECTORS; own_previews: False shows reason the previews of another video.
+    label: its name in the table; mllm, sampler: parameter sets, names of SETS; queries: `policy`
+    (those that reason writes, greedily), `question` (the bare question), `oracle` (the record's) or
+    `none`; selector: a name of SELECTORS; own_previews: whether reason sees its own video's
+    previews, not another's.
     """
 
     label: str
@@ -28,6 +29,7 @@ class Arm:
     own_previews: bool = True
 
 
+_JOINT: dict[str, Any] = {"mllm": "joint", "sampler": "joint"}
 ARMS: dict[str, Arm] = {
     "blind": Arm("no frames", selector="blind"),
     "uniform": Arm("uniform"),
@@ -42,17 +44,25 @@ ARMS: dict[str, Arm] = {
     "pretrained": Arm(
         "pre-trained sampler", queries="policy", selector="msjoe", sampler="pretrain"
     ),
-    "joint": Arm("joint", "joint", "policy", "msjoe", "joint"),
+    "joint": Arm("joint", queries="policy", selector="msjoe", **_JOINT),
     "joint_question": Arm(
-        "joint, the question as the one query", "joint", "question", "msjoe", "joint"
+        "joint, the question as the one query", queries="question", selector="msjoe", **_JOINT
     ),
     "joint_other_previews": Arm(
-        "joint, previews of another video", "joint", "policy", "msjoe", "joint", False
+        "joint, previews of another video",
+        queries="policy",
+        selector="msjoe",
+        own_previews=False,
+        **_JOINT,
     ),
-    "joint_topk": Arm("joint MLLM, top-k", "joint", "policy", "topk", "joint"),
-    "joint_topk_smooth": Arm("joint MLLM, top-k smoothed", "joint", "policy", "topk_smooth"),
-    "joint_uniform": Arm("joint MLLM, uniform", "joint"),
-    "oracle_queries": Arm("oracle queries, top-k smoothed", "base", "oracle", "topk_smooth"),
+    "joint_topk": Arm("joint MLLM, top-k", queries="policy", selector="topk", **_JOINT),
+    "joint_topk_smooth": Arm(
+        "joint MLLM, top-k smoothed", mllm="joint", queries="policy", selector="topk_smooth"
+    ),
+    "joint_uniform": Arm("joint MLLM, uniform", mllm="joint"),
+    "oracle_queries": Arm(
+        "oracle queries, top-k smoothed", queries="oracle", selector="topk_smooth"
+    ),
     "oracle": Arm("oracle frames", selector="oracle"),
 }
 
@@ -65,7 +75,7 @@ def arm_names() -> tuple[str, ...]:
 def arm_of(name: str, sets: Collection[str]) -> Arm:
     """Returns the arm of a name.
 
-    The name of a selector that is no arm stands for it with the last trained models' queries.
+    The name of a selector that is no arm means that selector with the last trained models' queries.
     """
     if name in ARMS:
         return ARMS[name]
@@ -74,7 +84,7 @@ def arm_of(name: str, sets: Collection[str]) -> Arm:
 
 
 def missing_sets(names: Sequence[str], sets: Collection[str]) -> Iterator[str]:
-    """Yields what is wrong with arms that need parameter sets which a run does not make."""
+    """Yields a line for every parameter set that an arm needs and the run does not make."""
     for name in names:
         arm = arm_of(name, sets)
         for part in dict.fromkeys((arm.mllm, arm.sampler)):
@@ -86,7 +96,8 @@ def _is_list(value: Any, kind: type) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
 
 
-# What an arm reads of a question's `extra`: field, form in words, test (of it and of max_queries).
+# What an arm reads of a question's `extra`: the field, its expected value in words, and a check of
+# the value given max_queries.
 EXTRAS: dict[str, tuple[str, str, Callable[[Any, int], bool]]] = {
     "oracle_queries": (
         "oracle_queries",
@@ -102,18 +113,18 @@ EXTRAS: dict[str, tuple[str, str, Callable[[Any, int], bool]]] = {
 
 
 def check_extras(names: Sequence[str], questions: Sequence[Question], max_queries: int) -> None:
-    """Checks that the questions hold what the arms read of their records.
+    """Checks that the questions hold the extra fields that the arms read.
 
     Raises:
-      UserError: naming question, field and arm.
+      UserError: a field is missing or wrong; the message names question, field and arm.
     """
     for name in names:
         if name not in EXTRAS:
             continue
-        field, form, fits = EXTRAS[name]
+        field, expected, fits = EXTRAS[name]
         for question in questions:
             if not fits(question.extra.get(field), max_queries):
                 raise UserError(
-                    f"question {question.id}: extra.{field} must be {form}; leave the arm {name} "
-                    "out"
+                    f"question {question.id}: extra.{field} must be {expected}; leave the arm "
+                    f"{name} out"
                 )

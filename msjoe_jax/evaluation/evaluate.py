@@ -1,4 +1,4 @@
-"""Accuracy of every way to choose the frames, on the same held-out questions, with intervals."""
+"""Evaluates every way to choose frames on the same held-out questions, with intervals."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ Queries = list[list[tuple[str, ...]]]
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """What is evaluated on the held-out questions."""
+    """The arms that are evaluated on the held-out questions."""
 
     arms: tuple[str, ...] = option(
         ("uniform", "joint"),
@@ -43,7 +43,7 @@ class EvaluateConfig:
 
 
 class Evaluator:
-    """Answers questions under arms; greedy throughout, so that two runs agree.
+    """An evaluator of arms on held-out questions; all decoding is greedy, so that two runs agree.
 
     Args:
       episodes: over the held-out questions.
@@ -65,7 +65,7 @@ class Evaluator:
     def run(
         self, names: Sequence[str]
     ) -> tuple[dict[str, Float[np.ndarray, "n"]], dict[str, list[str]]]:
-        """Scores each question under each arm (NaN: dropped); also gives the answers."""
+        """Returns score (NaN: dropped) and answer of each question under each arm."""
         episodes, n = self.episodes, len(self.episodes.questions)
         arms = {name: arm_of(name, self.params) for name in names}
         scores = {name: np.full(n, np.nan) for name in names}
@@ -99,16 +99,16 @@ class Evaluator:
         self,
         arm: Arm,
         batch: Batch,
-        written: dict[tuple[str, bool], Queries],
+        cache: dict[tuple[str, bool], Queries],
         weight: Float[np.ndarray, "B"],
     ) -> Selected:
-        """The frames of an arm; `written` holds the queries of the arms before."""
+        """Selects the frames of an arm; `cache` holds the queries that earlier arms wrote."""
         episodes = self.episodes
         questions = episodes.batch_questions(batch)
         if arm.queries == "policy":
             key = arm.mllm, arm.own_previews
-            if key not in written:
-                written[key] = episodes.reason(
+            if key not in cache:
+                cache[key] = episodes.reason(
                     self.params[arm.mllm]["mllm"],
                     batch if arm.own_previews else other_previews(batch, questions),
                     0,
@@ -116,7 +116,7 @@ class Evaluator:
                     temperature=0.0,
                     weight=weight,
                 ).queries
-            queries = written[key]
+            queries = cache[key]
         else:
             queries = [[queries_of(arm.queries, question)] for question in questions]
         params = {**self.params[arm.sampler], "mllm": self.params[arm.mllm]["mllm"]}
@@ -142,7 +142,7 @@ def other_previews(batch: Batch, questions: Sequence[Question]) -> Batch:
     later = [[j % n for j in range(b + 1, b + n)] for b in range(n)]
     order = [next(j for j in later[b] if videos[j] != videos[b]) for b in range(n)]
     pixels, grids = batch["preview"]
-    # `duration` too: in video mode it spaces the previews in time, and reason reads no other.
+    # `duration` too: in video mode it spaces the previews in time.
     moved = {key: batch[key][order] for key in ("preview_mask", "preview_times", "duration")}
     return {**batch, "preview": (pixels[order], grids[order]), **moved}
 
@@ -156,15 +156,15 @@ def load_heldout(
     max_queries: int,
     embedded: bool = True,
 ) -> tuple[list[Question], RecordReader]:
-    """Reads the held-out questions and their records, with all that the arms will ask of them.
+    """Reads the held-out questions and their records, and checks them for what the arms need.
 
     Args:
-      data: where they lie.
+      data: the paths of questions and records.
       config: the arms, and how many questions.
-      candidates: frames of a video at most.
-      previews: of a video.
-      max_queries: that a reply may hold.
-      embedded: False if CLIP's embeddings of the frames are still to come.
+      candidates: most candidate frames of a video.
+      previews: number of preview frames of a video.
+      max_queries: most queries that a reply may hold.
+      embedded: False if CLIP's embeddings of the frames do not exist yet.
 
     Raises:
       UserError: an unset or unreadable field of `config.data`, a question whose video is not among
@@ -175,7 +175,7 @@ def load_heldout(
             raise UserError(f"config.data.{name} is not set, and the phase evaluate reads it")
     questions = TASKS[data.task].read(data.heldout_questions)[: config.limit or None]
     reader = RecordReader(data.heldout_records)
-    make_pipeline(  # for its checks: it reads nothing until batches are taken
+    make_pipeline(  # for its checks alone: it reads nothing before a batch is taken
         questions,
         reader,
         batch_size=1,
@@ -190,10 +190,10 @@ def load_heldout(
 def evaluate(
     evaluator: Evaluator, names: Sequence[str], workdir: epath.PathLike, meta: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Evaluates arms, prints the table, writes it as `eval.json`.
+    """Evaluates arms, prints the table, and writes it as `eval.json`.
 
-    `eval_questions.jsonl` holds every question's score, for paired intervals; a task with a form of
-    submission gets one file for each arm, `submission-ARM`.
+    `eval_questions.jsonl` holds every question's score, for paired intervals; a task with a
+    submission format gets one file for each arm, `submission-ARM`.
 
     Args:
       evaluator: with the questions and the parameters.

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float
 
 
-def wilson(right: float, count: int) -> tuple[float, float]:
+def wilson(successes: float, count: int) -> tuple[float, float]:
     """Computes the 95 % Wilson score interval of a proportion."""
     if count == 0:
         return 0.0, 1.0
-    z, p = 1.96, right / count
+    z, p = 1.96, successes / count
     middle = p + z * z / (2 * count)
     half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count

@@ -19,12 +19,12 @@ def make_table(
     """Makes a row for every arm.
 
     Args:
-      labels: of the arms, for people.
-      scores: of every question under every arm, NaN where it was dropped.
-      groups: of every question, kind to name.
+      labels: the arms' names in the table.
+      scores: score of every question under every arm, NaN where it was dropped.
+      groups: group of every question, by kind.
 
     Returns:
-      arm → label, accuracy, its interval, questions; against `joint`, where it is among the arms,
+      Arm → label, accuracy, its interval, questions; against `joint`, where it is among the arms,
       the paired difference; and the same accuracy for each group.
     """
     table: dict[str, dict[str, Any]] = {}
@@ -40,11 +40,11 @@ def make_table(
 
 
 def _accuracy(scores: Scores) -> dict[str, Any]:
-    known = scores[~np.isnan(scores)]
+    counted = scores[~np.isnan(scores)]
     return {
-        "accuracy": float(known.mean()) if len(known) else 0.0,
-        "ci95": list(wilson(float(known.sum()), len(known))),
-        "questions": len(known),
+        "accuracy": float(counted.mean()) if len(counted) else 0.0,
+        "ci95": list(wilson(float(counted.sum()), len(counted))),
+        "questions": len(counted),
     }
 
 
@@ -58,7 +58,7 @@ def _by_group(scores: Scores, groups: Sequence[Mapping[str, str]]) -> dict[str, 
 
 
 def format_table(table: Mapping[str, Mapping[str, Any]]) -> str:
-    """Formats the table as text, an arm a line, its groups below it."""
+    """Formats the table as text: one line per arm, its groups below it."""
     lines = [f"{'arm':32} {'accuracy':>8}   {'95 % interval':15} joint minus this (paired)"]
     for row in table.values():
         line = _line(row["label"], row)

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.sharding import on_shards, platform
 
-# Keys and values [B, G or 1, Lk, M, H], and who may see them: [B, G or 1, Lq, Lk], broadcast.
-KeySet = tuple[Float[Array, "B _ _ M H"], Float[Array, "B _ _ M H"], Bool[Array, "#B _ #Lq _"]]
+# Keys and values [B, G or 1, Lk, M, H] and who may see them, which broadcasts to [B, G, Lq, Lk].
+KeySet = tuple[Float[Array, "B _ _ M H"], Float[Array, "B _ _ M H"], Bool[Array, "_ _ _ _"]]
 
 BACKENDS = ("auto", "xla", "splash", "cudnn")
 LANES = 128  # splash's blocks are multiples of the width of a TPU's vector registers
@@ -31,7 +31,7 @@ def segment_mask(
     k_segments: Int[Array, "B Lk"],
     q_index: Int[Array, "Lq"] | None = None,
 ) -> Bool[Array, "B 1 Lq Lk"]:
-    """True where a query may see a key: same non-zero segment and, with `q_index`, not later."""
+    """Marks what a query may see: keys of its non-zero segment and, with `q_index`, not later."""
     mask = (q_segments[:, :, None] == k_segments[:, None, :]) & (k_segments != 0)[:, None, :]
     if q_index is not None:
         mask &= q_index[:, None] >= jnp.arange(k_segments.shape[1])[None, :]
@@ -49,7 +49,7 @@ def attend(
     q: Float[Array, "B G Lq N H"],
     parts: Sequence[KeySet],
 ) -> Float[Array, "B G Lq N H"]:
-    """Softmax attention of G query groups over the union of key sets, `(k, v, mask)` each.
+    """Computes softmax attention of G query groups over the union of key sets, `(k, v, mask)` each.
 
     A key set of group size 1 is shared by all G groups and never copied: this is how G completions
     read one prompt's KV cache. Softmax is in float32. A query that may see nothing gets zeros.
@@ -95,7 +95,7 @@ def attend(
 
 
 def takes_cudnn(dtype: DTypeLike, head_dim: int) -> bool:
-    """Whether cuDNN has a kernel, by jax/_src/cudnn/fused_attention_stablehlo.py.
+    """Says whether cuDNN has a kernel, by jax/_src/cudnn/fused_attention_stablehlo.py.
 
     128 is the limit of GPUs before Hopper, where it is 256.
     """
@@ -103,7 +103,7 @@ def takes_cudnn(dtype: DTypeLike, head_dim: int) -> bool:
 
 
 def choose_backend(backend: str, dtype: DTypeLike, head_dim: int) -> str:
-    """`auto` as one of the others: splash on TPU; cuDNN on GPU where it takes the inputs; XLA."""
+    """Resolves `auto`: splash on TPU; cuDNN on GPU where it takes the inputs; else XLA."""
     if backend != "auto":
         return backend
     gpu = "cudnn" if takes_cudnn(dtype, head_dim) else "xla"
@@ -120,11 +120,14 @@ def self_attention(
     chunk: int = 512,
     backend: str = "xla",
 ) -> Float[Array, "B L N H"]:
-    """Attention within segments; segment 0 is padding, whose output is 0, whatever it holds.
+    """Computes attention within segments; of padding, segment 0, the output is 0, always.
 
     Shapes: N query heads, M key/value heads (M divides N).
 
     Args:
+      q, k, v: queries, keys and values.
+      segments: of the tokens.
+      causal: whether a query sees no later key.
       chunk: queries at a time; of `xla` only.
       backend: `xla`; `splash` (Pallas for TPU, interpreted elsewhere, which only tests bear);
         `cudnn` (NVIDIA, 16-bit floats, head dims in multiples of 8); `auto` as `choose_backend`.

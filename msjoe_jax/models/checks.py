@@ -19,6 +19,10 @@ def check_sizes(sizes: Any) -> None:
 
 
 def check_heads(name: str, width: int, heads: int) -> None:
-    """ValueError unless the heads share the width evenly."""
+    """Checks that the heads share the width evenly.
+
+    Raises:
+      ValueError: they do not.
+    """
     if width % heads:
         raise ValueError(f"{name} {width} is not a multiple of the {heads} heads")

@@ -11,35 +11,40 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.models.sharding import BATCH, HEADS, constrain, ways
 
 LOWEST = -1e30
 
 
 def log_probs(
-    h: Float[AnyArray, "*R D"],
-    table: Float[AnyArray, "V D"],
-    targets: Int[AnyArray, "*R"],
+    h: Float[Array, "*R D"],
+    table: Float[Array, "V D"],
+    targets: Int[Array, "*R"],
     *,
-    banned: Bool[AnyArray, "V"],
+    banned: Bool[Array, "V"],
     temperature: float | Float[Array, ""] = 1.0,
     chunk: int = 4096,
 ) -> tuple[Float[Array, "*R"], Float[Array, "*R"]]:
-    """Log-probs of `targets` and entropies (nats) of softmax(h · tableᵀ / temperature), float32.
+    """Computes log-probs of `targets` and entropies (nats), in float32.
+
+    The distribution is softmax(h · tableᵀ / temperature).
 
     Args:
+      h: hidden states.
+      table: the head's rows.
+      targets: ids.
       banned: ids that have no probability: as targets they get -1e30.
+      temperature: of the distribution.
       chunk: ids at a time on every device (each has its own part of the vocabulary).
     """
     rows = h.reshape(-1, h.shape[-1])
-    wanted = targets.reshape(-1)
+    flat_targets = targets.reshape(-1)
     V = table.shape[0]
     shards = ways(V, HEADS)
     count = -(-V // shards // chunk)
     size = -(-V // shards // count)
 
-    def cut(x: AnyArray, fill: int | bool) -> Array:
+    def to_chunks(x: Array, fill: int | bool) -> Array:
         """[V, …] as [count, shards, size, …]: a chunk takes as much of every device's part."""
         x = x.reshape(shards, V // shards, *x.shape[1:])
         ends = ((0, 0), (0, count * size - V // shards), *[(0, 0)] * (x.ndim - 2))
@@ -47,12 +52,12 @@ def log_probs(
         return constrain(jnp.moveaxis(x, 1, 0), (), HEADS, (), ("fsdp",))
 
     def fold(sums: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
-        top, total, centred, found = sums
+        top, total, centred, target_logits = sums
         weights, ids, out = part
         logits = jnp.einsum("RD,scD->Rsc", rows, weights, preferred_element_type=jnp.float32)
         logits = constrain(logits, BATCH, HEADS) / temperature
         logits = jnp.where(out, LOWEST, logits)
-        found += jnp.where(ids == wanted[:, None, None], logits, 0.0).sum((1, 2))
+        target_logits += jnp.where(ids == flat_targets[:, None, None], logits, 0.0).sum((1, 2))
         # The sums are the same whatever is taken from all logits, so its gradient is none.
         higher = jnp.maximum(top, jax.lax.stop_gradient(logits.max((1, 2))))
         over = jnp.where(out, 0.0, logits - higher[:, None, None])
@@ -60,18 +65,18 @@ def log_probs(
         fell = top - higher
         shrink = jnp.exp(fell)
         centred = shrink * (centred + fell * total) + (mass * over).sum((1, 2))
-        return (higher, shrink * total + mass.sum((1, 2)), centred, found), None
+        return (higher, shrink * total + mass.sum((1, 2)), centred, target_logits), None
 
     zeros = jnp.zeros(len(rows), jnp.float32)
     parts = (
-        cut(table.astype(h.dtype), 0),
-        cut(jnp.arange(V, dtype=jnp.int32), -1),
-        cut(banned, True),
+        to_chunks(table.astype(h.dtype), 0),
+        to_chunks(jnp.arange(V, dtype=jnp.int32), -1),
+        to_chunks(banned, True),
     )
     with jax.named_scope("log_probs"):
-        (top, total, centred, found), _ = jax.lax.scan(
+        (top, total, centred, target_logits), _ = jax.lax.scan(
             jax.checkpoint(fold), (zeros + LOWEST, zeros, zeros, zeros), parts
         )
     norm = jnp.log(total)
     shape = targets.shape
-    return (found - top - norm).reshape(shape), (norm - centred / total).reshape(shape)
+    return (target_logits - top - norm).reshape(shape), (norm - centred / total).reshape(shape)

@@ -26,7 +26,7 @@ LORA: Table = ((r"lora/.*/[ab]", REPLICATED),)
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(layers, inputs, outputs) of a leaf."""
+    """Returns (layers, inputs, outputs) of a leaf."""
     split = 1 + INPUT_DIMS.get(name, 1)
     sizes = [1, 1]
     for i, size in enumerate(shape[1:], 1):
@@ -35,7 +35,7 @@ def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
-    """The tree with factors for every stacked matrix whose path matches `targets` (searched).
+    """Adds factors for every stacked matrix whose path matches `targets` (searched).
 
     a [Y, in, r] is normal with variance 1 / in, b [Y, r, out] zero: the start changes nothing.
     Biases of attention heads are stacked too, [Y, N, H], and have no factors.
@@ -48,14 +48,14 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
     def walk(tree: Params, path: str) -> Params:
         out: Params = {}
         for name, value in tree.items():
-            here = f"{path}/{name}" if path else name
+            leaf_path = f"{path}/{name}" if path else name
             if isinstance(value, dict):
-                if inner := walk(value, here):
+                if inner := walk(value, leaf_path):
                     out[name] = inner
-            elif value.ndim > 2 and not name.endswith("_bias") and pattern.search(here):
+            elif value.ndim > 2 and not name.endswith("_bias") and pattern.search(leaf_path):
                 Y, ins, outs = _matrix_shape(name, value.shape)
-                own = jax.random.fold_in(key, zlib.crc32(here.encode()))
-                a = jax.random.normal(own, (Y, ins, rank), value.dtype) * ins**-0.5
+                leaf_key = jax.random.fold_in(key, zlib.crc32(leaf_path.encode()))
+                a = jax.random.normal(leaf_key, (Y, ins, rank), value.dtype) * ins**-0.5
                 out[name] = {"a": a, "b": jnp.zeros((Y, rank, outs), value.dtype)}
         return out
 
@@ -66,7 +66,7 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
 
 
 def merge_lora(params: Params, scale: float) -> Params:
-    """The tree without `lora`, its updates added; any other tree comes back as it is."""
+    """Adds the updates and removes `lora`; any other tree comes back as it is."""
     if "lora" not in params:
         return params
 
@@ -84,5 +84,5 @@ def merge_lora(params: Params, scale: float) -> Params:
             for name, value in tree.items()
         }
 
-    rest = {name: value for name, value in params.items() if name != "lora"}
-    return walk(rest, params["lora"])
+    base = {name: value for name, value in params.items() if name != "lora"}
+    return walk(base, params["lora"])

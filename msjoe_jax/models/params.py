@@ -21,17 +21,17 @@ def split_module(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
 
 
 def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-    """Like `split_module(build())`, but the leaves are `ShapeDtypeStruct`: no memory, any size."""
+    """Splits a module that is not built: its leaves are `ShapeDtypeStruct`, of any size."""
     return split_module(nnx.eval_shape(build))
 
 
 def count_params(params: Params) -> int:
-    """Number of scalars in a (possibly abstract) parameter tree."""
+    """Counts the scalars in a (possibly abstract) parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def fingerprint(params: Params) -> str:
-    """12 hex digits that name these parameter values, whatever they lie on."""
+    """Computes 12 hex digits that name these parameter values, whatever they lie on."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())

@@ -135,7 +135,7 @@ class Sampler(nnx.Module):
         query_mask: Bool[AnyArray, "B Q"],
         frame_mask: Bool[AnyArray, "B T"],
     ) -> Float[Array, "B T"]:
-        """Frame logits φ; −inf at masked frames.
+        """Computes frame logits φ; −inf at masked frames.
 
         Args:
           similarity: cosine of query and frame embeddings; masked entries may hold anything.
@@ -160,7 +160,7 @@ class Sampler(nnx.Module):
         query_mask: Bool[Array, "B Q"],
         frame_mask: Bool[Array, "B T"],
     ) -> Float[Array, "B T D"]:
-        """The stem on each query's row, then mean and maximum over the queries."""
+        """Applies the stem to each query's row, then mean and maximum over the queries."""
         batch, queries, frames, _ = channels.shape
         valid = frame_mask[:, None, :, None]
         x = channels.reshape(batch * queries, frames, -1).astype(self.dtype)
@@ -186,7 +186,7 @@ class Sampler(nnx.Module):
 
 
 def standardise(values: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Float[Array, "... T"]:
-    """(value − mean) / max(std, floor) over the valid entries of each row; 0 elsewhere."""
+    """Computes (value − mean) / max(std, floor) over the valid entries of each row; 0 elsewhere."""
     count = jnp.maximum(mask.sum(-1, keepdims=True), 1)
     mean = jnp.where(mask, values, 0.0).sum(-1, keepdims=True) / count
     centred = jnp.where(mask, values - mean, 0.0)
@@ -200,7 +200,7 @@ def _layer(stacked: Block, index: int) -> Block:
 
 
 def _max_over_queries(x: Float[Array, "B Q ..."], present: Bool[Array, "B Q ..."]) -> Array:
-    """Maximum over axis 1 where `present`; 0 where no query is."""
+    """Takes the maximum over axis 1 where `present`; 0 where no query is."""
     largest = jnp.max(jnp.where(present, x, -jnp.inf), axis=1)
     return jnp.where(present.any(1), largest, 0)
 
@@ -208,7 +208,7 @@ def _max_over_queries(x: Float[Array, "B Q ..."], present: Bool[Array, "B Q ..."
 def _halve(
     x: Float[Array, "B T D"], mask: Bool[Array, "B T"]
 ) -> tuple[Float[Array, "B H D"], Bool[Array, "B H"]]:
-    """Mean over the valid frames of each pair (2i, 2i+1); a pair is valid if either frame is."""
+    """Averages the valid frames of each pair (2i, 2i+1); a pair is valid if either frame is."""
     odd = x.shape[1] % 2
     x = jnp.pad(x, ((0, 0), (0, odd), (0, 0)))
     mask = jnp.pad(mask, ((0, 0), (0, odd)))

@@ -17,7 +17,7 @@ Axes = tuple[str, ...]  # the mesh axes of one dimension; () is whole on every d
 
 
 def platform() -> str:
-    """What the program is traced for: the platform of the set mesh, or JAX's default one."""
+    """Returns what is traced for: the platform of the set mesh, or JAX's default one."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
@@ -33,7 +33,7 @@ def _axes_if_they_divide(size: int, axes: Axes) -> Axes | None:
 
 
 def ways(size: int, axes: Axes) -> int:
-    """Into how many parts a dimension of this size is split that lies over these axes."""
+    """Counts the parts into which a dimension of this size is split that lies over these axes."""
     if not _split() or not _axes_if_they_divide(size, axes):
         return 1
     mesh = jax.sharding.get_abstract_mesh()
@@ -41,7 +41,7 @@ def ways(size: int, axes: Axes) -> int:
 
 
 def constrain(x: Array, *dims: Axes) -> Array:
-    """`x` with its leading dimensions laid over these axes, the rest whole on every device."""
+    """Lays the leading dimensions of `x` over these axes, the rest whole on every device."""
     if not _split():
         return x
     spec = (_axes_if_they_divide(size, axes) for size, axes in zip(x.shape, dims, strict=False))
@@ -49,7 +49,7 @@ def constrain(x: Array, *dims: Axes) -> Array:
 
 
 def on_shards(f: Callable[..., Array], heads: Sequence[Array], rows: Sequence[Array]) -> Array:
-    """f(*heads, *rows) on every device's own part: what a kernel needs, which XLA cannot split.
+    """Runs f(*heads, *rows) on every device's own part: XLA cannot split a kernel.
 
     Args:
       heads: arrays [B, L, heads, H], split by batch and, where all their head counts divide, by

@@ -1,4 +1,4 @@
-"""One answered question as one HTML page that needs nothing beside it: what `ask` writes.
+"""Renders one answered question as a self-contained HTML page, as `ask` writes it.
 
 Whatever comes from the user or from a model is escaped; the page runs no script and its content
 policy lets it load nothing but the pictures inside it.
@@ -17,7 +17,7 @@ from PIL import Image
 from msjoe_jax.report.figures import clock, figure_to_image, timeline_figure
 from msjoe_jax.text.prompts import LETTERS
 
-FIGURE_DPI = 160  # about twice the pixels that the page shows it with: sharp on fine screens
+FIGURE_DPI = 160  # about twice the resolution of the page, so that fine screens show it sharp
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #5b6577; --line: #dfe3ea; --mark: #c62828; --good: #1b7f4b; }
@@ -62,8 +62,8 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """A frame of the video: seconds from its start, and a JPEG."""
+class ReportFrame:
+    """A frame of the video as the page shows it: seconds from the start, and a JPEG."""
 
     time: float
     jpeg: bytes
@@ -80,7 +80,7 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All that the page shows. Replies are verbatim, special tokens included.
+    """Everything that the page shows. Replies are verbatim, special tokens included.
 
     timestamps [T] in seconds, logits [T] and similarity [Q, T] of the valid candidates only;
     `selected` [K]: candidates in the order of their logits, highest first; `key_frames` the same
@@ -95,7 +95,7 @@ class Report:
     tiny: bool
     question: str
     options: tuple[str, ...]
-    previews: Sequence[Shown]
+    previews: Sequence[ReportFrame]
     preview_size: str  # "width × height" in pixels, as the MLLM gets them
     query_reply: str
     query_valid: bool
@@ -105,7 +105,7 @@ class Report:
     logits: Float[np.ndarray, "T"]
     similarity: Float[np.ndarray, "Q T"]
     selected: Int[np.ndarray, "K"]
-    key_frames: Sequence[Shown]
+    key_frames: Sequence[ReportFrame]
     key_size: str
     answer_reply: str
     answer: int | None
@@ -116,7 +116,7 @@ class Report:
 
 
 def render(r: Report) -> str:
-    """The page."""
+    """Renders the page as HTML."""
     body = [
         f"<header><div class=facts>msjoe_jax report</div><h1>{_text(r.question)}</h1></header>",
         f"<p class=facts>{_facts(r)}</p>",
@@ -178,15 +178,15 @@ def _tiny_note() -> str:
 def _options(r: Report) -> str:
     rows = []
     for i, option in enumerate(r.options):
-        chosen = i == r.answer
-        tag = "<span class=tag>answered</span>" if chosen else ""
-        kind = "chosen" if chosen else ""
+        is_answer = i == r.answer
+        tag = "<span class=tag>answered</span>" if is_answer else ""
+        kind = "chosen" if is_answer else ""
         rows.append(f'<li class="{kind}"><b>{LETTERS[i]}</b><span>{_text(option)}</span>{tag}</li>')
     return _section("Options", "", f"<ol>{''.join(rows)}</ol>")
 
 
-def _verdict(valid: bool, good: str, bad: str) -> str:
-    kind, text = ("good", good) if valid else ("bad", bad)
+def _verdict(valid: bool, valid_text: str, invalid_text: str) -> str:
+    kind, text = ("good", valid_text) if valid else ("bad", invalid_text)
     return f"<p class=verdict><span class={kind}>{text}</span></p>"
 
 
@@ -194,18 +194,20 @@ def _answer(r: Report) -> str:
     if r.answer is None:
         verdict = _verdict(False, "", "No valid answer: one letter in one answer tag is expected.")
     else:
-        read = f"Read as {LETTERS[r.answer]}"
-        verdict = _verdict(r.answer_valid, f"{read}.", f"{read}, but not in the form asked for.")
-    return _section("Answer", "the reply, verbatim", _pre(r.answer_reply) + verdict)
+        reading = f"Read as {LETTERS[r.answer]}"
+        verdict = _verdict(
+            r.answer_valid, f"{reading}.", f"{reading}, but not in the form asked for."
+        )
+    return _section("Answer", "reply of answer, verbatim", _pre(r.answer_reply) + verdict)
 
 
 def _pre(text: str) -> str:
-    # A line break right after <pre> would be swallowed; this one is the one that is.
+    # HTML drops a line break right after <pre>: this one is written to be dropped.
     blank = "" if text.strip() else "<p class=verdict>It holds nothing but white space.</p>"
     return f"<pre>\n{_text(text)}</pre>{blank}"
 
 
-def _frame(frame: Shown, note: str = "") -> str:
+def _frame(frame: ReportFrame, note: str = "") -> str:
     data = base64.b64encode(frame.jpeg).decode()
     time = clock(frame.time)
     return (
@@ -235,7 +237,7 @@ def _timeline(r: Report) -> str:
     Image.fromarray(figure_to_image(figure, FIGURE_DPI)).save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     return _section(
-        "Score and select",
+        "Score and select · Search",
         "above, the sampler's logits with the key frames in red; below, each query's similarity "
         "to every frame (CLIP cosine)",
         f'<img class=timeline alt="logits and similarities over time" '

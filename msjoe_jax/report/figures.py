@@ -1,4 +1,4 @@
-"""Pictures of one answered question: what was asked of the video, and which frames were taken."""
+"""Figures of one answered question: the queries' similarities, the logits and the key frames."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLUMNS = 8  # frames a row of the contact sheet: K = 32 makes four rows that fit a screen
-TAKEN = "tab:red"
+COLUMNS = 8  # frames per row of the contact sheet: K = 32 makes four rows, which fit a screen
+KEY_COLOUR = "tab:red"
 
 
 def keyframe_figure(
@@ -22,16 +22,16 @@ def keyframe_figure(
     selected: Int[np.ndarray, "K"],
     title: str = "",
 ) -> Figure:
-    """A contact sheet of the key frames over the logits and similarities that chose them.
+    """Draws a contact sheet of the key frames over the logits and similarities that chose them.
 
     Args:
-      timestamps: of all candidate frames, seconds.
+      timestamps: of all candidate frames, in seconds.
       logits: the sampler's; non-finite ones (padding) are left out of the curve.
       similarity: CLIP cosine of each query with each frame.
       queries: the text of each row.
       frames: the key frames, in the order of `selected`.
       selected: indices into the T candidate frames.
-      title: put on top, the question say.
+      title: text at the top, such as the question.
     """
     order = np.argsort(np.asarray(timestamps)[np.asarray(selected, int)], kind="stable")
     selected = np.asarray(selected, int)[order]
@@ -64,7 +64,7 @@ def timeline_figure(
     queries: Sequence[str],
     selected: Int[np.ndarray, "K"],
 ) -> Figure:
-    """`keyframe_figure` without the contact sheet, for pages that show the frames themselves.
+    """Draws `keyframe_figure` without its contact sheet, for pages that show the frames themselves.
 
     Args:
       timestamps: of the candidate frames, in seconds.
@@ -98,9 +98,9 @@ def _draw_logits(
 ) -> None:
     curve = np.where(np.isfinite(logits), logits, np.nan)
     axes.plot(timestamps, curve, color="tab:blue", linewidth=0.8)
-    axes.plot(timestamps[selected], curve[selected], "o", color=TAKEN, markersize=4)
+    axes.plot(timestamps[selected], curve[selected], "o", color=KEY_COLOUR, markersize=4)
     for time in timestamps[selected]:
-        axes.axvline(time, color=TAKEN, alpha=0.25, linewidth=0.8)
+        axes.axvline(time, color=KEY_COLOUR, alpha=0.25, linewidth=0.8)
     axes.set_ylabel("sampler logit", fontsize=8)
     axes.tick_params(labelsize=8, labelbottom=False)
 
@@ -119,9 +119,9 @@ def _draw_similarity(
     bands = np.arange(len(queries) + 1)
     mesh = axes.pcolormesh(edges, bands, similarity, cmap="viridis")
     axes.invert_yaxis()
-    # Markers on the edge, not lines across: a line would hide the very column that was taken.
+    # Markers on the edge, not lines across: a line would hide the column of the chosen frame.
     edge = np.zeros(len(selected))
-    axes.plot(timestamps[selected], edge, "v", color=TAKEN, markersize=4, clip_on=False)
+    axes.plot(timestamps[selected], edge, "v", color=KEY_COLOUR, markersize=4, clip_on=False)
     labels = [textwrap.fill(textwrap.shorten(query, 64, placeholder="…"), 36) for query in queries]
     axes.set_yticks(bands[:-1] + 0.5, labels, fontsize=7, parse_math=False)
     axes.tick_params(axis="x", labelsize=8)
@@ -133,10 +133,10 @@ def _draw_similarity(
 
 
 def clock(seconds: float) -> str:
-    """ "mm:ss", "h:mm:ss" from an hour on; tenths only where they are not zero."""
+    """Formats seconds as "mm:ss", or "h:mm:ss" from an hour on; tenths only if they are not 0."""
     if seconds < 0:  # an axis tick before the first frame
         return ""
     minutes, tenths = divmod(round(float(seconds) * 10), 600)
     hours, minutes = divmod(minutes, 60)
-    rest = f"{tenths / 10:04.1f}" if tenths % 10 else f"{tenths // 10:02d}"
-    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes:02d}:{rest}"
+    seconds_text = f"{tenths / 10:04.1f}" if tenths % 10 else f"{tenths // 10:02d}"
+    return f"{hours}:{minutes:02d}:{seconds_text}" if hours else f"{minutes:02d}:{seconds_text}"

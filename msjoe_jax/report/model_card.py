@@ -15,12 +15,14 @@ The sampler turns the similarities of the queries with the candidate frames into
 ```python
 import json
 from flax import nnx, traverse_util
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
+from msjoe_jax.models.sampler import SamplerConfig
+from msjoe_jax.selectors import SELECTORS
 from safetensors.flax import load_file
 
-sizes = json.load(open("sampler/config.json"))
-sizes.pop("model_type")
-definition = nnx.graphdef(nnx.eval_shape(lambda: Sampler(SamplerConfig(**sizes), rngs=nnx.Rngs(0))))
+config = json.load(open("sampler/config.json"))
+network, sizes = SELECTORS[config["network"]].network, SamplerConfig(**config["sizes"])
+width = config["embedding"]
+definition = nnx.graphdef(nnx.eval_shape(lambda: network.build(sizes, width, nnx.Rngs(0))))
 sampler = nnx.merge(
     definition, traverse_util.unflatten_dict(load_file("sampler/sampler.safetensors"), sep=".")
 )
@@ -31,13 +33,13 @@ sampler = nnx.merge(
 def model_card(
     name: str, *, meta: dict[str, Any], present: Sequence[str], title: str, architecture: str
 ) -> str:
-    """Writes the card, from what the checkpoint says of itself.
+    """Renders the card from the metadata of a checkpoint.
 
     Args:
-      name: its heading.
-      meta: the checkpoint's; `trained` in it names in `phases` what the models have been through
-        (the keys of `TRAINED`), and the settings of that.
-      present: the models that are in the folder.
+      name: the card's heading.
+      meta: the checkpoint's; its `trained` holds the `phases` that the models have been through
+        (keys of `TRAINED`), and their settings.
+      present: names of the models in the folder.
       title: the family's name in words.
       architecture: the class of `transformers` that loads the model.
     """

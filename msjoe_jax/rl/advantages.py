@@ -152,10 +152,10 @@ def difficulty_aware(
     [0.1, 0.9]: mean 0 at pass rate c, mean size 2 at every c. At c = 0 a right answer counts 10
     and a wrong one 0; at c = 1 both count 0 (the pre-training of the sampler leaves such out).
     """
-    right = jnp.asarray(correct, jnp.promote_types(pass_rate.dtype, jnp.float32))
+    reward = jnp.asarray(correct, jnp.promote_types(pass_rate.dtype, jnp.float32))
     c = jnp.clip(pass_rate, RATE_FLOOR, 1.0 - RATE_FLOOR)
-    advantage = (right - c) / (c * (1.0 - c))
-    no_lesson = (pass_rate >= 1.0) | ((pass_rate <= 0.0) & (right == 0.0))
+    advantage = (reward - c) / (c * (1.0 - c))
+    no_lesson = (pass_rate >= 1.0) | ((pass_rate <= 0.0) & (reward == 0.0))
     return jnp.where(no_lesson, 0.0, advantage)
 
 

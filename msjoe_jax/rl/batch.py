@@ -7,7 +7,7 @@ candidate frames; K frames drawn; G prompts of a question, n completions of each
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.draws.draw import AnyArray, Draw
 
@@ -73,22 +73,22 @@ class FrameInputs(NamedTuple):
     similarity: of queries and frames, 0 where either is masked; embeddings: of the frames, if kept.
     """
 
-    similarity: Float[AnyArray, "R Q T"]
-    query_mask: Bool[AnyArray, "R Q"]
-    frame_mask: Bool[AnyArray, "R T"]
-    embeddings: Float[AnyArray, "R T E"] | None = None
+    similarity: Float[Array, "R Q T"]
+    query_mask: Bool[Array, "R Q"]
+    frame_mask: Bool[Array, "R T"]
+    embeddings: Float[Array, "R T E"] | None = None
 
 
 def frame_inputs(batch: RolloutBatch) -> FrameInputs:
     """Returns the selector's inputs of a batch, its B·I query rollouts as rows."""
     B, I, Q, T = batch.similarity.shape
-    embeddings = batch.embeddings
-    if embeddings is not None:
-        wide = (B, I, *embeddings.shape[1:])
-        embeddings = jnp.broadcast_to(embeddings[:, None], wide).reshape(B * I, T, -1)
+
+    def of_rollouts(x: AnyArray) -> Array:
+        return jnp.broadcast_to(x[:, None], (B, I, *x.shape[1:])).reshape(B * I, *x.shape[1:])
+
     return FrameInputs(
-        batch.similarity.reshape(B * I, Q, T),
-        batch.query_mask.reshape(B * I, Q),
-        jnp.broadcast_to(batch.frame_mask[:, None], (B, I, T)).reshape(B * I, T),
-        embeddings,
+        jnp.reshape(batch.similarity, (B * I, Q, T)),
+        jnp.reshape(batch.query_mask, (B * I, Q)),
+        of_rollouts(batch.frame_mask),
+        None if batch.embeddings is None else of_rollouts(batch.embeddings),
     )

@@ -1,13 +1,14 @@
 """Every choice of the objective, with its default and its limits."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msjoe_jax.draws import DRAWS
 from msjoe_jax.fields import option
 from msjoe_jax.rl.advantages import ADVANTAGES, SAMPLER_ADVANTAGES, STDS
 from msjoe_jax.rl.losses import AGGREGATIONS, KL_KINDS, RATIOS
-from msjoe_jax.rl.rewards import OVERLONG, PARTS, REWARDS, ROUTES, RewardConfig
+from msjoe_jax.rl.reward_config import OVERLONG, RewardConfig
+from msjoe_jax.rl.rewards import PARTS, REWARDS, ROUTES
 
 LENGTHS = ("query_length", "answer_length")
 
@@ -69,27 +70,31 @@ class ObjectiveConfig(RewardConfig):
         """Yields a line for every choice that does not go with another."""
         if self.clip_low >= 1:
             yield f"clip_low={self.clip_low:g} must be below 1"
-        if self.overlong_buffer < 1:
-            if self.overlong == "penalty":
-                yield "overlong=penalty needs overlong_buffer of at least 1"
-            paid = {"rewards": self.rewards} | {f"routes.{k}": v for k, v in self.routes.items()}
-            for where, weights in paid.items():
-                for name in LENGTHS:
-                    if weights.get(name):
-                        yield f"{where}.{name} needs overlong_buffer of at least 1"
+        routes = {}
         for part, weights in self.routes.items():
             if part not in PARTS:
                 yield f"routes: {part} is not one of {', '.join(PARTS)}"
-            for name in weights:
-                if name not in REWARDS:
-                    yield f"routes.{part}: {name} is not one of {', '.join(REWARDS)}"
+            elif not isinstance(weights, Mapping):
+                yield f"routes.{part} must be a mapping of rewards to weights"
+            else:
+                routes[f"routes.{part}"] = weights
+                for name in weights:
+                    if name not in REWARDS:
+                        yield f"routes.{part}: {name} is not one of {', '.join(REWARDS)}"
+        if self.overlong_buffer < 1:
+            if self.overlong == "penalty":
+                yield "overlong=penalty needs overlong_buffer of at least 1"
+            for where, weights in {"rewards": self.rewards, **routes}.items():
+                for name in LENGTHS:
+                    if name in weights:
+                        yield f"{where}.{name} needs overlong_buffer of at least 1"
 
     def weights(self) -> dict[str, float]:
         """Returns the weight of each reward in the total, the length penalties' included."""
         lengths = dict.fromkeys(LENGTHS, 1.0) if self.overlong == "penalty" else {}
         return lengths | dict(self.rewards)
 
-    def paid(self) -> dict[str, dict[str, float]]:
+    def part_weights(self) -> dict[str, dict[str, float]]:
         """Returns {part: {reward: weight}}: what each part of the system is paid."""
         table = ROUTES[self.credit](self.weights())
         for part, more in self.routes.items():

@@ -18,9 +18,9 @@ ALWAYS_LOGGED = ("accuracy", "query_format", "answer_format", "info")
 class Advantages(NamedTuple):
     """Of query tokens, of the sampler's draws, and of answer tokens."""
 
-    query: Float[Array, "B I"]
-    draw: Float[Array, "B I J"]
-    answer: Float[Array, "B I J"]
+    query: Float[AnyArray, "B I"]
+    draw: Float[AnyArray, "B I J"]
+    answer: Float[AnyArray, "B I J"]
 
 
 def batch_advantages(
@@ -33,16 +33,19 @@ def batch_advantages(
         name: jnp.broadcast_to(value.astype(jnp.float32), shape) for name, value in values.items()
     }
     total = rewards.weighted_sum(wide, config.weights(), shape)
-    paid = {
-        part: rewards.weighted_sum(wide, weights, shape) for part, weights in config.paid().items()
+    part_rewards = {
+        part: rewards.weighted_sum(wide, weights, shape)
+        for part, weights in config.part_weights().items()
     }
     both = {
         part: query_and_draw_advantages(reward, config.advantage, config.advantage_std)
-        for part, reward in paid.items()
+        for part, reward in part_rewards.items()
     }
     query, answer = both["query"][0], both["answer"][1]
-    draw = sampler_advantages(config.sampler_advantage, paid["sampler"], both["sampler"][1], batch)
-    w = jnp.asarray(batch.weight * batch.importance)
+    draw = sampler_advantages(
+        config.sampler_advantage, part_rewards["sampler"], both["sampler"][1], batch
+    )
+    w = batch.weight * batch.importance
     return (
         Advantages(query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]),
         total,
@@ -54,8 +57,9 @@ def reward_values(
     config: ObjectiveConfig, batch: RolloutBatch
 ) -> dict[str, Float[AnyArray, "B #I #J"]]:
     """Computes every reward that is paid to someone or logged, by name."""
-    weights = [config.weights(), *config.paid().values()]
-    names = {name for table in weights for name, weight in table.items() if weight}
+    names = {
+        name for table in (config.weights(), *config.part_weights().values()) for name in table
+    }
     return {
         name: reward(batch, config)
         for name, reward in rewards.REWARDS.items()
@@ -84,7 +88,7 @@ def _metrics(
         return x.reshape(x.shape[0], -1)
 
     def mean(x: AnyArray) -> Array:
-        return jnp.asarray((flat(x).mean(-1) * w).sum() / questions)
+        return (flat(x).mean(-1) * w).sum() / questions
 
     lengths = [flat(part.mask.sum(-1)) for part in (batch.queries, batch.answers)]
     cut_off = [flat(1.0 - part.finished) for part in (batch.queries, batch.answers)]

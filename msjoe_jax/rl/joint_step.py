@@ -27,10 +27,10 @@ def partition(params: Tree, trainable: str) -> tuple[Tree, Tree]:
     """
     pattern = re.compile(trainable)
 
-    def keep(wanted: bool) -> Tree:
+    def keep(trainable_ones: bool) -> Tree:
         def leaf(path: tuple, x: Any) -> Any:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return x if bool(pattern.search(name)) == wanted else None
+            return x if bool(pattern.search(name)) == trainable_ones else None
 
         return jax.tree_util.tree_map_with_path(leaf, params)
 
@@ -101,7 +101,7 @@ def make_joint_step(
         def keep(fresh: Array, old: Array) -> Array:
             return jnp.where(finite, fresh, old)
 
-        new = dict(state)
+        new_state = dict(state)
         for name, optimizer in (("mllm", mllm_optimizer), ("sampler", sampler_optimizer)):
             if name not in params:
                 continue
@@ -109,12 +109,12 @@ def make_joint_step(
             updates, opt = optimizer.update(grads[name], state[f"{name}_opt"], params[name])
             moved = optax.apply_updates(params[name], updates)
             moved = jax.tree.map(keep, moved, params[name])
-            new[name] = combine(moved, fixed) if name == "mllm" else moved
-            new[f"{name}_opt"] = jax.tree.map(keep, opt, state[f"{name}_opt"])
-        new["step"] = state["step"] + 1
-        new["skipped"] = state["skipped"] + ~finite
-        metrics["skipped_updates"] = new["skipped"]
-        return new, metrics
+            new_state[name] = combine(moved, fixed) if name == "mllm" else moved
+            new_state[f"{name}_opt"] = jax.tree.map(keep, opt, state[f"{name}_opt"])
+        new_state["step"] = state["step"] + 1
+        new_state["skipped"] = state["skipped"] + ~finite
+        metrics["skipped_updates"] = new_state["skipped"]
+        return new_state, metrics
 
     return step
 
@@ -143,7 +143,7 @@ def make_scores(
         def part(rollouts: tuple[TokenRollouts, TokenRollouts]) -> tuple[Array, ...]:
             score = (fns.query_stats, fns.answer_stats)
             return tuple(
-                f(mllm, r.prompts, r.visual, r.tokens)[0]
+                f(mllm, r.prompts, r.visual, jnp.asarray(r.tokens))[0]
                 for f, r in zip(score, rollouts, strict=True)
             )
 

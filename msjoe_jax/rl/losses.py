@@ -26,7 +26,7 @@ def token_weights(
     mask: Bool[AnyArray, "R N"],
     aggregation: str,
     fixed_length: int | None = None,
-) -> tuple[Float[Array, "R N"], Float[Array, ""]]:
+) -> tuple[Float[AnyArray, "R N"], Float[AnyArray, ""]]:
     """Computes the weight of each token and the denominator of one micro-batch.
 
     Both are to be summed over micro-batches before dividing.

@@ -31,8 +31,8 @@ class ModelFns:
     frame_logits: (selector parameters, inputs) -> φ, the logits of the draw.
     """
 
-    query_stats: Callable[[Tree, Tree, Tree, Int[AnyArray, "B G n C"]], TokenStats]
-    answer_stats: Callable[[Tree, Tree, Tree, Int[AnyArray, "B G n C"]], TokenStats]
+    query_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
+    answer_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
     frame_logits: Callable[[Tree, FrameInputs], Float[Array, "R T"]]
 
 
@@ -75,7 +75,7 @@ def denominators(config: ObjectiveConfig, batch: RolloutBatch) -> Denominators:
 
 def _weights(
     config: ObjectiveConfig, mask: Bool[AnyArray, "R C"]
-) -> tuple[Float[Array, "R C"], Float[Array, ""]]:
+) -> tuple[Float[AnyArray, "R C"], Float[AnyArray, ""]]:
     """Computes weights of tokens; the fixed length is the longest reply that can be sampled."""
     return losses.token_weights(mask, config.aggregation, fixed_length=mask.shape[1])
 
@@ -116,7 +116,7 @@ def mllm_loss(
         ("answer", fns.answer_stats, batch.answers, advantages.answer, d.answer, d.answer_tokens),
     ):
         with jax.named_scope(f"score_{name}"):
-            log_p, entropy = score(mllm, part.prompts, part.visual, part.tokens)
+            log_p, entropy = score(mllm, part.prompts, part.visual, jnp.asarray(part.tokens))
         mask = trained_tokens(config, part, batch.weight)
 
         def rows(x: AnyArray, mask: AnyArray = mask) -> Array:
@@ -190,7 +190,7 @@ def sampler_loss(
     )
     entropy = law.entropy(phi, frames, K)
 
-    def mean(x: Float[AnyArray, "B I"]) -> Array:
+    def mean(x: Float[Array, "B I"]) -> Array:
         return (x * batch.weight[:, None]).sum() * J / d.draws
 
     loss = -(advantages.draw * log_p).sum() / d.draws - config.frame_entropy * mean(entropy)

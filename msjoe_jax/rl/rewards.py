@@ -3,44 +3,25 @@
 A reward is a function of the batch, with one value a rollout. `REWARDS` gives them their names; the
 configuration gives each a weight (`objective.rewards`). `ROUTES` says what of it is paid to the
 query tokens, to the sampler and to the answer tokens, and `objective.routes` adds to that. To add a
-reward: write its function, add its line to `REWARDS`, give it a weight. The present ones:
-docs/method.md#5-rewards-and-credit.
+reward: write its function in a file of its own, add its line to `REWARDS`, give it a weight. The
+present ones: docs/method.md#5-rewards-and-credit.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.draws.draw import AnyArray
-from msjoe_jax.fields import option
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.reward_config import RewardConfig
 
 # The ratio max/min is undefined for cosines <= 0; rows are raised to this first.
 COSINE_FLOOR = 1e-3
 # A row of equal values has a rounding-size std; below this its z-scores are not evidence.
 STD_FLOOR = 1e-6
 
-INFO_KINDS = ("ratio", "zscore")
-OVERLONG = ("none", "mask", "penalty")
 PARTS = ("query", "sampler", "answer")
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardConfig:
-    """What the rewards below can be set to; a part of `config.ObjectiveConfig`."""
-
-    info_kind: str = option(
-        "ratio", "When a query's row of similarities is peaked: by max / min or by z-score.",
-        choices=INFO_KINDS,
-    )  # fmt: skip
-    info_threshold: float = option(10.0, "What that ratio or z-score must exceed.", low=0.0)
-    overlong_buffer: int = option(
-        0, "The last tokens of the longest reply over which the penalty of length grows.", low=0
-    )
-    overlong_penalty: float = option(1.0, "The penalty of the longest reply.", low=0.0)
-
 
 Reward = Callable[[RolloutBatch, RewardConfig], Float[AnyArray, "B #I #J"]]
 # From the weights of the rewards to {part: {reward: weight}}.
@@ -124,15 +105,19 @@ def routed(weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
     Query tokens: all rewards but the answer's length. The sampler: accuracy alone, on the scale
     0–1. Answer tokens: accuracy, their own format (at the weight of `format`) and length.
     """
-    own_format = weights.get("format", 0.0) + weights.get("answer_format", 0.0)
+    answer: dict[str, float] = {}
+    for reward, paid_as in (
+        ("accuracy", "accuracy"),
+        ("format", "answer_format"),
+        ("answer_format", "answer_format"),
+        ("answer_length", "answer_length"),
+    ):
+        if reward in weights:
+            answer[paid_as] = answer.get(paid_as, 0.0) + weights[reward]
     return {
         "query": {name: w for name, w in weights.items() if name != "answer_length"},
         "sampler": {"accuracy": 1.0},
-        "answer": {
-            "accuracy": weights.get("accuracy", 0.0),
-            "answer_format": own_format,
-            "answer_length": weights.get("answer_length", 0.0),
-        },
+        "answer": answer,
     }
 
 
@@ -144,7 +129,7 @@ def weighted_sum(
     weights: Mapping[str, float],
     shape: tuple[int, ...],
 ) -> Float[Array, "B I J"]:
-    """Adds up rewards times their weights, in the order of `REWARDS`; zeros if none has a weight.
+    """Adds up rewards times their weights, in the order of `REWARDS`; zeros if none is named.
 
     Args:
       values: of the rewards, all of one shape.
@@ -154,7 +139,7 @@ def weighted_sum(
     terms = [
         values[name] if weights[name] == 1 else weights[name] * values[name]
         for name in REWARDS
-        if weights.get(name)
+        if name in weights
     ]
     return jnp.asarray(sum(terms[1:], start=terms[0])) if terms else jnp.zeros(shape)
 

@@ -1,0 +1,1 @@
+"""Rollouts: the steps of an episode on batches, compiled programs, model folders."""

@@ -1,4 +1,4 @@
-"""One question about one video file, answered by a trained model."""
+"""Answers one question about one video file with a trained model."""
 
 import contextlib
 import dataclasses
@@ -27,24 +27,24 @@ from msjoe_jax.runtime.progress import progress
 from msjoe_jax.text.prompts import LETTERS, AnswerReply, QueryReply, parse_answer
 
 VIDEO_ID = "video"
-FPS = 1.0  # candidates a second (docs/method.md#2-an-episode)
-MAX_SIDE = 448  # of the kept frames, in pixels: predecode's default
+FPS = 1.0  # candidate frames per second (docs/method.md#2-an-episode)
+MAX_SIDE = 448  # of the stored frames, in pixels: predecode's default
 EMBED_BATCH = 32  # frames CLIP sees at a time: fills a chip, and costs a short video little
 
-# Around each step of the way; what it is called with is the step's name.
+# Called with the name of a step, gives a context manager that is entered around it.
 Watch = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model made of a question about a video.
+    """A model's answer to a question about a video.
 
-    letter, option: of the answer, None if the reply had no valid one; queries: what was searched
-    for; frames: the key frames in time order, RGB; times: their timestamps in seconds.
+    letter, option: of the answer, None if the reply had no valid one; queries: the texts that were
+    searched for; frames: the key frames in time order, RGB; times: their timestamps in seconds.
 
-    The rest is how it came about: info and damaged (packets left out) of the video; the replies as
-    read and verbatim; the candidates' timestamps, the rows of S, the logits and which of them were
-    chosen; the previews and key frames as JPEGs by time.
+    The other fields show how the answer arose: info and damaged (packets left out) of the video;
+    the replies, parsed and verbatim; the candidates' timestamps, the rows of S, the logits, and
+    the selected candidates, best first; the previews and key frames as JPEGs by time.
     """
 
     letter: str | None
@@ -69,14 +69,14 @@ class Answer:
 class Answerer:
     """A trained model that answers questions about video files.
 
-    The video becomes a record folder for as long as that takes; from there on this is evaluation's
-    code path with one question: same pipeline, same steps, greedy, the top K of the sampler.
+    The video becomes a temporary record folder; from there on this is evaluation's code path with
+    one question: same pipeline, same steps, greedy, the top K of the sampler.
 
     Args:
       folder: a model folder.
 
     Raises:
-      UserError: there is none, or it lacks one of the three models.
+      UserError: it does not exist, or lacks one of the three models or a tokenizer.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -107,24 +107,24 @@ class Answerer:
 
         Args:
           video: a file that FFmpeg reads.
-          question: its text.
-          options: 2 to 26 texts.
-          watch: entered around each step with its name, such as a stopwatch.
+          question: the question's text.
+          options: the texts of 2 to 26 options.
+          watch: called with each step's name and entered around it, such as a stopwatch.
 
         Raises:
           UserError: a video without a frame, too few options, or a prompt that is too long.
         """
         if not 2 <= len(options) <= len(LETTERS):
             raise UserError(f"options: {len(options)} given; 2 to {len(LETTERS)} are needed")
-        # Nobody knows the right option here; no grade is made of the reply.
-        asked = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
+        # The right option is unknown; `answer` is a placeholder, since the reply is not graded.
+        request = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
         with tempfile.TemporaryDirectory() as folder:
             records = epath.Path(folder) / "records"
             with watch("decode"):
                 damaged = write_records(video, records)
             with watch("embed frames"):
                 embed_records(records, self.clip, self.fingerprint, EMBED_BATCH)
-            return self._answer(asked, RecordReader(records), damaged, watch)
+            return self._answer(request, RecordReader(records), damaged, watch)
 
     def _answer(
         self, question: Question, reader: RecordReader, damaged: int, watch: Watch
@@ -161,16 +161,17 @@ class Answerer:
         )
         query_reply = reasoned.replies[0][0]
         mask, index = batch["frame_mask"][0], batch["frame_index"][0]
-        chosen = selected.selection.frames[0, 0, 0]
-        chosen = chosen[chosen >= 0]
+        key_indices = selected.selection.frames[0, 0, 0]
+        key_indices = key_indices[key_indices >= 0]
+        indices, valid = (x[0, 0, 0] for x in fetch(selected.draw))
         info = reader.info(VIDEO_ID)
         previews = batch["preview_index"][0][batch["preview_mask"][0]]
         return Answer(
             letter=None if reply.answer is None else LETTERS[reply.answer],
             option=None if reply.answer is None else question.options[reply.answer],
             queries=query_reply.queries,
-            frames=reader.frames(VIDEO_ID, index[chosen]),
-            times=info.timestamps[index[chosen]],
+            frames=reader.frames(VIDEO_ID, index[key_indices]),
+            times=info.timestamps[index[key_indices]],
             info=info,
             damaged=damaged,
             query_reply=query_reply,
@@ -180,9 +181,9 @@ class Answerer:
             timestamps=info.timestamps[index[mask]],
             similarity=similarity[0, 0][: len(query_reply.queries), mask],
             logits=logits[0, 0][mask],
-            selected=chosen,
+            selected=indices[valid],
             previews=_jpegs(reader, previews),
-            key_frames=_jpegs(reader, index[chosen]),
+            key_frames=_jpegs(reader, index[key_indices]),
         )
 
 
@@ -219,7 +220,7 @@ def _jpegs(reader: RecordReader, indices: Int[np.ndarray, "n"]) -> list[tuple[fl
 
 
 def _verbatim(text: Text, completed: Completed) -> str:
-    """The one completion's text, with its end token if it came to one."""
-    done = completed.completions
-    tokens, mask = fetch((done.tokens[0, 0, 0], done.mask[0, 0, 0]))
+    """Returns the one completion's text, with its end token if it has one."""
+    completions = completed.completions
+    tokens, mask = fetch((completions.tokens[0, 0, 0], completions.mask[0, 0, 0]))
     return text.verbatim(tokens, mask)

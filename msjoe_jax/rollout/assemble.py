@@ -1,4 +1,4 @@
-"""Prompts as padded arrays: tokens, where visual tokens go, and positions (host, NumPy)."""
+"""Builds prompts as padded arrays: tokens, places of visual tokens, positions (host, NumPy)."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ class Frame(NamedTuple):
       first_feature: the row of the features where its visual tokens begin.
       grid: patches (height, width).
       keep: which of its visual tokens the prompt shows, in raster order; None: all. The others have
-        neither placeholder nor feature; those that are kept, and what follows, stand where they
-        stand in the full prompt.
+        neither placeholder nor feature; those that are shown, and the text after them, have the
+        positions that they have in the full prompt.
     """
 
     first_feature: int
@@ -41,7 +41,7 @@ class PromptTooLong(ValueError):
 
 
 class _Shape(NamedTuple):
-    """What of a visual decides tokens and positions: all but where its features lie."""
+    """The part of a visual that decides tokens and positions: all but the place of its features."""
 
     grids: tuple[tuple[int, int], ...]
     keeps: tuple[tuple[bool, ...] | None, ...]
@@ -49,7 +49,7 @@ class _Shape(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A token of a prompt. `frame`: its number among the prompt's frames; −1 at text."""
+    """A token of a prompt. `frame`: index of its frame in the prompt; −1 at text."""
 
     token: int
     frame: int = -1
@@ -58,10 +58,10 @@ class _Place(NamedTuple):
 
 
 class Assembler:
-    """Turns text and pictures into rows of `Prompts`.
+    """An assembler of text and pictures into rows of `Prompts`.
 
-    A group asks one question of many frame sets: rows are remembered by text, grids, kept tokens
-    and the steps' seconds, and only where their features lie is worked out anew.
+    A group asks one question of many frame sets. Rows are therefore cached by text, grids, shown
+    tokens and the steps' seconds; only the places of their features are computed anew.
 
     Args:
       tokenizer: the MLLM's.
@@ -85,7 +85,7 @@ class Assembler:
         Args:
           text: before the frames, and after them.
           frames: images, each on its own; or with `seconds` the temporal steps of one video.
-          length: of the row.
+          length: tokens of the padded row.
           seconds: between the video's steps, or each step's time.
 
         Raises:
@@ -122,14 +122,14 @@ class Assembler:
         )
         frames = [f for part in parts if not isinstance(part, str) for f in part.frames]
         row, frame_of, offset = self._rows(shapes, length)
-        first = np.array([0, *(frame.first_feature for frame in frames)], np.int32)
-        index = np.where(frame_of >= 0, first[frame_of + 1] + offset, -1)
+        first_features = np.array([0, *(frame.first_feature for frame in frames)], np.int32)
+        index = np.where(frame_of >= 0, first_features[frame_of + 1] + offset, -1)
         return {**row, "feature_index": index.astype(np.int32)}
 
     def _build(
         self, parts: tuple[str | _Shape, ...], length: int | None
     ) -> tuple[Row, np.ndarray, np.ndarray]:
-        """The row but for feature_index; of each place its frame (−1: text) and token within it."""
+        """Builds a row but for feature_index, and each place's frame (−1: text) and token in it."""
         places: list[_Place] = []
         grids: list[tuple[int, int, int]] = []
         seconds: list[Seconds] = []
@@ -141,22 +141,22 @@ class Assembler:
             if not part.grids:
                 continue
             if len(set(part.grids)) > 1:
-                given = sorted(set(part.grids))
-                raise ValueError(f"the steps of a video have one grid, not {given}")
+                distinct = sorted(set(part.grids))
+                raise ValueError(f"the steps of a video have one grid, not {distinct}")
             grids.append((len(part.grids), *part.grids[0]))
             if part.seconds is not None:
                 seconds.append(part.seconds)
             places += self._visual(part, number)
             number += len(part.grids)
         full = np.array([place.token for place in places], np.int32)
-        shown = np.array([place.shown for place in places])
-        tokens = full[shown]
+        is_shown = np.array([place.shown for place in places])
+        tokens = full[is_shown]
         n = len(tokens) - 1
         length = n if length is None else length
         if n > length:
             raise PromptTooLong(f"{n} tokens, more than {length}")
         positions = self.family.positions(self.sizes, full, grids, seconds).astype(np.int32)
-        positions = positions[:, shown]
+        positions = positions[:, is_shown]
         row = {
             "tokens": np.pad(tokens[:n], (0, length - n)),
             "positions": np.pad(positions[:, :n], ((0, 0), (0, length - n))),
@@ -164,13 +164,13 @@ class Assembler:
             "first_token": tokens[n],
             "start": positions[0, n],
         }
-        where = np.full((2, length), -1, np.int32)
-        kept = [(place.frame, place.offset) for place in places if place.shown]
-        where[:, :n] = np.array(kept[:n], np.int32).reshape(n, 2).T
-        return row, where[0], where[1]
+        sources = np.full((2, length), -1, np.int32)
+        shown_places = [(place.frame, place.offset) for place in places if place.shown]
+        sources[:, :n] = np.array(shown_places[:n], np.int32).reshape(n, 2).T
+        return row, sources[0], sources[1]
 
     def _visual(self, shape: _Shape, number: int) -> Iterator[_Place]:
-        """The tokens of an image or a video whose first frame has this number."""
+        """Lists the tokens of an image or a video whose first frame has this number."""
         around = self.family.text_around(self.sizes, shape.seconds is not None)
         yield from map(_Place, around.before)
         for step, ((height, width), keep) in enumerate(zip(shape.grids, shape.keeps, strict=True)):
@@ -185,7 +185,7 @@ class Assembler:
 
 
 def empty_row(length: int) -> dict[str, np.ndarray]:
-    """Makes the row of a dropped prompt: one token of text, so that softmax has a key."""
+    """Makes the row of a dropped prompt: one text token, since softmax needs a key."""
     return {
         "tokens": np.zeros(length, np.int32),
         "feature_index": np.full(length, -1, np.int32),
@@ -199,8 +199,8 @@ def empty_row(length: int) -> dict[str, np.ndarray]:
 def stack_rows(rows: Sequence[Sequence[dict[str, np.ndarray]]], buckets: int = 1) -> Prompts:
     """Stacks B lists of G rows to one `Prompts` of arrays [B, G, …].
 
-    Cut to the shortest of `buckets` evenly spaced lengths that holds the longest prompt: a program
-    compiles once for each length that occurs.
+    They are cut to the shortest of `buckets` evenly spaced lengths that holds the longest prompt: a
+    program compiles once for each length that occurs.
     """
     fields: Any = {
         key: np.stack([[r[key] for r in row] for row in rows]) for key in Prompts._fields

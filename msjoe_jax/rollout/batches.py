@@ -1,4 +1,4 @@
-"""Batches of questions as the pipeline yields them, and what they are asked for."""
+"""Helpers on batches of questions as the pipeline yields them."""
 
 import zlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def question_number(question_id: str) -> int:
 
 
 def by_time(frames: Sequence[int]) -> list[int]:
-    """Returns the places of the frames of a set that exist, earliest frame first."""
+    """Returns the places in a set that hold a frame (not −1), earliest frame first."""
     return sorted((i for i, t in enumerate(frames) if t >= 0), key=lambda i: frames[i])
 
 

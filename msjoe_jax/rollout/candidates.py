@@ -1,4 +1,4 @@
-"""A batch as selectors and signals see it; what costs something is made when it is asked for."""
+"""A batch as selectors and signals see it; expensive values are computed on first use."""
 
 import functools
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 from msjoe_jax import signals
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import Batch
-from msjoe_jax.rollout.key_frames import frame_sets
+from msjoe_jax.rollout.frames import units_of
+from msjoe_jax.rollout.key_frames import FrameSet, ShownUnit
 from msjoe_jax.rollout.programs import ASK, choose_frames, draw_keys
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Ask, Selection, in_time_order
@@ -72,7 +73,7 @@ class BatchCandidates:
 
     @property
     def similarity(self) -> Float[Array, "B I Q T"]:
-        """The rows of S."""
+        """The rows of S, 0 where masked."""
         return self._rows[0]
 
     @property
@@ -81,7 +82,7 @@ class BatchCandidates:
         return self._rows[1]
 
     def text_embeddings(self) -> Float[Array, "B I Q E"]:
-        """CLIP's embeddings of the queries."""
+        """Computes CLIP's embeddings of the queries."""
         tokens = self._episodes.put(self._tokens[0])
         return self._episodes.programs.embed_queries(self._params["clip"], tokens)
 
@@ -94,7 +95,7 @@ class BatchCandidates:
         return draw_keys(seeds, rollouts=len(self.queries[0]), draws=self.num_draws)
 
     def network_logits(self) -> Float[Array, "B I T"]:
-        """The trained network's logits, −inf where masked."""
+        """Computes the trained network's logits, −inf where masked."""
         network = SELECTORS[self._episodes.system.network].network
         assert network is not None
         return self._episodes.programs.frame_logits(
@@ -106,7 +107,7 @@ class BatchCandidates:
         )
 
     def choose(self, logits: Float[Array, "B I T"], k: int) -> Selection:
-        """Frames by the configured law of draws, or the top k."""
+        """Chooses frames by the configured law of draws, or the top k in evaluation."""
         draw = choose_frames(
             logits,
             self._on_device["frame_mask"],
@@ -118,28 +119,17 @@ class BatchCandidates:
         return Selection(frames=in_time_order(draw), draw=draw, logits=logits)
 
     def frames(self, question: int, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Candidate frames of one question, as they are stored."""
+        """Reads candidate frames of one question, as they are stored."""
         numbers = self.frame_index[question][np.asarray(indices, int)]
         return self.reader.frames(self.questions[question].video, numbers)
 
     def ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
-        """The MLLM's greedy replies to as many prompts for each question."""
+        """Returns the MLLM's greedy replies; every question has equally many prompts."""
         episodes, c = self._episodes, self._episodes.text.prompt
-        most = max(1, *(len(ask.frames) for row in prompts_ for ask in row))
-        shape = (len(prompts_), len(prompts_[0]), most)
-        frames = np.full(shape, -1, np.int32)
-        for b, row in enumerate(prompts_):
-            for g, ask in enumerate(row):
-                frames[b, g, : len(ask.frames)] = ask.frames
-        sets = frame_sets(
-            frames,
-            None,
-            None,
-            per_unit=episodes.per_unit,
-            patches=episodes.config.frames.key_patches,
-            merge=episodes.vision.merge,
-        )
-        texts = [[prompts.user_turn(c, prompts.plain(ask.text)) for ask in row] for row in prompts_]
+        sets = [[self._frame_set(ask.frames) for ask in row] for row in prompts_]
+        texts = [
+            [prompts.turns(c.system, prompts.plain(ask.text)) for ask in row] for row in prompts_
+        ]
         rows, patches = episodes.frame_prompts(self._batch, texts, sets, self._weight)
         completed = episodes.complete(
             ASK,
@@ -152,12 +142,19 @@ class BatchCandidates:
         )
         return completed.texts
 
+    def _frame_set(self, frames: Sequence[int]) -> FrameSet:
+        """Makes the frame set of a prompt, in the given order."""
+        episodes = self._episodes
+        units = units_of([int(frame) for frame in frames], episodes.per_unit)
+        shown = [ShownUnit(unit, episodes.config.frames.key_patches) for unit in units]
+        return FrameSet(list(frames), shown, [None] * len(shown))
+
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
-        """Attention that the last token of reason's prompt pays each preview, 0 elsewhere."""
+        """Computes the attention of reason's last prompt token to each preview, 0 elsewhere."""
         episodes = self._episodes
         rows, patches = episodes.preview_prompts(self._batch, self._weight)
         stacked = episodes.stack(rows)
-        paid = np.asarray(
+        weights = np.asarray(
             episodes.programs.attention(
                 self._params["mllm"], stacked, episodes.put(patches), layer=layer
             )
@@ -166,19 +163,19 @@ class BatchCandidates:
         per_unit = patches.pixels.shape[-4] // episodes.vision.merge**2
         out = np.zeros(self.frame_mask.shape, np.float32)
         for b in range(len(out)):
-            shown = self._batch["preview_index"][b][self._batch["preview_mask"][b]]
-            known = self.frame_index[b][self.frame_mask[b]]
+            previews = self._batch["preview_index"][b][self._batch["preview_mask"][b]]
+            candidates = self.frame_index[b][self.frame_mask[b]]
             for token in np.flatnonzero(index[b] >= 0):
                 unit = index[b, token] // per_unit
-                frames = shown[unit * episodes.per_unit : (unit + 1) * episodes.per_unit]
+                frames = previews[unit * episodes.per_unit : (unit + 1) * episodes.per_unit]
                 for frame in frames:  # the candidate that is this frame, or the nearest one
-                    place = int(np.abs(known - frame).argmin())
-                    out[b, place] += paid[b, token] / len(frames)
+                    place = int(np.abs(candidates - frame).argmin())
+                    out[b, place] += weights[b, token] / len(frames)
         return out
 
 
 class _SignalInputs:
-    """The same batch with the mask of queries as they are, before signals multiply its rows."""
+    """The same batch with one row of the query mask per query, not one per query and signal."""
 
     def __init__(self, candidates: BatchCandidates):
         self._candidates = candidates

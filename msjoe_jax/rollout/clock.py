@@ -1,4 +1,4 @@
-"""How long the device works for each stage, and how long it waits for the host."""
+"""Measures how long the device works for each step of an episode, and waits for the host."""
 
 import contextlib
 import threading
@@ -10,7 +10,7 @@ import jax
 
 
 class DeviceClock:
-    """Times device work from its dispatch to its result; work may overlap in several threads.
+    """A clock of device work, from dispatch to result; work of several threads may overlap.
 
     busy: seconds in which work of each kind was under way; idle: seconds between the end of one
     and the start of the next in which nothing was. Both since the last `take`.
@@ -27,7 +27,7 @@ class DeviceClock:
 
     @contextlib.contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
-        """Around a dispatch and the fetch of its result."""
+        """Times a `with` body: a dispatch and the fetch of its result."""
         self._start(kind)
         try:
             yield
@@ -45,7 +45,7 @@ class DeviceClock:
         threading.Thread(target=wait, daemon=True).start()
 
     def take(self) -> tuple[dict[str, float], float]:
-        """Busy seconds by kind and the share of time in which the device was idle; starts anew."""
+        """Returns busy seconds by kind and the device's idle share of the time, and starts anew."""
         with self._lock:
             now = time.perf_counter()
             idle = self._idle

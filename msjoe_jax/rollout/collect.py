@@ -1,7 +1,7 @@
-"""One rollout batch for the joint step: the steps of an episode, in parts that overlap, refilled.
+"""Collects rollout batches for the joint step: episodes in overlapping parts, refilled.
 
-What a batch produced is kept twice: as the step's arrays, and as records, one a question, for
-people and for the log from which a draw can be replayed.
+The results of a batch exist twice: as the step's arrays, and as one record per question, for people
+and for the log from which a draw can be replayed.
 """
 
 import concurrent.futures
@@ -32,7 +32,7 @@ from msjoe_jax.tasks.base import Grade, Reply
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
-    """One rollout batch of training: how much of what, and who chooses the frames."""
+    """One rollout batch of training: its sizes, temperatures and selector."""
 
     questions: int = option(32, "B: questions of a rollout batch.", low=1)
     query_rollouts: int = option(4, "I: replies of reason to each question.", low=1)
@@ -75,7 +75,7 @@ class RolloutConfig:
     )
 
     def slips(self) -> Iterator[str]:
-        """What does not go together."""
+        """Yields what does not go together."""
         if self.questions % self.waves:
             yield f"waves={self.waves} does not divide config.rollout.questions={self.questions}"
         if self.selector in ("blind",):
@@ -93,11 +93,11 @@ class Rollout(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RollOut:
-    """Rolls out batches: I lists of queries × J selections a question.
+    """A function that rolls out a batch: I lists of queries × J selections per question.
 
-    config: how many; episodes: the steps; task: a name of TASKS, by which replies are graded;
-    importance: of every question of the run, multiplies its advantages; encode_in_step: the joint
-    step gets frames, not their features, because it trains the tower.
+    config: sizes of the batch; episodes: the steps; task: a name of TASKS, by which replies are
+    graded; importance: of every question of the run, multiplies its advantages; encode_in_step: the
+    joint step gets frames, not their features, because it trains the vision tower.
     """
 
     config: RolloutConfig
@@ -175,7 +175,7 @@ class RollOut:
         return Rollout(arrays, records, reasoned.completed.num_tokens, answered.num_tokens)
 
     def _with_uniform(self, selection: Selection, batch: Batch) -> Selection:
-        """The sets of frames that are answered: the chosen ones, and uniform ones if asked for."""
+        """Adds the set of uniform frames to the chosen sets, for the counterfactual answer."""
         if not self.config.counterfactual:
             return selection
         B, I, J, K = selection.frames.shape
@@ -189,15 +189,15 @@ class RollOut:
             )
         if selection.keep is not None:
             P = selection.keep.shape[-1]
-            kept = selection.keep.reshape(B, I * J, K, P)
+            keep = selection.keep.reshape(B, I * J, K, P)
             everything = np.ones((B, 1, K, P), bool)
-            more = more._replace(keep=np.concatenate([kept, everything], 1)[:, None])
+            more = more._replace(keep=np.concatenate([keep, everything], 1)[:, None])
         return more
 
     def _measures(
         self, reasoned: Reasoned, grades: Sequence[Sequence[Grade]]
     ) -> dict[str, Float[np.ndarray, "B ..."]]:
-        """What rewards are made of (see rl/batch.py)."""
+        """Collects the measures that rewards are made of (see rl/batch.py)."""
         I, J = self.config.query_rollouts, self.config.frame_draws
         B = len(grades)
 
@@ -272,30 +272,30 @@ def grade_replies(
 
 
 def _tokens(completed: Completed, encode_in_step: bool) -> TokenRollouts:
-    done = completed.completions
+    completions = completed.completions
     return TokenRollouts(
         prompts=completed.prompts,
         visual=completed.patches if encode_in_step else completed.features,
-        tokens=done.tokens,
-        mask=done.mask,
-        log_probs=done.log_probs,
-        finished=done.finished,
+        tokens=completions.tokens,
+        mask=completions.mask,
+        log_probs=completions.log_probs,
+        finished=completions.finished,
     )
 
 
 def _first_sets(rollouts: TokenRollouts, count: int) -> TokenRollouts:
-    """Without the frame sets from `count` on; what they show stays among the visuals."""
+    """Drops the frame sets from `count` on; their frames stay among the visuals."""
     if rollouts.tokens.shape[1] == count:
         return rollouts
-    cut = jax.tree.map(lambda x: x[:, :count], rollouts._replace(visual=None))
-    return cut._replace(visual=rollouts.visual)
+    selected = jax.tree.map(lambda x: x[:, :count], rollouts._replace(visual=None))
+    return selected._replace(visual=rollouts.visual)
 
 
 # --- parts of batches -----------------------------------------------------------------------------
 
 
 def _one_length(parts: Sequence[Prompts]) -> list[Prompts]:
-    """Padded to the longest of them: `stack_rows` cuts every part to a length of its own."""
+    """Pads to the longest of them, since `stack_rows` cuts every part to a length of its own."""
     length = max(part.tokens.shape[-1] for part in parts)
 
     def pad(x: Array, value: int = 0) -> Array:
@@ -327,7 +327,7 @@ def _take(batches: Sequence[RolloutBatch], order: Int[Array, "B"]) -> RolloutBat
 
 
 def join(rollouts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
-    """One rollout of the questions `order`, which counts through those of `rollouts`."""
+    """Joins rollouts to one of the questions `order`, indices into all of theirs in a row."""
     records = [record for rollout in rollouts for record in rollout.records]
     arrays = _take([r.arrays for r in rollouts], np.array(order, np.int32))
     return Rollout(
@@ -339,11 +339,11 @@ def join(rollouts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
 
 
 class Collector:
-    """Draws rollout batches: in waves that overlap, refilled where a question teaches nothing.
+    """A collector of rollout batches, in overlapping waves and with uninformative ones replaced.
 
     Args:
       roll_out: makes a rollout of a batch.
-      stream: of batches.
+      stream: yields batches.
     """
 
     def __init__(self, roll_out: RollOut, stream: Iterator[Batch]):
@@ -356,7 +356,7 @@ class Collector:
         if waves == 1:
             return self.roll_out(params, batch, update)
         parts = [jax.tree.map(lambda x, i=i: x[i::waves], batch) for i in range(waves)]
-        mesh = jax.sharding.get_mesh()  # a thread starts without
+        mesh = jax.sharding.get_mesh()  # a new thread has none
 
         def wave(part: Batch) -> Rollout:
             with jax.set_mesh(mesh):
@@ -364,27 +364,27 @@ class Collector:
 
         with concurrent.futures.ThreadPoolExecutor(waves) as pool:
             rollouts = list(pool.map(wave, parts))
-        each = len(batch["index"]) // waves
-        return join(rollouts, [i * each + j for j in range(each) for i in range(waves)])
+        per_wave = len(batch["index"]) // waves
+        return join(rollouts, [i * per_wave + j for j in range(per_wave) for i in range(waves)])
 
     def collect(self, params: dict[str, Params], update: int) -> tuple[Rollout, int]:
-        """Rolls out a batch; also says how many further ones were drawn to refill it."""
-        rollout, drawn = self.batch(params, update), 0
-        while drawn < self.config.refill and (useless := without_signal(rollout)):
-            extra, drawn = self.batch(params, update), drawn + 1
+        """Rolls out a batch; returns it, and how many further ones were drawn to refill it."""
+        rollout, num_extra = self.batch(params, update), 0
+        while num_extra < self.config.refill and (useless := without_signal(rollout)):
+            extra, num_extra = self.batch(params, update), num_extra + 1
             skipped = set(without_signal(extra))
-            held = {record.question.id for record in rollout.records}
+            question_ids = {record.question.id for record in rollout.records}
             fresh = []
             for b, record in enumerate(extra.records):
-                # A question held already was drawn with the same keys: it came back as it is.
-                if b not in skipped and record.question.id not in held:
-                    held.add(record.question.id)
+                # A question that the batch has already would repeat its rollout, from equal keys.
+                if b not in skipped and record.question.id not in question_ids:
+                    question_ids.add(record.question.id)
                     fresh.append(b)
             order = list(range(len(rollout.records)))
-            for b, other in zip(useless, fresh, strict=False):
-                order[b] = len(rollout.records) + other
+            for b, replacement in zip(useless, fresh, strict=False):
+                order[b] = len(rollout.records) + replacement
             rollout = join([rollout, extra], order)
-        return rollout, drawn
+        return rollout, num_extra
 
 
 def without_signal(rollout: Rollout) -> list[int]:

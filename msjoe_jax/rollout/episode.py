@@ -1,8 +1,8 @@
 """The steps of an episode for a batch of questions: reason, score and select, answer.
 
 Reason: the MLLM sees previews and writes queries. Score: each query gets a row of similarities with
-the candidate frames. Select: K of them. Answer: the MLLM sees those and replies; what the reply is
-worth is a task's business (tasks/), not an episode's.
+the candidate frames. Select: K of them are chosen. Answer: the MLLM sees those and replies; grading
+the reply is left to a task (tasks/).
 
 A question whose prompt is too long or whose frames cannot be read is dropped from the batch by
 weight 0 and reported; it never stops a run.
@@ -40,14 +40,14 @@ from msjoe_jax.text import prompts
 
 
 class Episodes:
-    """Runs the steps over batches of `questions` whose frames lie in `reader`.
+    """The steps of an episode over batches of `questions` whose frames lie in `reader`.
 
     Args:
       config: see `EpisodeConfig`.
       programs: the compiled programs of a system.
-      text: its tokenizers and prompts.
+      text: the system's tokenizers and prompts.
       reader: the record folder.
-      questions: all that a batch may hold.
+      questions: all questions that batches are made of.
       put: places a pytree of host arrays with leading axis B on the devices (see runtime/mesh.py).
 
     Attributes:
@@ -77,11 +77,11 @@ class Episodes:
     # --- batches -----------------------------------------------------------------------------
 
     def batches(self, batch_size: int, **order: Any) -> Any:
-        """Batches of the questions for these steps, each question once and in order.
+        """Makes batches of the questions, by default each question once and in order.
 
         Args:
-          batch_size: questions in each, the last one filled up.
-          order: other orders, as arguments of `make_pipeline`: shuffle, order, seed, num_epochs.
+          batch_size: questions per batch; the last one is filled up.
+          order: another order, by arguments of `make_pipeline`: shuffle, order, seed, num_epochs.
         """
         return make_pipeline(
             self.questions,
@@ -94,11 +94,11 @@ class Episodes:
         )
 
     def batch_questions(self, batch: Batch) -> list[Question]:
-        """The questions of a batch, in its order."""
+        """Returns the questions of a batch, in its order."""
         return [self.questions[i] for i in batch["index"]]
 
     def seeds(self, batch: Batch, update: int) -> Seeds:
-        """What every random choice of a batch derives from."""
+        """Returns what every random choice of a batch derives from."""
         numbers = [question_number(question.id) for question in self.batch_questions(batch)]
         question = self.put(np.array(numbers, np.uint32))
         return Seeds(np.uint32(self.config.seed), np.uint32(update), question)
@@ -118,9 +118,9 @@ class Episodes:
         """Writes queries from the previews.
 
         Args:
-          mllm: parameters.
-          batch: of the pipeline.
-          update: of the run; its random choices derive from it.
+          mllm: parameters of the MLLM.
+          batch: from the pipeline.
+          update: number of the update, from which random choices derive.
           rollouts: I, replies to each question.
           temperature: 0 is greedy.
           weight: set to 0 where a prompt is too long.
@@ -154,7 +154,7 @@ class Episodes:
     def preview_prompts(
         self, batch: Batch, weight: Float[np.ndarray, "B"]
     ) -> tuple[list[list[dict[str, np.ndarray]]], Patches]:
-        """The prompts of reason as rows of arrays, and the previews' patches.
+        """Makes the prompts of reason as rows of arrays, and the previews' patches.
 
         Sets `weight` to 0 where a prompt is too long.
         """
@@ -196,14 +196,15 @@ class Episodes:
         """Scores the frames against the queries and lets a selector choose.
 
         Args:
-          params: of mllm, clip and sampler.
-          batch: of the pipeline.
+          params: parameters of mllm, clip and sampler.
+          batch: from the pipeline.
           queries: B × I lists of texts.
-          update: of the run; its random choices derive from it.
+          update: number of the update, from which random choices derive.
           selector: a name of SELECTORS.
-          draws: J, choices for each list.
-          sample: whether a trained selector draws (training) or takes its best (evaluation).
-          weight: set to 0 for questions of which a selector cannot see what it asks for.
+          draws: J, selections for each list.
+          sample: whether a trained selector draws (training) or takes its top K (evaluation).
+          weight: set to 0 for questions whose prompts or frames a selector cannot use; None: such
+            questions are reported only.
         """
         candidates = BatchCandidates(
             self,
@@ -213,7 +214,7 @@ class Episodes:
             update=update,
             draws=draws,
             sample=sample,
-            weight=np.ones(len(queries), np.float32) if weight is None else weight,
+            weight=full_weight(batch) if weight is None else weight,
         )
         selection = SELECTORS[selector].select(candidates, self.config.frames.key)
         return Selected(
@@ -238,13 +239,13 @@ class Episodes:
     ) -> Completed:
         """Answers every question from each of its G = I·J sets of frames.
 
-        Each distinct unit of a question (see rollout/frames.py) is encoded once. Reports what the
-        pipeline dropped too: every question comes here once a rollout, by whatever steps before.
+        Each distinct unit of a question (see rollout/frames.py) is encoded once. This step also
+        reports what the pipeline dropped, as every rollout of a question ends here.
 
         Args:
           mllm: parameters.
           batch: of the pipeline.
-          selection: of the frames.
+          selection: the frames to show.
           update: of the run; its random choices derive from it.
           temperature: 0 is greedy.
           weight: set to 0 where a prompt is too long or a frame unreadable.
@@ -293,7 +294,7 @@ class Episodes:
         sets: Sequence[Sequence[FrameSet]],
         weight: Float[np.ndarray, "B"],
     ) -> tuple[list[list[dict[str, np.ndarray]]], Patches]:
-        """Prompts of texts around candidate frames as rows of arrays, and the frames' patches.
+        """Makes prompts of texts around candidate frames as rows, and the frames' patches.
 
         Sets `weight` to 0 where a prompt is too long or a frame unreadable.
         """
@@ -338,12 +339,12 @@ class Episodes:
 
         Args:
           place: of the step in the method, from which keys derive (see rollout/programs.py).
-          mllm: parameters.
-          rows: of prompts, from an `Assembler`.
-          patches: what the prompts show.
-          seeds: see `seeds`.
+          mllm: parameters of the MLLM.
+          rows: prompts from an `Assembler`.
+          patches: of the frames that the prompts show.
+          seeds: from `seeds`.
           samples: replies to each prompt.
-          sampling: their length and temperature.
+          sampling: how replies are drawn, and their length.
         """
         stacked = self.stack(rows)
         on_device = self.put(patches)
@@ -369,7 +370,7 @@ class Episodes:
         )
 
     def stack(self, rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> Prompts:
-        """Rows of B × G prompts as arrays on the devices, cut to a compiled length."""
+        """Stacks rows of B × G prompts to arrays on the devices, cut to a compiled length."""
         return self.put(stack_rows(rows, self.text.prompt.length_buckets))
 
     def _drop(self, batch: Batch, weight: np.ndarray, b: int, why: str) -> None:
@@ -382,10 +383,10 @@ class Episodes:
 
 
 def fetch(tree: Any) -> Any:
-    """Returns device arrays as NumPy arrays, all transfers started before the first is awaited."""
+    """Copies device arrays to NumPy; all transfers start before the first is awaited."""
     return jax.device_get(tree)
 
 
 def full_weight(batch: Batch) -> Float[np.ndarray, "B"]:
-    """Returns 1 for the questions of a batch that count, 0 for those that only fill it up."""
+    """Returns weight 1 for the questions of a batch, 0 for those that only fill it up."""
     return batch["valid"].astype(np.float32)

@@ -1,9 +1,9 @@
-"""How frames are shown to the MLLM: each as an image of its own, or fused in pairs as a video.
+"""Prepares frames for the MLLM: each as an image of its own, or fused in pairs as a video.
 
 In both modes what the vision tower encodes is a *unit*: one frame (image mode), or `temporal_patch`
-consecutive shown frames (video mode), which is one temporal step of the prompt's one video. Units
-are what a question's prompts share: a pair of frames that two draws have in common is encoded once,
-a frame that they have in different pairs twice.
+consecutive shown frames (video mode), which is one temporal step of the prompt's one video. The
+prompts of a question share units: a pair of frames that two draws have in common is encoded once, a
+frame that they have in different pairs twice.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Unit = tuple[int, ...]  # indices of the frames that are encoded together
 
 @dataclasses.dataclass(frozen=True)
 class FrameConfig:
-    """How many frames are searched and shown, at what resolution, and as what.
+    """How many frames are searched and shown, at what resolution, as images or as a video.
 
     Patches bound a frame's resolution; `merge`² patches (four of 14×14) make one visual token.
     """
@@ -45,24 +45,24 @@ class FrameConfig:
     )
 
     def slips(self) -> Iterator[str]:
-        """What does not go together."""
+        """Yields what does not go together."""
         if (self.mode, self.time) == ("image", "true"):
             yield "time=true needs config.frames.mode=video: images have no times"
 
 
 def frames_per_unit(config: FrameConfig, system: System) -> int:
-    """Returns 1 in image mode, the model's temporal patch in video mode."""
+    """Returns how many frames a unit has: 1 in image mode, the temporal patch in video mode."""
     return system.mllm_config.vision.temporal_patch if config.mode == "video" else 1
 
 
 def units_of(frames: Sequence[int], per_unit: int) -> list[Unit]:
-    """Consecutive frames, `per_unit` at a time; the last is repeated to fill the last unit."""
-    filled = [*frames, *[frames[-1]] * (-len(frames) % per_unit)] if len(frames) else []
-    return [tuple(filled[i : i + per_unit]) for i in range(0, len(filled), per_unit)]
+    """Groups frames into units of `per_unit`; the last frame is repeated to fill the last unit."""
+    padded = [*frames, *[frames[-1]] * (-len(frames) % per_unit)] if len(frames) else []
+    return [tuple(padded[i : i + per_unit]) for i in range(0, len(padded), per_unit)]
 
 
 def unit_slots(config: FrameConfig, per_unit: int, sets: int) -> int:
-    """How many distinct units `sets` frame sets of a question can have: a compiled size."""
+    """Returns how many distinct units a question's `sets` frame sets can have: a compiled size."""
     if per_unit == 1:
         return min(sets * config.key, config.candidates)
     return sets * -(-config.key // per_unit)
@@ -74,7 +74,7 @@ def step_seconds(
     times: Float[np.ndarray, "n"],
     duration: float,
 ) -> Seconds | None:
-    """What M-RoPE's time axis is told of n frames shown at `times` in seconds; None for images.
+    """Computes the times for M-RoPE of n frames shown at `times` in seconds; None for images.
 
     `uniform`: seconds between temporal steps as the processor states them for n frames sampled
     evenly over a video of `duration` seconds, temporal patch / (n / duration), whatever the real
@@ -93,15 +93,15 @@ def to_patches(
     num_patches: int,
     padded: int | None = None,
 ) -> tuple[UInt8[np.ndarray, "F P p p 3"], Int[np.ndarray, "F 2"]]:
-    """Resizes frames into a budget of patches and cuts them up; grids (height, width) beside.
+    """Resizes frames into a budget of patches and cuts them; returns patches and grids.
 
     A frame too elongated for the budget (more than num_patches / merge² to 1, or than the family's
     reference allows) is squashed to that.
 
     Args:
-      frames: any sizes.
-      system: its family's image functions, its vision tower's patches.
-      num_patches: the budget.
+      frames: of any sizes.
+      system: gives the image functions and the patch sizes.
+      num_patches: the budget, in patches per frame.
       padded: P, at least num_patches; None: num_patches.
     """
     vision, images = system.mllm_config.vision, system.family.images
@@ -116,7 +116,7 @@ def to_patches(
             return frame
         return np.asarray(Image.fromarray(frame).resize((width, height)))
 
-    cut = [
+    patches_and_grids = [
         images.cut(
             images.resize(squash(frame), factor=factor, min_pixels=factor**2, max_pixels=budget),
             vision.patch,
@@ -125,19 +125,21 @@ def to_patches(
         )
         for frame in frames
     ]
-    return np.stack([c[0] for c in cut]), np.array([c[1] for c in cut], np.int32)
+    return np.stack([c[0] for c in patches_and_grids]), np.array(
+        [c[1] for c in patches_and_grids], np.int32
+    )
 
 
 def preview_fn(config: FrameConfig, system: System) -> Callable[[np.ndarray], tuple]:
-    """Returns what the pipeline does with preview frames: patches of units, and their grids.
+    """Returns the pipeline's function of preview frames to the patches of units and their grids.
 
-    Of no previews (N_init = 0) it makes one unused unit, which the prompt does not show.
+    Without previews (N_init = 0) it returns one unused unit, which the prompt does not show.
     """
     size, p = config.preview_patches, system.mllm_config.vision.patch
     per_unit = frames_per_unit(config, system)
     together = () if per_unit == 1 else (per_unit,)
 
-    def cut(frames: np.ndarray) -> tuple:
+    def cut_previews(frames: np.ndarray) -> tuple:
         if not len(frames):
             return np.zeros((1, *together, size, p, p, 3), np.uint8), np.zeros((1, 2), np.int32)
         pixels, grids = to_patches(frames, system, size)
@@ -146,4 +148,4 @@ def preview_fn(config: FrameConfig, system: System) -> Callable[[np.ndarray], tu
         units = np.array(units_of(range(len(pixels)), per_unit))
         return pixels[units], grids[units[:, 0]]
 
-    return cut
+    return cut_previews

@@ -1,4 +1,4 @@
-"""Sampling completions: one prefill per prompt, a group of completions decoded against it."""
+"""Samples completions: one prefill per prompt, a group of completions decoded against it."""
 
 import dataclasses
 from typing import NamedTuple
@@ -41,11 +41,11 @@ class Completions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens. Temperature 0 is greedy (its log-probs are those at temperature 1).
+    """How tokens are drawn. Temperature 0 is greedy (its log-probs are those at temperature 1).
 
     top_k (0: off) and top_p (1: off) narrow the distribution, in this order and after the
-    temperature, and the log-probs are those of what is left. Training rollouts leave them off:
-    their loss scores the whole distribution.
+    temperature, and the log-probs are those of the narrowed distribution. Training rollouts
+    leave them off, since their loss scores the whole distribution.
     """
 
     max_tokens: int
@@ -57,30 +57,30 @@ class Sampling:
 
     @property
     def scoring_temperature(self) -> float:
-        """Returns the temperature of the reported log-probs."""
+        """The temperature of the reported log-probs."""
         return self.temperature or 1.0
 
 
 def banned_mask(vocab: int, banned_ids: tuple[int, ...]) -> Bool[Array, "V"]:
-    """Marks the ids that are never sampled and have no probability in the loss either."""
+    """Returns a mask of the ids that are never sampled and have no probability in the loss."""
     return jnp.zeros((vocab,), bool).at[jnp.array(banned_ids, jnp.int32)].set(True)
 
 
 def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Array, "*R V"]:
-    """Sets to −1e30 what is not among the `top_k` largest logits, and then in the top `top_p`.
+    """Sets logits to −1e30 that are not among the `top_k` largest, then those outside `top_p`.
 
-    The latter is the smallest set of them that holds this much of their probability.
-    A logit equal to the last one kept is kept too. The likeliest token always is.
+    The latter keeps the smallest set of the most likely tokens that holds this much probability.
+    Logits equal to the smallest one kept are kept too, and the likeliest token always is.
     """
     if 0 < top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits >= least, logits, -1e30)
     if top_p < 1:
-        falling = -jnp.sort(-logits, -1)
-        p = jax.nn.softmax(falling)
-        before = jnp.cumsum(p, -1) - p  # of the likelier tokens
-        inside = (before < top_p).at[..., 0].set(True)
-        least = jnp.where(inside, falling, jnp.inf).min(-1, keepdims=True)
+        descending = -jnp.sort(-logits, -1)
+        p = jax.nn.softmax(descending)
+        mass_before = jnp.cumsum(p, -1) - p  # of the likelier tokens
+        inside = (mass_before < top_p).at[..., 0].set(True)
+        least = jnp.where(inside, descending, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits >= least, logits, -1e30)
     return logits
 
@@ -88,7 +88,7 @@ def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Ar
 def prefill(
     model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
 ) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R"]]:
-    """Computes the cache of all R = B·G prompts; beside it their segments and start positions."""
+    """Computes the cache of all R = B·G prompts; also returns their segments and positions."""
     x = model.prompt_embeds(prompts.tokens, prompts.feature_index, features)
     rows = x.shape[0] * x.shape[1]
     segments = prompts.segments.reshape(rows, -1)
@@ -96,6 +96,18 @@ def prefill(
         x.reshape(rows, *x.shape[2:]), prompts.positions.reshape(rows, 3, -1), segments
     )
     return cache, segments, prompts.start.reshape(rows)
+
+
+class _Decoding(NamedTuple):
+    """What the decoding loop carries: completions so far, of n to each of R prompts."""
+
+    position: Int[Array, ""]
+    current: Int[Array, "R n"]
+    alive: Bool[Array, "R n"]
+    completion_cache: Cache
+    tokens: Int[Array, "R n C"]
+    log_probs: Float[Array, "R n C"]
+    mask: Bool[Array, "R n C"]
 
 
 def generate(
@@ -125,18 +137,9 @@ def generate(
     ends = jnp.array(sampling.end_ids, jnp.int32)
     keys = keys.reshape(R, n)
 
-    class State(NamedTuple):
-        position: Int[Array, ""]
-        current: Int[Array, "R n"]
-        alive: Bool[Array, "R n"]
-        own: Cache
-        tokens: Int[Array, "R n C"]
-        log_probs: Float[Array, "R n C"]
-        mask: Bool[Array, "R n C"]
-
-    def step(s: State) -> State:
-        h, own = language.decode_step(
-            language.embed(s.current), s.position, start, cache, segments, s.own
+    def step(s: _Decoding) -> _Decoding:
+        h, completion_cache = language.decode_step(
+            language.embed(s.current), s.position, start, cache, segments, s.completion_cache
         )
         scaled = language.logits(h) / sampling.scoring_temperature
         scaled = narrowed(jnp.where(banned, -1e30, scaled), sampling.top_k, sampling.top_p)
@@ -148,28 +151,28 @@ def generate(
         else:
             token = jnp.argmax(scaled, -1).astype(jnp.int32)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(scaled), token[..., None], -1)[..., 0]
-        put = lambda buffer, value: buffer.at[:, :, s.position].set(  # noqa: E731
+        write = lambda buffer, value: buffer.at[:, :, s.position].set(  # noqa: E731
             jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
         )
-        return State(
-            s.position + 1,
-            token,
-            s.alive & ~jnp.isin(token, ends),
-            own,
-            put(s.tokens, token),
-            put(s.log_probs, log_p),
-            s.mask.at[:, :, s.position].set(s.alive),
+        return _Decoding(
+            position=s.position + 1,
+            current=token,
+            alive=s.alive & ~jnp.isin(token, ends),
+            completion_cache=completion_cache,
+            tokens=write(s.tokens, token),
+            log_probs=write(s.log_probs, log_p),
+            mask=s.mask.at[:, :, s.position].set(s.alive),
         )
 
-    first = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
-    state = State(
-        jnp.zeros((), jnp.int32),
-        first,
-        jnp.ones((R, n), bool),
-        language.empty_cache(R, n, C),
-        jnp.zeros((R, n, C), jnp.int32),
-        jnp.zeros((R, n, C), jnp.float32),
-        jnp.zeros((R, n, C), bool),
+    first_token = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
+    state = _Decoding(
+        position=jnp.zeros((), jnp.int32),
+        current=first_token,
+        alive=jnp.ones((R, n), bool),
+        completion_cache=language.empty_cache(R, n, C),
+        tokens=jnp.zeros((R, n, C), jnp.int32),
+        log_probs=jnp.zeros((R, n, C), jnp.float32),
+        mask=jnp.zeros((R, n, C), bool),
     )
     with jax.named_scope("decode"):
         state = jax.lax.while_loop(lambda s: (s.position < C) & jnp.any(s.alive), step, state)

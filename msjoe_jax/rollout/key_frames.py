@@ -1,4 +1,4 @@
-"""Key frames on the host: which are shown in which prompt, read, cut into patches once each."""
+"""Loads key frames on the host: groups them by prompt, reads and cuts each distinct one once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from msjoe_jax.rollout.frames import (
 )
 from msjoe_jax.rollout.system import System
 
-Drop = Callable[[int, str], None]  # (place in the batch, why): its question does not count
+Drop = Callable[[int, str], None]  # (place in the batch, reason): drops its question
 
 
-class Shown(NamedTuple):
-    """What is encoded together for a prompt, and with how many patches at most."""
+class ShownUnit(NamedTuple):
+    """A unit that a prompt shows, and the most patches of each of its frames."""
 
     unit: Unit
     patches: int
@@ -40,7 +40,7 @@ class FrameSet:
     """
 
     candidates: list[int]
-    shown: list[Shown]
+    shown: list[ShownUnit]
     keep: list[tuple[bool, ...] | None]
 
 
@@ -53,17 +53,17 @@ class EncodedFrames(NamedTuple):
 
     pixels: UInt8[np.ndarray, "B U *t P p p 3"]
     grids: Int[np.ndarray, "B U 2"]
-    place: list[dict[Shown, int]]
+    place: list[dict[ShownUnit, int]]
 
     def frames(self, question: int, frame_set: FrameSet, merge: int) -> list[Frame]:
-        """The units of a set as they enter a prompt."""
+        """Returns the units of a set as the frames of a prompt."""
         rows = self.pixels.shape[-4] // merge**2
         out = []
         for unit, keep in zip(frame_set.shown, frame_set.keep, strict=True):
             slot = self.place[question][unit]
             height, width = (int(side) for side in self.grids[question, slot])
-            kept = None if keep is None else keep[: height * width // merge**2]
-            out.append(Frame(slot * rows, (height, width), kept))
+            visible = None if keep is None else keep[: height * width // merge**2]
+            out.append(Frame(slot * rows, (height, width), visible))
         return out
 
 
@@ -81,8 +81,8 @@ def frame_sets(
     Args:
       frames, tokens, keep: as in `Selection`, J draws of I lists of queries being G prompts.
       per_unit: frames that are encoded together.
-      patches: of a frame at most; a frame's `tokens` make it fewer.
-      merge: patches of a visual token along a side.
+      patches: most patches of a frame; its `tokens` may lower that.
+      merge: patches on a side of a visual token.
     """
 
     def of(b: int, g: int) -> FrameSet:
@@ -94,18 +94,18 @@ def frame_sets(
         units = units_of(candidates, per_unit)
         # The frames of a unit are of one size: the smallest budget among them.
         parts = [limits[u * per_unit : (u + 1) * per_unit] for u in range(len(units))]
-        shown = [Shown(unit, min(part)) for unit, part in zip(units, parts, strict=True)]
-        kept: list[tuple[bool, ...] | None] = [None] * len(shown)
+        shown = [ShownUnit(unit, min(part)) for unit, part in zip(units, parts, strict=True)]
+        keeps: list[tuple[bool, ...] | None] = [None] * len(shown)
         if keep is not None:
-            kept = [tuple(bool(x) for x in keep[b, g, i]) for i in order]
-        return FrameSet(candidates, shown, kept)
+            keeps = [tuple(bool(x) for x in keep[b, g, i]) for i in order]
+        return FrameSet(candidates, shown, keeps)
 
     B, G, _ = frames.shape
     return [[of(b, g) for g in range(G)] for b in range(B)]
 
 
 class KeyFrameLoader:
-    """Reads the frames of a batch's prompts and cuts each distinct unit once."""
+    """A loader of the frames of a batch's prompts, which cuts each distinct unit once."""
 
     def __init__(self, config: FrameConfig, reader: RecordReader, system: System):
         self.config, self.reader, self.system = config, reader, system
@@ -118,43 +118,45 @@ class KeyFrameLoader:
         sets: Sequence[Sequence[FrameSet]],
         drop: Drop,
     ) -> EncodedFrames:
-        """Reads and cuts; a question with an unreadable frame is dropped, the others go on."""
+        """Reads and cuts the frames; drops a question that has an unreadable frame."""
         distinct = [sorted({unit for one in row for unit in one.shown}) for row in sets]
         prompts = len(sets[0])
         plain = all(unit.patches == self.config.key_patches for row in distinct for unit in row)
-        slots = unit_slots(self.config, self.per_unit, prompts)
+        # A selector's own prompt may show more frames than an answer's.
+        most = max(self.config.key, *(len(one.candidates) for row in sets for one in row))
+        slots = unit_slots(dataclasses.replace(self.config, key=most), self.per_unit, prompts)
         if not plain:  # one frame may be shown at several resolutions
-            slots = prompts * -(-self.config.key // self.per_unit)
+            slots = prompts * -(-most // self.per_unit)
         vision, P = self.system.mllm_config.vision, self.config.key_patches
         B, p = len(distinct), vision.patch
         pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)
         grids = np.zeros((B, slots, 2), np.int32)
-        needed = [np.unique(np.array([u.unit for u in row], np.int32)) for row in distinct]
-        wanted = [batch["frame_index"][b][needed[b]] for b in range(B)]
-        for b, frames in enumerate(self._read(questions, wanted, drop)):
+        candidates = [np.unique(np.array([u.unit for u in row], np.int32)) for row in distinct]
+        frame_numbers = [batch["frame_index"][b][candidates[b]] for b in range(B)]
+        for b, frames in enumerate(self._read(questions, frame_numbers, drop)):
             if not len(frames):  # a dropped question's units stand in as grey, so that rows line up
                 grids[b, : len(distinct[b])] = vision.merge
                 continue
             for budget in sorted({unit.patches for unit in distinct[b]}):
                 slot = [u for u, unit in enumerate(distinct[b]) if unit.patches == budget]
-                at = np.searchsorted(needed[b], [distinct[b][u].unit for u in slot])
-                cut, grid = to_patches(frames, self.system, budget, padded=P)
-                pixels[b, slot], grids[b, slot] = cut[at], grid[at[:, 0]]
+                at = np.searchsorted(candidates[b], [distinct[b][u].unit for u in slot])
+                patches, grid = to_patches(frames, self.system, budget, padded=P)
+                pixels[b, slot], grids[b, slot] = patches[at], grid[at[:, 0]]
         place = [{unit: u for u, unit in enumerate(row)} for row in distinct]
         return EncodedFrames(pixels[:, :, 0] if self.per_unit == 1 else pixels, grids, place)
 
     def _read(
-        self, questions: Sequence[Question], wanted: Sequence[np.ndarray], drop: Drop
+        self, questions: Sequence[Question], frame_numbers: Sequence[np.ndarray], drop: Drop
     ) -> list[np.ndarray]:
-        requests = [(q.video, list(w)) for q, w in zip(questions, wanted, strict=True)]
+        requests = [(q.video, list(w)) for q, w in zip(questions, frame_numbers, strict=True)]
         try:
             return self.reader.gather(requests)
         except Exception:  # one unreadable frame: read question by question to find whose it is
             return [self._read_or_drop(b, *request, drop) for b, request in enumerate(requests)]
 
-    def _read_or_drop(self, b: int, video: str, wanted: list[int], drop: Drop) -> np.ndarray:
+    def _read_or_drop(self, b: int, video: str, frame_numbers: list[int], drop: Drop) -> np.ndarray:
         try:
-            return self.reader.frames(video, wanted)
+            return self.reader.frames(video, frame_numbers)
         except Exception as error:
             drop(b, f"frames unreadable: {error}")
             return np.zeros((0, 0, 0, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Rows of `rollouts.jsonl`: one question's rollouts, written so that its draws can be repeated."""
+"""Makes rows of `rollouts.jsonl`: a question's rollouts, from which its draws can be repeated."""
 
 import base64
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from msjoe_jax.text.prompts import QueryReply
 
 
 class RolloutRecord(NamedTuple):
-    """One question's rollouts for people: I lists of queries, J selections of each.
+    """One question's rollouts: I lists of queries, J selections for each.
 
-    frames: candidates in time order, −1: none; draws: the same in draw order, where there is a
-    draw; weight: 0 if the question was dropped.
+    frames: candidates in time order, −1: none; draws: the same in draw order, if there is a draw;
+    weight: 0 if the question was dropped.
     """
 
     question: Question
@@ -40,15 +40,15 @@ class RolloutRecord(NamedTuple):
 def log_row(
     record: RolloutRecord, *, update: int, seed: int, selector: str, law: str
 ) -> dict[str, Any]:
-    """Returns a question's row: all that a replay needs, and what people ask for first.
+    """Returns a question's row: all that a replay needs, and what people look at first.
 
-    Logits (a list of queries each) and the rows of S (a list of queries each, then a row each) are
-    the valid frames' numbers in base64: float32 and float16, little-endian.
+    Logits (one text per list of queries) and the rows of S (lists of one text per row) are the
+    valid frames' values in base64: float32 and float16, little-endian.
 
     Args:
       record: the question's rollouts.
-      update: of the run.
-      seed: of the run.
+      update: number of the update.
+      seed: the run's seed.
       selector: name of the selector that chose.
       law: name of the law of draws.
     """
@@ -78,7 +78,7 @@ def similarity_of(row: dict[str, Any]) -> Float[np.ndarray, "I Q T"]:
 
 
 def redraw(row: dict[str, Any]) -> Int[np.ndarray, "I J K"]:
-    """Repeats the draws of a row from its logits and its key; −1 where no frame is left.
+    """Repeats the draws of a row from its logits and its key; −1 where the frames ran out.
 
     Raises:
       UserError: the row's frames were not drawn but chosen by a fixed selector.

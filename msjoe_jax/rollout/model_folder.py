@@ -1,11 +1,11 @@
-"""Models as one folder: parameters, sizes, tokenizers and the settings that came with them.
+"""Reads and writes model folders: parameters, sizes, tokenizers and settings of models.
 
-`main` writes one of all three models, `convert` of one; every command that runs or writes models,
-and the `checkpoint` fields of a config, read them. Layout:
+`main` writes folders of all three models, `convert` of one; commands that run or export models read
+them, and so do the `checkpoint` fields of a config. Layout:
 
     params/  Orbax: mllm/…, clip/…, sampler/…; its meta holds the settings
-    mllm/    config.json and tokenizer.json, both as Hugging Face has them, and what else of
-             `SIDE_FILES` the source had
+    mllm/    config.json and tokenizer.json, both as Hugging Face has them, and those of
+             `SIDE_FILES` that the source had
     clip/    likewise
 """
 
@@ -44,7 +44,7 @@ from msjoe_jax.weights.folder import (
     write_json,
 )
 
-# What the settings of a model folder are made of; `trained` in its meta is for its readers.
+# The groups of a model folder's settings; its meta also has `trained`, which is for people.
 PARTS: dict[str, type] = {
     "mllm": MllmSettings,
     "clip": ClipSettings,
@@ -55,15 +55,15 @@ PARTS: dict[str, type] = {
 
 
 class ModelFolder(NamedTuple):
-    """A model folder, read.
+    """What was read from a model folder.
 
     Attributes:
       settings: the plain values of `PARTS`, defaults where the folder states nothing.
       system: the models.
       text: None if a tokenizer is absent.
-      params: parameters of those models that were asked for.
+      params: parameters of the requested models.
       files: JSON files of the MLLM by stem, such as `preprocessor_config`; read with the MLLM.
-      tokenizers: those that are there.
+      tokenizers: those that the folder has.
     """
 
     settings: dict[str, Any]
@@ -75,7 +75,7 @@ class ModelFolder(NamedTuple):
 
 
 def load_model_folder(
-    folder: epath.Path,
+    folder: epath.PathLike,
     names: Sequence[str] = NAMES,
     dtype: str = "",
     attention: str = "",
@@ -84,29 +84,30 @@ def load_model_folder(
 
     Args:
       folder: the folder.
-      names: the models whose parameters are wanted; those of the others are not read.
+      names: the models whose parameters to read.
       dtype: of the MLLM's computation and parameters, in place of the stored ones.
-      attention: of the MLLM, in place of the stored one.
+      attention: the MLLM's backend of attention, in place of the stored one.
 
     Raises:
-      UserError: the folder is missing, is none of ours, lacks one of `names`, holds another
-        architecture, settings of another version, or a file that cannot be read.
+      UserError: the folder is missing, is no model folder, lacks one of `names`, or holds another
+        architecture, settings of another version, or an unreadable file.
     """
+    folder = epath.Path(folder)
     check_folder(folder, names)
-    made = _read_settings(folder)
-    mllm = made["mllm"]
+    stored = _read_settings(folder)
+    mllm = stored["mllm"]
     if dtype:
         mllm = dataclasses.replace(mllm, dtype=dtype, param_dtype=dtype)
     if attention:
         mllm = dataclasses.replace(mllm, attention=attention)
-    models = ModelSettings(mllm, made["clip"], made["sampler"])
+    models = ModelSettings(mllm, stored["clip"], stored["sampler"])
     tokenizers = load_tokenizers(models, folder)
     system = make_system(models, tokenizers, folder)
     path = str(folder / "params")
     return ModelFolder(
-        settings={part: plain(made[part]) for part in PARTS},
+        settings={part: plain(stored[part]) for part in PARTS},
         system=system,
-        text=None if None in tokenizers else make_text(system, tokenizers, made["prompt"]),
+        text=None if None in tokenizers else make_text(system, tokenizers, stored["prompt"]),
         params={name: load_params(path, system.abstract[name], prefix=name) for name in names},
         files=read_side_files(folder / "mllm") if "mllm" in names else {},
         tokenizers=tokenizers,
@@ -119,18 +120,21 @@ def _read_settings(folder: epath.Path) -> dict[str, Any]:
     if unknown := sorted(meta.keys() - PARTS.keys() - {"trained"}):
         raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")
     slips: list[str] = []
-    made = {part: read(kind, meta.get(part, {}), f"{part}.", slips) for part, kind in PARTS.items()}
+    settings = {
+        part: read(kind, meta.get(part, {}), f"{part}.", slips) for part, kind in PARTS.items()
+    }
     if slips:
         raise UserError(f"{folder}: made by another version ({'; '.join(slips)})")
-    return made
+    return settings
 
 
-def check_folder(folder: epath.Path, names: Sequence[str]) -> None:
-    """Checks that `folder` is a model folder that has the sizes of `names`.
+def check_folder(folder: epath.PathLike, names: Sequence[str]) -> None:
+    """Checks that `folder` is a model folder that states the sizes of `names`.
 
     Raises:
       UserError: it is not, or one is missing.
     """
+    folder = epath.Path(folder)
     if not (folder / "params").is_dir():
         raise UserError(f"{folder}: no checkpoint there (expected the folder params in it)")
     for name in names:
@@ -139,7 +143,7 @@ def check_folder(folder: epath.Path, names: Sequence[str]) -> None:
 
 
 def save_model_folder(
-    folder: epath.Path,
+    folder: epath.PathLike,
     *,
     settings: ModelSettings,
     parts: Mapping[str, Any],
@@ -147,20 +151,21 @@ def save_model_folder(
     tokenizers: Tokenizers,
     params: Mapping[str, Params],
 ) -> None:
-    """Writes the folder, or leaves one that is whole as it is; half a one is replaced.
+    """Writes the folder; leaves a complete one as it is, and replaces an unfinished one.
 
-    What a model's checkpoint had beside its parameters goes with it.
+    The side files of the checkpoints that the models came from are copied.
 
     Args:
-      folder: where.
+      folder: the folder to write.
       settings: of the three models.
-      parts: further plain values for the meta: `frames`, `prompt`, and `trained`, where the models
-        were: its `phases` names the trainings that the parameters have been through, and beside
-        it stand their settings.
+      parts: further plain values for the meta: `frames`, `prompt`, and for trained models
+        `trained`, whose `phases` names the trainings that the parameters have been through,
+        beside the settings of those.
       system: the models.
-      tokenizers: both have to be there.
-      params: of all three models.
+      tokenizers: both must be present.
+      params: parameters of all three models.
     """
+    folder = epath.Path(folder)
     if folder.exists():
         return
     partial = partial_path(folder)

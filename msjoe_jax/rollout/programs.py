@@ -28,7 +28,7 @@ from msjoe_jax.rollout.generate import (
 )
 from msjoe_jax.rollout.system import System
 
-# What the keys of a step's random choices are derived with: their places in the method.
+# Numbers of the steps, from which the keys of their random choices derive.
 REASON, SELECT, ANSWER, ASK = 1, 3, 4, 5
 
 
@@ -43,18 +43,18 @@ class Patches(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """What every random choice of a batch derives from: the run's seed, the update, question ids.
+    """The seeds of a batch's random choices: the run's seed, the update, the question ids.
 
     question: `question_number` of each question's id.
     """
 
-    seed: Int[Array | np.ndarray, ""]
-    step: Int[Array | np.ndarray, ""]
+    seed: Int[Array | np.ndarray, ""] | np.uint32
+    step: Int[Array | np.ndarray, ""] | np.uint32
     question: Int[Array | np.ndarray, "B"]
 
 
 def frame_features(system: System, model: Any, patches: Patches) -> Float[Array, "B U·M D"]:
-    """Encodes every frame or temporal step to M rows each, flat per question."""
+    """Encodes every frame or temporal step to M visual tokens, flat per question."""
     pixels = jnp.asarray(patches.pixels)
     B, U, P = *pixels.shape[:2], pixels.shape[-4]
     images = system.family.images
@@ -67,14 +67,14 @@ def frame_features(system: System, model: Any, patches: Patches) -> Float[Array,
 
 
 def question_keys(seeds: Seeds, place: int, shape: tuple[int, ...]) -> Key[Array, "B *shape"]:
-    """Keys that depend on seed, step of the episode, update and question id, not on batch order."""
+    """Makes keys from seed, step of the episode, update and question id, not from batch order."""
     base = jax.random.fold_in(jax.random.fold_in(jax.random.key(seeds.seed), place), seeds.step)
     return jax.vmap(lambda q: jax.random.split(jax.random.fold_in(base, q), shape))(seeds.question)
 
 
 @functools.partial(jax.jit, static_argnames=("rollouts", "draws"))
 def draw_keys(seeds: Seeds, *, rollouts: int, draws: int) -> Key[Array, "B I J"]:
-    """Keys of the frame draws, with which a logged draw is replayed (see commands/replay.py)."""
+    """Makes the keys of the frame draws; a logged draw is replayed with the same (see log.py)."""
     return question_keys(seeds, SELECT, (rollouts, draws))
 
 
@@ -105,7 +105,7 @@ def _complete(
     samples: int,
     sampling: Sampling,
 ) -> tuple[Completions, Float[Array, "B U D"]]:
-    """Draws `samples` replies to each prompt; also gives the features of a question's frames."""
+    """Draws `samples` replies to each prompt; also returns the features of the frames."""
     model = system.mllm(mllm)
     features = frame_features(system, model, patches)
     keys = question_keys(seeds, place, (prompts.tokens.shape[1], samples))
@@ -146,7 +146,7 @@ def _frame_logits(
 def _attention(
     system: System, mllm: Params, prompts: Prompts, patches: Patches, *, layer: int
 ) -> Float[Array, "B G S"]:
-    """Computes the attention that each prompt's last token pays the others at a layer."""
+    """Computes the attention of each prompt's last token to the others at a layer."""
     model = system.mllm(mllm)
     return prompt_attention(model, prompts, frame_features(system, model, patches), layer)
 
@@ -161,7 +161,16 @@ def choose_frames(
     draws: int,
     k: int,
 ) -> Draw:
-    """Draws K frames J times by a law of DRAWS; without keys, takes the top K."""
+    """Draws K frames J times by a law of DRAWS, or takes the top K if there are no keys.
+
+    Args:
+      logits: of the candidate frames.
+      frame_mask: candidates that exist.
+      keys: one for each draw; None: the top K.
+      law: a name of DRAWS.
+      draws: J.
+      k: K.
+    """
     B, I, T = logits.shape
     wide = jnp.broadcast_to(logits[:, :, None], (B, I, draws, T))
     mask = jnp.broadcast_to(frame_mask[:, None, None], wide.shape)
@@ -178,7 +187,7 @@ def _embed_frames(
 
 
 def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function of stored frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
+    """Returns a function from frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
     program = jax.jit(functools.partial(_embed_frames, system))
     size = system.clip_config.image_size
     return lambda frames: np.asarray(program(clip, preprocess_frames(frames, size)))
@@ -187,7 +196,7 @@ def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndar
 def token_stats_fn(
     system: System, temperature: float, chunk: int, one_by_one: bool
 ) -> Callable[[Params, Prompts, Any, Array], tuple[Array, Array]]:
-    """Returns the joint step's scoring function of features, or of patches where the tower trains.
+    """Returns the joint step's scoring function, of features or of patches if the tower trains.
 
     `one_by_one` scores a question's G prompts one after the other under remat: a 7B step then fits
     a v4 chip (59 GiB of temporaries become 16), at the cost of a second forward.

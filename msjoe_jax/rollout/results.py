@@ -1,4 +1,4 @@
-"""What the steps of an episode give back, and what they depend on."""
+"""Results and settings of the steps of an episode."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Queries = Sequence[Sequence[tuple[str, ...]]]  # B × I lists of queries
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeConfig:
-    """What an episode depends on beside the models and the texts.
+    """Settings of an episode beside those of the models and the texts.
 
     law: the law of frame draws, a name of DRAWS; signals: the rows of S, names of SIGNALS; smooth:
     frames under the smoothing of smoothed selectors; seed: of every random choice.
@@ -34,7 +34,7 @@ class EpisodeConfig:
 
 
 class Completed(NamedTuple):
-    """Replies to B × G prompts, n to each, on the device and as texts [B][G·n]."""
+    """Replies to B × G prompts, n to each: on the device, and as texts [B][G·n]."""
 
     prompts: Prompts
     patches: Patches
@@ -46,7 +46,7 @@ class Completed(NamedTuple):
 
 
 class Reasoned(NamedTuple):
-    """What reason wrote for B questions, I times each."""
+    """Replies of reason to B questions, I to each."""
 
     completed: Completed
     replies: list[list[QueryReply]]
@@ -58,7 +58,7 @@ class Reasoned(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """What score and select made of queries: the rows of S, which of them count, the choice."""
+    """Results of score and select: the rows of S, their masks, and the selection."""
 
     similarity: Float[Array, "B I Q T"]
     query_mask: Bool[Array, "B I Q"]
@@ -67,7 +67,7 @@ class Selected(NamedTuple):
 
     @property
     def draw(self) -> Draw:
-        """The draw, or the chosen frames as one where the selector has none."""
+        """The draw, or the chosen frames in place of one if the selector has none."""
         if self.selection.draw is not None:
             return self.selection.draw
         frames = self.selection.frames
@@ -75,7 +75,7 @@ class Selected(NamedTuple):
 
     @property
     def logits(self) -> Float[Array | np.ndarray, "B I T"]:
-        """By what the frames were chosen; 0 for all where the selector does not say."""
+        """The logits that the frames were chosen by; 0 for all if the selector states none."""
         if self.selection.logits is not None:
             return self.selection.logits
         alike = np.where(self.frame_mask, 0.0, -np.inf).astype(np.float32)[:, None]

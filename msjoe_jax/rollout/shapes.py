@@ -1,4 +1,4 @@
-"""Abstract inputs of compiled programs: shapes and types at a config's sizes, no values."""
+"""Abstract inputs of compiled programs: shapes and types at a config's sizes, without values."""
 
 from typing import Any
 
@@ -41,19 +41,19 @@ def abstract_rollouts(
     per_unit: int,
     encode_in_step: bool,
 ) -> TokenRollouts:
-    """Returns completions of B × G prompts, n of each, with what is needed to score them again.
+    """Returns the shapes of completions of B × G prompts, n of each, as the joint step takes them.
 
     Args:
-      system: of the models.
+      system: the models.
       questions: B.
       prompts: G.
       samples: n.
       prompt_tokens: S.
       reply_tokens: C.
-      units: encoded for each question.
-      patches: of a unit.
+      units: units encoded for each question.
+      patches: patches of a frame.
       per_unit: frames that are encoded together.
-      encode_in_step: patches in place of features.
+      encode_in_step: whether the step gets patches in place of features.
     """
     B, G, n, C, S = questions, prompts, samples, reply_tokens, prompt_tokens
     patch = system.mllm_config.vision.patch
@@ -66,15 +66,15 @@ def abstract_rollouts(
             system.abstract["mllm"],
             visual,
         )
-    rows, last = _ints(B, G, S), _ints(B, G)
+    rows, one_token = _ints(B, G, S), _ints(B, G)
     return TokenRollouts(
         prompts=Prompts(
             tokens=rows,
             feature_index=rows,
             positions=_ints(B, G, 3, S),
             segments=rows,
-            first_token=last,
-            start=last,
+            first_token=one_token,
+            start=one_token,
         ),
         visual=visual,
         tokens=_ints(B, G, n, C),
@@ -95,11 +95,11 @@ def abstract_batch(
     """Returns the joint step's input as shapes (see `RolloutBatch`).
 
     Args:
-      system: of the models.
-      frames: how many frames, at what size.
+      system: the models.
+      frames: number and size of the frames.
       prompt: lengths of prompts and replies.
-      rollout: how many questions and rollouts.
-      encode_in_step: the step gets frames, because it trains the tower.
+      rollout: numbers of questions and rollouts.
+      encode_in_step: whether the step gets frames, because it trains the vision tower.
     """
     B, I, J = rollout.questions, rollout.query_rollouts, rollout.frame_draws
     T, K = frames.candidates, frames.key
@@ -129,7 +129,8 @@ def abstract_batch(
             samples=1,
             prompt_tokens=prompt.answer_prompt_tokens,
             reply_tokens=prompt.answer_tokens,
-            units=unit_slots(frames, per_unit, I * J),
+            # The counterfactual's uniform frames are encoded with the others.
+            units=unit_slots(frames, per_unit, I * J + rollout.counterfactual),
             patches=frames.key_patches,
         ),
         similarity=_floats(B, I, Q, T),

@@ -1,7 +1,7 @@
-"""The three models that a config names, as one object that every loop takes.
+"""Builds the three models that a config names, as one object that every loop takes.
 
-Definitions and abstract parameters alone: no parameter is allocated, and no text is in it (see
-text.py).
+It holds definitions and abstract parameters: none is allocated. Tokenizers and prompts are in
+text.py.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.sharding import CLIP as CLIP_TABLE
 from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
-from msjoe_jax.models.sampler import SAMPLER, SamplerConfig
+from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.mesh import Table
 from msjoe_jax.selectors import SELECTORS, networks
@@ -40,13 +40,13 @@ DTYPES = ("float32", "bfloat16")
 
 
 def mllm_sizes() -> tuple[str, ...]:
-    """Returns what `config.mllm.size` may be; empty is as the checkpoint says."""
+    """Returns the values of `config.mllm.size`; empty means the checkpoint's size."""
     return ("", "tiny", *published_sizes())
 
 
 @dataclasses.dataclass(frozen=True)
 class MllmSettings:
-    """Which MLLM, in what types, with which attention, and what of it trains."""
+    """Which MLLM it is, its types, its attention, and which of its parameters train."""
 
     size: str = option(
         "qwen2.5-vl-7b",
@@ -113,7 +113,7 @@ class ClipSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSettings(SamplerConfig):
-    """The sampler's sizes, and where its weights come from."""
+    """The sampler's sizes, and the source of its weights."""
 
     checkpoint: str = option("", "Model folder (of main); empty: fresh weights.", form="folder")
     network: str = option(
@@ -147,7 +147,7 @@ class ModelSettings:
 
 
 class Tokenizers(NamedTuple):
-    """The vocabularies of the two models that read text; None where nothing needs one."""
+    """The tokenizers of the two models that read text; None if a model is absent."""
 
     mllm: Tokenizer | None = None
     clip: Tokenizer | None = None
@@ -156,17 +156,17 @@ class Tokenizers(NamedTuple):
 def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -> Tokenizers:
     """Reads both tokenizers: those that the settings name, else those of their checkpoints.
 
-    With a model folder, its own go before the settings', and a model that it lacks has none.
+    The tokenizers of a model folder take precedence; a model that the folder lacks has none.
 
     Raises:
       UserError: a tokenizer is missing, or cannot be read.
     """
 
     def load(name: str, part: MllmSettings | ClipSettings) -> Tokenizer | None:
-        own = _own_folder(name, part, folder)
+        own_folder = _own_folder(name, part, folder)
         if folder is not None and not (folder / name).is_dir():
             return None
-        path = own if folder or not part.tokenizer else part.tokenizer
+        path = own_folder if folder or not part.tokenizer else part.tokenizer
         if path is None:
             raise UserError(
                 f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or "
@@ -180,7 +180,7 @@ def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -
 def _own_folder(
     name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
 ) -> epath.Path | None:
-    """Returns where a model's own files lie: in the model folder, else in its checkpoint."""
+    """Returns the folder of a model's files: in the model folder, else in its checkpoint."""
     above = folder or (epath.Path(part.checkpoint) if part.checkpoint else None)
     return above / name if above else None
 
@@ -245,26 +245,28 @@ def make_system(
     tokenizers: Tokenizers | None = None,
     folder: epath.Path | None = None,
 ) -> System:
-    """Builds the definitions that the settings name; no parameter is allocated.
+    """Builds the system that the settings name; no parameter is allocated.
 
     Args:
-      settings: an empty `size` of the MLLM or of CLIP is that of its checkpoint.
-      tokenizers: their vocabularies are the sizes' own where a size is `tiny`, and their ids the
-        special tokens'; without, published sizes can be planned.
-      folder: a model folder, whose sizes then go before the settings'; a model that it lacks has
-        the settings' size.
+      settings: an empty `size` of the MLLM or of CLIP means that of its checkpoint.
+      tokenizers: give a `tiny` model its vocabulary, and the ids of special tokens; None: the
+        published ids, which suffice for planning.
+      folder: a model folder, whose sizes take precedence over the settings'; a model that it lacks
+        has the settings' size.
 
     Raises:
-      UserError: an unknown or an empty size, one that needs a tokenizer, sizes that cannot be read,
-        or attention that this machine or these sizes do not have.
+      UserError: an unknown or an empty size, one that needs a tokenizer, unreadable sizes, or an
+        attention backend that this machine or these sizes do not support.
     """
     vocabularies = tokenizers or Tokenizers()
-    own = _sizes_file("mllm", settings.mllm, folder)
-    family, mllm = read_model(own) if own else named_model(settings.mllm.size, vocabularies.mllm)
-    own = _sizes_file("clip", settings.clip, folder)
+    sizes_file = _sizes_file("mllm", settings.mllm, folder)
+    family, mllm = (
+        read_model(sizes_file) if sizes_file else named_model(settings.mllm.size, vocabularies.mllm)
+    )
+    sizes_file = _sizes_file("clip", settings.clip, folder)
     clip = (
-        read_sizes(own, CLIPConfig.from_hf)
-        if own
+        read_sizes(sizes_file, CLIPConfig.from_hf)
+        if sizes_file
         else _named_clip(settings.clip.size, vocabularies.clip)
     )
     sampler = SamplerConfig(
@@ -272,25 +274,25 @@ def make_system(
     )
     network = SELECTORS[settings.sampler.network].network
     assert network is not None
-    given = settings.mllm
-    dtype, param_dtype = jnp.dtype(given.dtype), jnp.dtype(given.param_dtype)
-    _check_attention(given.attention, dtype, family.head_dims(mllm))
+    mllm_settings = settings.mllm
+    dtype, param_dtype = jnp.dtype(mllm_settings.dtype), jnp.dtype(mllm_settings.param_dtype)
+    _check_attention(mllm_settings.attention, dtype, family.head_dims(mllm))
     build: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
         "mllm": lambda rngs: family.build(
             mllm,
             rngs=rngs,
             dtype=dtype,
             param_dtype=param_dtype,
-            remat=given.remat,
-            chunk=given.attention_chunk,
-            attention=given.attention,
+            remat=mllm_settings.remat,
+            chunk=mllm_settings.attention_chunk,
+            attention=mllm_settings.attention,
         ),
         "clip": lambda rngs: CLIP(clip, rngs=rngs),
-        "sampler": lambda rngs: network.build(sampler, rngs),
+        "sampler": lambda rngs: network.build(sampler, clip.embed_dim, rngs),
     }
 
     def of(make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-        return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made where they are used
+        return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made in the trace that uses them
 
     shapes = {name: of(make) for name, make in build.items()}
     return System(
@@ -305,36 +307,39 @@ def make_system(
         build=build,
         network=settings.sampler.network,
         signals=settings.sampler.signals,
-        lora_scale=given.lora_alpha / max(given.lora_rank, 1),
+        lora_scale=mllm_settings.lora_alpha / max(mllm_settings.lora_rank, 1),
     )
 
 
 def state_table(system: System) -> Table:
-    """Returns what each dimension is of every leaf of a training state (`mesh.param_shardings`).
+    """Returns the sharding table of a training state (see `mesh.param_shardings`).
 
-    LoRA's rows stand first and the sampler's last: their patterns match in the other models too.
+    The first match counts. LoRA's rows come first and the sampler's last, because their patterns
+    match leaves of the other models too.
     """
-    return (*LORA, *system.family.sharding_table, *CLIP_TABLE, *SAMPLER)
+    network = SELECTORS[system.network].network
+    assert network is not None
+    return (*LORA, *system.family.sharding_table, *CLIP_TABLE, *network.sharding_table)
 
 
 def _sizes_file(
     name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
 ) -> epath.Path | None:
-    """Returns the config.json that states a model's sizes; None: its settings name a size.
+    """Returns the config.json that states a model's sizes, or None if its settings name a size.
 
     Raises:
-      UserError: neither is there.
+      UserError: there is neither.
     """
-    own = _own_folder(name, part, folder)
-    if own and (own.is_dir() if folder else not part.size):
-        return own / CONFIG
+    own_folder = _own_folder(name, part, folder)
+    if own_folder and (own_folder.is_dir() if folder else not part.size):
+        return own_folder / CONFIG
     if not part.size:
         raise UserError(f"config.{name}.size is empty: name a size, or config.{name}.checkpoint")
     return None
 
 
 def _named_clip(size: str, tokenizer: Tokenizer | None) -> CLIPConfig:
-    """Returns the sizes of one of OpenAI's CLIPs, or of the tiny world's."""
+    """Returns the sizes of one of OpenAI's CLIPs, or of the tiny world's CLIP."""
     if size in CLIP_SIZES:
         return CLIPConfig.published(size)
     if size != "tiny":

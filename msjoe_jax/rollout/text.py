@@ -1,4 +1,4 @@
-"""The text side of the models: vocabularies, how completions end, and what is asked."""
+"""The text side of the models: tokenizers, end tokens of completions, and prompts."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from msjoe_jax.text.tokenizer import (
 
 
 def end_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any] | None) -> tuple[int, ...]:
-    """Returns the ids that end a reply: the config's, else the chat format's own.
+    """Returns the ids that end a reply: the config's, else those of the chat format.
 
     Args:
       tokenizer: the MLLM's.
-      generation_config: of the model's generation_config.json, where that is to be followed.
+      generation_config: content of generation_config.json, if its end ids are to be used.
 
     Raises:
       UserError: the vocabulary lacks the chat format's end tokens.
@@ -39,12 +39,12 @@ def end_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any] | None) -
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """What turns text into arrays and back.
+    """Everything that turns text into arrays and back.
 
     Attributes:
       tokenizer: the MLLM's.
       clip_tokenizer: CLIP's.
-      prompt: what is asked, and how long prompts and replies may be.
+      prompt: wording of prompts, and lengths of prompts and replies.
       end_ids: ids that end a reply.
       banned_ids: ids that are never sampled.
       clip_start_end: ids that stand before and after a text for CLIP.
@@ -69,7 +69,7 @@ class Text:
         return self.tokenizer.decode([t for t in ids if t not in self.end_ids])
 
     def verbatim(self, tokens: Int[np.ndarray, "C"], mask: Bool[np.ndarray, "C"]) -> str:
-        """Returns the text of a completion, with its end token if it came to one."""
+        """Returns the text of a completion, with its end token if it has one."""
         return self.tokenizer.decode(tokens[mask].tolist())
 
     def clip_rows(
@@ -78,7 +78,7 @@ class Text:
         """Tokenizes for CLIP up to Q = `prompt.max_queries` texts of each of B × I rollouts.
 
         Returns:
-          the rows, and which of them hold a text.
+          The rows, and the mask of those that hold a text.
         """
         B, I, Q = len(texts), len(texts[0]), self.prompt.max_queries
         context = self.clip_context
@@ -105,9 +105,9 @@ def make_text(
 
     Args:
       system: the models.
-      tokenizers: both have to be there.
-      prompt: what is asked.
-      settings: the model's generation_config.json, where its end ids are to be followed.
+      tokenizers: both must be present.
+      prompt: wording and lengths of prompts.
+      settings: content of generation_config.json, if its end ids are to be used.
 
     Raises:
       UserError: a tokenizer is missing, or lacks a special token.

@@ -27,7 +27,9 @@ STATE, META = "state", "meta"
 # or holds one at a time, reads little else.
 CHUNK_BYTES = 16 << 20
 STACKED = re.compile(r"(^|/)(layers|blocks)/")  # leaves whose first dimension is the layer
-SHOWN = 4  # differing leaves named in an error: one line, and they rarely differ for two reasons
+MAX_SHOWN = (
+    4  # differing leaves named in an error: one line, and they rarely differ for two reasons
+)
 Meta = dict[str, Any]
 IteratorState = dict[str, Any] | bytes
 
@@ -160,9 +162,9 @@ def check_params(path: epath.PathLike, like: Any, prefix: str = "") -> None:
     folder = _absolute(path)
     start = f"{prefix}/" if prefix else ""
     leaves = jax.tree_util.tree_flatten_with_path(like)[0]
-    wanted = {start + path_name(key_path): leaf for key_path, leaf in leaves}
+    expected = {start + path_name(key_path): leaf for key_path, leaf in leaves}
     stored = {name: leaf for name, leaf in _stored(folder).items() if name.startswith(start)}
-    if difference := _difference(wanted, stored, any_dtype=True):
+    if difference := _difference(expected, stored, any_dtype=True):
         raise UserError(f"{folder} holds another architecture: {difference}")
 
 
@@ -214,19 +216,21 @@ def _save_args(
 
 def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> Any:
     stored = _stored(path)
-    named, treedef = jax.tree_util.tree_flatten_with_path(like)
+    keyed_leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
     start = f"{prefix}/" if prefix else ""
-    names = [start + path_name(key_path) for key_path, _ in named]
-    wanted = {name: _stored_form(leaf) for name, (_, leaf) in zip(names, named, strict=True)}
+    names = [start + path_name(key_path) for key_path, _ in keyed_leaves]
+    expected = {
+        name: _stored_form(leaf) for name, (_, leaf) in zip(names, keyed_leaves, strict=True)
+    }
     stored = {name: leaf for name, leaf in stored.items() if name.startswith(start)}
-    if difference := _difference(wanted, stored, any_dtype):
+    if difference := _difference(expected, stored, any_dtype):
         raise UserError(f"{path} holds another architecture: {difference}")
     try:
         values = ocp.PyTreeCheckpointHandler().restore(
             path / STATE,
             args=ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                item=expected,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
                 partial_restore=True,
             ),
         )
@@ -236,7 +240,7 @@ def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> An
         jax.random.wrap_key_data(values[name], impl=_key_impl(leaf))
         if _is_key(leaf)
         else values[name]
-        for name, (_, leaf) in zip(names, named, strict=True)
+        for name, (_, leaf) in zip(names, keyed_leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, leaves)
 
@@ -270,7 +274,7 @@ def _key_impl(leaf: Any) -> str:
 def _difference(ours: Mapping[str, Any], stored: Mapping[str, Any], any_dtype: bool) -> str:
     """Describes the first differing leaves; "" if there is none."""
 
-    def words(leaf: Any) -> str:
+    def describe(leaf: Any) -> str:
         if leaf is None:
             return "absent"
         return f"{tuple(leaf.shape)}" + ("" if any_dtype else f" {np.dtype(leaf.dtype).name}")
@@ -278,14 +282,14 @@ def _difference(ours: Mapping[str, Any], stored: Mapping[str, Any], any_dtype: b
     names = [
         name
         for name in sorted(ours.keys() | stored.keys())
-        if words(ours.get(name)) != words(stored.get(name))
+        if describe(ours.get(name)) != describe(stored.get(name))
     ]
-    shown = [
-        f"{name} is {words(ours.get(name))} here, {words(stored.get(name))} there"
-        for name in names[:SHOWN]
+    lines = [
+        f"{name} is {describe(ours.get(name))} here, {describe(stored.get(name))} there"
+        for name in names[:MAX_SHOWN]
     ]
-    more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return "; ".join(shown) + more
+    more = f"; and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return "; ".join(lines) + more
 
 
 def _read_document(path: epath.Path) -> dict[str, Any]:

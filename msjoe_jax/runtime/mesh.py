@@ -1,6 +1,6 @@
 """The device mesh, and the sharding of every leaf of the training state on it.
 
-A table (see `sharding_tables.py`) names the logical axes of a model's parameters by their paths;
+A table (each model has its own) names the logical axes of a model's parameters by their paths;
 `AxisRules` says on which mesh axes the logical ones lie.
 """
 
@@ -40,9 +40,9 @@ class MeshConfig:
         for name, size in sizes.items():
             if size == 0:
                 yield f"{name}=0 must be positive, or -1 for the devices that are left"
-        rest = [name for name, size in sizes.items() if size == -1]
-        for name in rest[1:]:
-            yield f"{name}=-1 must be positive, since {rest[0]} is -1 already"
+        inferred = [name for name, size in sizes.items() if size == -1]
+        for name in inferred[1:]:
+            yield f"{name}=-1 must be positive, since {inferred[0]} is -1 already"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,23 @@ class AxisRules:
         return PartitionSpec(*(None if name is None else getattr(self, name) for name in logical))
 
 
+def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
+    """Returns the three sizes with the number of devices that are left in place of a -1.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = devices // max(1, math.prod(s for s in sizes if s != -1))
+    if min(sizes) < 1 or math.prod(sizes) != devices:
+        raise UserError(
+            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {devices} devices: "
+            "the product must be their number (one size may be -1)"
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
 def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a ("data", "fsdp", "tensor") mesh of `devices` (default: all).
 
@@ -75,14 +92,7 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None =
       UserError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [data, fsdp, tensor]
-    if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = len(devices) // max(1, math.prod(s for s in sizes if s != -1))
-    if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        raise UserError(
-            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {len(devices)} devices: "
-            "the product must be their number (one size may be -1)"
-        )
+    sizes = mesh_sizes(data, fsdp, tensor, len(devices))
     # allow_split_physical_axes: v5e:4x4 has no (8, 2) mesh without it.
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES)

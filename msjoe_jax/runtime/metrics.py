@@ -74,8 +74,8 @@ class MetricWriter:
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         """Writes texts, shown verbatim (TensorBoard would read them as Markdown)."""
-        shown = {name: _verbatim(text) for name, text in values.items()}
-        self._tensorboard.write_texts(step, shown)
+        escaped = {name: _verbatim(text) for name, text in values.items()}
+        self._tensorboard.write_texts(step, escaped)
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Writes images, uint8 [height, width, 3]."""

@@ -73,14 +73,14 @@ class ParamWriter:
                 self._begun.add(path)
             # A chunk is a file of its index in every dimension; all but the rows are whole.
             front = [str(layer)] if stacked else []
-            rest = ["0"] * (len(shape) - 1)
+            trailing = ["0"] * (len(shape) - 1)
             for index in range(-(-shape[0] // chunk[0]) if shape else 1):
                 rows = values[index * chunk[0] : (index + 1) * chunk[0]] if shape else values
                 block = np.ascontiguousarray(rows).astype(leaf.dtype, copy=False)
                 if shape and len(rows) < chunk[0]:  # the last one is filled up
                     empty = np.zeros((chunk[0] - len(rows), *chunk[1:]), leaf.dtype)
                     block = np.concatenate([block, empty])
-                name = ".".join([*front, *([str(index), *rest] if shape else [])]) or "0"
+                name = ".".join([*front, *([str(index), *trailing] if shape else [])]) or "0"
                 write_whole(folder / name, block.reshape(-1).view(np.uint8).data)
         except OSError as error:
             raise _refused(self._folder, error) from None
@@ -114,8 +114,8 @@ class ParamReader:
                     "kvstore": self._kvstore(path),
                     "fill_missing_data_reads": False,  # a lost chunk is an error, not zeros
                 }
-                opened = ts.open(spec, read=True, write=False, context=self._context)
-                self._open[path] = opened.result()
+                future = ts.open(spec, read=True, write=False, context=self._context)
+                self._open[path] = future.result()
             store = self._open[path]
             return (store if layer is None else store[layer]).read().result()
         except (ValueError, OSError) as error:

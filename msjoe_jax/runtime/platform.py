@@ -1,8 +1,11 @@
 """Settings of the environment that must be made before JAX and TensorFlow are imported."""
 
 import glob
+import hashlib
 import logging
 import os
+import pathlib
+import platform
 import warnings
 
 # Device files of the accelerators JAX can use here: TPU v2-v4, TPU v5 and later, NVIDIA.
@@ -30,3 +33,27 @@ def quiet_cpu_default() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)  # the logger of Orbax, CLU and Grain
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX keep compiled programs for the next run, in the user's cache folder.
+
+    Call before the first import of jax. Programs of a CPU are machine code, so each kind of
+    processor has a folder of its own. JAX_COMPILATION_CACHE_DIR names another folder;
+    JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = pathlib.Path(home) / "msjoe_jax" / f"compiled-{_processor()}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def _processor() -> str:
+    """Eight hex digits for the kind of processor, its instruction sets included."""
+    description = platform.machine()
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    description += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(description.encode()).hexdigest()[:8]

@@ -89,7 +89,7 @@ class Progress:
             return
         self._shown = self._clock()
         seconds = self._shown - self._started
-        parts = [f"{self._label} {self._counted()}"]
+        parts = [f"{self._label} {self._count_text()}"]
         # What an earlier session did says nothing about the speed of this one.
         rate = (self._count - self._initial) / seconds if seconds > 0 else 0.0
         if rate > 0:
@@ -102,7 +102,7 @@ class Progress:
             parts.append(self._shown_metrics())
         print(", ".join(parts), file=self._stream, flush=True)
 
-    def _counted(self) -> str:
+    def _count_text(self) -> str:
         if self._unit == "B":
             total = "" if self._total is None else f"/{_bytes(self._total)}"
             return f"{_bytes(self._count)}{total}"
@@ -174,9 +174,9 @@ def _bytes(count: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"

@@ -78,11 +78,11 @@ def resumable_folder(
 
 
 def _check_space(out: epath.Path, partial: epath.Path, num_bytes: int) -> None:
-    written = sum(
+    num_written = sum(
         os.path.getsize(os.path.join(folder, name))
         for folder, _, names in os.walk(partial)
         for name in names
     )
     free = shutil.disk_usage(partial).free
-    if free < num_bytes - written:
+    if free < num_bytes - num_written:
         raise UserError(f"{out} needs {num_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")

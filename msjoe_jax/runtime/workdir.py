@@ -9,7 +9,7 @@ from etils import epath
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import read_json, write_whole
 
-SHOWN = 6  # differing fields named in an error
+MAX_SHOWN = 6  # differing fields named in an error
 ABSENT = object()
 
 
@@ -39,9 +39,10 @@ def record_config(
             if name not in may_differ and before.get(name, ABSENT) != now.get(name, ABSENT)
         )
         if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
             changes = "; ".join(
-                f"{name} was {_text(before, name)}, is {_text(now, name)}" for name in names[:SHOWN]
+                f"{name} was {_text(before, name)}, is {_text(now, name)}"
+                for name in names[:MAX_SHOWN]
             )
             raise UserError(
                 f"{file.parent} holds a run of another config: {changes}{more}; "

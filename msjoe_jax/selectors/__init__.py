@@ -1,4 +1,4 @@
-"""Selectors by name: the one list for training, evaluation and replay."""
+"""Selectors by name, for training, evaluation and replay."""
 
 from msjoe_jax.selectors import fixed, msjoe
 from msjoe_jax.selectors.base import Selector
@@ -14,5 +14,5 @@ SELECTORS: dict[str, Selector] = {
 
 
 def networks() -> tuple[str, ...]:
-    """Names of the selectors that have weights, as `config.sampler.network` names them."""
+    """Returns the names of the selectors that have weights: values of `config.sampler.network`."""
     return tuple(name for name, selector in SELECTORS.items() if selector.network)

@@ -1,4 +1,4 @@
-"""What a selector may look at, and what it gives back."""
+"""The interface of selectors: what they may read, and what they return."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -11,12 +11,13 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from msjoe_jax.data.questions import Question
 from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.runtime.mesh import REPLICATED, Table
 
 
 class Ask(NamedTuple):
-    """A prompt of a selector's own for the MLLM: a text below some candidate frames.
+    """A selector's own prompt for the MLLM: a text after some candidate frames.
 
-    frames: candidate indices in the order in which they are shown.
+    frames: candidate indices, in the order in which they are shown.
     """
 
     text: str
@@ -26,47 +27,85 @@ class Ask(NamedTuple):
 class Candidates(Protocol):
     """A batch of B questions, each with I lists of queries and T candidate frames.
 
-    similarity: rows of S; row r counts where query_mask says so. A frame counts where frame_mask
-    says so; timestamps are in seconds; embeddings are CLIP's of the frames. num_draws: J choices
-    are wanted for each list of queries. keys: of the draws, or None where chance has no part, as in
-    evaluation. smooth: frames under a smoothing (`config.evaluate.smooth`).
-
-    The methods cost something, and only when they are called.
+    Expensive values are computed on first use only.
     """
 
-    questions: Sequence[Question]
-    queries: Sequence[Sequence[tuple[str, ...]]]
-    similarity: Float[Array, "B I Q T"]
-    query_mask: Bool[Array, "B I Q"]
-    frame_mask: Bool[np.ndarray, "B T"]
-    frame_index: Int[np.ndarray, "B T"]
-    timestamps: Float[np.ndarray, "B T"]
-    embeddings: Float[Array | np.ndarray, "B T E"]
-    num_draws: int
-    keys: Key[Array, "B I J"] | None
-    smooth: int
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions of the batch."""
+        ...
+
+    @property
+    def queries(self) -> Sequence[Sequence[tuple[str, ...]]]:
+        """B lists of I tuples of texts."""
+        ...
+
+    @property
+    def similarity(self) -> Float[Array, "B I Q T"]:
+        """The rows of S, 0 where masked."""
+        ...
+
+    @property
+    def query_mask(self) -> Bool[Array, "B I Q"]:
+        """The rows of S that count."""
+        ...
+
+    @property
+    def frame_mask(self) -> Bool[np.ndarray, "B T"]:
+        """The candidates that exist; the others are padding."""
+        ...
+
+    @property
+    def frame_index(self) -> Int[np.ndarray, "B T"]:
+        """Each candidate's frame index in its record folder."""
+        ...
+
+    @property
+    def timestamps(self) -> Float[np.ndarray, "B T"]:
+        """Each candidate's time in seconds."""
+        ...
+
+    @property
+    def embeddings(self) -> Float[Array | np.ndarray, "B T E"]:
+        """CLIP's embeddings of the candidate frames."""
+        ...
+
+    @property
+    def num_draws(self) -> int:
+        """J: selections for each list of queries."""
+        ...
+
+    @property
+    def keys(self) -> Key[Array, "B I J"] | None:
+        """Keys of the draws; None if nothing is drawn at random."""
+        ...
+
+    @property
+    def smooth(self) -> int:
+        """Frames per window of smoothed selectors."""
+        ...
 
     def network_logits(self) -> Float[Array, "B I T"]:
-        """The trained network's logits of the frames, −inf where masked."""
+        """Computes the trained network's logits of the frames, −inf where masked."""
         ...
 
     def choose(self, logits: Float[Array, "B I T"], k: int) -> "Selection":
-        """K frames a draw: by the configured law of draws, or the top K where keys is None."""
+        """Chooses K frames per draw: by the configured law, or the top K if `keys` is None."""
         ...
 
     def frames(self, question: int, indices: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Candidate frames of one question of the batch, as they are stored."""
+        """Reads candidate frames of one question of the batch, as they are stored."""
         ...
 
     def ask(self, prompts: Sequence[Sequence[Ask]]) -> list[list[str]]:
-        """The MLLM's greedy replies to as many prompts for each question."""
+        """Returns the MLLM's greedy replies; every question must have equally many prompts."""
         ...
 
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
-        """Attention that the MLLM pays each previewed frame before it replies to the question.
+        """Computes the MLLM's attention to each preview frame before it replies to the question.
 
-        Of the last prompt token of reason, mean over the heads of a layer (from the back where
-        negative), summed over a frame's tokens; 0 at frames that are not among the previews.
+        It is that of the last prompt token of reason, averaged over the heads of a layer (negative:
+        counted from the last) and summed over a frame's tokens; 0 at frames that are no previews.
         """
         ...
 
@@ -74,12 +113,12 @@ class Candidates(Protocol):
 class Selection(NamedTuple):
     """The frames that a selector chose.
 
-    frames: candidate indices in time order; a frame may come twice, −1 is none and comes last.
-    tokens: visual tokens that each may have at most, for selectors that show frames at several
-    resolutions; None: what `config.frames.key_patches` allows. keep: which of a frame's visual
-    tokens, row by row, are shown (of the first P; a frame may have fewer); None: all. draw: the
-    ordered draw, where the selector is trained. logits: by what the frames were chosen, for logs
-    and pictures (−inf where masked).
+    frames: candidate indices in time order; a frame may occur twice; −1 is no frame and comes last.
+    tokens: most visual tokens of each, for selectors that show frames at several resolutions; None:
+    what `config.frames.key_patches` allows. keep: which of a frame's visual tokens, in raster
+    order, are shown (of the first P; a frame may have fewer); None: all. draw: the ordered draw,
+    for selectors that are trained. logits: what the frames were chosen by, for logs and pictures
+    (−inf where masked).
     """
 
     frames: Int[np.ndarray, "B I J K"]
@@ -90,26 +129,32 @@ class Selection(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The weights of a selector that is trained, by the same loop whichever they are.
+    """The network of a trainable selector.
 
-    build(sizes, rngs): the module, from `config.sampler`; logits(module, inputs): the frames'
-    logits, −inf where masked; needs_embeddings: it reads `FrameInputs.embeddings`.
+    build(sizes, embedding, rngs): makes the module from the sizes of `config.sampler` and the width
+    of CLIP's embeddings; logits(module, inputs): computes the frames' logits, −inf where masked;
+    sharding_table: sharding of its leaves on a mesh (runtime/mesh.py), by default replicated if
+    their path begins with `network/`; needs_embeddings: whether it reads `FrameInputs.embeddings`.
     """
 
-    build: Callable[[Any, nnx.Rngs], nnx.Module]
+    build: Callable[[Any, int, nnx.Rngs], nnx.Module]
     logits: Callable[[Any, FrameInputs], Float[Array, "R T"]]
+    sharding_table: Table = ((r"network/.*", REPLICATED),)
     needs_embeddings: bool = False
 
 
 class Selector(NamedTuple):
-    """select(candidates, k): at most k frames a draw; network: its weights, if it has any."""
+    """A way to choose frames.
+
+    select(candidates, k): chooses at most k frames per draw; network: its network, if it has one.
+    """
 
     select: Callable[[Candidates, int], Selection]
     network: Network | None = None
 
 
 def in_time_order(draw: Draw) -> Int[np.ndarray, "B I J K"]:
-    """Drawn candidate indices by time, −1 for picks that are not valid (last)."""
+    """Sorts the drawn candidate indices by time; invalid picks become −1 and come last."""
     indices, valid = jax.device_get((draw.indices, draw.valid))
     largest = np.iinfo(np.int32).max
     ordered = np.sort(np.where(valid, indices, largest), -1)

@@ -1,4 +1,4 @@
-"""Selectors without weights: uniform, top-k by similarity, none, and the frames a record names."""
+"""Selectors without weights: uniform, top-k by similarity, no frames, and the oracle's frames."""
 
 import functools
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ def uniform(candidates: Candidates, k: int) -> Selection:
     shape = (B, I, candidates.num_draws, k)
     frames = np.broadcast_to(rows[:, None, None], shape)
     logits = np.where(candidates.frame_mask, 0.0, -np.inf).astype(np.float32)
-    for row, chosen in zip(logits, rows, strict=True):
-        row[chosen[chosen >= 0]] = 1.0
-    # Training reads a draw of every selector, trained or not: all its picks are forced here.
+    for row, indices in zip(logits, rows, strict=True):
+        row[indices[indices >= 0]] = 1.0
+    # Training reads a draw of every selector, trained or not; this one has no random picks.
     draw = Draw(jnp.asarray(np.maximum(frames, 0)), jnp.asarray(frames >= 0))
     return Selection(
         frames=np.array(frames),
@@ -42,16 +42,16 @@ def uniform_frames(mask: Bool[np.ndarray, "B T"], k: int) -> Int[np.ndarray, "B 
 
 
 def topk(candidates: Candidates, k: int) -> Selection:
-    """Chooses the k frames that fit any of the queries best."""
-    return _best(candidates, k, 1)
+    """Chooses the k frames with the highest similarity to any of the queries."""
+    return _choose_best(candidates, k, 1)
 
 
 def topk_smooth(candidates: Candidates, k: int) -> Selection:
     """Chooses as `topk` does, after a mean over `candidates.smooth` frames."""
-    return _best(candidates, k, candidates.smooth)
+    return _choose_best(candidates, k, candidates.smooth)
 
 
-def _best(candidates: Candidates, k: int, width: int) -> Selection:
+def _choose_best(candidates: Candidates, k: int, width: int) -> Selection:
     logits, draw = _best_frames(
         candidates.similarity,
         candidates.query_mask,
@@ -86,7 +86,7 @@ def moving_mean(
     rows: Float[Array, "B I Q T"], mask: Bool[Array, "B T"], width: int
 ) -> Float[Array, "B I Q T"]:
     """Computes the mean over the valid frames of a centred window."""
-    kernel = jnp.ones((min(width, rows.shape[-1]),))  # "same" is as long as the longer of the two
+    kernel = jnp.ones((min(width, rows.shape[-1]),))  # mode "same" is as long as the longer input
     T = rows.shape[-1]
 
     def sums(flat: Float[Array, "R T"]) -> Float[Array, "R T"]:
@@ -115,34 +115,34 @@ def oracle(candidates: Candidates, k: int) -> Selection:
     for row, question, index, mask in zip(
         rows, candidates.questions, candidates.frame_index, candidates.frame_mask, strict=True
     ):
-        named = question.extra.get("oracle_frames", [])
-        if not named:
+        frame_lists = question.extra.get("oracle_frames", [])
+        if not frame_lists:
             raise UserError(
                 f"question {question.id}: extra.oracle_frames is missing; leave the selector "
                 "oracle out"
             )
-        frames = oracle_frames(named, k, index[mask])
+        frames = oracle_frames(frame_lists, k, index[mask])
         row[0, 0, : len(frames)] = frames
     return Selection(frames=np.broadcast_to(rows, (B, I, candidates.num_draws, k)).copy())
 
 
 def oracle_frames(
-    named: Sequence[Sequence[int]], k: int, candidates: Sequence[int] | Int[np.ndarray, "T"]
+    frame_lists: Sequence[Sequence[int]], k: int, candidates: Sequence[int] | Int[np.ndarray, "T"]
 ) -> list[int]:
     """Returns up to k candidates that show the answer, filled up with others.
 
     Args:
-      named: frame numbers that show each part of the answer; the parts take turns.
-      k: how many are wanted.
+      frame_lists: frame numbers that show each part of the answer; the parts take turns.
+      k: how many to choose.
       candidates: the frame number of every candidate in the video's record.
     """
     place = {int(frame): t for t, frame in enumerate(candidates)}
-    piles = [[place[frame] for frame in frames if frame in place] for frames in named]
-    chosen: list[int] = []
-    while any(piles) and len(chosen) < k:
+    piles = [[place[frame] for frame in frames if frame in place] for frames in frame_lists]
+    selected: list[int] = []
+    while any(piles) and len(selected) < k:
         for pile in piles:
-            if pile and len(chosen) < k and (frame := pile.pop(0)) not in chosen:
-                chosen.append(frame)
-    others = [t for t in range(len(candidates)) if t not in set(chosen)]
-    step = max(1, len(others) // max(1, k - len(chosen)))
-    return sorted(chosen + others[::step][: k - len(chosen)])
+            if pile and len(selected) < k and (frame := pile.pop(0)) not in selected:
+                selected.append(frame)
+    others = [t for t in range(len(candidates)) if t not in set(selected)]
+    step = max(1, len(others) // max(1, k - len(selected)))
+    return sorted(selected + others[::step][: k - len(selected)])

@@ -5,17 +5,17 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from msjoe_jax.models.sampler import Sampler, SamplerConfig
+from msjoe_jax.models.sampler import SAMPLER, Sampler, SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.selectors.base import Candidates, Network, Selection, Selector
 
 
 def select(candidates: Candidates, k: int) -> Selection:
-    """Draws k frames by the network's logits; takes the top k where chance has no part."""
+    """Draws k frames by the network's logits, or takes the top k in evaluation."""
     return candidates.choose(candidates.network_logits(), k)
 
 
-def build(sizes: Any, rngs: nnx.Rngs) -> Sampler:
+def build(sizes: Any, embedding: int, rngs: nnx.Rngs) -> Sampler:
     """Builds the U-Net of `config.sampler`'s sizes."""
     return Sampler(
         SamplerConfig(
@@ -33,4 +33,4 @@ def logits(module: Sampler, inputs: FrameInputs) -> Float[Array, "R T"]:
     return module(inputs.similarity, inputs.query_mask, inputs.frame_mask)
 
 
-SELECTOR = Selector(select, Network(build, logits))
+SELECTOR = Selector(select, Network(build, logits, SAMPLER))

@@ -1,4 +1,4 @@
-"""What a signal may look at to say how well each frame fits each query."""
+"""The interface of signals, which score how well each frame fits each query."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -14,30 +14,59 @@ Rows = Float[Array, "B I Q T"]
 class SignalInputs(Protocol):
     """A batch of B questions with I lists of queries each, as a signal sees it.
 
-    questions, queries (B lists of I tuples of texts), query_mask, frame_mask, timestamps (seconds),
-    frame_index (each candidate's frame in its record folder) and the videos' `reader` are at hand;
-    CLIP's embeddings of the frames too. `text_embeddings()` are CLIP's of the queries, computed
-    when asked for.
+    The attributes cost nothing; `text_embeddings()` runs CLIP's text tower on each call.
     """
 
-    questions: Sequence[Question]
-    queries: Sequence[Sequence[tuple[str, ...]]]
-    query_mask: Bool[Array | np.ndarray, "B I Q"]
-    frame_mask: Bool[Array | np.ndarray, "B T"]
-    timestamps: Float[np.ndarray, "B T"]
-    frame_index: Any
-    embeddings: Float[Array | np.ndarray, "B T E"]
-    reader: Any
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions of the batch."""
+        ...
+
+    @property
+    def queries(self) -> Sequence[Sequence[tuple[str, ...]]]:
+        """B lists of I tuples of texts."""
+        ...
+
+    @property
+    def query_mask(self) -> Bool[Array | np.ndarray, "B I Q"]:
+        """The queries that exist; the others are padding."""
+        ...
+
+    @property
+    def frame_mask(self) -> Bool[Array | np.ndarray, "B T"]:
+        """The candidates that exist; the others are padding."""
+        ...
+
+    @property
+    def timestamps(self) -> Float[np.ndarray, "B T"]:
+        """Each candidate's time in seconds."""
+        ...
+
+    @property
+    def frame_index(self) -> Any:
+        """Each candidate's frame index in its record folder."""
+        ...
+
+    @property
+    def embeddings(self) -> Float[Array | np.ndarray, "B T E"]:
+        """CLIP's embeddings of the candidate frames."""
+        ...
+
+    @property
+    def reader(self) -> Any:
+        """The videos' record folder."""
+        ...
 
     def text_embeddings(self) -> Float[Array, "B I Q E"]:
-        """CLIP's embeddings of the queries, not normalised."""
+        """Computes CLIP's embeddings of the queries, not normalised."""
         ...
 
 
 class Signal(NamedTuple):
-    """rows(inputs): a number for each query and frame, larger where the frame fits better.
+    """A score of frames against queries.
 
-    What it says of masked queries and frames is not read.
+    rows(inputs): a number for each query and frame, larger where the frame fits better; values at
+    masked queries and frames are ignored.
     """
 
     rows: Callable[[SignalInputs], Rows]

@@ -1,4 +1,4 @@
-"""The cosine of CLIP's embeddings of query and frame."""
+"""The signal `clip`: the cosine of CLIP's embeddings of query and frame."""
 
 import jax
 import jax.numpy as jnp

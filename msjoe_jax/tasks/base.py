@@ -1,4 +1,4 @@
-"""What a task is: how its questions are read, its replies graded, its results grouped."""
+"""The interface of tasks: reading questions, grading replies, grouping results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from msjoe_jax.data.questions import Question
 class Reply(NamedTuple):
     """The MLLM's reply to a question.
 
-    text: without end tokens; finished: it ended before the limit of its length; think: it was
-    asked to begin with a thought.
+    text: without end tokens; finished: whether it ended before the limit of its length; think:
+    whether it was to begin with a thought.
     """
 
     text: str
@@ -21,10 +21,10 @@ class Reply(NamedTuple):
 
 
 class Grade(NamedTuple):
-    """What a reply is worth.
+    """The grade of a reply.
 
-    score: from 0 (wrong) to 1 (right), the reward `accuracy`; valid: it has the form that was
-    asked for, the reward `answer_format`; answer: what it says, for people ("" if nothing).
+    score: from 0 (wrong) to 1 (right), the reward `accuracy`; valid: whether it has the required
+    format, the reward `answer_format`; answer: the answer as text ("" if there is none).
     """
 
     score: float
@@ -35,11 +35,11 @@ class Grade(NamedTuple):
 class Task(NamedTuple):
     """A benchmark or a kind of question file.
 
-    read(path): the questions; UserError names file, line and field.
-    grade(question, reply): what a reply is worth.
-    groups(question): the groups of the table that it counts in, such as {"duration": "short"}.
-    submission(rows): the file that the benchmark's server takes, from rows of `id`, `answer` and
-    `score`; None where there is no such thing.
+    read(path): reads the questions; its UserError names file, line and field.
+    grade(question, reply): grades a reply.
+    groups(question): returns its groups in the table, such as {"duration": "short"}.
+    submission(rows): makes the file that the benchmark's server takes, from rows of `id`, `answer`
+    and `score`; None if there is no such file.
     """
 
     read: Callable[[epath.PathLike], list[Question]]

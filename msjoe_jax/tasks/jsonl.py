@@ -1,4 +1,4 @@
-"""The project's own question files: JSON lines, see data/questions.py."""
+"""The task of the project's own question files: JSON lines, see data/questions.py."""
 
 from msjoe_jax.data.questions import load_questions
 from msjoe_jax.tasks.base import Task

@@ -1,4 +1,4 @@
-"""Grading of multiple-choice replies: one letter in one answer tag."""
+"""Grades multiple-choice replies: one letter in one answer tag."""
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.tasks.base import Grade, Reply
@@ -18,6 +18,6 @@ def grade(question: Question, reply: Reply) -> Grade:
 
 
 def groups(question: Question) -> dict[str, str]:
-    """Returns the groups that the record names under `extra.groups`; none by default."""
-    named = question.extra.get("groups", {})
-    return {str(k): str(v) for k, v in named.items()} if isinstance(named, dict) else {}
+    """Returns the groups under the record's `extra.groups`; none by default."""
+    names = question.extra.get("groups", {})
+    return {str(k): str(v) for k, v in names.items()} if isinstance(names, dict) else {}

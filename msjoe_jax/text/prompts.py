@@ -1,4 +1,4 @@
-"""What the MLLM is asked by reason and answer, and what its replies mean: text in, text out.
+"""Writes the prompts of reason and answer, and parses the replies: text in, text out.
 
 Replies are data: they are matched against patterns here and never evaluated.
 """
@@ -52,7 +52,11 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QueryReply:
-    """The reply of *reason*: the queries (never none: the question stands in), and its form."""
+    """A parsed reply of reason.
+
+    queries: those to search for (the question itself if there is none); num_parsed: queries of the
+    reply; valid: whether it has the required format.
+    """
 
     queries: tuple[str, ...]
     num_parsed: int
@@ -61,14 +65,14 @@ class QueryReply:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerReply:
-    """The reply of *answer*: the option's index or None, and if the form held."""
+    """A parsed reply of answer: the option's index or None, and whether the format is right."""
 
     answer: int | None
     valid: bool
 
 
 def plain(text: str) -> str:
-    """User text with the spelling of special tokens broken, so that it cannot forge a turn."""
+    """Breaks the spelling of special tokens in user text, so that it cannot forge a turn."""
     return text.replace("<|", "< |").strip()
 
 
@@ -89,7 +93,7 @@ def turns(system: str, body: str) -> tuple[str, str]:
 def query_prompt(
     style: PromptConfig, question: str, options: Sequence[str], max_queries: int
 ) -> tuple[str, str]:
-    """Writes the prompt of *reason* as (text before the frames, text after them)."""
+    """Writes the prompt of reason as (text before the frames, text after them)."""
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
     parts = [_question_text(question, options), instruction]
     if style.think:
@@ -98,7 +102,7 @@ def query_prompt(
 
 
 def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
-    """Writes the prompt of *answer* as (text before the frames, text after them)."""
+    """Writes the prompt of answer as (text before the frames, text after them)."""
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
@@ -110,37 +114,39 @@ _QUERY = re.compile(r"<query>([^<>]*)</query>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def _form(think: bool, body: str) -> re.Pattern[str]:
+def _reply_pattern(think: bool, body: str) -> re.Pattern[str]:
     return re.compile((_THINK if think else "") + body + r"\s*", re.DOTALL)
 
 
 def parse_queries(
     text: str, question: str, *, max_queries: int, think: bool, finished: bool
 ) -> QueryReply:
-    """Reads a reply of *reason* (docs/method.md#2-an-episode).
+    """Reads a reply of reason.
 
-    The reply is valid if it ended, and is exactly the optional thought followed by one to
-    `max_queries` non-empty queries. The queries themselves are read leniently, repeats dropped, in
-    order; when there is none the question is the one query.
+    It is valid if it ended, and is exactly the optional thought followed by one to `max_queries`
+    non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
+    there is none the question is the one query (docs/method.md#2-an-episode).
 
     Args:
       text: the reply.
-      question: stands in for missing queries.
-      max_queries: the queries after that many are dropped.
-      think: a thought has to come first.
-      finished: the reply ended by itself.
+      question: the question's text.
+      max_queries: most queries of a valid reply.
+      think: whether the reply is to begin with a thought.
+      finished: whether it ended before the limit of its length.
     """
-    found = [" ".join(q.split()) for q in _QUERY.findall(text)]
-    queries = tuple(dict.fromkeys(q for q in found if q))[:max_queries]
-    exact = _form(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
-    valid = finished and exact is not None and 1 <= len(found) <= max_queries
+    matches = [" ".join(q.split()) for q in _QUERY.findall(text)]
+    queries = tuple(dict.fromkeys(q for q in matches if q))[:max_queries]
+    exact = _reply_pattern(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
+    valid = finished and exact is not None and 1 <= len(matches) <= max_queries
     return QueryReply(queries or (plain(question),), len(queries), valid)
 
 
 def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) -> AnswerReply:
-    """Reads a reply of *answer*: one valid letter in the one answer tag, else no answer."""
+    """Reads a reply of answer: one valid letter in exactly one answer tag, else no answer."""
     tags = _ANSWER.findall(text)
     letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
-    good = len(letter) == 1 and letter in LETTERS[:num_options]
-    exact = _form(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
-    return AnswerReply(LETTERS.index(letter) if good else None, finished and good and bool(exact))
+    is_option = len(letter) == 1 and letter in LETTERS[:num_options]
+    exact = _reply_pattern(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
+    return AnswerReply(
+        LETTERS.index(letter) if is_option else None, finished and is_option and bool(exact)
+    )

@@ -41,10 +41,10 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int:
         """The id of one token; UserError if the vocabulary lacks it."""
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
             raise UserError(f"{self.file}: the vocabulary lacks the token {token!r}")
-        return found
+        return index
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; spellings of special tokens become those tokens."""

@@ -1,4 +1,4 @@
-"""What a training is made of, as fields of a config."""
+"""Config groups of a training."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from msjoe_jax.runtime.mesh import MeshConfig
 
 @dataclasses.dataclass(frozen=True)
 class CurriculumConfig:
-    """Questions drawn with weight exp(−(c − target)² / 2 width²), c being their pass rate."""
+    """Questions are drawn with weight exp(−(c − target)² / 2 width²), c being their pass rate."""
 
     start: float = option(0.7, "Target pass rate at the start.", low=0, high=1)
     end: float = option(0.3, "Target pass rate at the end.", low=0, high=1)
@@ -21,7 +21,7 @@ class CurriculumConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """One of the two trainings: how long, of what, with which advantages."""
+    """One of the two trainings: its length, what it trains, and with which advantages."""
 
     steps: int = option(0, "Updates' rollout batches; 0: none.", low=0)
     train_mllm: bool = option(True, "The MLLM trains.")
@@ -70,7 +70,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """What a run writes, and how often; counted in updates."""
+    """What a run writes, and every how many updates."""
 
     log_every: int = option(1, "Updates between rows of metrics.", low=1)
     media_every: int = option(50, "Updates between pictures and texts of a rollout.", low=1)
@@ -83,7 +83,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """All that one training reads of a config. name: pretrain or joint."""
+    """All that one training (`name`: pretrain or joint) reads of a config."""
 
     name: str
     seed: int

@@ -1,7 +1,7 @@
-"""Which questions come when: sampling weights by pass rate, the wanted rate moving over training.
+"""Orders questions by a curriculum: sampling weights by pass rate, around a moving target rate.
 
-After AdaRFT and Kimi k1.5 (RL.md §2.1), with a fixed schedule in place of a fed-back one, so that
-the order depends on the seed alone and a resumed run repeats it.
+After AdaRFT and Kimi k1.5 (docs/method.md#9-difficulty), with a fixed schedule instead of one
+that follows the rewards, so that the order depends on the seed alone and a resumed run repeats it.
 """
 
 import numpy as np
@@ -21,13 +21,23 @@ def curriculum_order(
     width: float,
     seed: int,
 ) -> Int[np.ndarray, "batches·batch_size"]:
-    """Question numbers of all batches, in order; within a batch none comes twice.
+    """Draws the question indices of all batches, in order, none twice within a batch.
 
     Batch i draws without replacement with weights exp(−(c − target)² / (2 width²)), the target
     going linearly from `start` to `end` over the first `ramp` batches.
 
+    Args:
+      pass_rates: of every question.
+      batch_size: questions of a batch.
+      batches: number of batches.
+      ramp: batches over which the target moves.
+      start: target of the first batch.
+      end: target from batch `ramp` on.
+      width: spread around the target.
+      seed: decides the draws, together with the batch's index.
+
     Raises:
-      UserError: fewer questions than a batch.
+      UserError: there are fewer questions than a batch holds.
     """
     if len(pass_rates) < batch_size:
         raise UserError(f"{len(pass_rates)} questions are fewer than a batch of {batch_size}")

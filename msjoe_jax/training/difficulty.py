@@ -1,4 +1,4 @@
-"""Pass rates c of the base MLLM: the share of right answers, sampled from uniform frames."""
+"""Measures the base MLLM's pass rates: the share of right answers sampled from uniform frames."""
 
 import dataclasses
 
@@ -22,15 +22,15 @@ def measure_difficulty(
     task: str,
     batch_size: int,
 ) -> list[Question]:
-    """Writes the questions with their pass rates to `file`, or reads it if it is there.
+    """Measures pass rates and writes the questions with them to `file`, or reads an existing one.
 
-    A question that cannot be asked (see Episodes) keeps difficulty None and is left out where a
-    training goes by it.
+    A question that cannot be asked (see Episodes) keeps difficulty None; trainings that use the
+    difficulty leave it out.
 
     Args:
-      file: JSON lines.
+      file: a question file (JSON lines).
       episodes: of the base model, over the training questions.
-      params: of mllm, clip and sampler.
+      params: parameters of mllm, clip and sampler.
       samples: answers drawn for each question.
       temperature: of the answers, as in training.
       task: name of TASKS, by which they are graded.

@@ -1,4 +1,4 @@
-"""Which questions train, in what order, and what their advantages are multiplied by."""
+"""Chooses and orders the training questions, and computes their importance weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from msjoe_jax.training.curriculum import curriculum_order
 def usable_questions(
     training: TrainingConfig, name: str, questions: Sequence[Question]
 ) -> list[Question]:
-    """Returns the questions with a pass rate where the training goes by it.
+    """Returns the questions to train on: those with a pass rate if the training uses it.
 
     With difficulty-aware advantages those with a pass rate of 1 are left out too
     (docs/method.md#9-difficulty).
 
     Raises:
-      UserError: there is none.
+      UserError: no question is left.
     """
     usable = list(questions)
     absolute = training.sampler_advantage == "difficulty"
@@ -59,13 +59,13 @@ def question_order(
     refill: int,
     seed: int,
 ) -> Int[np.ndarray, "n"] | None:
-    """Returns the curriculum's order, long enough for every batch; None: a shuffle.
+    """Returns the curriculum's order, long enough for every batch, or None for a shuffle.
 
     Args:
       training: its curriculum and its number of steps.
-      questions: all of the run.
+      questions: all questions of the training.
       batch_size: questions of a batch.
-      refill: further batches at most that an update may draw.
+      refill: most further batches that an update may draw.
       seed: of the order.
     """
     c = training.curriculum
@@ -90,16 +90,16 @@ def with_adjusted_rates(config: DifficultyConfig, questions: Sequence[Question])
     guesser among M options is right once in M: the correction makes that a rate of 0
     (docs/method.md#9-difficulty).
     """
-    known = [q.difficulty for q in questions if q.difficulty is not None]
-    if not known or not (config.smoothing or config.chance_corrected):
+    rates = [q.difficulty for q in questions if q.difficulty is not None]
+    if not rates or not (config.smoothing or config.chance_corrected):
         return list(questions)
-    mean = float(np.mean(known))
+    mean = float(np.mean(rates))
 
     def adjusted(question: Question) -> Question:
         if question.difficulty is None:
             return question
-        right = question.difficulty * config.samples
-        rate = smoothed_pass_rate(jnp.float32(right), config.samples, mean, config.smoothing)
+        num_right = question.difficulty * config.samples
+        rate = smoothed_pass_rate(jnp.float32(num_right), config.samples, mean, config.smoothing)
         if config.chance_corrected:
             rate = chance_corrected(rate, len(question.options))
         return dataclasses.replace(question, difficulty=float(rate))

@@ -1,4 +1,4 @@
-"""What a training tells people: rows of metrics, warnings, pictures and texts of a rollout."""
+"""Reports a training: rows of metrics, warnings, pictures and texts of a rollout."""
 
 import dataclasses
 from typing import Any
@@ -19,9 +19,9 @@ MARGINAL_LOGIT_STD = 2.0
 
 @dataclasses.dataclass
 class MetricReporter:
-    """Writes the metrics of updates, and stops a run whose gradients are not finite any more.
+    """A writer of updates' metrics, which stops a run whose gradients are no longer finite.
 
-    run: of the training; writer: of metrics; bar: the display of progress.
+    run: the training; writer: of metrics; bar: the display of progress.
     """
 
     run: TrainingRun
@@ -30,7 +30,7 @@ class MetricReporter:
     warned: bool = False
 
     def __call__(self, update: int, metrics: dict[str, Any]) -> None:
-        """Writes an update's metrics, numbers on the device or here.
+        """Writes an update's metrics, which may still be on the device.
 
         Raises:
           UserError: more updates were skipped than the config allows.
@@ -58,28 +58,28 @@ def show_rollout(
 ) -> None:
     """Writes a question's first rollout as text, and its key frames with the logits over time.
 
-    The first that was not dropped, if there is one.
+    The question is the first that was not dropped; nothing is written if all were.
     """
     record = next((r for r in records if r.weight > 0), None)
     if record is None:
         return
     question, reply = record.question, record.replies[0]
-    chosen = record.frames[0, 0][record.frames[0, 0] >= 0]
+    key_indices = record.frames[0, 0][record.frames[0, 0] >= 0]
     times, mask = record.timestamps, record.frame_mask
     text = "\n".join(
         [
             f"question  {question.question}",
             f"options   {' | '.join(question.options)}   (right: {question.letter})",
             f"queries   {' | '.join(reply.queries)}   (form {'ok' if reply.valid else 'broken'})",
-            f"frames    {', '.join(f'{times[i]:.0f} s' for i in chosen)}",
+            f"frames    {', '.join(f'{times[i]:.0f} s' for i in key_indices)}",
             f"answer    {record.answers[0]}",
         ]
     )
     writer.texts(update, {"rollout": text})
     try:
-        numbers = [int(record.frame_index[i]) for i in chosen]
+        numbers = [int(record.frame_index[i]) for i in key_indices]
         images = episodes.reader.frames(question.video, numbers)
-    except Exception:  # the rollout could read them; no picture is worth a run
+    except Exception:  # unlikely, as the rollout could read them; no picture is worth ending a run
         return
     figure = keyframe_figure(
         times[mask],
@@ -87,6 +87,6 @@ def show_rollout(
         record.similarity[0, : len(reply.queries)][:, mask],
         list(reply.queries),
         list(images),
-        np.asarray(chosen),
+        np.asarray(key_indices),
     )
     writer.images(update, {"key_frames": figure_to_image(figure)})

@@ -1,4 +1,4 @@
-"""What a training moves, and with what: optimizers, the joint step, the training state."""
+"""Makes what a training updates: optimizers, the joint step, the training state."""
 
 import functools
 from collections.abc import Callable
@@ -21,17 +21,17 @@ State = dict[str, Any]
 
 
 def trains_vision(run: TrainingRun, system: System) -> bool:
-    """Says whether the vision tower or an adapter of it trains: the step then encodes frames."""
+    """Says whether the vision tower or an adapter in it trains; the step then encodes frames."""
     mllm = jax.eval_shape(functools.partial(with_adapters, run), system.abstract["mllm"])
     moving, _ = partition(mllm, run.trainable)
     return bool(jax.tree.leaves([tree.get("vision") for tree in (moving, moving.get("lora", {}))]))
 
 
 def with_adapters(run: TrainingRun, mllm: Params) -> Params:
-    """Returns the MLLM with the run's adapters, where it asks for them.
+    """Returns the MLLM's parameters, with adapters if the run asks for them.
 
     Raises:
-      UserError: no matrix matches what is to get adapters.
+      UserError: no matrix matches `config.mllm.lora_targets`.
     """
     if not run.mllm.lora_rank:
         return mllm
@@ -42,10 +42,10 @@ def with_adapters(run: TrainingRun, mllm: Params) -> Params:
 
 
 def check_trainable(run: TrainingRun, system: System) -> None:
-    """Finds patterns that match nothing, from the shapes of the parameters alone.
+    """Checks, by the shapes of the parameters alone, that the run's patterns match some.
 
     Raises:
-      UserError: naming the field and its pattern.
+      UserError: a pattern matches none; the message names the field.
     """
     abstract_state(run, system)
 
@@ -81,7 +81,7 @@ def make_optimizers(
 
 
 def model_fns(run: TrainingRun, system: System) -> ModelFns:
-    """Makes the models into functions as the joint step calls them."""
+    """Returns the models as the functions that the joint step calls."""
     stats = functools.partial(
         token_stats_fn,
         system,
@@ -106,10 +106,10 @@ def make_scoring(run: TrainingRun, system: System) -> Callable:
 
 
 def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
-    """Makes the training state. Moments exist only for what trains.
+    """Makes the training state; optimizer moments exist only for what trains.
 
     Raises:
-      UserError: no leaf of the MLLM matches what is to be trained.
+      UserError: no leaf of the MLLM matches `config.mllm.trainable`.
     """
     mllm_optimizer, sampler_optimizer = make_optimizers(run)
     train_mllm = run.training.train_mllm
@@ -129,7 +129,7 @@ def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
 
 
 def abstract_state(run: TrainingRun, system: System) -> State:
-    """Returns `init_state` as shapes: what a plan, a sharding or a restore needs, at any size."""
+    """Returns the shapes of `init_state`, for planning, sharding and restoring."""
     return jax.eval_shape(
         functools.partial(init_state, run), system.abstract["mllm"], system.abstract["sampler"]
     )

@@ -1,4 +1,4 @@
-"""The RL loop: pretrain (the sampler alone) and joint differ in their config only.
+"""Runs the RL loop; pretrain (the sampler alone) and joint differ in their config only.
 
 One update: draw a batch of questions, roll out the steps of an episode, and hand the rewards to the
 joint step. Metrics of an update are fetched after the next one has been dispatched.
@@ -49,7 +49,7 @@ from msjoe_jax.training.state import (
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What the loop of a training works with; see `train`."""
+    """Everything that the loop of a training uses; see `train`."""
 
     run: TrainingRun
     folder: epath.Path
@@ -63,7 +63,7 @@ class Loop:
     reference: Params | None
 
     def with_log_probs(self, state: State, rollout: Rollout) -> Rollout:
-        """Adds the log-probs that the objective needs beside those of the step itself."""
+        """Adds the reference and old log-probs, where the objective needs them."""
         arrays = rollout.arrays
         if self.reference is not None:
             query, answer = self.scoring(self.reference, arrays)
@@ -92,21 +92,21 @@ def train(
     questions: list[Question],
     meta: dict[str, Any],
 ) -> dict[str, Params]:
-    """Trains to the run's number of steps, or to where a killed run resumes.
+    """Trains for the run's number of steps, resuming from its last checkpoint if there is one.
 
     Args:
-      run: what of the config concerns this training.
-      workdir: the training writes into the folder of its name there.
+      run: the part of the config that concerns this training.
+      workdir: the run's folder; the training writes into the folder of its name in it.
       programs: compiled programs of the system.
-      text: its tokenizers and prompts.
+      text: the system's tokenizers and prompts.
       episode: settings of the episodes.
       records: record folder of the training videos.
       params: starting parameters of mllm, clip and sampler.
       questions: training questions (with pass rates where the objective needs them).
-      meta: kept with every checkpoint.
+      meta: saved with every checkpoint.
 
     Returns:
-      the parameters after the last step.
+      The parameters after the last step.
 
     Raises:
       UserError: bad data, a checkpoint of another architecture, or too many skipped updates.
@@ -200,7 +200,7 @@ def _make_loop(
 
 
 def merged(state: State, system: System) -> dict[str, Params]:
-    """Returns the parameters of a state, adapters merged into the MLLM's."""
+    """Returns the parameters of a state, with adapters merged into the MLLM's."""
     mllm = state["mllm"]
     if "lora" in mllm:
         mllm = jax.jit(functools.partial(merge_lora, scale=system.lora_scale))(mllm)
@@ -212,14 +212,14 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
     run, episodes = loop.run, loop.episodes
     steps, every = run.training.steps, run.loop
     compiles = CompileCounter()
-    waiting: tuple[int, dict[str, Any]] | None = None
+    pending: tuple[int, dict[str, Any]] | None = None
     with (
         MetricWriter(loop.folder, start + 1) as writer,
         JsonLines(loop.folder / "rollouts.jsonl", start + 1) as log,
         progress(run.name, steps, unit="update", initial=start) as bar,
     ):
         report = MetricReporter(run, writer, bar)
-        finished = time.perf_counter()
+        ended = time.perf_counter()
         for update in range(start + 1, steps + 1):
             began = time.perf_counter()
             params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
@@ -229,16 +229,16 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             for _ in range(run.rollout.updates):
                 state, metrics = loop.joint_step(state, rollout.arrays)
             episodes.clock.follow("joint_step", metrics["reward"])
-            if waiting:
-                report(*waiting)
-            before, finished = finished, time.perf_counter()
+            if pending:
+                report(*pending)
+            before, ended = ended, time.perf_counter()
             metrics |= _host_metrics(episodes, rollout) | {
                 "time/rollout_s": rolled_out - began,
-                "time/update_s": finished - before,
+                "time/update_s": ended - before,
                 "refills": refills,
                 "compile_count": compiles.count,
             }
-            waiting = (update, metrics)
+            pending = (update, metrics)
             bar.update()
             if update % every.rollouts_every == 0:
                 for record in rollout.records:
@@ -246,8 +246,8 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             if update % every.media_every == 0 or update == steps:
                 show_rollout(writer, update, episodes, rollout.records)
             if update % every.checkpoint_every == 0 or update == steps:
-                report(*waiting)
-                waiting = None
+                report(*pending)
+                pending = None
                 writer.flush()
                 checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
     return state

@@ -8,7 +8,7 @@ from msjoe_jax.weights.tables import KERNEL, Pair, Row, Table, layer_norm, linea
 
 
 def _convolution(kernel: np.ndarray) -> np.ndarray:
-    """A kernel [p·p·3, D] as the convolution over patches [D, 3, p, p]."""
+    """Turns a kernel [p·p·3, D] into the convolution over patches [D, 3, p, p]."""
     side = math.isqrt(kernel.shape[0] // 3)
     return kernel.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
 

@@ -17,7 +17,7 @@ RENAMES = ((r"model\.visual\.", "visual."), (r"model\.language_model\.", "model.
 
 
 def _patches(c: VisionConfig) -> Pair:
-    """A convolution over patches [D, 3, T, p, p] as a kernel [3·T·p·p, D]."""
+    """Turns a convolution over patches [D, 3, T, p, p] into a kernel [3·T·p·p, D]."""
     shape = (c.channels, c.temporal_patch, c.patch, c.patch)
     return Pair(lambda x: x.reshape(x.shape[0], -1).T, lambda x: x.T.reshape(-1, *shape))
 
@@ -30,7 +30,7 @@ def _projection(source: str, path: str, pair: Pair = KERNEL) -> list[Row]:
 
 
 def vision_rows(c: VisionConfig) -> list[Row]:
-    """The vision tower by itself."""
+    """Lists the rows of the vision tower by itself."""
     return [
         Row("patch_embed.proj.weight", ("patch_embed",), _patches(c)),
         Row("merger.ln_q.weight", ("merger/norm/scale",)),
@@ -71,7 +71,7 @@ TEXT = [
 
 
 def qwen_table(config: QwenConfig) -> Table:
-    """The whole model; with tied embeddings a stored head is a copy and is passed over."""
+    """Makes the whole model's table; a stored head of tied embeddings is a copy, passed over."""
     tied = config.text.tie_embeddings
     return Table(
         [

@@ -167,13 +167,13 @@ def write_file(
 def plan_files(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> dict[str, Sequence[str]]:
     """Distributes tensors, in order, over files of at most `limit` bytes (or of one tensor)."""
     groups: list[list[str]] = [[]]
-    filled = 0
+    num_bytes = 0
     for name, size in sizes.items():
-        if groups[-1] and filled + size > limit:
+        if groups[-1] and num_bytes + size > limit:
             groups.append([])
-            filled = 0
+            num_bytes = 0
         groups[-1].append(name)
-        filled += size
+        num_bytes += size
     if len(groups) == 1:
         return {SINGLE[0]: groups[0]}
     count = len(groups)

@@ -14,7 +14,7 @@ import numpy as np
 
 from msjoe_jax.errors import UserError
 
-NAMED = 6  # how many offenders of one kind a message lists
+MAX_NAMED = 6  # how many offenders of one kind a message lists
 LAYER = "{layer}"  # in a name: one tensor for every entry of the leaf's first dimension
 # Types that a checkpoint may have; others (fp8, packed integers) need scales that we do not apply.
 READABLE = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
@@ -61,7 +61,7 @@ class Table(NamedTuple):
     ignored: frozenset[str] = frozenset()
 
     def published(self, name: str) -> str:
-        """The published form of a tensor's name."""
+        """Returns the published form of a tensor's name."""
         for pattern, replacement in self.renames:
             name = re.sub("^" + pattern, replacement, name)
         return name
@@ -75,18 +75,18 @@ class Slot(NamedTuple):
     shape: tuple[int, ...]
 
     def split(self, tensor: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """The tensor's parts by path, as views, to be reshaped to (a layer of) their leaves."""
+        """Splits the tensor by path into views, to be reshaped to (a layer of) their leaves."""
         parts = np.split(tensor, len(self.row.paths)) if len(self.row.paths) > 1 else [tensor]
         return [(p, self.row.pair.forward(x)) for p, x in zip(self.row.paths, parts, strict=True)]
 
     def join(self, leaves: Sequence[np.ndarray]) -> np.ndarray:
-        """The tensor of its leaves, in the order of the paths."""
+        """Joins the tensor from its leaves, in the order of the paths."""
         parts = [self.row.pair.inverse(x) for x in leaves]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def under(source: str, path: str, rows: Sequence[Row]) -> list[Row]:
-    """The same rows with a prefix before every name and path."""
+    """Puts a prefix before every name and every path of rows."""
     return [
         row._replace(source=source + row.source, paths=tuple(path + p for p in row.paths))
         for row in rows
@@ -94,7 +94,7 @@ def under(source: str, path: str, rows: Sequence[Row]) -> list[Row]:
 
 
 def linear(source: str, path: str) -> list[Row]:
-    """A torch Linear with bias as an `nnx.Linear`."""
+    """Lists the rows of a torch Linear with bias as an `nnx.Linear`."""
     return [
         Row(f"{source}.weight", (f"{path}/kernel",), KERNEL),
         Row(f"{source}.bias", (f"{path}/bias",)),
@@ -102,20 +102,20 @@ def linear(source: str, path: str) -> list[Row]:
 
 
 def layer_norm(source: str, path: str) -> list[Row]:
-    """A torch LayerNorm as an `nnx.LayerNorm`."""
+    """Lists the rows of a torch LayerNorm as an `nnx.LayerNorm`."""
     return [Row(f"{source}.weight", (f"{path}/scale",)), Row(f"{source}.bias", (f"{path}/bias",))]
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves of a nested dict by path (`a/b/c`)."""
+    """Lists the leaves of a nested dict by path (`a/b/c`)."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def slots(table: Table, abstract_params: Any) -> dict[str, Slot]:
-    """Every tensor that the model needs, by published name, in the table's order."""
+    """Lists every tensor that the model needs, by published name, in the table's order."""
     leaves = flatten(abstract_params)
-    found: dict[str, Slot] = {}
+    result: dict[str, Slot] = {}
     for row in table.rows:
         stacked = LAYER in row.source
         # Zeros without memory: only their shapes are of interest.
@@ -125,39 +125,39 @@ def slots(table: Table, abstract_params: Any) -> dict[str, Slot]:
         ]
         shape = Slot(row, None, ()).join(zeros).shape
         for layer in range(leaves[row.paths[0]].shape[0]) if stacked else (None,):
-            found[row.source.replace(LAYER, str(layer))] = Slot(row, layer, shape)
+            result[row.source.replace(LAYER, str(layer))] = Slot(row, layer, shape)
     unfilled = leaves.keys() - {path for row in table.rows for path in row.paths}
     assert not unfilled, f"the table lacks {sorted(unfilled)}"
-    return found
+    return result
 
 
 def match(
-    given: Mapping[str, tuple[np.dtype | str, tuple[int, ...]]],
+    available: Mapping[str, tuple[np.dtype | str, tuple[int, ...]]],
     table: Table,
-    wanted: Mapping[str, Slot],
+    targets: Mapping[str, Slot],
 ) -> dict[str, str]:
-    """Published name → name in the source, one for each tensor that the model needs.
+    """Finds the name in the source of each tensor that the model needs, by published name.
 
     Args:
-      given: type and shape of the source's tensors; a type that NumPy lacks is its name.
-      table, wanted: the table and its `slots`.
+      available: type and shape of the source's tensors; a type that NumPy lacks is its name.
+      table, targets: the table and its `slots`.
 
     Raises:
       WeightsError: naming at once every tensor that is missing, of no use, of a wrong shape or
-        type, or there twice.
+        type, or present twice.
     """
     names: dict[str, str] = {}
-    surplus, twice, misfits, unreadable = [], [], [], []
+    surplus, duplicates, misfits, unreadable = [], [], [], []
     types: dict[str, set[Any]] = {}  # a stacked leaf has one type
-    for name, (dtype, shape) in given.items():
+    for name, (dtype, shape) in available.items():
         published = table.published(name)
-        slot = wanted.get(published)
+        slot = targets.get(published)
         if slot is None:
             if published not in table.ignored:
                 surplus.append(name)
             continue
         if published in names:
-            twice.append(f"{names[published]} and {name}")
+            duplicates.append(f"{names[published]} and {name}")
         names[published] = name
         if tuple(shape) != slot.shape:
             misfits.append(f"{name} {list(shape)} for {list(slot.shape)}")
@@ -166,49 +166,49 @@ def match(
         types.setdefault(slot.row.source, set()).add(dtype)
     mixed = [f"{s} {sorted(map(str, t))}" for s, t in types.items() if len(t) > 1]
     problems = {
-        "missing": [name for name in wanted if name not in names],
+        "missing": [name for name in targets if name not in names],
         "not of this model": surplus,
         "of the wrong shape": misfits,
         "of a type that is not read": unreadable,
         "of several types in one stack": mixed,
-        "there twice": twice,
+        "there twice": duplicates,
     }
     if any(problems.values()):
-        raise WeightsError("weights do not fit the model: " + "; ".join(_named(problems)))
+        raise WeightsError("weights do not fit the model: " + "; ".join(_format_problems(problems)))
     return names
 
 
-def _named(problems: dict[str, list[str]]) -> list[str]:
+def _format_problems(problems: dict[str, list[str]]) -> list[str]:
     out = []
     for kind, names in problems.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         if names:
-            out.append(f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more})")
+            out.append(f"{len(names)} {kind} ({', '.join(names[:MAX_NAMED])}{more})")
     return out
 
 
 def from_hf(
     tensors: Mapping[str, np.ndarray], table: Table, abstract_params: dict[str, Any]
 ) -> dict[str, Any]:
-    """Parameters in memory, as NumPy arrays of the abstract leaves' shapes and types.
+    """Fills parameters in memory, as NumPy arrays of the abstract leaves' shapes and types.
 
     Raises:
       WeightsError: as `match`.
     """
-    wanted = slots(table, abstract_params)
-    given = {name: (x.dtype, x.shape) for name, x in tensors.items()}
-    names = match(given, table, wanted)
+    targets = slots(table, abstract_params)
+    available = {name: (x.dtype, x.shape) for name, x in tensors.items()}
+    names = match(available, table, targets)
     leaves = flatten(abstract_params)
-    filled = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
-    for published, slot in wanted.items():
+    params = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+    for published, slot in targets.items():
         for path, part in slot.split(tensors[names[published]]):
-            target = filled[path][... if slot.layer is None else slot.layer]
+            target = params[path][... if slot.layer is None else slot.layer]
             target[...] = part.reshape(target.shape)
-    return jax.tree.unflatten(jax.tree.structure(abstract_params), list(filled.values()))
+    return jax.tree.unflatten(jax.tree.structure(abstract_params), list(params.values()))
 
 
 def to_hf(params: dict[str, Any], table: Table) -> dict[str, np.ndarray]:
-    """The inverse of `from_hf`: tensors by published name."""
+    """Lists tensors by published name: the inverse of `from_hf`."""
     leaves = flatten(params)
 
     def leaf(path: str, layer: int | None) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The tiny world: its videos and questions, and the warm-up of its models."""

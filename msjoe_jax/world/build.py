@@ -1,4 +1,4 @@
-"""Writes the tiny world to disk in the form of real data: record folders and question files."""
+"""Writes the tiny world to disk as real data would be: record folders and question files."""
 
 import dataclasses
 import json
@@ -27,8 +27,8 @@ def questions_path(directory: epath.PathLike, split: str) -> epath.Path:
 def build_world(directory: epath.PathLike, spec: WorldSpec) -> None:
     """Writes `train`, `validation` and `heldout` record folders and `questions-*.jsonl`.
 
-    What is there already is kept: a split appears whole or not at all. The plan of each video is
-    in its record's `extra`, the spec in the manifest.
+    A split that exists is left alone, since it appears whole or not at all. The plan of each video
+    is in its record's `extra`, the spec in the manifest.
 
     Raises:
       UserError: `directory` holds a world of another spec.
@@ -50,9 +50,11 @@ def _write_split(
     folder: epath.Path, spec: WorldSpec, split: str, settings: dict[str, Any]
 ) -> list[Question]:
     pairs = [make_video(spec, split, index) for index in range(spec.size(split))]
-    # First every video's first question: the head of the file is spread over all videos.
-    questions = [q for row in zip(*(asked for _, asked in pairs), strict=True) for q in row]
-    if folder.exists():  # whole, as the writer renames last; only its question file was missing
+    # All first questions before all second ones, so that the head of the file covers all videos.
+    questions = [q for row in zip(*(of_video for _, of_video in pairs), strict=True) for q in row]
+    if (
+        folder.exists()
+    ):  # complete, since the writer renames last: only the question file is missing
         return questions
     with (
         RecordWriter(folder, quality=spec.jpeg_quality, settings=settings) as writer,

@@ -30,15 +30,15 @@ from msjoe_jax.world.warmup_clip import ClipTraining, Loop, clip_loop
 from msjoe_jax.world.warmup_mllm import MllmTraining, mllm_loop
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 
-EMBED_BATCH = 96  # frames a call: one video of the world
+EMBED_BATCH = 96  # frames embedded per call: one video of the world
 SAVE_EVERY = 100  # steps of a warm-up between checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """The tiny world's size; two questions a video."""
+    """Size of the tiny world, which asks two questions about each video."""
 
-    seed: int = option(0, "Of the world.", low=0, high=(1 << 31) - 1)
+    seed: int = option(0, "Seed of the world.", low=0, high=(1 << 31) - 1)
     num_train: int = option(2048, "Videos to train on.", low=1)
     num_validation: int = option(500, "Videos to tune on.", low=1)
     num_heldout: int = option(1000, "Videos to judge on.", low=1)
@@ -46,10 +46,10 @@ class WorldConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WarmUpConfig:
-    """Supervised steps of the tiny world's models."""
+    """Supervised training steps of the tiny world's models."""
 
-    clip_steps: int = option(0, "Of CLIP.", low=0)
-    mllm_steps: int = option(0, "Of the MLLM.", low=0)
+    clip_steps: int = option(0, "Training steps of CLIP.", low=0)
+    mllm_steps: int = option(0, "Training steps of the MLLM.", low=0)
 
 
 def build(config: Any, folder: epath.PathLike) -> Any:
@@ -93,11 +93,11 @@ def warm_up(
     """Trains CLIP, embeds all frames, trains the MLLM; returns all three models' parameters.
 
     Args:
-      config: of the run.
-      folder: where their checkpoints go.
-      system: of the tiny models.
-      text: its tokenizers and prompts.
-      params: of the sampler.
+      config: the run's config.
+      folder: where the checkpoints of both trainings go.
+      system: the tiny models.
+      text: their tokenizers and prompts.
+      params: parameters of the sampler, which are passed through.
     """
     steps = config.extensions["warm_up"]
     reader = RecordReader(config.data.train_records)
@@ -117,7 +117,7 @@ def warm_up(
 
 
 def run_loop(loop: Loop, folder: epath.PathLike, label: str) -> Params:
-    """Runs a warm-up loop to its end, from its last checkpoint where there is one."""
+    """Runs a warm-up loop to its end, resuming from its last checkpoint if there is one."""
     with Checkpoints(folder, keep=1) as checkpoints:
         state, start = jax.jit(loop.init)(), checkpoints.latest_step() or 0
         if start:

@@ -16,17 +16,17 @@ SIZE = 56
 CELL = SIZE // 2
 SHAPE = 22  # side of an object: a cell less 3 pixels of margin, of which 2 are jitter
 PATCH = 8  # side of the colour patch in an object's middle; survives 4:2:0 JPEG
-CONTRAST = 45.0  # of an event of amplitude 1; twice its 1.35-fold over the ground stays < 255
+CONTRAST = 45.0  # of an event of amplitude 1; even doubled at amplitude 1.35, pixels stay < 255
 GROUND = 80.0  # mean grey of the settings
 JITTER = 2
 _COLOUR_RGB = np.array([[230, 40, 40], [40, 200, 60], [50, 80, 240], [235, 220, 50]], np.int16)
 _HIDDEN = 128  # grey of a patch whose colour is not shown
-_NOISE_POOL = 1 << 20  # samples; a frame takes a random stretch, hence no visible repetition
+_NOISE_POOL = 1 << 20  # samples; each frame takes a random stretch, so no repetition is visible
 
 
 @functools.cache
 def shapes() -> Float[np.ndarray, "15 22 22"]:
-    """The outlines of the 15 kinds, 1 inside and 0 outside."""
+    """Returns the outlines of the 15 kinds, 1 inside and 0 outside."""
     axis = (np.arange(SHAPE) + 0.5) / SHAPE * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
     radius, ax, ay = np.hypot(x, y), np.abs(x), np.abs(y)
@@ -59,7 +59,7 @@ def _noise(seed: int, scale: float) -> Int[np.ndarray, "N"]:
 
 
 def _setting(setting: int, rng: np.random.Generator) -> Float[np.ndarray, "56 56 3"]:
-    """Background: a texture by the setting, of random phase and slightly random tint."""
+    """Draws the background: the setting's texture, of random phase and slightly random tint."""
     y, x = np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing="ij")
     phase = rng.uniform(0, 2 * np.pi, 2)
     if SETTINGS[setting] == "meadow":  # slanting blades
@@ -103,7 +103,7 @@ def _draw_objects(
         texture = shapes()[item.kind] * (1.0 if isinstance(item, Event) else checker)
         stamp = np.rint(CONTRAST * item.amplitude * texture).astype(np.int16)[..., None]
         top, left = divmod(item.cell, 2)
-        # Kept from frame to frame: an object does not hop about.
+        # One offset for all frames of an object, which would otherwise jump about.
         y, x = (rng.integers(-JITTER, JITTER + 1, 2) + (CELL - SHAPE) // 2).tolist()
         y, x = y + CELL * top, x + CELL * left
         span = slice(item.start, item.start + item.length)

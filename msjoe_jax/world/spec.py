@@ -40,14 +40,14 @@ class WorldSpec:
     num_frames: int = 96
     event_frames: tuple[int, int] = (3, 6)  # shortest and longest event
     colour_visible: float = 0.75  # share of an event's frames that show its colour
-    look_alikes: int = 8  # a kind that has an event, a video
+    look_alikes: int = 8  # per video, for each kind that has an event
     amplitude: tuple[float, float] = (0.65, 1.35)  # contrast of an event or a look-alike
     noise: float = 5.0  # standard deviation of the pixel noise, grey levels of 255
     drift: float = 18.0  # amplitude of the slow change of light, grey levels
     jpeg_quality: int = 90
 
     def size(self, split: str) -> int:
-        """Number of videos of a split."""
+        """Returns the number of videos of a split."""
         return getattr(self, f"num_{split}")
 
 
@@ -65,7 +65,7 @@ class Event:
 
     @property
     def visible_frames(self) -> list[int]:
-        return [self.start + i for i, seen in enumerate(self.visible) if seen]
+        return [self.start + i for i, is_visible in enumerate(self.visible) if is_visible]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,17 +91,17 @@ class Plan:
     appearance_seed: int
 
     def targets(self, words: Sequence[int]) -> list[Event]:
-        """The event that each word means in this video's setting."""
+        """Returns the event that each word means in this video's setting."""
         kinds = [kind_of(word, self.setting) for word in words]
         return [next(e for e in self.events if e.kind == kind) for kind in kinds]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the `extra` field of a video record."""
+        """Returns plain data for the `extra` field of a video record."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
-        """The inverse of `to_json`."""
+        """Makes the plan from what `to_json` returned."""
         events = tuple(Event(**{**e, "visible": tuple(e["visible"])}) for e in data["events"])
         look_alikes = tuple(LookAlike(**spike) for spike in data["look_alikes"])
         words = (data["words"][0], data["words"][1])
@@ -109,17 +109,17 @@ class Plan:
 
 
 def kind_of(word: int, setting: int) -> int:
-    """The kind that a word means in a setting."""
+    """Returns the kind that a word means in a setting."""
     return 3 * word + setting
 
 
 def make_video(spec: WorldSpec, split: str, index: int) -> tuple[Plan, tuple[Question, Question]]:
     """Plans video `index` of a split and its questions, a one-event and a two-event one.
 
-    A function of its arguments alone. Both answers, the setting and the words go round with the
-    index, so that every split is balanced.
+    The result depends on the arguments alone. Both answers, the setting and the words cycle with
+    the index, so that every split is balanced.
     """
-    # The split is part of the seed: no video is shared, however large the splits become.
+    # The split is part of the seed, so that splits share no video, however large they become.
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     setting, answer = index % 3, index // 3 % len(COLOURS)
     first = index // 12 % len(WORDS)
@@ -146,11 +146,11 @@ def _plan_events(
 ) -> tuple[Event, ...]:
     low, high = spec.event_frames
     lengths = rng.integers(low, high + 1, size=2 * 3)
-    # Events lie apart by at least one frame; what is left of the video is shared out at random.
+    # Events are at least one frame apart; the remaining frames are distributed over the gaps.
     spare = spec.num_frames - int(lengths.sum()) - (len(lengths) - 1)
     gaps = np.sort(rng.integers(0, spare + 1, size=len(lengths)))
     starts = gaps + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
-    order = rng.permutation(len(lengths))  # which of the six kinds comes at which place
+    order = rng.permutation(len(lengths))  # the place in time of each of the six kinds
     kinds = [kind_of(word, sense) for word in words for sense in range(3)]
     colours = _choose_colours(rng, words, setting, answer)
     events = []
@@ -176,16 +176,16 @@ def _plan_events(
 def _choose_colours(
     rng: np.random.Generator, words: tuple[int, int], setting: int, answer: int
 ) -> dict[int, int]:
-    """Colours of the six kinds: distinct within a word, and the two targets differ.
+    """Chooses the colours of the six kinds: distinct within a word, and the two targets differ.
 
-    Which target comes later is a fair coin, so both questions' answers are balanced.
+    Either target is equally likely to come later, so the answers of both questions are balanced.
     """
     colours: dict[int, int] = {}
-    other = (answer + int(rng.integers(1, 4))) % 4
-    for word, target in zip(words, (answer, other), strict=True):
-        rest = rng.permutation([c for c in range(len(COLOURS)) if c != target])
+    other_answer = (answer + int(rng.integers(1, 4))) % 4
+    for word, target in zip(words, (answer, other_answer), strict=True):
+        other_colours = rng.permutation([c for c in range(len(COLOURS)) if c != target])
         senses = [kind_of(word, s) for s in range(3) if s != setting]
-        colours |= {kind: int(c) for kind, c in zip(senses, rest, strict=False)}
+        colours |= {kind: int(c) for kind, c in zip(senses, other_colours, strict=False)}
         colours[kind_of(word, setting)] = target
     return colours
 
@@ -193,51 +193,51 @@ def _choose_colours(
 def _plan_look_alikes(
     rng: np.random.Generator, spec: WorldSpec, events: Sequence[Event]
 ) -> tuple[LookAlike, ...]:
-    taken = np.zeros((CELLS, spec.num_frames), bool)
+    occupied = np.zeros((CELLS, spec.num_frames), bool)
     for event in events:
-        taken[event.cell, event.start : event.start + event.length] = True
-    found = []
-    # Frames of one word show one of its senses at a time: coincidences would be the highest peaks.
+        occupied[event.cell, event.start : event.start + event.length] = True
+    look_alikes = []
+    # A frame shows at most one sense of a word: two at once would give the highest similarities.
     busy = {event.kind // 3: np.zeros(spec.num_frames, bool) for event in events}
     for event in events:
         busy[event.kind // 3][event.start : event.start + event.length] = True
     for event in events:
-        near = np.zeros(spec.num_frames, bool)  # frames too close to one of the same kind
-        near[max(event.start - 1, 0) : event.start + event.length + 1] = True
+        too_close = np.zeros(spec.num_frames, bool)  # frames too close to one of the same kind
+        too_close[max(event.start - 1, 0) : event.start + event.length + 1] = True
         count = 0
         for start in _bursts(rng, spec).tolist():
             span = slice(start, start + int(rng.integers(1, 3)))
             if count == spec.look_alikes:
                 break
-            if near[span].any() or busy[event.kind // 3][span].any():
+            if too_close[span].any() or busy[event.kind // 3][span].any():
                 continue
-            free = np.flatnonzero(~taken[:, span].any(axis=1))
+            free = np.flatnonzero(~occupied[:, span].any(axis=1))
             if free.size == 0:
                 continue
             cell = int(rng.choice(free))
-            taken[cell, span] = busy[event.kind // 3][span] = True
-            near[max(start - 1, 0) : span.stop + 1] = True
+            occupied[cell, span] = busy[event.kind // 3][span] = True
+            too_close[max(start - 1, 0) : span.stop + 1] = True
             amplitude = float(rng.uniform(*spec.amplitude))
-            found.append(LookAlike(event.kind, start, span.stop - start, cell, amplitude))
+            look_alikes.append(LookAlike(event.kind, start, span.stop - start, cell, amplitude))
             count += 1
-    return tuple(found)
+    return tuple(look_alikes)
 
 
 def _bursts(rng: np.random.Generator, spec: WorldSpec) -> np.ndarray:
-    """Where look-alikes may start, in order of trial: in pairs, which a moving average joins."""
+    """Draws start frames to try, in order: pairs of near ones, which a moving average joins."""
     first = rng.permutation(spec.num_frames - 4)
     return np.stack([first, first + rng.integers(2, 4, first.size)], axis=1).reshape(-1)
 
 
 def question_about(names: Sequence[str]) -> str:
-    """The question about one object, or about whichever of two comes later."""
+    """Returns the question about one object, or about whichever of two comes later."""
     if len(names) == 1:
         return f"what colour is the {names[0]} ?"
     return f"what colour is whichever of {names[0]} and {names[1]} comes later ?"
 
 
 def question_text(words: Sequence[int]) -> str:
-    """The question about one or two of WORDS."""
+    """Returns the question about one or two of WORDS."""
     return question_about([WORDS[word] for word in words])
 
 
@@ -261,7 +261,7 @@ def _ask(plan: Plan, words: Sequence[int]) -> Question:
 
 
 def describe_frame(plan: Plan, frame: int) -> list[tuple[int, int, int | None]]:
-    """What is really in a frame: (cell, kind, colour or None where hidden), by cell."""
+    """Lists what is really in a frame: (cell, kind, colour or None where hidden), by cell."""
     return sorted(
         (e.cell, e.kind, e.colour if e.visible[frame - e.start] else None)
         for e in plan.events
@@ -270,7 +270,7 @@ def describe_frame(plan: Plan, frame: int) -> list[tuple[int, int, int | None]]:
 
 
 def apparent_kinds(plan: Plan, frame: int) -> list[int]:
-    """Kinds that a frame seems to show at low resolution: its events' and its look-alikes'."""
+    """Lists the kinds that a frame seems to show at low resolution, look-alikes included."""
     items: tuple[Event | LookAlike, ...] = (*plan.events, *plan.look_alikes)
     return sorted(i.kind for i in items if i.start <= frame < i.start + i.length)
 
@@ -278,16 +278,16 @@ def apparent_kinds(plan: Plan, frame: int) -> list[int]:
 def oracle_frames(
     visible: Sequence[Sequence[int]], k: int, rng: np.random.Generator, num_frames: int
 ) -> list[int]:
-    """`k` distinct frames that answer a question, in time order.
+    """Chooses `k` distinct frames that answer a question, in time order.
 
     `visible` holds the colour-visible frames of each target (a question's extra.oracle_frames); the
-    targets take turns with them, in random order. Random other frames fill up.
+    targets take turns, each in random order. Other frames, at random, fill up the `k`.
     """
     piles = [list(rng.permutation(frames)) for frames in visible]
-    chosen: list[int] = []
-    while any(piles) and len(chosen) < k:
+    selected: list[int] = []
+    while any(piles) and len(selected) < k:
         for pile in piles:
-            if pile and len(chosen) < k:
-                chosen.append(int(pile.pop()))
-    others = rng.permutation(np.setdiff1d(np.arange(num_frames), chosen))
-    return sorted(chosen + [int(f) for f in others[: k - len(chosen)]])
+            if pile and len(selected) < k:
+                selected.append(int(pile.pop()))
+    others = rng.permutation(np.setdiff1d(np.arange(num_frames), selected))
+    return sorted(selected + [int(f) for f in others[: k - len(selected)]])

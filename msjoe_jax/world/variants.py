@@ -1,4 +1,4 @@
-"""What the families of configs/ablations share: `configs/tiny.py` with a named variant's overrides.
+"""Makes configs of ablations: `configs/tiny.py` with the overrides of a named variant.
 
 A family is a file with `VARIANTS`: name → (claim, overrides), and the `get_config` of `family`.
 One variant alone, from data to table (benchmarks/ablations.py runs all from one base):
@@ -12,15 +12,16 @@ from ml_collections import ConfigDict
 from msjoe_jax.config_files import load_config
 
 Variants = Mapping[str, tuple[str, Mapping[str, object]]]
-FRAME_TOKENS = 6  # a frame of the tiny world in a prompt: four visual tokens between two marks
+FRAME_TOKENS = 6  # of a tiny world's frame in a prompt: four visual tokens between two special ones
 
 
 def family(variants: Variants) -> Callable[[str], ConfigDict]:
-    """Returns the `get_config` of a family, which raises ValueError for an unknown variant."""
+    """Returns the `get_config` of a family; that raises ValueError for an unknown variant."""
 
-    def get_config(variant: str) -> ConfigDict:
+    def get_config(variant: str = "") -> ConfigDict:
         if variant not in variants:
-            raise ValueError(f"no variant {variant!r}; it has: {', '.join(variants)}")
+            problem = f"no variant {variant!r}" if variant else "name a variant, FILE.py:VARIANT"
+            raise ValueError(f"{problem}; it has: {', '.join(variants)}")
         c = load_config("tiny")
         c.evaluate.arms = ("joint",)
         previews, keys = c.frames.preview, c.frames.key

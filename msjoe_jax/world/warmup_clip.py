@@ -1,4 +1,4 @@
-"""Supervised warm-up of the tiny world's CLIP on its records, and the form of a warm-up loop.
+"""Supervised warm-up of the tiny world's CLIP on its records, and the type of warm-up loops.
 
 A `Loop` is a state and a pure step. All randomness comes from (seed, step), so a run that is killed
 and resumed from any saved state ends in the same bits.
@@ -56,12 +56,12 @@ class ClipTraining:
 
 
 def names_of(kind: int) -> tuple[str, str]:
-    """What a caption calls a kind: the ambiguous word, the sense's own name."""
+    """Returns what captions call a kind: the ambiguous word, and the sense's own name."""
     return WORDS[kind // 3], KINDS[kind]
 
 
 def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [F, S, S, 3] of the first videos' frames, once for every kind [F] they seem to show.
+    """Reads pixels [F, S, S, 3] of the first videos, once for every kind [F] a frame seems to show.
 
     As in captions from the web, a look-alike is called what it looks like.
     """
@@ -69,9 +69,11 @@ def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray
     for video_id in reader.ids[:CLIP_VIDEOS]:
         info = reader.info(video_id)
         plan = Plan.from_json(info.extra)
-        shown = [(f, kind) for f in range(info.num_frames) for kind in apparent_kinds(plan, f)]
-        requests.append((video_id, [frame for frame, _ in shown]))
-        kinds += [kind for _, kind in shown]
+        appearances = [
+            (f, kind) for f in range(info.num_frames) for kind in apparent_kinds(plan, f)
+        ]
+        requests.append((video_id, [frame for frame, _ in appearances]))
+        kinds += [kind for _, kind in appearances]
     frames = np.concatenate(reader.gather(requests))
     return preprocess_frames(frames, image_size), np.asarray(kinds, np.int32)
 
@@ -79,7 +81,7 @@ def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray
 def clip_loop(
     reader: RecordReader, tokenizer: Tokenizer, cfg: CLIPConfig, training: ClipTraining
 ) -> Loop:
-    """Contrastive training (Radford et al. 2021) on single frames that show an event.
+    """Makes the contrastive training (Radford et al. 2021) on single frames that show an event.
 
     A caption calls the object by the ambiguous word half of the time and by the sense's own name
     otherwise. Equal captions in a batch share the target: they are not each other's negatives.
@@ -103,8 +105,10 @@ def clip_loop(
     def loss_fn(params, pixels, caption):
         model = nnx.merge(graphdef, params)
         images = _unit(model.encode_image(normalise(pixels)))
-        written = _unit(model.encode_text(tokens))[caption]
-        logits = jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * images @ written.T
+        text_features = _unit(model.encode_text(tokens))[caption]
+        logits = (
+            jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * images @ text_features.T
+        )
         same = (caption[:, None] == caption[None, :]).astype(jnp.float32)
         target = same / same.sum(axis=1, keepdims=True)
         loss = optax.softmax_cross_entropy(logits, target).mean()
@@ -113,11 +117,13 @@ def clip_loop(
     @jax.jit
     def update(state, step):
         key = jax.random.fold_in(jax.random.key(training.seed), step)
-        which, sense, form = jax.random.split(key, 3)
-        rows = jax.random.randint(which, (training.batch,), 0, len(pool))
-        by_sense = jax.random.bernoulli(sense, 0.5, rows.shape)
+        row_key, sense_key, caption_key = jax.random.split(key, 3)
+        rows = jax.random.randint(row_key, (training.batch,), 0, len(pool))
+        by_sense = jax.random.bernoulli(sense_key, 0.5, rows.shape)
         noun = jnp.where(by_sense, len(WORDS) + kind_of_frame[rows], kind_of_frame[rows] // 3)
-        caption = noun * len(CAPTIONS) + jax.random.randint(form, rows.shape, 0, len(CAPTIONS))
+        caption = noun * len(CAPTIONS) + jax.random.randint(
+            caption_key, rows.shape, 0, len(CAPTIONS)
+        )
         loss, grads = jax.value_and_grad(loss_fn)(state["params"], pool[rows], caption)
         updates, moments = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)

@@ -1,4 +1,4 @@
-"""Supervised warm-up of the tiny world's MLLM on its records: to see, to answer, to ask."""
+"""Supervised warm-up of the tiny world's MLLM on its records: seeing, answering, querying."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -36,21 +36,21 @@ from msjoe_jax.world.spec import (
 )
 from msjoe_jax.world.warmup_clip import Loop, Metrics, State, names_of
 
-FRAMES = 8  # of a video in a batch: one that shows the colour of each event, and two others
-ANSWERS = 3  # prompts a video: one about either word, one about both
+FRAMES = 8  # per video of a batch: one that shows the colour of each event, and two others
+ANSWERS = 3  # answer prompts per video: one about each word, one about both
 DESCRIBE = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # frames, no question
 DESCRIBED = 6  # facts in a description
-UNIFORM = 0.25  # share of videos whose frames are random ones: there it learns to guess well
-ORACLE = 0.75  # share of the other prompts that surely get the frames that answer them
-# Answers come sooner to a model that has first met questions by a sense's own name, and few frames:
-# the share of each, before and after this part of the steps.
+UNIFORM = 0.25  # share of videos shown by random frames, from which the model learns to guess well
+ORACLE = 0.75  # share of the other prompts that are certain to show the frames that answer them
+# Answering is learnt sooner where questions first use a sense's own name, and show few frames: the
+# share of such questions before and after EASY_UNTIL of the steps.
 EASY, EASY_UNTIL = (0.6, 0.1), 0.6
-# The first steps teach only the vision tower, at a sixth of a whole step's cost.
+# The first steps train only the vision tower, at a sixth of a whole step's cost.
 LOOK_UNTIL, LOOK_VIDEOS, LOOK_RATE = 0.18, 32, 2.0
 # Muon (Jordan et al. 2024) moves every direction of a matrix alike: the look-ups that answers need
-# come in half the steps that Adam takes. Its updates are of unit norm, hence the larger rate.
+# are learnt in half the steps that Adam takes. Its updates are of unit norm, hence the larger rate.
 MUON_RATE = 10.0
-QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # a demonstrated query: the word, its right sense, wrong ones
+QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # demonstrated queries: the word, its sense here, other senses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class MllmTraining:
 
     seed: int = 0
     steps: int = 600
-    videos: int = 16  # a step
+    videos: int = 16  # per step
     learning_rate: float = 2e-3  # of Adam; matrices get MUON_RATE times it
     vision_weight: float = 1.0
     query_weight: float = 0.5
@@ -67,26 +67,26 @@ class MllmTraining:
 
 
 class MllmBatch(NamedTuple):
-    """V videos of U frames, G prompts each; `words` names what each visual token M shows.
+    """V videos of U frames, with G prompts each; `words` names what each visual token M shows.
 
-    While only the vision tower learns there are no prompts.
+    There are no prompts while only the vision tower trains.
     """
 
     patches: Patches
     words: Int[np.ndarray, "V U·M 3"]
     word_weights: Float[np.ndarray, "V U·M 3"]
-    prompts: Prompts | None
-    replies: Int[np.ndarray, "V G 1 C"] | None
-    reply_mask: Float[np.ndarray, "V G 1 C"] | None
+    prompts: Prompts | None = None
+    replies: Int[np.ndarray, "V G 1 C"] | None = None
+    reply_mask: Float[np.ndarray, "V G 1 C"] | None = None
 
 
 def mllm_loop(
     config: FrameConfig, system: System, text: Text, reader: RecordReader, training: MllmTraining
 ) -> Loop:
-    """Makes the supervised training of the tiny MLLM: to see, to answer, to demonstrate queries.
+    """Makes the supervised training of the tiny MLLM: seeing, answering, writing queries.
 
-    (a) Every visual token is drawn, through the tied word embedding, to the words for what its
-    cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
+    (a) Every visual token learns to predict, through the tied word embedding, the words for what
+    its cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
     project's format, from mixes of frames that do or do not hold the evidence. (c) Queries in the
     project's format, plausible but uncalibrated (QUERY_MIX), so that RL has something to improve.
     The frames of a video are encoded once for all its prompts.
@@ -100,12 +100,12 @@ def mllm_loop(
     """
     builder = _BatchBuilder(config, system, text, reader, training)
     look = round(LOOK_UNTIL * training.steps)
-    rest = training.steps - look
+    later_steps = training.steps - look
     rate = training.learning_rate
     schedule = optax.join_schedules(
         [
             optax.linear_schedule(0.0, LOOK_RATE * rate, 20),
-            optax.warmup_cosine_decay_schedule(0.0, rate, min(50, rest // 4), rest),
+            optax.warmup_cosine_decay_schedule(0.0, rate, min(50, later_steps // 4), later_steps),
         ],
         [look],
     )
@@ -126,9 +126,9 @@ def mllm_loop(
     def loss_fn(params: Params, batch: MllmBatch) -> tuple[Array, Metrics]:
         model = system.mllm(params)
         features = frame_features(system, model, batch.patches)
-        seen = jax.nn.log_softmax(model.language.logits(features))
-        named = jnp.take_along_axis(seen, batch.words, -1) * batch.word_weights
-        vision = -named.sum(-1).mean()
+        word_log_probs = jax.nn.log_softmax(model.language.logits(features))
+        cell_log_probs = jnp.take_along_axis(word_log_probs, batch.words, -1) * batch.word_weights
+        vision = -cell_log_probs.sum(-1).mean()
         if batch.prompts is None or batch.replies is None or batch.reply_mask is None:
             return vision, {"loss": vision, "vision": vision}
         log_probs, _ = completion_log_probs(
@@ -154,12 +154,12 @@ def mllm_loop(
         params = optax.apply_updates(state["params"], updates)
         return {"params": params, "optimizer": moments}, metrics
 
-    ahead = _Ahead(builder)
-    return Loop(init, lambda state, step: update(state, ahead(step)), training.steps)
+    batches = _Prefetcher(builder)
+    return Loop(init, lambda state, step: update(state, batches(step)), training.steps)
 
 
 def _matrices(params: Params) -> Any:
-    """Which dimensions of each weight matrix are inputs and outputs; None: not a matrix, Adam's."""
+    """Returns each weight matrix's input and output dimensions; None for leaves left to Adam."""
     sides = {
         ("q", "k", "v"): ((1,), (2, 3)),
         ("o",): ((1, 2), (3,)),
@@ -168,15 +168,15 @@ def _matrices(params: Params) -> Any:
     }
 
     def of(path: tuple, _: Array) -> MuonDimensionNumbers | None:
-        last = path[-1].key
-        found = next((both for names, both in sides.items() if last in names), None)
-        return found and MuonDimensionNumbers(*found)
+        name = path[-1].key
+        dimensions = next((both for names, both in sides.items() if name in names), None)
+        return dimensions and MuonDimensionNumbers(*dimensions)
 
     return jax.tree_util.tree_map_with_path(of, params)
 
 
 def _fresh(system: System, seed: int) -> Params:
-    """Fresh weights at which a narrow, shallow decoder learns soon to look things up.
+    """Draws fresh weights from which a narrow, shallow decoder soon learns to look things up.
 
     Std 0.02 suits a width of 2,500; here matrices get 1/√width (norms stay, and so does the patch
     embedding, which has as many inputs). In each layer's first head queries equal keys and the
@@ -189,19 +189,19 @@ def _fresh(system: System, seed: int) -> Params:
         name = jax.tree_util.keystr(path)
         if "norm" in name or "patch_embed" in name:
             return leaf
-        residual = name.endswith(("['o']", "['down']"))  # a branch each, 2 · layers of them
+        residual = name.endswith(("['o']", "['down']"))  # outputs of the 2 · layers branches
         return leaf * (width**-0.5 / 0.02) * ((2 * layers) ** -0.5 if residual else 1.0)
 
     params = jax.tree_util.tree_map_with_path(scale, system.init("mllm", seed))
-    params["language"]["embedding"] *= 2.0  # tokens stand out beside the branches' outputs
-    params["language"]["norm"]["scale"] *= 0.25  # and yet first guesses are not sure of themselves
+    params["language"]["embedding"] *= 2.0  # so that tokens outweigh the branches' outputs
+    params["language"]["norm"]["scale"] *= 0.25  # so that first predictions are nearly uniform
     w = params["language"]["layers"]
     w["q"] = w["q"].at[:, :, 0].set(w["k"][:, :, 0])
     w["o"] = w["o"].at[:, 0].set(jnp.swapaxes(w["v"][:, :, 0], 1, 2))
     return params
 
 
-class _Ahead:
+class _Prefetcher:
     """Builds batch i + 1 on another thread while batch i is in use."""
 
     def __init__(self, build: Callable[[int], MllmBatch]):
@@ -219,7 +219,7 @@ def _pad(values: Sequence[float], length: int) -> Float[np.ndarray, "C"]:
 
 
 class _BatchBuilder:
-    """Batches as a function of (seed, step)."""
+    """Builds batches, each a function of (seed, step)."""
 
     def __init__(
         self,
@@ -247,30 +247,32 @@ class _BatchBuilder:
         look, easy = progress < LOOK_UNTIL, EASY[progress >= EASY_UNTIL]
         ids = self.reader.ids
         count = LOOK_VIDEOS if look else self.training.videos
-        chosen = [ids[i] for i in rng.integers(len(ids), size=count)]
-        plans = [self._plan(video_id) for video_id in chosen]
+        video_ids = [ids[i] for i in rng.integers(len(ids), size=count)]
+        plans = [self._plan(video_id) for video_id in video_ids]
         frames = [self._choose_frames(plan, rng) for plan in plans]
-        pixels = np.concatenate(self.reader.gather(list(zip(chosen, frames, strict=True))))
+        pixels = np.concatenate(self.reader.gather(list(zip(video_ids, frames, strict=True))))
         patches, grid = to_patches(pixels, self.system, self.config.key_patches)
         shape = (len(plans), FRAMES)
         size = (int(grid[0, 0]), int(grid[0, 1]))
-        words = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
-        named = np.array(words, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
-        seen = (
-            Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
-            named[:, :, 0].astype(np.int32),
-            named[:, :, 1],
+        cells = [self._name_cells(p, f) for p, fs in zip(plans, frames, strict=True) for f in fs]
+        targets = np.array(cells, np.float32).reshape(len(plans), FRAMES * CELLS, 2, 3)
+        result = MllmBatch(
+            patches=Patches(patches.reshape(*shape, *patches.shape[1:]), grid.reshape(*shape, 2)),
+            words=targets[:, :, 0].astype(np.int32),
+            word_weights=targets[:, :, 1],
         )
         if look:
-            return MllmBatch(*seen, None, None, None)
+            return result
         rows, replies, masks = [], [], []
-        for plan, picked in zip(plans, frames, strict=True):
-            examples = self._examples(plan, picked, size, easy, rng)
+        for plan, frame_numbers in zip(plans, frames, strict=True):
+            examples = self._examples(plan, frame_numbers, size, easy, rng)
             rows.append([row for row, _, _ in examples])
             replies.append([[np.resize(ids, self.reply_tokens)] for _, ids, _ in examples])
             masks.append([[_pad(mask, self.reply_tokens)] for _, _, mask in examples])
-        return MllmBatch(
-            *seen, stack_rows(rows), np.array(replies, np.int32), np.array(masks, np.float32)
+        return result._replace(
+            prompts=stack_rows(rows),
+            replies=np.array(replies, np.int32),
+            reply_mask=np.array(masks, np.float32),
         )
 
     def _plan(self, video_id: str) -> Plan:
@@ -282,9 +284,9 @@ class _BatchBuilder:
         number = self.reader.info(plan.id).num_frames
         if rng.random() < UNIFORM:
             return sorted(rng.permutation(number)[:FRAMES].tolist())
-        shown = [int(rng.choice(event.visible_frames)) for event in plan.events]
-        others = rng.permutation(np.setdiff1d(np.arange(number), shown))
-        return sorted(shown + others[: FRAMES - len(shown)].tolist())
+        event_frames = [int(rng.choice(event.visible_frames)) for event in plan.events]
+        others = rng.permutation(np.setdiff1d(np.arange(number), event_frames))
+        return sorted(event_frames + others[: FRAMES - len(event_frames)].tolist())
 
     def _examples(
         self,
@@ -294,34 +296,42 @@ class _BatchBuilder:
         easy: float,
         rng: np.random.Generator,
     ) -> list[tuple[dict[str, np.ndarray], list[int], list[float]]]:
-        """(prompt row, reply ids, their weights): answers, query demonstration, description."""
+        """Makes (prompt row, reply ids, their weights) of answers, queries and description.
+
+        Args:
+          plan: of the video.
+          frames: numbers of the frames in the batch.
+          size: patches (height, width) of a frame.
+          easy: share of easy questions at this step (see EASY).
+          rng: decides everything random.
+        """
         c, style = self.config, self.prompt
         both = rng.permutation(plan.words).tolist()
         examples = []
         for words in (both[:1], both if rng.random() > 1.5 * easy else both[1:], both):
             targets = plan.targets(words)
-            needed: list[int] = []
+            evidence: list[int] = []
             if rng.random() < ORACLE:
-                shown = {frame for target in targets for frame in target.visible_frames}
-                needed = [i for i, frame in enumerate(frames) if frame in shown]
-            spare = rng.permutation([i for i in range(FRAMES) if i not in needed]).tolist()
+                evidence_frames = {frame for target in targets for frame in target.visible_frames}
+                evidence = [i for i, frame in enumerate(frames) if frame in evidence_frames]
+            spare = rng.permutation([i for i in range(FRAMES) if i not in evidence]).tolist()
             number = c.key
             if rng.random() < easy:
-                number = max(int(rng.integers(1, c.key)), len(needed))
-            picked = sorted((needed + spare)[:number])
+                number = max(int(rng.integers(1, c.key)), len(evidence))
+            places = sorted((evidence + spare)[:number])
             names = [WORDS[word] for word in words]
             if rng.random() < easy:
                 names = [KINDS[target.kind] for target in targets]
-            row = self._row(answer_prompt(style, question_about(names), COLOURS), picked, size)
+            row = self._row(answer_prompt(style, question_about(names), COLOURS), places, size)
             letter = LETTERS[max(targets, key=lambda event: event.start).colour]
             examples.append((row, *self._reply(f"<answer>{letter}</answer><|im_end|>")))
         words = both if rng.random() < 0.5 else both[:1]
         text = query_prompt(style, question_text(words), COLOURS, style.max_queries)
-        picked = sorted(rng.permutation(FRAMES)[: c.preview].tolist())
+        places = sorted(rng.permutation(FRAMES)[: c.preview].tolist())
         reply = "".join(
             f"<query>{self._demonstrate(word, plan.setting, rng)}</query>" for word in words
         )
-        examples.append((self._row(text, picked, size), *self._reply(reply + "<|im_end|>")))
+        examples.append((self._row(text, places, size), *self._reply(reply + "<|im_end|>")))
         everything = self._row(DESCRIBE, range(FRAMES), size)
         return [*examples, (everything, *self._description(plan, frames, rng))]
 
@@ -332,10 +342,10 @@ class _BatchBuilder:
     def _description(
         self, plan: Plan, frames: Sequence[int], rng: np.random.Generator
     ) -> tuple[list[int], list[float]]:
-        """Facts of a video, in random order, of which only the last token each is learnt.
+        """Writes facts of a video, in random order, of which only the last token each is learnt.
 
-        Objects and words with their colour, or with the letter of it; words with what they mean
-        here, in the form of a query. A pretrained model knows what its words mean; what it lacks
+        Objects and words stand with their colour or its letter; words with what they mean here,
+        written as a query. A pretrained model knows what its words mean; what it lacks
         is the habit of looking for it, and the demonstrations keep that from it (QUERY_MIX).
         """
         facts = []
@@ -347,33 +357,33 @@ class _BatchBuilder:
                     colour = COLOURS[event.colour], f"<answer> {LETTERS[event.colour]}"
                     facts.append(f"{name} {rng.choice(colour)}")
         meanings = [f"{WORDS[w]} <query> {KINDS[kind_of(w, plan.setting)]}" for w in plan.words]
-        chosen = rng.permutation(facts)[: DESCRIBED - len(meanings)].tolist() + meanings
+        selected = rng.permutation(facts)[: DESCRIBED - len(meanings)].tolist() + meanings
         ids, weights = [0], [0.0]
-        for fact in rng.permutation(chosen):
-            said = self.tokenizer.encode(str(fact))
-            ids, weights = ids + said, weights + [0.0] * (len(said) - 1) + [1.0]
+        for fact in rng.permutation(selected):
+            token_ids = self.tokenizer.encode(str(fact))
+            ids, weights = ids + token_ids, weights + [0.0] * (len(token_ids) - 1) + [1.0]
         return ids, weights
 
     def _row(
-        self, text: tuple[str, str], picked: Sequence[int], size: tuple[int, int]
+        self, text: tuple[str, str], places: Sequence[int], size: tuple[int, int]
     ) -> dict[str, np.ndarray]:
-        # Only the frames differ between prompts of one wording: everything else is remembered.
-        key = (text, len(picked))
+        # Prompts of one wording differ in their frames only; the rest of the row is cached.
+        key = (text, len(places))
         if key not in self.rows:
-            frames = [Frame(i * CELLS, size) for i in range(len(picked))]
+            frames = [Frame(i * CELLS, size) for i in range(len(places))]
             self.rows[key] = self.assembler.row(text, frames, self.length)
         place = self.rows[key]["feature_index"]
-        moved = np.asarray(picked)[place // CELLS] * CELLS + place % CELLS
+        moved = np.asarray(places)[place // CELLS] * CELLS + place % CELLS
         index = np.where(place >= 0, moved, -1).astype(np.int32)
         return {**self.rows[key], "feature_index": index}
 
     def _demonstrate(self, word: int, setting: int, rng: np.random.Generator) -> str:
-        wrong = [KINDS[kind_of(word, s)] for s in range(len(SETTINGS)) if s != setting]
-        names = [WORDS[word], KINDS[kind_of(word, setting)], *wrong]
+        other_senses = [KINDS[kind_of(word, s)] for s in range(len(SETTINGS)) if s != setting]
+        names = [WORDS[word], KINDS[kind_of(word, setting)], *other_senses]
         return names[rng.choice(len(names), p=QUERY_MIX)]
 
     def _name_cells(self, plan: Plan, frame: int) -> list[tuple[list[int], list[float]]]:
-        """For each cell the ids of up to three words that describe it, and their weights."""
+        """Returns for each cell the ids of up to three words on it, and their weights."""
         setting = self.word_ids[SETTINGS[plan.setting]]
         cells = [([setting, 0, 0], [1.0, 0.0, 0.0]) for _ in range(CELLS)]
         for cell, kind, colour in describe_frame(plan, frame):

@@ -1,4 +1,4 @@
-"""A word-level `tokenizer.json` for tiny models: one id a word, Qwen's names for special tokens."""
+"""Word-level `tokenizer.json` of tiny models: one id per word, Qwen's names of special tokens."""
 
 import re
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ def build_word_tokenizer(path: epath.PathLike, texts: Iterable[str]) -> epath.Pa
     """Writes a tokenizer.json with the fixed tokens and then the words of `texts`, sorted.
 
     Decoding puts one space between tokens, which the reply parser strips; other white space but
-    the newline is not kept. A word that is not among them becomes `<unk>`.
+    the newline is lost. A word that is not among them becomes `<unk>`.
 
     Raises:
       UserError: a text spells out `<unk>`.

@@ -1,50 +1,40 @@
 """Every ablation's config builds and says something new; N_init = 0; table and curves."""
 
+import ast
+import dataclasses
 import json
 import pathlib
 import sys
 
-import jax
 import numpy as np
 import pytest
 
-from benchmarks import (
-    ablations,
-    stage_times,  # noqa: F401  (its flags and those of the above are to agree)
-)
-from benchmarks.parallel_runs import Run, run_all
+from benchmarks import ablations
+from benchmarks.parallel_runs import Run, from_base, run_all
 from configs import tiny as tiny_world
-from msjoe_jax.data.pipeline import make_pipeline
+from msjoe_jax.config import check, read_config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
-from msjoe_jax.phases import check_stages
 from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.frames import preview_fn
 from msjoe_jax.rollout.programs import Programs
-from msjoe_jax.rollout.system import make_system
-from msjoe_jax.training.state import abstract_state, model_fns, step_config
-from msjoe_jax.world.word_tokenizer import build_word_tokenizer
+from msjoe_jax.rollout.results import EpisodeConfig
+from msjoe_jax.rollout.system import load_tokenizers, make_system
+from msjoe_jax.rollout.text import make_text
+from msjoe_jax.training.state import abstract_state
 from tests.support.embeddings import write_embeddings
-from tests.support.tiny import WORDS, tiny_config
+from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_params, tiny_settings
 
-ROOT = pathlib.Path(__file__).parents[2]
-VARIANTS = ablations.chosen(ablations.FAMILIES)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return str(build_word_tokenizer(tmp_path_factory.mktemp("words") / "tokenizer.json", [WORDS]))
+VARIANTS = ablations.parse_variants(ablations.FAMILIES)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: f"{v.family}-{v.name}")
-def test_a_variant_builds(variant, tokenizer):
-    config = variant.config()
-    config.mllm.tokenizer = config.clip.tokenizer = tokenizer
-    check_stages(config)
-    step_config(config, "pretrain")
-    system = make_system(config)
-    model_fns(config, system)
-    state = abstract_state(config, "joint", system)
+def test_a_variant_builds(variant, tmp_path_factory):
+    config = read_config(variant.config())
+    settings = tiny_settings(tmp_path_factory.mktemp("words"))
+    system = make_system(
+        dataclasses.replace(config.models, clip=settings.clip), load_tokenizers(settings)
+    )
+    state = abstract_state(config.training_run("joint"), system)
     assert bool(state["mllm_opt"]) == config.joint.train_mllm
     assert bool(state["sampler_opt"]) == config.joint.train_sampler
     assert ("lora" in state["mllm"]) == bool(config.mllm.lora_rank)
@@ -54,7 +44,7 @@ def test_a_variant_builds(variant, tokenizer):
 def test_variants_differ():
     def said(config):
         whole = json.loads(config.to_json())
-        whole["evaluate"].pop("selectors")
+        whole["evaluate"].pop("arms")
         return json.dumps(whole, sort_keys=True)
 
     found = [said(v.config()) for v in VARIANTS]
@@ -64,61 +54,92 @@ def test_variants_differ():
 
 def test_choices():
     v = ablations.Variant
-    assert ablations.chosen([]) == [ablations.DEFAULT]
-    assert ablations.chosen(["options:kl", "frames:k6"]) == [ablations.DEFAULT, v("options", "kl")]
+    assert ablations.parse_variants([]) == [ablations.DEFAULT]
+    assert ablations.parse_variants(["options:kl", "frames:k6"]) == [
+        ablations.DEFAULT,
+        v("options", "kl"),
+    ]
     for wrong in ("colours", "options:none"):
         with pytest.raises(ValueError, match="--only: "):
-            ablations.chosen([wrong])
+            ablations.parse_variants([wrong])
     with pytest.raises(ValueError, match="no variant 'kk'; it has: one"):
         ablations.importlib.import_module("configs.ablations.queries").get_config("kk")
 
 
 def test_a_variant_repeats_only_what_it_changes(tmp_path):
-    plan = lambda *v: ablations.planned(ablations.Variant(*v), tmp_path)  # noqa: E731
+    plan = lambda *v: ablations.make_overrides(ablations.Variant(*v), tmp_path)  # noqa: E731
     assert plan("frames", "k2")["sampler.checkpoint"] == tmp_path / "final"
-    assert "pretrain" not in plan("frames", "k2")["stages"]
+    assert "pretrain" not in plan("frames", "k2")["phases"]
     fresh = plan("parts", "fresh")
-    assert fresh["sampler.checkpoint"] == "" and "pretrain" not in fresh["stages"]
+    assert fresh["sampler.checkpoint"] == "" and "pretrain" not in fresh["phases"]
     other = plan("rewards", "no_difficulty")
-    assert other["sampler.checkpoint"] == "" and "pretrain" in other["stages"]
+    assert other["sampler.checkpoint"] == "" and "pretrain" in other["phases"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: f"{v.family}-{v.name}")
+def test_a_variant_runs_from_the_base(variant, tmp_path):
+    """Every field that the benchmark overrides is one of the config, of the right type."""
+    config = variant.config()
+    fields = {**ablations.make_overrides(variant, tmp_path), **ablations.limits(variant, 7, 9)}
+    for name, value in fields.items():  # as flags give them
+        old = config
+        for part in name.split(".")[:-1]:
+            old = old[part]
+        assert name.split(".")[-1] in old, name
+        plain = ast.literal_eval(value) if name == "phases" else value
+        plain = str(plain) if isinstance(plain, pathlib.Path) else plain
+        old[name.split(".")[-1]] = plain
+    made = read_config(config)
+    assert made.evaluate.limit == 9 and made.joint.steps <= 7
+    assert made.mllm.checkpoint == str(tmp_path.absolute() / "base")
+    assert {"joint", "evaluate"} <= set(made.phases) <= {"pretrain", "joint", "evaluate"}
+    assert ("pretrain" in made.phases) == (
+        "pretrain" in read_config(variant.config()).phases and not made.sampler.checkpoint
+    )
+
+
+def test_the_base_run_makes_what_others_start_from(tmp_path):
+    config = tiny_world.get_config()
+    config.phases = ast.literal_eval(str(ablations.BASE_FIELDS["phases"]))
+    config.evaluate.arms = ast.literal_eval(str(ablations.BASE_FIELDS["evaluate.arms"]))
+    assert set(check(config, devices=1).phases) == {
+        "world",
+        "warm_up",
+        "difficulty",
+        "pretrain",
+        "evaluate",
+    }
+    assert all(str(tmp_path) in str(v) for k, v in from_base(tmp_path).items() if k != "phases")
 
 
 # --- N_init = 0 -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["image", "video"])
-def test_stage_1_without_previews(tmp_path, mode):
+def test_reason_without_previews(tmp_path, mode):
     """It runs, and what it reads is the question alone: the video does not matter."""
-    config = tiny_config(tmp_path)
-    config.frames.preview, config.frames.mode = 0, mode
-    system = make_system(config)
+    settings = tiny_settings(tmp_path)
+    tokenizers = load_tokenizers(settings)
+    system = make_system(settings, tokenizers)
+    params = tiny_params(system.abstract)["mllm"]
     rng = np.random.default_rng(0)
-    params = jax.tree.map(  # on the host: compiling the initialisers takes far longer
-        lambda leaf: rng.normal(0.0, 0.1, leaf.shape).astype(leaf.dtype), system.abstract["mllm"]
-    )
     names = ("a", "b")
     with RecordWriter(tmp_path / "records") as writer:
         for name in names:
             frames = rng.integers(0, 256, (5, 56, 56, 3), np.uint8)
             writer.add(name, [(float(t), frame) for t, frame in enumerate(frames)])
     write_embeddings(tmp_path / "records", "mark", ((n, np.ones((5, 4))) for n in names))
-    reader = RecordReader(tmp_path / "records")
-    asked = [Question(n, n, "what is the cup ?", ("dog", "white"), 0) for n in names]
-    episodes = Episodes(config, Programs(system, 3), reader, asked)
-    pipeline = make_pipeline(
-        asked,
-        reader,
-        batch_size=2,
-        num_candidates=config.frames.candidates,
-        num_preview=0,
-        preview_fn=preview_fn(config, system.qwen.vision),
-        shuffle=False,
-        num_epochs=1,
+    config = EpisodeConfig(dataclasses.replace(TINY_FRAMES, preview=0, mode=mode))
+    episodes = Episodes(
+        config,
+        Programs(system),
+        make_text(system, tokenizers, TINY_PROMPT),
+        RecordReader(tmp_path / "records"),
+        [Question(n, n, "what is the cup ?", ("dog", "white"), 0) for n in names],
     )
     weight = np.ones(2, np.float32)
-    out = episodes.reason(
-        params, next(iter(pipeline)), 0, rollouts=1, temperature=0.0, weight=weight
-    )
+    batch = next(iter(episodes.batches(2)))
+    out = episodes.reason(params, batch, 0, rollouts=1, temperature=0.0, weight=weight).completed
     assert weight.all() and not episodes.failures
     assert (out.prompts.feature_index == -1).all()
     first, second = np.asarray(out.completions.tokens)
@@ -144,7 +165,7 @@ N = 40  # held-out questions
 
 
 def made_up(root, variant, seed, right, reward, steps=30):
-    """A finished run: `right` of each selector by question, `reward` at every update."""
+    """A finished run: `right` of each arm by question, `reward` at every update."""
     folder = variant.folder(root, seed)
     (folder / "joint").mkdir(parents=True)
     rows = [{"id": str(i), **{k: r[i] for k, r in right.items()}} for i in range(N)]
@@ -173,7 +194,7 @@ def runs(tmp_path):
 
 def test_table(runs):
     rows = ablations.table(*runs)
-    found = {(r["variant"], r["selector"]): r for r in rows}
+    found = {(r["variant"], r["arm"]): r for r in rows}
     default, kl, none = (found[n, "joint"] for n in ("k6", "kl", "none"))
     assert default["accuracy"] == 0.75 and default["minus_default"] == [0, 0, 0]
     assert found["k6", "uniform"]["accuracy"] == 0.25

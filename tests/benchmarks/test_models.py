@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/models.py, and that it runs."""
+"""The arithmetic of benchmarks/sizes.py, and that benchmarks/models.py runs."""
 
 import os
 import pathlib
@@ -10,19 +10,14 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from benchmarks.models import positions_of
+from benchmarks.sizes import decode_bytes, prefill_flops
 from msjoe_jax.models.params import abstract
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
 from msjoe_jax.models.qwen2_5_vl.language import LanguageModel
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = TextConfig(96, 32, 3, 4, 2, 48, (1, 1, 2))
-
-
-@pytest.fixture(scope="module")
-def models():
-    from benchmarks import models
-
-    return models
 
 
 def matmul_flops(jaxpr, times=1) -> int:
@@ -43,32 +38,33 @@ def matmul_flops(jaxpr, times=1) -> int:
 
 
 @pytest.mark.parametrize("length", [8, 40])
-def test_prefill_flops(models, length):
+def test_prefill_flops(length):
     """Those of the traced program, which computes all of the causal half's square."""
     definition, shapes = abstract(lambda: LanguageModel(TEXT, rngs=nnx.Rngs(0)))
     x = jnp.zeros((1, length, TEXT.width))
-    positions, segments = models.positions_of(jnp.zeros((1, length)))
+    positions, segments = positions_of(jnp.zeros((1, length)))
     traced = jax.make_jaxpr(lambda p: nnx.merge(definition, p).prefill(x, positions, segments))(
         shapes
     )
     upper_half = 2 * TEXT.layers * TEXT.heads * TEXT.head_dim * length**2
-    assert models.prefill_flops(TEXT, length) + upper_half == matmul_flops(traced.jaxpr)
+    assert prefill_flops(TEXT, length) + upper_half == matmul_flops(traced.jaxpr)
 
 
-def test_decode_bytes(models):
+def test_decode_bytes():
     """Every matrix of the decoder but the embedding once, and the cache of prompt and answers."""
     _, shapes = abstract(lambda: LanguageModel(TEXT, rngs=nnx.Rngs(0)))
     matrices = [x for x in jax.tree.leaves(shapes["layers"]) if x.ndim > 2]
     biases = TEXT.layers * TEXT.head_dim * (TEXT.heads + 2 * TEXT.kv_heads)
     weights = sum(x.size for x in matrices) - biases + shapes["head"].size
-    assert models.decode_bytes(TEXT, 0, 1, 0, 2) == 2 * weights
+    assert decode_bytes(TEXT, 0, 1, 0, 2) == 2 * weights
     cache = nnx.eval_shape(
         lambda: LanguageModel(TEXT, rngs=nnx.Rngs(0)).empty_cache(1, 1, 100 + 8 * 5)
     )
     keys = sum(x.size for x in cache)
-    assert models.decode_bytes(TEXT, 100, 8, 5, 2) == 2 * (weights + keys)
+    assert decode_bytes(TEXT, 100, 8, 5, 2) == 2 * (weights + keys)
 
 
+@pytest.mark.slow
 def test_it_runs():
     """At the tiny size; its own check that both sides compute the same is part of it.
 

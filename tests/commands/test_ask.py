@@ -15,10 +15,10 @@ from msjoe_jax.commands import ask
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.preprocess import preprocess_frames
-from msjoe_jax.report.answer_page import Report, Shown, Timing, render
-from msjoe_jax.rollout.model_folder import load_bundle
+from msjoe_jax.report.answer_page import Report, ReportFrame, Timing, render
+from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import _embed_frames
-from tests.support.tiny import tiny_bundle, tiny_video
+from tests.support.tiny import tiny_model_folder, tiny_video
 
 ROOT = pathlib.Path(__file__).parents[2]
 MATERIAL = ROOT.parent / "shared" / "material"
@@ -29,7 +29,7 @@ BROKEN = ("audio_only_opus.mp4", "invalid-bitstream.webm", "header_only_231s.mp4
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("bundle"))
+    return tiny_model_folder(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def pictures(page, kind="jpeg"):
 
 def command(module, cache, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", f"msjoe_jax.{module}", *arguments],
+        [sys.executable, "-m", "msjoe_jax", module, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -85,7 +85,7 @@ def test_report_of_a_video_longer_than_the_candidates(tmp_path, bundle, cache):
     )
     assert len(pictures(page)) == 6 and len(pictures(page, "png")) == 1
     assert "the tiny one" in page
-    assert [t.step for t in report.timings][-1] == "4 answer"
+    assert [t.step for t in report.timings][-1] == "answer"
     assert all(t.seconds > 0 for t in report.timings)
 
 
@@ -172,13 +172,14 @@ def test_command_line(tmp_path, bundle, cache):
 def test_page_of_model_text(tmp_path):
     """What a model says is shown as it is and does nothing, wherever it stands."""
     evil = '\n"><img src=x onerror=alert(1)>&lt;<|im_end|>'
-    frame = Shown(65.0, b"\xff\xd8")
+    frame = ReportFrame(65.0, b"\xff\xd8")
     report = Report(
         video=evil, duration=3661.5, num_frames=3, damaged=1, checkpoint=evil, tiny=False,
         question=evil, options=(evil, "x"), previews=[frame], preview_size="28 × 28",
         query_reply=evil, query_valid=True, queries=(evil, "$x$"), stood_in=False,
         timestamps=np.arange(3.0), logits=np.arange(3.0), similarity=np.zeros((2, 3)),
-        selected=np.array([2, 0]), key_frames=[Shown(0.0, b""), Shown(2.0, b"")], key_size="",
+        selected=np.array([2, 0]), key_size="",
+        key_frames=[ReportFrame(0.0, b""), ReportFrame(2.0, b"")],
         answer_reply=evil, answer=1, answer_valid=True, timings=[Timing("all of it", 1.0, 0.5)],
         models=[("mllm", evil, 7)], device=evil,
     )  # fmt: skip
@@ -203,8 +204,9 @@ def test_predecode_embeds_with_the_clip_of_a_checkpoint(tmp_path, bundle, cache)
     done = command("predecode", cache, *flags, f"--clip={bundle}")
     assert done.returncode == 0, done.stderr
     reader = RecordReader(tmp_path / "out")
-    _, system, params = load_bundle(bundle, ["clip"])
-    pixels = preprocess_frames(reader.frames("v", [0, 1, 2]), system.clip.image_size)
+    model = load_model_folder(bundle, ["clip"])
+    system, params = model.system, model.params
+    pixels = preprocess_frames(reader.frames("v", [0, 1, 2]), system.clip_config.image_size)
     expected = np.asarray(_embed_frames(system, params["clip"], pixels))
     # float16 keeps 11 bits: half a unit in the last place is 2⁻¹¹ of the value
     np.testing.assert_allclose(reader.embeddings("v"), expected, rtol=2**-10, atol=1e-4)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from msjoe_jax.commands import predecode
+from msjoe_jax.data.predecode import DecodeSettings
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError, run_cli
 from tests.support.tiny import tiny_video
@@ -82,8 +83,8 @@ def test_a_path_that_the_system_refuses_is_one_failure(tmp_path):
     rows = [{"id": "long", "video": "x" * 300}, {"id": "good", "video": "good.mp4"}]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out"
-    how = {"fps": 1.0, "max_side": 64, "quality": 90, "workers": 1}
-    assert predecode.predecode(tmp_path / "list.jsonl", out, **how) == (1, 1)
+    settings = DecodeSettings(fps=1.0, max_side=64, quality=90)
+    assert predecode.predecode(tmp_path / "list.jsonl", out, settings, 1) == (1, 1)
     assert RecordReader(out).ids == ["good"]
     assert "File name too long" in json.loads((out / "failures.jsonl").read_text())["reason"]
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from msjoe_jax.commands.convert import convert, run
 from msjoe_jax.errors import UserError
+from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout.model_folder import load_model_folder, save_model_folder
 from msjoe_jax.rollout.system import (
@@ -219,6 +220,21 @@ def test_sources_that_are_refused(tmp_path, spoil, message):
         convert(tmp_path / "hf", tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]  # before anything is written
+
+
+@pytest.mark.parametrize(
+    "part, field, value, words",
+    [
+        ("vision_cfg", "head_width", 0, "head_width is 0"),
+        ("vision_cfg", "layers", [3, 4, 6, 3], r"vision_layers is \[3, 4, 6, 3\], not a whole"),
+        ("text_cfg", "heads", 7, "text_width 512 is not a multiple of the 7 heads"),
+    ],
+)
+def test_sizes_of_open_clip_that_are_refused(part, field, value, words):
+    model = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
+    model[part] = {field: value}
+    with pytest.raises(ValueError, match=words):
+        CLIPConfig.from_open_clip({"model_cfg": model})
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_clip_comes_out_beside(tmp_path):
     assert {name: raw(x) for name, x in tensors(target).items()} == before
 
 
-def test_a_bundle_in_transformers(tmp_path, folder):
+def test_a_model_folder_in_transformers(tmp_path, folder):
     """Logits of text and features of a picture, of the tiny world's kind of model."""
     export(folder, tmp_path / "out", "hf")
     reference = from_pretrained(tmp_path / "out")

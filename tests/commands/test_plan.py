@@ -14,16 +14,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from msjoe_jax.commands.plan import (
     GIB,
     PlanReport,
-    abstract_batch,
     compile_for_topology,
     describe_topology,
     format_report,
 )
-from msjoe_jax.config import base
+from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
+from msjoe_jax.rollout.shapes import abstract_batch
 from msjoe_jax.rollout.system import make_system
 from msjoe_jax.runtime.mesh import make_mesh
-from msjoe_jax.training.state import abstract_state, make_step
+from msjoe_jax.training.state import abstract_state, make_step, trains_vision
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -85,9 +85,19 @@ def test_the_verdict_counts_what_is_alive_beside_the_program():
 def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
     config = base()
     config.rollout.questions, config.objective.micro_batches = 8, 2
-    system = make_system(config, with_tokenizers=False)
-    batch, state = abstract_batch(config, system), abstract_state(config, "joint", system)
-    new_state, metrics = jax.eval_shape(make_step(config, "joint", system), state, batch)
+
+    def traced(encode_in_step: bool):
+        """The batch, the state, and what the step makes of them, as shapes."""
+        made = read_config(config)
+        run, system = made.training_run("joint"), make_system(made.models)
+        assert trains_vision(run, system) == encode_in_step
+        batch = abstract_batch(
+            system, made.frames, made.prompt, made.rollout, encode_in_step=encode_in_step
+        )
+        state = abstract_state(run, system)
+        return batch, state, jax.eval_shape(make_step(run, system), state, batch)
+
+    batch, state, (new_state, metrics) = traced(False)
     assert new_state == state
     assert metrics["reward"].shape == ()
     # Key frames: 8 rollouts × 32 frames, 1024 patches in blocks of 4, the width of the 7B decoder.
@@ -95,9 +105,9 @@ def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state["mllm"]))
     assert parameters == 8_292_166_656  # Qwen2.5-VL-7B-Instruct as published
     config.mllm.trainable = ""  # the tower too: the step encodes the frames itself
-    batch, state = abstract_batch(config, system), abstract_state(config, "joint", system)
+    batch, state, (new_state, _) = traced(True)
     assert batch.answers.visual.pixels.shape == (8, 8 * 32, 1024, 14, 14, 3)
-    assert jax.eval_shape(make_step(config, "joint", system), state, batch)[0] == state
+    assert new_state == state
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):

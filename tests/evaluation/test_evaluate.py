@@ -1,269 +1,164 @@
-"""Intervals, the fixed selectors, oracle frames and the table."""
+"""Which models, queries and frames an arm gets, what is checked before, what is written after."""
 
+import json
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
 
-from msjoe_jax.config import base
-from msjoe_jax.data.questions import Question, save_questions
+from msjoe_jax import tasks
+from msjoe_jax.data.questions import DataConfig, Question, save_questions
 from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluation import evaluate
-from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.programs import Programs
-
-# --- intervals ------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson(pair):
-    """Tolerance: 1.96 stands for the normal quantile 1.959964."""
-    right, count = pair
-    want = stats.binomtest(right, count).proportion_ci(method="wilson")
-    np.testing.assert_allclose(evaluate.wilson(right, count), [want.low, want.high], atol=1e-5)
-
-
-def test_wilson_without_questions_says_nothing():
-    assert evaluate.wilson(0, 0) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_paired_difference(seed):
-    rng = np.random.default_rng(seed)
-    a, b = rng.integers(0, 2, (2, 50 + seed)).astype(float)
-    want = stats.norm.interval(0.95, (a - b).mean(), stats.sem(a - b))
-    mean, low, high = evaluate.paired_difference(a, b)
-    assert mean == pytest.approx(a.mean() - b.mean())
-    np.testing.assert_allclose([low, high], want, atol=1e-5)
-    # Pairing matters: what the arms share is not noise.
-    assert evaluate.paired_difference(a, a) == (0.0, 0.0, 0.0)
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_paired_difference_of_too_few_is_wide(count):
-    mean, low, high = evaluate.paired_difference(np.ones(count), np.zeros(count))
-    assert mean == count and (low, high) == (mean - 1, mean + 1)
-
-
-# --- selectors ------------------------------------------------------------------------------------
-
-B, I, Q, T, E, K, SMOOTH = 3, 2, 2, 13, 4, 4, 5
-VALID = (13, 6, 3)
-
-
-class Clip:
-    """Text i is embedded as row i of the parameters."""
-
-    def __init__(self, table):
-        self.encode_text = lambda tokens: table[tokens[:, 0]]
-
-
-SYSTEM = types.SimpleNamespace(
-    clip_model=Clip,
-    sampler=lambda scale: (
-        lambda s, q, f: jnp.where(f, scale * jnp.where(q[..., None], s, -1.0).max(1), -jnp.inf)
-    ),
+from msjoe_jax.evaluation.evaluate import (
+    EvaluateConfig,
+    Evaluator,
+    evaluate,
+    load_heldout,
+    other_previews,
+    queries_of,
 )
-RNG = np.random.default_rng(0)
-TABLE = RNG.normal(size=(B * I * Q, E)).astype(np.float32)
-EMBEDDINGS = RNG.normal(size=(B, T, E)).astype(np.float32)
-FRAME_MASK = np.arange(T) < np.array(VALID)[:, None]
-QUERY_MASK = np.array([[[1, 1], [1, 0]]] * B, bool)
-TOKENS = np.arange(B * I * Q, dtype=np.int32).reshape(B, I, Q, 1)
-PROGRAMS = Programs(SYSTEM, SMOOTH)
+from msjoe_jax.tasks import TASKS
+
+OPTIONS = ("red", "blue")
 
 
-def select(selector, rows=slice(None), embeddings=EMBEDDINGS, draws=1):
-    out = PROGRAMS.select(
-        jnp.asarray(TABLE),
-        jnp.float32(3.0),
-        TOKENS[rows],
-        QUERY_MASK[rows],
-        embeddings[rows],
-        FRAME_MASK[rows],
-        np.int32(0),
-        np.int32(1),
-        np.arange(B, dtype=np.int32)[rows],
-        selector=selector,
-        draws=draws,
-        k=K,
+def question(name, video="v", **extra):
+    return Question(name, video, "what colour?", OPTIONS, 1, extra=extra)
+
+
+class FakeEpisodes:
+    """Answers B where `right(mllm, queries, selector)` holds, else A; drops question "bad"."""
+
+    def __init__(self, questions, right):
+        self.questions, self.right = questions, right
+        self.text = types.SimpleNamespace(prompt=types.SimpleNamespace(think=False))
+        self.reasoned: list[str] = []
+        self.chosen: dict[str, str] = {}
+
+    def batches(self, size):
+        for start in range(0, len(self.questions), size):
+            index = np.arange(start, start + size)
+            valid = index < len(self.questions)
+            mark = np.arange(size)
+            preview = {"preview": (mark, mark), "preview_mask": mark, "preview_times": mark}
+            yield {"index": np.where(valid, index, 0), "valid": valid, "duration": mark, **preview}
+
+    def batch_questions(self, batch):
+        return [self.questions[i] for i in batch["index"]]
+
+    def reason(self, mllm, batch, update, *, rollouts, temperature, weight):
+        assert (rollouts, temperature) == (1, 0.0)
+        self.reasoned.append(mllm)
+        return types.SimpleNamespace(queries=[[(f"by {mllm}",)]] * len(batch["index"]))
+
+    def select(self, params, batch, queries, update, *, selector, weight):
+        made = (params["mllm"], params["sampler"], selector)
+        selection = [(*made, row[0][0]) for row in queries]
+        return types.SimpleNamespace(selection=selection)
+
+    def answer(self, mllm, batch, selection, update, *, temperature, weight):
+        texts = []
+        for b, asked in enumerate(self.batch_questions(batch)):
+            if asked.id == "bad":
+                weight[b] = 0
+            letter = "B" if self.right(asked, *selection[b]) else "A"
+            texts.append([f"<answer>{letter}</answer>"])
+        return types.SimpleNamespace(texts=texts, finished=np.ones((len(texts), 1), bool))
+
+
+PARAMS = {
+    name: {"mllm": f"{name} mllm", "sampler": f"{name} sampler", "clip": "clip"}
+    for name in ("base", "pretrain", "joint")
+}
+
+
+def test_what_each_arm_gets():
+    seen = {}
+
+    def right(asked, mllm, sampler, selector, query):
+        seen[selector, query] = (mllm, sampler)
+        return selector == "msjoe"
+
+    episodes = FakeEpisodes([question("a"), question("bad"), question("c")], right)
+    names = ("uniform", "joint", "pretrained", "topk_question", "topk")
+    scores, answers = Evaluator(episodes, "jsonl", PARAMS, 2).run(names)
+    assert seen["uniform", ""] == ("base mllm", "base sampler")
+    assert seen["msjoe", "by joint mllm"] == ("joint mllm", "joint sampler")
+    assert seen["msjoe", "by base mllm"] == ("base mllm", "pretrain sampler")
+    assert seen["topk", "what colour?"] == ("base mllm", "base sampler")
+    assert seen["topk", "by joint mllm"] == ("joint mllm", "joint sampler")  # a bare selector
+    # Each model reasons once a batch, whatever the number of arms.
+    assert sorted(episodes.reasoned) == ["base mllm"] * 2 + ["joint mllm"] * 2
+    np.testing.assert_array_equal(scores["joint"], [1, np.nan, 1])
+    np.testing.assert_array_equal(scores["uniform"], [0, np.nan, 0])
+    assert answers["joint"] == ["B", "", "B"] and answers["topk"] == ["A", "", "A"]
+
+
+def test_what_is_written(tmp_path, monkeypatch, capsys):
+    submitted = TASKS["jsonl"]._replace(
+        submission=lambda rows: json.dumps([row["answer"] for row in rows]).encode()
     )
-    return jax.tree.map(np.asarray, out)
+    monkeypatch.setitem(tasks.TASKS, "jsonl", submitted)
+    groups = {"groups": {"half": "first"}}
+    asked = [question("a", **groups), question("bad"), question("c")]
+    episodes = FakeEpisodes(asked, lambda asked, *arm: asked.id == "a")
+    evaluator = Evaluator(episodes, "jsonl", PARAMS, 50)
+    result = evaluate(evaluator, ("uniform", "joint"), tmp_path, {"frames": 6, "seed": 0})
+    assert json.loads((tmp_path / "eval.json").read_text()) == result
+    row = result["arms"]["uniform"]
+    assert (row["accuracy"], row["questions"], row["label"]) == (0.5, 2, "uniform")
+    assert row["groups"] == {"half": {"first": {**row["groups"]["half"]["first"]}}}
+    assert row["groups"]["half"]["first"]["accuracy"] == 1.0
+    assert (result["frames"], result["seed"], result["task"]) == (6, 0, "jsonl")
+    rows = [json.loads(x) for x in (tmp_path / "eval_questions.jsonl").read_text().splitlines()]
+    assert rows[0] == {"id": "a", "uniform": 1.0, "joint": 1.0}
+    assert rows[1] == {"id": "bad", "uniform": None, "joint": None}
+    assert json.loads((tmp_path / "submission-joint").read_text()) == ["B", "", "A"]
+    assert "half first" in capsys.readouterr().out
 
 
-def cosines(b, i):
-    """[queries that count, valid frames] in float64."""
-    text = TABLE[TOKENS[b, i, QUERY_MASK[b, i], 0]].astype(float)
-    seen = EMBEDDINGS[b, : VALID[b]].astype(float)
-    norm = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
-    return norm(text) @ norm(seen).T
-
-
-def smoothed(row):
-    half = SMOOTH // 2
-    return [row[max(0, t - half) : t + half + 1].mean() for t in range(len(row))]
-
-
-@pytest.mark.parametrize("selector", ["topk", "topk_smooth", "sampler"])
-def test_top_k_selectors(selector):
-    bad = np.where(FRAME_MASK[..., None], EMBEDDINGS, np.nan)  # padding may hold anything
-    out = select(selector, embeddings=bad)
-    for b, i in np.ndindex(B, I):
-        rows = cosines(b, i)
-        np.testing.assert_allclose(
-            out.similarity[b, i][QUERY_MASK[b, i]][:, : VALID[b]], rows, atol=1e-6
-        )
-        if selector == "topk_smooth":
-            rows = np.array([smoothed(row) for row in rows])
-        order = np.argsort(-rows.max(0))[:K]
-        valid = out.draw.valid[b, i, 0]
-        assert valid.sum() == min(K, VALID[b])
-        np.testing.assert_array_equal(out.draw.indices[b, i, 0][valid], order)
-
-
-def test_uniform_takes_the_middles_of_equal_parts():
-    out = select("uniform")
-    for b, i in np.ndindex(B, I):
-        n = VALID[b]
-        want = sorted({int((k + 0.5) * n / K) for k in range(K)})
-        valid = out.draw.valid[b, i, 0]
-        assert sorted(out.draw.indices[b, i, 0][valid]) == want
-        assert len(want) == min(K, n)
-
-
-def test_draws_depend_on_the_question_not_on_its_place():
-    out = select("sample", draws=8)
-    for b in range(B):
-        picked = [d[v] for d, v in zip(out.draw.indices[b, 0], out.draw.valid[b, 0], strict=True)]
-        assert all(len(set(p)) == len(p) == min(K, VALID[b]) for p in picked)
-        assert all((p < VALID[b]).all() for p in picked)
-    assert len({tuple(d) for d in out.draw.indices[0].reshape(-1, K)}) > 8
-    turned = select("sample", slice(None, None, -1), draws=8)
-    np.testing.assert_array_equal(turned.draw.indices, out.draw.indices[::-1])
-
-
-# --- oracle frames, table, names ------------------------------------------------------------------
-
-
-def question(piles):
-    return Question("q1", "v", "?", ("a", "b"), 0, extra={"oracle_frames": piles})
-
-
-@settings(deadline=None)
-@given(st.data(), st.integers(1, 40), st.integers(1, 8))
-def test_oracle_frames_come_first_and_the_rest_is_filled(data, count, k):
-    frames = st.lists(st.integers(0, count - 1), min_size=1, max_size=5, unique=True)
-    piles = data.draw(st.lists(frames, min_size=1, max_size=3))
-    asked = question([list(p) for p in piles])
-    chosen = evaluate._oracle_frames(asked, k, range(count))
-    shown = {t for pile in piles for t in pile}
-    assert chosen == sorted(set(chosen)) and all(0 <= t < count for t in chosen)
-    assert len(chosen) == min(k, count)
-    assert len(shown & set(chosen)) == min(k, len(shown))
-    if k >= len(piles):
-        assert all(set(pile) & set(chosen) for pile in piles)  # every target is there
-    assert asked.extra["oracle_frames"] == piles
-
-
-def test_a_question_without_oracle_frames_is_named():
-    with pytest.raises(UserError, match=r"question q1: .*oracle_frames"):
-        evaluate._oracle_frames(question([]), 4, range(10))
+def test_queries_that_need_no_model():
+    asked = question("a", oracle_queries=["cup", "dog"])
+    assert queries_of("oracle", asked) == ("cup", "dog")
+    assert queries_of("question", asked) == ("what colour?",)
+    assert queries_of("none", asked) == ("",)
 
 
 def test_previews_of_another_video():
     videos = ["a", "a", "b", "c", "c"]
-    asked = [Question(str(i), v, "?", ("x", "y"), 0) for i, v in enumerate(videos)]
+    asked = [question(str(i), video) for i, video in enumerate(videos)]
     mark = np.arange(5)
     moved = ("preview_mask", "preview_times", "duration")
     batch = {"preview": (mark * 10, mark * 100), "embeddings": mark, **dict.fromkeys(moved, mark)}
-    swapped = evaluate._other_previews(batch, asked)
+    swapped = other_previews(batch, asked)
     order = [2, 2, 3, 0, 0]
     assert all(swapped[key].tolist() == order for key in moved)
     assert [list(x) for x in swapped["preview"]] == [list(mark[order] * s) for s in (10, 100)]
     assert swapped["embeddings"] is mark and batch["preview_mask"] is mark
     with pytest.raises(UserError, match="one video only"):
-        evaluate._other_previews(batch, asked[:2])
+        other_previews(batch, asked[:2])
 
 
-def test_table():
-    table = {
-        "joint": {"accuracy": 0.75, "ci95": [0.5, 0.9]},
-        "uniform": {
-            "accuracy": 0.25,
-            "ci95": [0.1, 0.5],
-            "joint_minus": {"difference": 0.5, "ci95": [0.2, 0.8]},
-        },
-    }
-    head, joint, uniform = evaluate.format_table(table).splitlines()
-    assert "accuracy" in head and "0.750" in joint and "[0.500, 0.900]" in joint
-    assert uniform.startswith("uniform") and "+0.500 [+0.200, +0.800]" in uniform
-
-
-@pytest.mark.parametrize(
-    "selectors, words",
-    [
-        (("uniform", "best"), "config.evaluate.selectors: 'best' is not one of blind, uniform"),
-        (("uniform", "joint"), "selector joint needs the stage 'joint'"),
-    ],
-)
-def test_unknown_or_unavailable_selectors_are_named(tmp_path, selectors, words):
-    config = base()
-    config.evaluate.selectors = selectors
-    with pytest.raises(UserError, match=words):
-        evaluate.evaluate(config, tmp_path, PROGRAMS, {"base": {}})
-
-
-@pytest.mark.parametrize(
-    "selector, extra, words",
-    [
-        ("uniform", {}, None),
-        ("oracle", {"oracle_frames": [[0, 1], []]}, None),
-        ("oracle_queries", {"oracle_queries": ["cup"]}, None),
-        ("oracle", {}, r"question q: extra\.oracle_frames must be lists of frame numbers; leave"),
-        ("oracle", {"oracle_frames": [0, 1]}, "must be lists"),
-        ("oracle_queries", {}, r"extra\.oracle_queries must be 1 to config\.prompt\.max_queries t"),
-        ("oracle_queries", {"oracle_queries": ["cup"] * 9}, "must be 1 to"),
-    ],
-)
-def test_heldout_data_are_checked_before_training(tmp_path, selector, extra, words):
+def test_heldout_data_are_checked_before_training(tmp_path):
     with RecordWriter(tmp_path / "records") as writer:
         writer.add("v", [(0.0, np.zeros((8, 8, 3), np.uint8))])
-    config = base()
-    config.evaluate.selectors = (selector,)
-    config.data.heldout_records = str(tmp_path / "records")
-    config.data.heldout_questions = file = str(tmp_path / "questions.jsonl")
-    save_questions(file, [Question("q", "v", "?", ("a", "b"), 0, extra=extra)])
-    if words:
-        with pytest.raises(UserError, match=words):
-            evaluate.load_heldout(config, embedded=False)
-        return
-    questions, reader = evaluate.load_heldout(config, embedded=False)
+    file = tmp_path / "questions.jsonl"
+    save_questions(file, [question("q"), question("r")])
+    data = DataConfig(heldout_records=str(tmp_path / "records"), heldout_questions=str(file))
+    sizes = {"candidates": 4, "previews": 1, "max_queries": 2}
+
+    def load(data=data, arms=("uniform",), **more):
+        return load_heldout(data, EvaluateConfig(arms=arms, limit=1), **sizes, **more)
+
+    questions, reader = load(embedded=False)
     assert (len(questions), reader.ids) == (1, ["v"])
     with pytest.raises(UserError, match="no CLIP embeddings"):
-        evaluate.load_heldout(config)
-    save_questions(file, [Question("q", "elsewhere", "?", ("a", "b"), 0, extra=extra)])
+        load()
+    with pytest.raises(UserError, match=r"extra\.oracle_frames must be lists"):
+        load(arms=("oracle",), embedded=False)
+    with pytest.raises(UserError, match=r"config\.data\.heldout_questions is not set"):
+        load(DataConfig(heldout_records="x"))
+    save_questions(file, [question("q", "elsewhere")])
     with pytest.raises(UserError, match="video 'elsewhere' is not in"):
-        evaluate.load_heldout(config, embedded=False)
-
-
-def test_a_searched_text_cannot_hold_special_tokens():
-    seen = []
-    system = types.SimpleNamespace(
-        tokenizer=object(),
-        clip_tokenizer=types.SimpleNamespace(encode=lambda text: seen.append(text) or [5, 6]),
-        clip=types.SimpleNamespace(context=6),
-        clip_start_end=lambda: (1, 2),
-        qwen=types.SimpleNamespace(vision=None),
-    )
-    episodes = Episodes(base(), types.SimpleNamespace(system=system), None, [])
-    tokens, mask = episodes.query_tokens([[("cup <|endoftext|> dog",)]])
-    assert seen == ["cup < |endoftext|> dog"]
-    assert tokens[0, 0, :2].tolist() == [[1, 5, 6, 2, 0, 0], [1, 2, 0, 0, 0, 0]]
-    assert mask[0, 0].tolist() == [True, False, False, False]
+        load(embedded=False)

@@ -1,5 +1,6 @@
 """Attention backends against a dense float64 softmax: values and gradients, causal or not."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from msjoe_jax.config import read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.attention import BACKENDS, choose_backend, self_attention
 from msjoe_jax.rollout.system import load_tokenizers, make_system
-from tests.support.tiny import tiny_settings
+from tests.support.tiny import tiny_config, tiny_settings
 
 # float32 sums of up to some hundred terms, reordered; relative to the largest entry or 1.
 TOLERANCE = 1e-5
@@ -139,15 +141,24 @@ def test_auto_is_what_runs_here(monkeypatch):
 
 
 def test_backends_that_cannot_be_are_refused(tmp_path, monkeypatch):
-    def system(**mllm):
-        settings = tiny_settings(tmp_path, attention="cudnn", **mllm)
-        return make_system(settings, load_tokenizers(settings))
-
+    config = tiny_config(tmp_path)
+    config.mllm.attention = "flash"
+    with pytest.raises(UserError, match=r"config\.mllm\.attention=flash is not one of auto"):
+        read_config(config)
+    config.mllm.attention = "cudnn"
+    with pytest.raises(UserError, match="takes 16-bit floats, not dtype=float32"):
+        read_config(config)
+    settings = tiny_settings(tmp_path, dtype="bfloat16", attention="cudnn")
+    tokenizers = load_tokenizers(settings)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     with pytest.raises(UserError, match="needs an NVIDIA GPU"):
-        system(dtype="bfloat16")
-    with pytest.raises(AssertionError, match="takes 16-bit floats, not dtype=float32"):
-        system(dtype="float32")
+        make_system(settings, tokenizers)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert make_system(settings, tokenizers).mllm_config.vision.merge == 2
+    # As no config can have it, but a caller's own settings may.
+    single = dataclasses.replace(settings.mllm, dtype="float32")
+    with pytest.raises(UserError, match="does not take float32"):
+        make_system(dataclasses.replace(settings, mllm=single), tokenizers)
     q = jnp.zeros((1, 2, 1, 8))
     with pytest.raises(ValueError, match="'flash' is not one of"):
         self_attention(q, q, q, jnp.ones((1, 2), jnp.int32), causal=True, backend="flash")

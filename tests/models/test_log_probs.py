@@ -74,6 +74,7 @@ def test_values_and_gradients(seed, vocab, chunk, scale, temperature):
 def test_a_banned_target_has_no_probability():
     h, table, _, _ = drawn(0, 4, 12, 8, 1.0)
     banned = np.arange(12) % 4 == 0
-    lp, _ = log_probs(h, table, jnp.array([0, 1, 4, 5]), banned=jnp.asarray(banned), chunk=5)
+    h, table, targets = jnp.asarray(h), jnp.asarray(table), jnp.array([0, 1, 4, 5])
+    lp, _ = log_probs(h, table, targets, banned=jnp.asarray(banned), chunk=5)
     np.testing.assert_array_equal(np.exp(lp) == 0, [True, False, True, False])
     assert np.isfinite(lp).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msjoe_jax.report.figures import TAKEN, figure_to_image, keyframe_figure
+from msjoe_jax.report.figures import KEY_COLOUR, figure_to_image, keyframe_figure
 
 
 def figure(selected: list[int], logits: np.ndarray, queries: list[str]):
@@ -31,7 +31,7 @@ def test_keyframe_figure_shows_the_frames_in_time_order():
         line
         for axes in picture.axes
         for line in axes.lines
-        if line.get_color() == TAKEN and line.get_linestyle() == "None"
+        if line.get_color() == KEY_COLOUR and line.get_linestyle() == "None"
     )
     assert taken.get_xydata().tolist() == [[45.0, 3.0], [135.0, 2.0]]
     pixels = figure_to_image(picture)

@@ -137,11 +137,11 @@ def paid(config, batch):
     """(total, what query tokens, sampler and answer tokens are paid)."""
     shape = batch.draw.indices.shape[:3]
     values = {
-        name: np.broadcast_to(reward(batch, config), shape)
+        name: jnp.broadcast_to(reward(batch, config), shape)
         for name, reward in rewards.REWARDS.items()
         if not name.endswith("length") or config.overlong_buffer
     }
-    tables = [config.weights(), *(config.paid()[part] for part in rewards.PARTS)]
+    tables = [config.weights(), *(config.part_weights()[part] for part in rewards.PARTS)]
     return [rewards.weighted_sum(values, table, shape) for table in tables]
 
 

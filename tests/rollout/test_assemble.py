@@ -63,11 +63,12 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
 
 def reference_positions(given, system) -> np.ndarray:
     from types import SimpleNamespace
+    from typing import Any
 
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
     class Positions:
-        get_rope_index = Qwen2_5_VLModel.get_rope_index
+        get_rope_index: Any = Qwen2_5_VLModel.get_rope_index
         get_vision_position_ids = Qwen2_5_VLModel.get_vision_position_ids
         config = SimpleNamespace(
             vision_config=SimpleNamespace(

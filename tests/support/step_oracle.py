@@ -11,6 +11,7 @@ import optax
 
 from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.config import StepConfig
 from msjoe_jax.rl.joint_step import make_joint_step, partition
 from msjoe_jax.rl.objective import ModelFns
 
@@ -21,6 +22,22 @@ VALID_FRAMES = (6, 5, 3, 2)  # two questions have no choice of frames
 TOLERANCE = 2e-6
 FAST = {"xla_backend_optimization_level": "0"}  # compiling is nearly all the time of this file
 
+
+# --- objectives of many options at once -----------------------------------------------------------
+
+ROUTED = StepConfig(query_entropy=0.05, frame_entropy=0.1)
+SHARED = StepConfig(
+    credit="shared", advantage="group", aggregation="sequence-mean", frame_entropy=0.0
+)
+LATER = StepConfig(  # a second update on one batch, with a reference
+    advantage="leave_one_out",
+    sampler_advantage="counterfactual",
+    likelihood="cb",
+    aggregation="fixed-length",
+    kl_coef=0.2,
+    overlong="mask",
+    frame_entropy=0.1,
+)
 
 # --- stub models, small batch ---------------------------------------------------------------
 
@@ -96,6 +113,14 @@ def make_batch(seed=0):
         weight=np.ones(B, np.float32),
         importance=np.array([1, 0.5, 2, 1.5], np.float32),
     )
+
+
+def poison(x, b):
+    """Row b of a batch's array as bad as its type allows."""
+    out = x.copy()
+    if np.issubdtype(x.dtype, np.floating):
+        out[b] = np.nan
+    return out
 
 
 def make_later_batch(seed=0):

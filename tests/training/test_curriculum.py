@@ -1,18 +1,12 @@
-"""The order of a curriculum, and what weighs questions by difficulty."""
-
-import dataclasses
+"""The order of a curriculum."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msjoe_jax.config import base
-from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
 from msjoe_jax.training.curriculum import curriculum_order
-from msjoe_jax.training.difficulty import with_adjusted_rates
-from msjoe_jax.training.train import _importance, _usable
 
 SCHEDULE = {"start": 0.9, "end": 0.1, "width": 0.15}
 
@@ -49,50 +43,3 @@ def test_draws_follow_the_weights():
 def test_bad_input_is_one_line():
     with pytest.raises(UserError, match="3 questions are fewer than a batch of 4"):
         curriculum_order(np.ones(3), batch_size=4, batches=1, ramp=1, seed=0, **SCHEDULE)
-
-
-def test_a_question_without_a_rate_is_left_out_where_the_stage_goes_by_it():
-    config, asked = base(), questions(0.5, None, 1.0)
-    assert _usable(config, "joint", asked) == asked
-    assert [q.difficulty for q in _usable(config, "pretrain", asked)] == [0.5]
-    config.joint.curriculum.width = 0.3
-    assert [q.difficulty for q in _usable(config, "joint", asked)] == [0.5, 1.0]
-    with pytest.raises(UserError, match="run the stage difficulty"):
-        _usable(config, "joint", questions(None))
-    with pytest.raises(UserError, match="no question has a pass rate below 1"):
-        _usable(config, "pretrain", questions(None, 1.0))
-
-
-# --- pass rates and weights ---------------------------------------------------------------------
-
-
-def questions(*rates, options=("a", "b", "c", "d")):
-    return [Question(f"q{i}", "v", "?", options, 0, rate) for i, rate in enumerate(rates)]
-
-
-def test_rates_are_left_alone_by_default():
-    asked = questions(0.25, None, 1.0)
-    assert with_adjusted_rates(base(), asked) is asked
-
-
-def test_rates_are_smoothed_then_corrected():
-    """By hand: 8 samples, drawn by 2 more towards the mean .5 of the known ones."""
-    config = base()
-    config.difficulty.smoothing = 2.0
-    rates = [q.difficulty for q in with_adjusted_rates(config, questions(0.0, None, 1.0))]
-    assert rates[1] is None and rates[::2] == pytest.approx([0.1, 0.9])
-    config.difficulty.chance_corrected = True
-    rates = [q.difficulty for q in with_adjusted_rates(config, questions(0.0, None, 1.0))]
-    assert rates[1] is None and rates[::2] == pytest.approx([0.0, (0.9 - 0.25) / 0.75])
-    one = [dataclasses.replace(q, options=("a", "b")) for q in questions(0.5, 0.5)]
-    assert [q.difficulty for q in with_adjusted_rates(config, one)] == pytest.approx([0.0, 0.0])
-
-
-def test_importance_has_mean_one_and_favours_what_is_rarely_or_mostly_right():
-    config = base()
-    asked = questions(0.0, 0.1, 0.5, 0.9)
-    assert _importance(config, "joint", asked).tolist() == [1.0] * 4
-    config.joint.difficulty_weight = 1.0
-    weights = _importance(config, "joint", asked)
-    raw = np.array([1 / 0.09, 1 / 0.09, 1 / 0.25, 1 / 0.09])
-    np.testing.assert_allclose(weights, raw / raw.mean(), rtol=1e-5)

@@ -18,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from msjoe_jax.config import read_config
 from msjoe_jax.draws.plackett_luce import sample
 from msjoe_jax.models.params import abstract
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig, VisionConfig
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.generate import Prompts
-from msjoe_jax.rollout.system import make_system
-from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings, replicated
-from msjoe_jax.runtime.sharding_tables import STATE_TABLE
+from msjoe_jax.rollout.system import load_tokenizers, make_system, state_table
+from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.training.state import init_state, make_step
 
 # (data, fsdp, tensor); the last with two micro-batches.
@@ -52,9 +53,10 @@ def make_parts(folder):
     vision = VisionConfig(1, 16, 2, 16, D, (0,), window=28)
     qwen = QwenConfig(text, vision, 2, 3, 0, 1)
     definition, shapes = abstract(lambda: QwenVL(qwen, rngs=nnx.Rngs(0)))
-    system = make_system(config)
+    models = read_config(config).models
+    system = make_system(models, load_tokenizers(models))
     return config, dataclasses.replace(
-        system, qwen=qwen, mllm_def=definition, abstract=system.abstract | {"mllm": shapes}
+        system, mllm_config=qwen, mllm_def=definition, abstract=system.abstract | {"mllm": shapes}
     )
 
 
@@ -123,19 +125,22 @@ def main(folder, port="", process=""):
     if port:
         jax.distributed.initialize(f"localhost:{port}", PROCESSES, int(process))
     meshes, folder = SHARED if port else MESHES, pathlib.Path(folder)
-    config, system = make_parts(folder)
+    own = folder / f"own{process}"  # processes at once would replace each other's tokenizer
+    own.mkdir()
+    config, system = make_parts(own)
     rng = np.random.default_rng(0)
     params = {name: make_params(system.abstract[name], rng) for name in ("mllm", "sampler")}
     batch, rules = make_batch(rng), AxisRules()
 
     def update(sizes, parts):
         config.objective.micro_batches = parts
+        run = read_config(config).training_run("joint")
         devices = jax.devices() if math.prod(sizes) > 1 else jax.local_devices()[:1]
         mesh = make_mesh(*sizes, devices=devices)
-        state = init_state(config, "joint", params["mllm"], params["sampler"])
-        where = param_shardings(state, STATE_TABLE, mesh, rules)
+        state = init_state(run, params["mllm"], params["sampler"])
+        where = param_shardings(state, state_table(system), mesh, rules)
         step = jax.jit(
-            make_step(config, "joint", system),
+            make_step(run, system),
             donate_argnums=0,
             out_shardings=(where, None),
             compiler_options={"xla_backend_optimization_level": "0"},  # two thirds of the time
@@ -149,7 +154,9 @@ def main(folder, port="", process=""):
             after, metrics = step(state, placed)
         q = after["mllm"]["language"]["layers"]["q"]
         split = q.size // q.addressable_shards[0].data.size
-        whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))((after, metrics))
+        whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(
+            (after, metrics)
+        )
         after, metrics = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), whole)
         return after, {k: float(v) for k, v in metrics.items()}, split
 

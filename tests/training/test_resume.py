@@ -16,7 +16,7 @@ from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.runtime.files import lock
 from tests.support.embeddings import write_embeddings
-from tests.support.tiny import tiny_bundle
+from tests.support.tiny import tiny_model_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, SAVE_EVERY = 8, 4
@@ -42,16 +42,16 @@ def made(tmp_path_factory):
         for i in range(2 * VIDEOS)
     ]
     save_questions(folder / "questions.jsonl", questions)
-    bundle = tiny_bundle(folder)
+    model = tiny_model_folder(folder)
     (folder / "config.py").write_text(
         "import pathlib\n"
         "from tests.support.tiny import tiny_config\n"
         "def get_config():\n"
         f"    c = tiny_config(pathlib.Path({str(folder)!r}))\n"
-        f"    c.mllm.checkpoint = c.clip.checkpoint = c.sampler.checkpoint = {str(bundle)!r}\n"
+        f"    c.mllm.checkpoint = c.clip.checkpoint = c.sampler.checkpoint = {str(model)!r}\n"
         f"    c.data.train_records = {str(folder / 'records')!r}\n"
         f"    c.data.train_questions = {str(folder / 'questions.jsonl')!r}\n"
-        "    c.stages = ('joint',)\n"
+        "    c.phases = ('joint',)\n"
         f"    c.joint.steps, c.checkpoint_every, c.media_every = {STEPS}, {SAVE_EVERY}, 100\n"
         "    c.rollout.questions, c.rollout.query_rollouts = 3, 2\n"
         "    c.rollout.updates, c.rollout.refill, c.joint.curriculum.width = 2, 1, 0.3\n"
@@ -160,11 +160,11 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(made, whole):
 
 def test_training_moved_both_models(made, whole):
     state, metrics = whole
-    bundle = read(made / "bundle" / "params" / "state")
+    start = read(made / "model" / "params" / "state")
     for name in ("mllm/language/embedding", "sampler/skip_scale"):
-        assert (np.asarray(state[name]) != np.asarray(bundle[name])).any()
-    frozen = [name for name in bundle if name.startswith("mllm/vision/")]
-    assert frozen and all((state[n] == bundle[n]).all() for n in frozen)
+        assert (np.asarray(state[name]) != np.asarray(start[name])).any()
+    frozen = [name for name in start if name.startswith("mllm/vision/")]
+    assert frozen and all((state[n] == start[n]).all() for n in frozen)
     assert metrics[-1]["skipped_updates"] == 0
 
 

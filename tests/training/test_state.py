@@ -1,72 +1,47 @@
-"""Choices of a training config that do not exist or do not go together, found before a run."""
+"""What a training moves: optimizers, adapters, the tower, and updates of real tiny models."""
 
-import re
+import dataclasses
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
-from msjoe_jax.config import base
+from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
-from msjoe_jax.rollout.system import make_system
-from msjoe_jax.training.state import check_training, trains_vision
+from msjoe_jax.models.lora import merge_lora
+from msjoe_jax.rollout.system import load_tokenizers, make_system
+from msjoe_jax.runtime.compile_counter import CompileCounter
+from msjoe_jax.training.state import (
+    abstract_state,
+    check_trainable,
+    init_state,
+    make_optimizers,
+    make_scoring,
+    make_step,
+    trains_vision,
+)
+from tests.support.system import changed, colour_questions, noise_videos, tiny_run
 from tests.support.tiny import tiny_config
 
-
-def changed(**fields):
-    config = base()
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
-    return config
+B, I, J = 4, 2, 2
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_the_defaults_are_fine():
-    for stage in ("pretrain", "joint"):
-        check_training(base(), stage)
+def joint(config):
+    return read_config(config).training_run("joint")
 
 
-@pytest.mark.parametrize(
-    "fields, words",
-    [
-        ({"objective__likelihood": "pl"}, "config.objective.likelihood='pl' is not one of plack"),
-        ({"objective__credit": "own"}, "config.objective.credit='own' is not one of routed, sh"),
-        ({"objective__kl_kind": "k4"}, "config.objective.kl_kind='k4' is not one of k1, k2, k3, "),
-        ({"joint__sampler_advantage": "x"}, "config.joint.sampler_advantage='x' is not one of"),
-        ({"rollout__selector": "best"}, "config.rollout.selector='best' is not one of sample"),
-        ({"rollout__queries": "none"}, "config.rollout.queries='none' is not one of policy"),
-        ({"rollout__waves": 3}, "config.rollout.waves=3 does not divide config.rollout.questions"),
-        ({"objective__micro_batches": 0}, "config.objective.micro_batches=0 does not divide"),
-        ({"rollout__query_rollouts": 1}, "query_rollouts must be at least 2 for advantage=nested"),
-        (
-            {"objective__overlong": "penalty"},
-            "config.objective.overlong=penalty needs overlong_buffer of at least 1",
-        ),
-        (
-            {"joint__sampler_advantage": "counterfactual"},
-            "config.joint.sampler_advantage=counterfactual needs config.rollout.counterfactual",
-        ),
-    ],
-)
-def test_slips_are_named(fields, words):
-    with pytest.raises(UserError, match=re.escape(words)) as error:
-        check_training(changed(**fields), "joint")
-    assert "\n" not in str(error.value)
-
-
-def test_a_group_may_lie_in_either_dimension():
-    one = {"rollout__query_rollouts": 1, "rollout__frame_draws": 2}
-    check_training(changed(objective__advantage="group", **one), "joint")
-    one["rollout__frame_draws"] = 1
-    with pytest.raises(UserError, match="must be at least 2 for advantage=group"):
-        check_training(changed(objective__advantage="group", **one), "joint")
-    # Without one it is the other queries' rollouts that a query's are compared with.
-    one["rollout__frame_draws"] = 2
-    with pytest.raises(UserError, match="query_rollouts must be at least 2 for advantage=leave"):
-        check_training(changed(objective__advantage="leave_one_out", **one), "joint")
+# --- what trains ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """(config, system); the adapters and what trains are no part of the system."""
     config = tiny_config(tmp_path_factory.mktemp("tiny"))
-    return config, make_system(config)
+    models = read_config(config).models
+    return config, make_system(models, load_tokenizers(models))
 
 
 @pytest.mark.parametrize(
@@ -84,12 +59,225 @@ def tiny(tmp_path_factory):
 def test_the_tower_trains_where_it_or_an_adapter_of_it_does(tiny, fields, trains):
     config, system = tiny[0].copy_and_resolve_references(), tiny[1]
     config.mllm.update(fields)
-    assert trains_vision(config, system) is trains
+    assert trains_vision(joint(config), system) is trains
 
 
 @pytest.mark.parametrize("targets", ["nothing", "("])
 def test_adapters_of_nothing_are_a_slip(tiny, targets):
     config, system = tiny[0].copy_and_resolve_references(), tiny[1]
     config.mllm.update({"lora_rank": 2, "lora_targets": targets})
-    with pytest.raises(UserError, match=r"config\.mllm\.lora_targets: "):
-        trains_vision(config, system)
+    with pytest.raises(UserError, match=r"config\.mllm\.lora_targets[:=]"):
+        trains_vision(joint(config), system)
+
+
+def test_a_pattern_that_matches_nothing_is_a_slip(tiny):
+    config, system = tiny
+    check_trainable(joint(config), system)
+    nothing = changed(config, **{"mllm.trainable": "^nothing/"})
+    with pytest.raises(UserError, match=r"config\.mllm\.trainable='\^nothing/' matches no"):
+        check_trainable(joint(nothing), system)
+    check_trainable(joint(changed(nothing, **{"joint.train_mllm": False})), system)
+
+
+def test_moments_exist_for_what_trains_alone(tiny):
+    config, system = tiny
+
+    def moments(**fields):
+        state = abstract_state(joint(changed(config, **fields)), system)
+        out = {}
+        for name in ("mllm", "sampler"):
+            leaves = jax.tree_util.tree_leaves_with_path(state[f"{name}_opt"])
+            paths = [jax.tree_util.keystr(path) for path, leaf in leaves if leaf.ndim]
+            out[name] = [path for path in paths if ".mu" in path]
+        return out["mllm"], out["sampler"]
+
+    mllm, sampler = moments()
+    assert mllm and all("['language']" in path for path in mllm) and sampler
+    mllm, sampler = moments(**{"joint.train_mllm": False})
+    assert not mllm and sampler
+    mllm, sampler = moments(**{"joint.train_sampler": False, "mllm.lora_rank": 2})
+    assert mllm and all("['lora']" in path for path in mllm) and not sampler
+
+
+# --- optimizers -----------------------------------------------------------------------------------
+
+
+def steps(optimizer, params, grads, count):
+    """Parameters after each of `count` updates with the same gradient."""
+    state, out = optimizer.init(params), []
+    for _ in range(count):
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        out.append(params)
+    return out
+
+
+def test_rates_warm_up_and_the_samplers_falls_to_a_tenth():
+    """Adam under a constant gradient moves by the rate."""
+    config = base()
+    config.joint.steps, config.optimizer.warmup_steps = 100, 4
+    config.optimizer.mllm_lr, config.optimizer.sampler_lr = 1e-3, 1e-2
+    config.optimizer.mllm_decay = config.optimizer.sampler_decay = 0.0
+    x, g = {"w": jnp.zeros(1)}, {"w": jnp.ones(1)}
+    moved = []
+    for optimizer in make_optimizers(joint(config)):
+        path = np.array([0.0, *(float(p["w"][0]) for p in steps(optimizer, x, g, 100))])
+        moved.append(-np.diff(path))
+    mllm, sampler = moved
+    ramp = np.minimum(np.arange(1, 101) / 4, 1)
+    fall = 0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(100) / 100)) / 2
+    np.testing.assert_allclose(mllm, 1e-3 * ramp, rtol=1e-2)  # float32 differences of a sum
+    np.testing.assert_allclose(sampler, 1e-2 * ramp * fall, rtol=1e-2)
+
+
+def test_a_gradient_is_clipped_to_its_norm():
+    """Adam forgets a gradient's scale but not its change: the clip shows at a larger second one."""
+    config = base()
+    config.optimizer.warmup_steps, config.optimizer.mllm_decay = 1, 0.0
+    config.optimizer.mllm_clip = 1.0
+    optimizer, _ = make_optimizers(joint(config))
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    state = optimizer.init(params)
+    small = {"a": jnp.full(1, 0.3), "b": jnp.full(1, 0.4)}  # norm 0.5: not clipped
+    large = jax.tree.map(lambda x: 1e4 * x, small)  # clipped to norm 1: twice the small one
+    _, state = optimizer.update(small, state, params)
+    updates, _ = optimizer.update(large, state, params)
+    # m̂ / √v̂ of gradients g, 2g with β = .9, .999.
+    m = (0.09 + 0.2) / (1 - 0.9**2)
+    v = (0.000999 + 0.004) / (1 - 0.999**2)
+    want = -config.optimizer.mllm_lr * m / np.sqrt(v)
+    np.testing.assert_allclose(updates["a"], want, rtol=1e-3)
+    np.testing.assert_allclose(updates["b"], want, rtol=1e-3)
+
+
+def test_only_matrices_decay():
+    config = base()
+    config.optimizer.warmup_steps, config.optimizer.mllm_decay = 1, 0.5
+    optimizer, _ = make_optimizers(joint(config))
+    params = {"layers": {"q": jnp.ones(2), "q_bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
+    (after,) = steps(optimizer, params, jax.tree.map(jnp.zeros_like, params), 1)
+    assert (after["layers"]["q"] < 1).all()
+    assert (after["layers"]["q_bias"] == 1).all() and (after["norm"]["scale"] == 1).all()
+
+
+# --- the update -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An untrained tiny system whose updates are large and plain."""
+    folder = tmp_path_factory.mktemp("update")
+    reader = noise_videos(folder / "records", {f"v{v}": 3 + 3 * v for v in range(6)})
+    config = tiny_config(folder)
+    config.rollout.questions, config.rollout.query_rollouts = B, I
+    config.rollout.frame_draws = J
+    config.joint.steps, config.optimizer.mllm_lr, config.optimizer.warmup_steps = 10, 1e-1, 0
+    config.optimizer.mllm_decay = config.optimizer.sampler_decay = 0.0
+    config.objective.frame_entropy = 0.0
+    return tiny_run(config, reader, colour_questions(reader.ids, 12))
+
+
+@pytest.fixture(scope="module")
+def stepping(made):
+    """(jitted joint step, starting state): one compilation serves most tests here."""
+    run = joint(made.config)
+    state = init_state(run, made.params["mllm"], made.params["sampler"])
+    return jax.jit(make_step(run, made.system)), state
+
+
+def updated(stepping, rollout, count=1):
+    """(state before, state after, metrics of the last of `count` updates)."""
+    step, before = stepping
+    state = before
+    for _ in range(count):
+        state, metrics = step(state, rollout.arrays)
+    return before, jax.device_get(state), jax.device_get(metrics)
+
+
+def names(tree):
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in flat}
+
+
+@pytest.fixture(scope="module")
+def rewarded(made):
+    """A batch as if some answers had been right: an untrained model gets none."""
+    rollout = made.collector().batch(made.params, 5)
+    correct = np.random.default_rng(1).integers(0, 2, (B, I, J)).astype(np.float32)
+    measures = {**rollout.arrays.measures, "correct": correct}
+    return rollout._replace(arrays=rollout.arrays._replace(measures=measures))
+
+
+@pytest.fixture(scope="module")
+def trained(stepping, rewarded):
+    return updated(stepping, rewarded)
+
+
+def test_rollout_and_training_log_probs_agree(trained):
+    _, _, metrics = trained
+    assert 0 < metrics["sampling/sampling_logp_difference/max"] < 1e-5
+
+
+def test_what_is_not_trainable_stays(trained):
+    before, after, _ = trained
+    before, after = names(before["mllm"]), names(after["mllm"])
+    moved = {name for name in before if (before[name] != after[name]).any()}
+    assert moved and all(name.startswith("language/") for name in moved)
+
+
+def test_nothing_compiles_after_warm_up(made, stepping):
+    step, state = stepping
+    work = made.collector()
+    counter = CompileCounter()
+    counts = []
+    for index in range(1, 5):
+        now = {**made.params, "mllm": state["mllm"], "sampler": state["sampler"]}
+        rollout, _ = work.collect(now, index)
+        state, metrics = step(state, rollout.arrays)
+        jax.block_until_ready(metrics)
+        counts.append(counter.count)
+    counter.close()
+    assert counts[1:] == [counts[1]] * 3
+
+
+def test_a_second_update_on_a_batch_has_a_ratio(made, stepping, rewarded):
+    """Scoring gives the log-probs that the rollout reported; then the policy moves away."""
+    rollout = rewarded
+    scoring = jax.jit(make_scoring(joint(made.config), made.system))
+    query, answer = scoring(made.params["mllm"], rollout.arrays)
+    for log_probs, part in ((query, rollout.arrays.queries), (answer, rollout.arrays.answers)):
+        gap = np.where(part.mask, np.abs(log_probs - part.log_probs), 0)
+        assert gap.max() < 1e-5
+    old = rollout._replace(
+        arrays=rollout.arrays._replace(
+            queries=rollout.arrays.queries._replace(old_log_probs=query),
+            answers=rollout.arrays.answers._replace(old_log_probs=answer),
+        )
+    )
+    assert updated(stepping, old)[2]["clip_ratio/region_mean"] == 0
+    assert updated(stepping, old, count=2)[2]["clip_ratio/region_mean"] > 0
+
+
+def test_adapters_alone_train_and_merge_to_the_same_model(made, rewarded):
+    run = joint(changed(made.config, **{"mllm.lora_rank": 2}))
+    system = dataclasses.replace(made.system, lora_scale=2.0)
+    step = jax.jit(make_step(run, system))
+    state = init_state(run, made.params["mllm"], made.params["sampler"])
+    for _ in range(2):
+        state, _ = step(state, rewarded.arrays)
+    after, before = names(state["mllm"]), names(made.params["mllm"])
+    assert all((after[name] == before[name]).all() for name in before)
+    assert all((after[name] != 0).any() for name in after if name.startswith("lora/"))
+    scoring = jax.jit(make_scoring(run, system))
+    adapted = scoring(state["mllm"], rewarded.arrays)
+    merged = merge_lora(state["mllm"], system.lora_scale)
+    assert (np.asarray(merged["language"]["layers"]["q"]) != before["language/layers/q"]).any()
+    for with_adapters, without in zip(adapted, scoring(merged, rewarded.arrays), strict=True):
+        np.testing.assert_allclose(with_adapters, without, atol=1e-5)
+
+
+def test_an_importance_of_zero_teaches_nothing(stepping, rewarded):
+    arrays = rewarded.arrays._replace(importance=np.zeros(B, np.float32))
+    before, after, metrics = updated(stepping, rewarded._replace(arrays=arrays))
+    assert metrics["grad_norm/mllm"] == 0 and metrics["grad_norm/sampler"] == 0
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(before["mllm"]), after["mllm"])

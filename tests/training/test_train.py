@@ -1,18 +1,21 @@
-"""The RL loop around a stubbed step: what stops it and warns; its optimizers."""
+"""The RL loop around a stubbed step: what stops it, warns, is written and is saved."""
 
+import json
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from msjoe_jax.config import base
+from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
+from msjoe_jax.models.lora import add_lora, merge_lora
 from msjoe_jax.rollout.clock import DeviceClock
-from msjoe_jax.training.state import make_optimizers
-from msjoe_jax.training.train import _loop
+from msjoe_jax.rollout.collect import Rollout
+from msjoe_jax.training import train
+from msjoe_jax.training.train import Loop, merged, run_loop
 
 
 class Checkpoints:
@@ -23,8 +26,8 @@ class Checkpoints:
         self.saved.append(step)
 
 
-def run(folder, metrics, steps=6, saves=2, **fields):
-    """`_loop` where update n reports `metrics(n)`; the steps that were saved."""
+def run(folder, metrics, steps=6, saves=2, shown=None, **fields):
+    """`run_loop` where update n reports `metrics(n)`; the updates that were saved."""
     config = base()
     config.joint.steps, config.checkpoint_every = steps, saves
     config.media_every = config.rollouts_every = 100
@@ -32,31 +35,37 @@ def run(folder, metrics, steps=6, saves=2, **fields):
     clock, checkpoints = DeviceClock(), Checkpoints()
 
     def collect(params, step):
-        for stage in ("reason", "answer"):
-            with clock(stage):
+        for place in ("reason", "answer"):
+            with clock(place):
                 pass
-        return types.SimpleNamespace(arrays=None, notes=[], query_tokens=3, answer_tokens=2), 0
+        return Rollout(None, [], query_tokens=3, answer_tokens=2), 0
 
     def step(state, _):
         index = int(state["step"]) + 1
         known = {"reward": 0.5, "rewards/accuracy": 0.5, **metrics(index)}
         return {**state, "step": jnp.int32(index)}, jax.tree.map(jnp.float32, known)
 
-    work = types.SimpleNamespace(
-        config=config,
-        name="joint",
+    stub: Any = types.SimpleNamespace
+    loop = Loop(
+        run=read_config(config).training_run("joint"),
         folder=folder,
-        episodes=types.SimpleNamespace(clock=clock, failures=[]),
-        collector=types.SimpleNamespace(collect=collect),
-        stream=types.SimpleNamespace(get_state=lambda: b""),
-        prepared=lambda state, rollout: rollout,
+        meta={},
+        episodes=stub(clock=clock, failures=[]),
+        collector=stub(collect=collect),
+        stream=stub(get_state=lambda: b""),
         joint_step=step,
+        scoring=lambda *_: pytest.fail("nothing is to be scored"),
         clip=None,
+        reference=None,
     )
     state = {"step": jnp.int32(0), "mllm": {}, "sampler": {}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msjoe_jax.training.train._show", lambda *_: None)
-        _loop(work, state, checkpoints, 0)
+        patch.setattr(
+            train,
+            "show_rollout",
+            lambda writer, update, *_: None if shown is None else shown.append(update),
+        )
+        run_loop(loop, state, checkpoints, 0)
     return checkpoints.saved
 
 
@@ -86,62 +95,73 @@ def test_spread_logits_are_warned_of_once_under_the_marginal_form(
     assert warnings == 0 or "joint update 3" in out.out + out.err
 
 
-# --- optimizers ---------------------------------------------------------------------------------
+def test_every_update_has_one_row_whatever_is_saved_when(tmp_path):
+    shown = []
+    saved = run(tmp_path, lambda n: {"n": n}, steps=7, saves=3, shown=shown, media_every=2)
+    assert saved == [3, 6, 7] and shown == [2, 4, 6, 7]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["n"]) for row in rows] == [(n, n) for n in range(1, 8)]
+    assert all(row["num_tokens"] == 5 and row["refills"] == 0 for row in rows)
+    assert (tmp_path / "rollouts.jsonl").read_text() == ""
 
 
-def steps(optimizer, params, grads, count):
-    """Parameters after each of `count` updates with the same gradient."""
-    state, out = optimizer.init(params), []
-    for _ in range(count):
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        out.append(params)
-    return out
+def test_rows_are_thinned_as_asked(tmp_path):
+    run(tmp_path, lambda n: {}, steps=6, saves=4, **{"log_every": 3})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6]
 
 
-def test_rates_warm_up_and_the_samplers_falls_to_a_tenth():
-    """Adam under a constant gradient moves by the rate."""
+# --- log-probs beside the step's own --------------------------------------------------------------
+
+
+class Part:
+    """Stands for the rollouts of one kind of token."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def _replace(self, **values):
+        return Part(**self.values, **values)
+
+
+@pytest.mark.parametrize(
+    "updates, reference, old, ref",
+    [(1, None, None, None), (2, None, "now", None), (1, "base", None, "base"),
+     (3, "base", "now", "base")],
+)  # fmt: skip
+def test_log_probs_are_added_where_the_objective_needs_them(updates, reference, old, ref):
+    """At the parameters that sampled for further updates on a batch, at the reference for a KL."""
     config = base()
-    config.joint.steps, config.optimizer.warmup_steps = 100, 4
-    config.optimizer.mllm_lr, config.optimizer.sampler_lr = 1e-3, 1e-2
-    config.optimizer.mllm_decay = config.optimizer.sampler_decay = 0.0
-    x, g = {"w": jnp.zeros(1)}, {"w": jnp.ones(1)}
-    moved = []
-    for optimizer in make_optimizers(config, "joint"):
-        path = np.array([0.0, *(float(p["w"][0]) for p in steps(optimizer, x, g, 100))])
-        moved.append(-np.diff(path))
-    mllm, sampler = moved
-    ramp = np.minimum(np.arange(1, 101) / 4, 1)
-    fall = 0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(100) / 100)) / 2
-    np.testing.assert_allclose(mllm, 1e-3 * ramp, rtol=1e-2)  # float32 differences of a sum
-    np.testing.assert_allclose(sampler, 1e-2 * ramp * fall, rtol=1e-2)
+    config.rollout.updates = updates
+    asked = []
+
+    def scoring(params, arrays):
+        asked.append(params)
+        return f"query {params}", f"answer {params}"
+
+    loop: Any = types.SimpleNamespace(
+        run=read_config(config).training_run("joint"), reference=reference, scoring=scoring
+    )
+    arrays = types.SimpleNamespace(queries=Part(), answers=Part())
+    arrays._replace = lambda **parts: (arrays.__dict__.update(parts), arrays)[1]
+    Loop.with_log_probs(loop, {"mllm": "now"}, Rollout(arrays, [], 0, 0))
+    for name, part in (("query", arrays.queries), ("answer", arrays.answers)):
+        want = {"old_log_probs": old, "ref_log_probs": ref}
+        assert part.values == {k: f"{name} {v}" for k, v in want.items() if v}
+    assert sorted(asked) == sorted(v for v in (old, ref) if v)
 
 
-def test_a_gradient_is_clipped_to_its_norm():
-    """Adam forgets a gradient's scale but not its change: the clip shows at a larger second one."""
-    config = base()
-    config.optimizer.warmup_steps, config.optimizer.mllm_decay = 1, 0.0
-    config.optimizer.mllm_clip = 1.0
-    optimizer, _ = make_optimizers(config, "joint")
-    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
-    state = optimizer.init(params)
-    small = {"a": jnp.full(1, 0.3), "b": jnp.full(1, 0.4)}  # norm 0.5: not clipped
-    large = jax.tree.map(lambda x: 1e4 * x, small)  # clipped to norm 1: twice the small one
-    _, state = optimizer.update(small, state, params)
-    updates, _ = optimizer.update(large, state, params)
-    # m̂ / √v̂ of gradients g, 2g with β = .9, .999.
-    m = (0.09 + 0.2) / (1 - 0.9**2)
-    v = (0.000999 + 0.004) / (1 - 0.999**2)
-    want = -config.optimizer.mllm_lr * m / np.sqrt(v)
-    np.testing.assert_allclose(updates["a"], want, rtol=1e-3)
-    np.testing.assert_allclose(updates["b"], want, rtol=1e-3)
-
-
-def test_only_matrices_decay():
-    config = base()
-    config.optimizer.warmup_steps, config.optimizer.mllm_decay = 1, 0.5
-    optimizer, _ = make_optimizers(config, "joint")
-    params = {"layers": {"q": jnp.ones(2), "q_bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
-    (after,) = steps(optimizer, params, jax.tree.map(jnp.zeros_like, params), 1)
-    assert (after["layers"]["q"] < 1).all()
-    assert (after["layers"]["q_bias"] == 1).all() and (after["norm"]["scale"] == 1).all()
+def test_adapters_are_merged_at_the_end():
+    rng = np.random.default_rng(0)
+    plain = {"language": {"layers": {"q": jnp.asarray(rng.normal(size=(2, 6, 4)), jnp.float32)}}}
+    state = {"mllm": plain, "sampler": {"x": 1}}
+    system: Any = types.SimpleNamespace(lora_scale=2.0)
+    assert merged(state, system) == {"mllm": plain, "sampler": {"x": 1}}
+    adapted = add_lora(plain, "layers/", 2, 0)
+    noise = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), adapted["lora"])
+    adapted = {**adapted, "lora": noise}
+    out = merged({"mllm": adapted, "sampler": {}}, system)["mllm"]
+    want = merge_lora(adapted, 2.0)
+    assert jax.tree.structure(out) == jax.tree.structure(want) == jax.tree.structure(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), out, want)
+    assert (out["language"]["layers"]["q"] != plain["language"]["layers"]["q"]).all()

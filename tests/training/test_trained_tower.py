@@ -1,5 +1,6 @@
 """The joint step on frames in place of their features: language as before, and the tower trains."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,19 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from msjoe_jax.data.pipeline import make_pipeline
-from msjoe_jax.data.questions import Question
-from msjoe_jax.data.records import RecordReader, RecordWriter
+from msjoe_jax.config import read_config
 from msjoe_jax.models.lora import add_lora
 from msjoe_jax.rl.joint_step import make_joint_step
-from msjoe_jax.rollout.collect import Collector
-from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.frames import preview_fn
-from msjoe_jax.rollout.model_folder import load_bundle
-from msjoe_jax.rollout.programs import Patches, Programs
-from msjoe_jax.training.state import model_fns, step_config, trains_vision
-from tests.support.embeddings import write_embeddings
-from tests.support.tiny import tiny_bundle, tiny_config
+from msjoe_jax.rollout.programs import Patches
+from msjoe_jax.training.state import model_fns, trains_vision
+from tests.support.system import colour_questions, noise_videos, tiny_run
+from tests.support.tiny import tiny_config
 
 B, I, J = 2, 2, 2
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -30,42 +25,28 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(config, system, params, rollouts by what they hold): one draw, of an adapted model."""
+    """(run, system, params, rollouts by what they hold): one draw, of an adapted model."""
     folder = tmp_path_factory.mktemp("trained_tower")
     rng = np.random.default_rng(0)
-    with RecordWriter(folder / "records") as writer:
-        for video, count in (("v0", 3), ("v1", 12)):  # the first has fewer frames than K
-            writer.add(video, enumerate(rng.integers(0, 256, (count, 56, 56, 3), np.uint8)))
-    videos = (("v0", rng.normal(size=(3, 32))), ("v1", rng.normal(size=(12, 32))))
-    write_embeddings(folder / "records", "random", videos)
-    reader = RecordReader(folder / "records")
-    choices = ("red", "blue", "green", "white")
-    questions = [Question(f"q{i}", f"v{i}", "what colour ?", choices, i, 0.5) for i in range(B)]
+    # The first video has fewer frames than K.
+    reader = noise_videos(folder / "records", {"v0": 3, "v1": 12})
     config = tiny_config(folder)
     config.rollout.questions, config.rollout.query_rollouts = B, I
     config.rollout.frame_draws = J
     config.mllm.trainable = ""
-    _, system, params = load_bundle(tiny_bundle(folder))
-    assert trains_vision(config, system)
+    tiny = tiny_run(config, reader, colour_questions(reader.ids, B))
+    run, system, params = read_config(config).training_run("joint"), tiny.system, tiny.params
+    assert trains_vision(run, system)
     adapted = add_lora(params["mllm"], "layers/", rank=2, seed=0)
     noise = lambda x: jnp.asarray(rng.normal(size=x.shape) / 10, x.dtype)  # noqa: E731
     params = {**params, "mllm": {**adapted, "lora": jax.tree.map(noise, adapted["lora"])}}
-    episodes = Episodes(config, Programs(system, 3), reader, questions)
 
     def roll_out(encode_in_step):
-        stream = make_pipeline(
-            questions,
-            reader,
-            batch_size=B,
-            num_candidates=config.frames.candidates,
-            num_preview=config.frames.preview,
-            preview_fn=preview_fn(config, system.qwen.vision),
-        )
-        collector = Collector(config, episodes, iter(stream), np.ones(B), encode_in_step)
+        arrays = tiny.collector(encode_in_step=encode_in_step).batch(params, 5).arrays
         correct = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 1]]], np.float32)
-        return collector.batch(params, 5).arrays._replace(correct=correct)
+        return arrays._replace(measures={**arrays.measures, "correct": correct})
 
-    return config, system, params, {"features": roll_out(False), "patches": roll_out(True)}
+    return run, system, params, {"features": roll_out(False), "patches": roll_out(True)}
 
 
 def flat(tree):
@@ -83,8 +64,8 @@ def assert_close(got, want):
 
 def test_scoring_frames_moves_the_tower_and_the_language_as_before(made):
     """Log-probs are those of the rollout; the tower's gradient is the slope along itself."""
-    config, system, params, rollouts = made
-    fns = model_fns(config, system)
+    run, system, params, rollouts = made
+    fns = model_fns(run, system)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -125,16 +106,20 @@ def test_scoring_frames_moves_the_tower_and_the_language_as_before(made):
 
 
 def test_a_joint_step_trains_the_tower_in_any_number_of_micro_batches(made):
-    config, system, params, rollouts = made
-    config = config.copy_and_resolve_references()
-    config.mllm.score_one_by_one = config.joint.train_sampler = False  # compiles sooner
+    run, system, params, rollouts = made
+    run = dataclasses.replace(  # compiles sooner
+        run,
+        mllm=dataclasses.replace(run.mllm, score_one_by_one=False),
+        training=dataclasses.replace(run.training, train_sampler=False),
+    )
     mllm = {name: params["mllm"][name] for name in ("language", "vision")}
     # Plain descent in steps beside which the parameters are small: they move by their gradients.
     rate, after = optax.sgd(2.0**20), []
     for count in (1, 2):
-        config.objective.micro_batches = count
-        objective, fns = step_config(config, "joint"), model_fns(config, system)
-        step = jax.jit(make_joint_step(objective, fns, rate, rate, config.mllm.trainable))
+        objective = dataclasses.replace(run.objective, micro_batches=count)
+        parts = dataclasses.replace(run, objective=objective)
+        fns = model_fns(parts, system)
+        step = jax.jit(make_joint_step(parts.step, fns, rate, rate, parts.trainable))
         zero = jnp.zeros((), jnp.int32)
         before = {"mllm": mllm, "mllm_opt": rate.init(mllm), "step": zero, "skipped": zero}
         state, metrics = step(before | {"sampler": {}, "sampler_opt": {}}, rollouts["patches"])

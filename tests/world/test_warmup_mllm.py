@@ -1,14 +1,18 @@
 """The warm-up loops: pure steps, and examples that say what the video shows."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
 from configs.tiny import get_config
+from msjoe_jax.config import read_config
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.rollout.system import make_system
+from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.rollout.system import System, load_tokenizers, make_system
+from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.text.prompts import parse_queries
 from msjoe_jax.world import warmup_clip, warmup_mllm
 from msjoe_jax.world.build import build_world, records_path
@@ -25,6 +29,13 @@ from msjoe_jax.world.spec import (
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 
 
+class Tiny(NamedTuple):
+    frames: FrameConfig
+    system: System
+    text: Text
+    reader: RecordReader
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
@@ -34,7 +45,16 @@ def tiny(tmp_path_factory):
     texts = [*WORDS, *KINDS, *SETTINGS, *COLOURS, *wording, question_text([0, 1]), "the A."]
     tokenizer = build_word_tokenizer(folder / "tokenizer.json", texts)
     config.mllm.tokenizer = config.clip.tokenizer = str(tokenizer)
-    return config, make_system(config), RecordReader(records_path(folder, "train"))
+    made = read_config(config)
+    tokenizers = load_tokenizers(made.models)
+    system = make_system(made.models, tokenizers)
+    reader = RecordReader(records_path(folder, "train"))
+    return Tiny(made.frames, system, make_text(system, tokenizers, made.prompt), reader)
+
+
+def batches(tiny, training):
+    """Batches of the MLLM's warm-up by step."""
+    return warmup_mllm._BatchBuilder(tiny.frames, tiny.system, tiny.text, tiny.reader, training)
 
 
 def _run(loop, state, steps):
@@ -44,11 +64,11 @@ def _run(loop, state, steps):
 
 
 def test_clip_loop_learns_and_resumes_to_the_same_bits(tiny):
-    _, system, reader = tiny
+    text, sizes = tiny.text, tiny.system.clip_config
     training = warmup_clip.ClipTraining(seed=1, steps=30, batch=16)
 
     def build():
-        return warmup_clip.clip_loop(reader, system.clip_tokenizer, system.clip, training)
+        return warmup_clip.clip_loop(tiny.reader, text.clip_tokenizer, sizes, training)
 
     loop = build()
     first = loop.step(loop.init(), 0)[1]["loss"]
@@ -61,25 +81,21 @@ def test_clip_loop_learns_and_resumes_to_the_same_bits(tiny):
 
 
 def test_batches_are_a_function_of_seed_and_step(tiny):
-    config, system, reader = tiny
     training = warmup_mllm.MllmTraining(seed=3, steps=10, videos=4)
-    builders = [warmup_mllm._BatchBuilder(config, system, reader, training) for _ in range(2)]
+    builders = [batches(tiny, training) for _ in range(2)]
     builders[0](7)  # a step taken before must not matter
     for step in (0, 8):  # with the vision tower alone, and with prompts
         for a, b in zip(*(jax.tree.leaves(build(step)) for build in builders), strict=True):
             np.testing.assert_array_equal(a, b)
-    other = warmup_mllm._BatchBuilder(
-        config, system, reader, dataclasses.replace(training, seed=4)
-    )(8)
+    other = batches(tiny, dataclasses.replace(training, seed=4))(8)
     assert (other.replies != builders[0](8).replies).any()
 
 
 def test_examples_say_what_the_video_shows(tiny):
     """Replies and cell names are read back as words and compared with the plan of the video."""
-    config, system, reader = tiny
-    training = warmup_mllm.MllmTraining(steps=10, videos=12)
-    batch = warmup_mllm._BatchBuilder(config, system, reader, training)(9)
-    decode = lambda ids: system.tokenizer.decode([int(i) for i in ids])  # noqa: E731
+    reader, training = tiny.reader, warmup_mllm.MllmTraining(steps=10, videos=12)
+    batch = batches(tiny, training)(9)
+    decode = lambda ids: tiny.text.tokenizer.decode([int(i) for i in ids])  # noqa: E731
     plans = [Plan.from_json(reader.info(video_id).extra) for video_id in reader.ids]
     kinds, right = set(), 0
     for v in range(12):

@@ -51,7 +51,7 @@ class CLIPConfig:
 
     @classmethod
     def published(cls, name: str) -> "CLIPConfig":
-        """One of OpenAI's models (`SIZES`); ViT-L/14 is the encoder of the paper."""
+        """Returns one of OpenAI's models (`SIZES`); ViT-L/14 is the encoder of the paper."""
         size, patch, width, layers, text_width, embed = SIZES[name]
         return cls(
             image_size=size,
@@ -71,7 +71,7 @@ class CLIPConfig:
 
     @classmethod
     def tiny(cls, vocab: int, eot_token_id: int, context: int = 8) -> "CLIPConfig":
-        """A model for tests and the tiny world: 28 pixels, two layers of width 32 a tower."""
+        """Returns sizes for tests and the tiny world: 28 pixels, two layers of width 32 a tower."""
         return cls(
             image_size=28,
             patch=7,
@@ -103,7 +103,7 @@ class CLIPConfig:
         vision = config.get("vision_config") or config.get("vision_config_dict") or {}
         vocab, eos = text.get("vocab_size", VOCAB), text.get("eos_token_id", VOCAB - 1)
         activations = {part.get("hidden_act", "quick_gelu") for part in (text, vision)}
-        found = cls(
+        sizes = cls(
             image_size=vision.get("image_size", 224),
             patch=vision.get("patch_size", 32),
             vision_width=vision.get("hidden_size", 768),
@@ -122,11 +122,11 @@ class CLIPConfig:
         unknown = {
             f"the activations {sorted(activations)}": len(activations) > 1
             or not activations <= {"quick_gelu", "gelu"},
-            f"MLP widths {widths}": widths != (4 * found.vision_width, 4 * found.text_width),
+            f"MLP widths {widths}": widths != (4 * sizes.vision_width, 4 * sizes.text_width),
         }
         if any(unknown.values()):
             raise ValueError(f"not computed here: {', '.join(k for k, v in unknown.items() if v)}")
-        return found
+        return sizes
 
     @classmethod
     def from_open_clip(cls, config: dict[str, Any]) -> "CLIPConfig":
@@ -138,7 +138,7 @@ class CLIPConfig:
         """
         model = config["model_cfg"]
         text, vision = model["text_cfg"], model["vision_cfg"]
-        known = (
+        supported = (
             {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"},
             {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
         )
@@ -146,8 +146,8 @@ class CLIPConfig:
         harmless = {"hf_tokenizer_name", "tokenizer_kwargs", "patch_dropout"}
         unknown = sorted(
             key
-            for part, own in zip((vision, text), known, strict=True)
-            for key in part.keys() - own - harmless
+            for part, keys in zip((vision, text), supported, strict=True)
+            for key in part.keys() - keys - harmless
             if part[key]  # null or false: not asked for
         )
         if {part.get("mlp_ratio", 4.0) for part in (text, vision)} != {4.0}:
@@ -174,7 +174,7 @@ class CLIPConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The `config.json` of a Hugging Face CLIPModel."""
+        """Returns the `config.json` of a Hugging Face CLIPModel."""
         activation = "quick_gelu" if self.quick_gelu else "gelu"
         return {
             "architectures": ["CLIPModel"],

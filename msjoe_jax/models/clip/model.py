@@ -83,7 +83,7 @@ class Block(nnx.Module):
 
 
 def _blocks(layers: int, rngs: nnx.Rngs, build: Callable[[nnx.Rngs], Block]) -> Block:
-    """`layers` blocks as one, every parameter stacked along a new first axis."""
+    """Builds `layers` blocks as one, every parameter stacked along a new first axis."""
     return nnx.split_rngs(splits=layers)(nnx.vmap(build, in_axes=0, out_axes=0))(rngs)
 
 

@@ -5,8 +5,6 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from msjoe_jax.draws.draw import AnyArray
-
 # Per-channel statistics of CLIP's training images (RGB, pixels in 0…1); open_clip constants.py.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -16,7 +14,7 @@ MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a
 def preprocess_frames(
     frames: UInt8[np.ndarray, "F H W 3"], image_size: int
 ) -> UInt8[np.ndarray, "F S S 3"]:
-    """Bicubic resize of the short side to `image_size`, then the centre square.
+    """Resizes the short side to `image_size` (bicubic), then cuts the centre square out.
 
     The arithmetic of OpenAI's transform: the long side is truncated to whole pixels and the
     crop's corner rounded, as torchvision does.
@@ -46,7 +44,7 @@ def preprocess_frames(
     return out
 
 
-def normalise(pixels: UInt8[AnyArray, "*shape 3"]) -> Float[Array, "*shape 3"]:
-    """uint8 pixels to float32, zero mean and unit variance over CLIP's training images."""
+def normalise(pixels: UInt8[Array | np.ndarray, "*shape 3"]) -> Float[Array, "*shape 3"]:
+    """Scales uint8 pixels to float32, zero mean and unit variance over CLIP's training images."""
     mean, std = jnp.asarray(PIXEL_MEAN), jnp.asarray(PIXEL_STD)
     return (jnp.asarray(pixels, jnp.float32) / 255 - mean) / std

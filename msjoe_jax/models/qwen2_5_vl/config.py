@@ -130,7 +130,14 @@ class QwenConfig:
         text = TextConfig(
             vocab, width, layers, heads, kv_heads, mlp, (16, 24, 24), tie_embeddings=tied
         )
-        vision = VisionConfig(32, 1280, 16, vision_mlp, width, (7, 15, 23, 31))
+        vision = VisionConfig(
+            depth=32,
+            width=1280,
+            heads=16,
+            mlp_width=vision_mlp,
+            out_width=width,
+            full_attention_layers=(7, 15, 23, 31),
+        )
         return cls(text, vision, **token_ids)
 
     @classmethod

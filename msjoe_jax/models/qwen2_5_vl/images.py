@@ -11,8 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from msjoe_jax.draws.draw import AnyArray
-
 MAX_ASPECT = 200  # the reference refuses more: a side would round to less than one block
 MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a file as a bomb
 # Per-channel statistics (RGB, pixels in 0…1) that the published weights were trained with.
@@ -38,8 +36,13 @@ def smart_resize(
     in both may then miss the other bound.
 
     Args:
+      height, width: of the frame, in pixels.
+      factor: patch · merge, in pixels.
+      min_pixels, max_pixels: the budget.
+
+    Args:
       height, width: of the frame.
-      factor: patch · merge pixels.
+      factor: both sides become multiples of it.
       min_pixels, max_pixels: the budget.
 
     Raises:
@@ -105,7 +108,7 @@ def frame_to_patches(
 
 
 def fused_patches_to_inputs(
-    patches: UInt8[AnyArray, "*batch T P p p 3"],
+    patches: UInt8[Array | np.ndarray, "*batch T P p p 3"],
 ) -> Float[Array, "*batch P C"]:
     """Computes the tower's float32 inputs of T consecutive frames fused into one temporal step.
 
@@ -117,7 +120,7 @@ def fused_patches_to_inputs(
 
 
 def patches_to_inputs(
-    patches: UInt8[AnyArray, "*batch P p p 3"], temporal_patch: int
+    patches: UInt8[Array | np.ndarray, "*batch P p p 3"], temporal_patch: int
 ) -> Float[Array, "*batch P C"]:
     """Computes the tower's float32 inputs of single frames, each shown `temporal_patch` times."""
     x = jnp.asarray(patches)[..., None, :, :, :, :]

@@ -34,7 +34,7 @@ class KVCache(NamedTuple):
 def mrope_cos_sin(
     positions: Int[Array, "B 3 *L"], config: TextConfig
 ) -> tuple[Float[Array, "B *L H"], Float[Array, "B *L H"]]:
-    """Rotary tables from (time, height, width) positions, in float32.
+    """Computes rotary tables from (time, height, width) positions, in float32.
 
     The H/2 frequencies are split into consecutive sections, one per position axis (chunked, not
     interleaved).
@@ -95,7 +95,7 @@ class DecoderLayer(nnx.Module):
     def qkv(
         self, x: Float[Array, "*BL D"], cos: Float[Array, "*BL H"], sin: Float[Array, "*BL H"]
     ) -> tuple[Float[Array, "*BL N H"], Float[Array, "*BL M H"], Float[Array, "*BL M H"]]:
-        """Rotated queries and keys, and values, of the normed input."""
+        """Computes rotated queries and keys, and values, of the normed input."""
         y = self.input_norm(x)
         q = affine(y, self._cast(self.q), self.q_bias[...])
         k = affine(y, self._cast(self.k), self.k_bias[...])
@@ -105,7 +105,7 @@ class DecoderLayer(nnx.Module):
     def finish(
         self, x: Float[Array, "*BL D"], attended: Float[Array, "*BL N H"]
     ) -> Float[Array, "*BL D"]:
-        """Output projection, residuals and the MLP."""
+        """Applies the output projection, the residuals and the MLP."""
         o = self._cast(self.o)
         x = x + _project(attended.reshape(*x.shape[:-1], -1), o.reshape(-1, o.shape[-1]))
         y = self.post_norm(x)
@@ -114,7 +114,7 @@ class DecoderLayer(nnx.Module):
 
 
 def _project(x: Float[Array, "*BL D"], w: Float[Array, "D *F"]) -> Array:
-    """x @ w over flattened tokens: XLA's CPU backend is twice as slow on more batch axes."""
+    """Computes x @ w over flattened tokens: XLA on CPU is twice as slow on more batch axes."""
     flat = x.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[0], -1)
     return flat.reshape(*x.shape[:-1], *w.shape[1:])
 
@@ -157,7 +157,7 @@ class LanguageModel(nnx.Module):
         self.chunk, self.attention = chunk, attention
 
     def embed(self, tokens: Int[Array, "*BL"]) -> Float[Array, "*BL D"]:
-        """Token embeddings in the compute dtype.
+        """Embeds tokens, in the compute dtype.
 
         On a mesh the width of the table is split, that of what comes after is not: said in one
         step, the gradient's way back is one that XLA can only take by replicating it everywhere.
@@ -229,10 +229,10 @@ class LanguageModel(nnx.Module):
         """Runs input `index` of every completion and writes its keys and values into `cache`.
 
         Args:
-          x: its embedding.
-          index: its place in the completion.
-          start: the position of a completion's first input.
-          prompt, prompt_segments: of `prefill`; segment 0 is padding.
+          x: the inputs, embedded.
+          index: of the input in its completion.
+          start: position of each completion's first input.
+          prompt, prompt_segments: the prompts' cache, and 0 where they are padding.
           cache: of the completions so far.
         """
         cos, sin = self._text_cos_sin(start, index[None], x.shape[1])
@@ -243,17 +243,25 @@ class LanguageModel(nnx.Module):
         def layer(
             h: Float[Array, "B G 1 D"], xs: tuple[nnx.State, KVCache, KVCache]
         ) -> tuple[Array, KVCache]:
-            p, fixed, own = xs
+            p, fixed, layer_cache = xs
             block = nnx.merge(graphdef, p)
             q, k, v = block.qkv(h, cos, sin)
-            own = KVCache(
-                jax.lax.dynamic_update_slice_in_dim(own.k, k.astype(own.k.dtype), index, 2),
-                jax.lax.dynamic_update_slice_in_dim(own.v, v.astype(own.v.dtype), index, 2),
+            layer_cache = KVCache(
+                jax.lax.dynamic_update_slice_in_dim(
+                    layer_cache.k, k.astype(layer_cache.k.dtype), index, 2
+                ),
+                jax.lax.dynamic_update_slice_in_dim(
+                    layer_cache.v, v.astype(layer_cache.v.dtype), index, 2
+                ),
             )
             out = attend(
-                q, [(fixed.k[:, None], fixed.v[:, None], see_prompt), (own.k, own.v, see_own)]
+                q,
+                [
+                    (fixed.k[:, None], fixed.v[:, None], see_prompt),
+                    (layer_cache.k, layer_cache.v, see_own),
+                ],
             )
-            return block.finish(h, out), own
+            return block.finish(h, out), layer_cache
 
         h, cache = jax.lax.scan(layer, x[:, :, None], (layers, prompt, cache))
         return self.norm(h)[:, :, 0], cache
@@ -279,8 +287,8 @@ class LanguageModel(nnx.Module):
           the weights; what is missing to 1 is the token's attention to itself.
         """
         cos, sin = self._text_cos_sin(start, jnp.zeros(1, jnp.int32), 1)
-        seen = prompt_segments != 0
-        own = jnp.ones((1, 1, 1, 1), bool)
+        prompt_mask = prompt_segments != 0
+        self_mask = jnp.ones((1, 1, 1, 1), bool)
         graphdef, layers = nnx.split(self.layers)
 
         def step(
@@ -289,13 +297,13 @@ class LanguageModel(nnx.Module):
             p, cache = xs
             block = nnx.merge(graphdef, p)
             q, k, v = block.qkv(h, cos, sin)
-            see_prompt = seen[:, None, None, :]
-            out = attend(q, [(cache.k[:, None], cache.v[:, None], see_prompt), (k, v, own)])
+            see_prompt = prompt_mask[:, None, None, :]
+            out = attend(q, [(cache.k[:, None], cache.v[:, None], see_prompt), (k, v, self_mask)])
             B, M, H = q.shape[0], k.shape[-2], q.shape[-1]
             grouped = q.reshape(B, M, -1, H).astype(jnp.float32) * H**-0.5
             scores = jnp.einsum("BMRH,BSMH->BMRS", grouped, cache.k.astype(jnp.float32))
             itself = jnp.einsum("BMRH,BMH->BMR", grouped, k[:, 0, 0].astype(jnp.float32))
-            scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
+            scores = jnp.where(prompt_mask[:, None, None], scores, -jnp.inf)
             weights = jax.nn.softmax(jnp.concatenate([scores, itself[..., None]], -1))
             return block.finish(h, out), weights[..., :-1].mean((1, 2))
 
@@ -303,13 +311,13 @@ class LanguageModel(nnx.Module):
         return weights[layer]
 
     def empty_cache(self, batch: int, group: int, length: int) -> KVCache:
-        """A zeroed cache for `group` completions of up to `length` tokens."""
+        """Makes a zeroed cache for `group` completions of up to `length` tokens."""
         c = self.config
         shape = (c.layers, batch, group, length, c.kv_heads, c.head_dim)
         return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
     def logits(self, h: Float[Array, "*BL D"]) -> Float[Array, "*BL V"]:
-        """Next-token logits in float32. Only for a few positions at a time: see `log_probs`."""
+        """Computes next-token logits in float32, for a few positions at a time only."""
         return jnp.einsum(
             "...D,VD->...V", h, self._table().astype(self.dtype), preferred_element_type=jnp.float32
         )
@@ -323,7 +331,7 @@ class LanguageModel(nnx.Module):
         temperature: float = 1.0,
         chunk: int = 4096,
     ) -> tuple[Float[Array, "B G C"], Float[Array, "B G C"]]:
-        """Log-probs of `targets` and entropies (nats), `chunk` ids of the vocabulary at a time.
+        """Computes log-probs of `targets` and entropies (nats), `chunk` ids at a time.
 
         The distribution is the one that sampling draws from: banned ids removed, temperature
         applied. Logits of the whole vocabulary never exist, forward or backward.
@@ -333,7 +341,7 @@ class LanguageModel(nnx.Module):
           targets: the tokens that follow them.
           banned: ids that have no probability.
           temperature: divides the logits.
-          chunk: ids at a time.
+          chunk: ids of the vocabulary at a time.
         """
         return log_probs(
             h, self._table(), targets, banned=banned, temperature=temperature, chunk=chunk

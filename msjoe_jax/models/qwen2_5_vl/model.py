@@ -46,7 +46,7 @@ class QwenVL(nnx.Module):
         feature_index: Int[Array, "B G S"],
         features: Float[Array, "B U D"],
     ) -> Float[Array, "B G S D"]:
-        """Token embeddings with frame features in place of the placeholders.
+        """Embeds tokens, frame features in place of the placeholders.
 
         `feature_index` is −1 at text and else the row of `features` of the same question, so that
         prompts of a group share the features of the frames they have in common.
@@ -54,5 +54,5 @@ class QwenVL(nnx.Module):
         B, G, S = tokens.shape
         text = self.language.embed(tokens)
         index = jnp.maximum(feature_index, 0).reshape(B, G * S, 1)
-        seen = jnp.take_along_axis(features, index, 1).reshape(B, G, S, -1)
-        return jnp.where(feature_index[..., None] >= 0, seen.astype(text.dtype), text)
+        visual = jnp.take_along_axis(features, index, 1).reshape(B, G, S, -1)
+        return jnp.where(feature_index[..., None] >= 0, visual.astype(text.dtype), text)

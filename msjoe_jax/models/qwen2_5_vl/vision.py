@@ -35,7 +35,7 @@ class PatchLayout(NamedTuple):
 
 
 def patch_layout(grid: Int[Array, "F 2"], num_patches: int, config: VisionConfig) -> PatchLayout:
-    """Layout of `num_patches` patches in merge-block order, for traced grids (height, width).
+    """Computes where patches lie in merge-block order, for traced grids (height, width).
 
     Patch order is (h/m, w/m, m, m) flattened; positions from h·w on are padding. A window is a
     square of `config.window` pixels, cut short at the right and lower edge.
@@ -58,16 +58,19 @@ def patch_layout(grid: Int[Array, "F 2"], num_patches: int, config: VisionConfig
     )
 
 
-def rotary_angles(layout: PatchLayout, head_dim: int) -> Float[Array, "F P R"]:
-    """Angles of the rotated pairs in float32: the first half turns with the row, the rest with
-    the column, both at the same head_dim/4 frequencies."""
+def rotary_angles(layout: PatchLayout, head_dim: int) -> Float[Array, "F P half"]:
+    """Computes the angles of the half = head_dim / 2 rotated pairs, in float32.
+
+    The first half of them turns with the row, the rest with the column, both at the same
+    head_dim / 4 frequencies.
+    """
     quarter = head_dim // 4
     frequency = ROPE_THETA ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
     position = jnp.stack([layout.row, layout.column], axis=-1).astype(jnp.float32)
     return (position[..., None] * frequency).reshape(*layout.row.shape, 2 * quarter)
 
 
-def _rotate(x: Float[Array, "F P N H"], angles: Float[Array, "F P H//2"]) -> Array:
+def _rotate(x: Float[Array, "F P N H"], angles: Float[Array, "F P half"]) -> Array:
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
@@ -98,7 +101,7 @@ class VisionLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "F P D"],
-        angles: Float[Array, "F P R"],
+        angles: Float[Array, "F P half"],
         attend: Callable[[Array, Array, Array], Array],
     ) -> Float[Array, "F P D"]:
         def project(y: Array, w: nnx.Param, b: nnx.Param) -> Array:
@@ -119,7 +122,7 @@ class VisionLayer(nnx.Module):
 
 
 class Merger(nnx.Module):
-    """Joins each block of merge × merge patches into one token of the decoder's width."""
+    """Joins each block of merge × merge patches into one of M tokens of the decoder's width."""
 
     def __init__(self, c: VisionConfig, *, rngs: nnx.Rngs, dtype, param_dtype):
         wide = c.width * c.merge**2
@@ -130,7 +133,7 @@ class Merger(nnx.Module):
         self.fc_2 = nnx.Linear(wide, c.out_width, kernel_init=init, rngs=rngs, **types)
         self.unit = c.merge**2
 
-    def __call__(self, x: Float[Array, "F P D"]) -> Float[Array, "F P//{self.unit} E"]:
+    def __call__(self, x: Float[Array, "F P D"]) -> Float[Array, "F M E"]:
         F, P, _ = x.shape
         y = self._fc(self.fc_1, self.norm(x).reshape(F, P // self.unit, -1))
         return self._fc(self.fc_2, jax.nn.gelu(y, approximate=False))
@@ -190,8 +193,8 @@ class VisionTower(nnx.Module):
             (0, 0) marks a padding frame.
 
         Returns:
-          M = P / merge² visual tokens in raster order of the merged blocks; 0 where padding. What
-          padded patches hold, NaN included, reaches neither values nor gradients.
+          M = P / merge² visual tokens a frame, in raster order of the merged blocks; 0 where
+          padding. What padded patches hold, NaN included, reaches neither values nor gradients.
 
         Raises:
           ValueError: P is not a multiple of merge².

@@ -27,7 +27,8 @@ def test_parity(source: str, quick_gelu: bool):
     randomise(reference)
     graphdef, shapes = build(c)
     table = OPEN_CLIP if source == "open_clip" else HUGGING_FACE
-    model = nnx.merge(graphdef, from_hf(arrays(reference), table, shapes))
+    params = jax.tree.map(jnp.asarray, from_hf(arrays(reference), table, shapes))
+    model = nnx.merge(graphdef, params)
 
     rng = np.random.default_rng(1)
     pixels = rng.normal(size=(3, 28, 28, 3)).astype(np.float32)

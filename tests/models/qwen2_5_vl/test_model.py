@@ -261,6 +261,7 @@ def test_the_merger_alone():
     config, graphdef, params = ours(module)
     x = np.random.default_rng(0).normal(size=(3, 8, config.vision.width)).astype(np.float32)
     with jax.default_matmul_precision("highest"):
+        params = jax.tree.map(jnp.asarray, params)
         got = nnx.merge(graphdef, params).vision.merger(jnp.asarray(x))
     with torch.no_grad():
         want = module.model.visual.merger(torch.from_numpy(x).reshape(24, -1)).numpy()

@@ -1,0 +1,77 @@
+"""The README's pictures, from an untrained tiny model and made-up videos."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msjoe_jax.commands import pictures
+from msjoe_jax.data.questions import Question, save_questions
+from msjoe_jax.data.records import RecordWriter
+from msjoe_jax.errors import UserError
+from tests.support.commands import command
+from tests.support.embeddings import write_embeddings
+from tests.support.tiny import tiny_model_folder
+
+STEPS = ["reason", "score", "select", "answer"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What a finished run leaves: config, data and models."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.move(tiny_model_folder(folder), folder / "final")
+    rng = np.random.default_rng(0)
+    with RecordWriter(folder / "records") as writer:
+        for name, count in (("long", 20), ("short", 3)):
+            writer.add(name, enumerate(rng.integers(0, 256, (count, 32, 32, 3), np.uint8)))
+    rows = (("long", rng.normal(size=(20, 32))), ("short", rng.normal(size=(3, 32))))
+    write_embeddings(folder / "records", "mark", rows)
+    asked = [Question(v, v, "what colour is the $cup ?", ("red", "blue"), 1) for v, _ in rows]
+    save_questions(folder / "questions.jsonl", asked)
+    data = {
+        "task": "jsonl",
+        "heldout_questions": str(folder / "questions.jsonl"),
+        "heldout_records": str(folder / "records"),
+    }
+    (folder / "config.json").write_text(json.dumps({"data": data}))
+    return folder
+
+
+def drawn(file):
+    """A picture that is not blank."""
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    return min(pixels.shape[:2]) > 300 and pixels.std() > 10
+
+
+def test_the_pipeline_names_the_steps_and_needs_no_run(tmp_path):
+    pictures.make_pictures("", -1, str(tmp_path / "new"))
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["pipeline.png"]
+    assert drawn(tmp_path / "new" / "pipeline.png")
+    texts = [text.get_text() for text in pictures.pipeline_figure().axes[0].texts]
+    assert [text for text in texts if text in STEPS] == STEPS
+    assert not any("stage" in text for text in texts)
+
+
+@pytest.mark.parametrize("number", [0, -1])  # more candidates than K; fewer frames than K
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_rollout_of_a_finished_run(run, tmp_path, number):
+    pictures.make_pictures(str(run), number, str(tmp_path))
+    assert drawn(tmp_path / "rollout.png") and drawn(tmp_path / "pipeline.png")
+
+
+def test_a_question_that_is_none(run, tmp_path):
+    with pytest.raises(UserError, match="--question=2: the run has 2 held-out questions"):
+        pictures.make_pictures(str(run), 2, str(tmp_path))
+    with pytest.raises(UserError, match="no run there"):
+        pictures.make_pictures(str(tmp_path / "none"), 0, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_the_flags_is_one_line(tmp_path):
+    for flags, words in (((), "--out=DIR"), (("--run=none", f"--out={tmp_path}"), "no run there")):
+        done = command("pictures", *flags)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert words in done.stderr

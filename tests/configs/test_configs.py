@@ -1,0 +1,124 @@
+"""Every config that we ship passes the check of a run, and is found by its name."""
+
+import importlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.ablations import FAMILIES
+from msjoe_jax.config import Config, check, read_config
+from msjoe_jax.config_files import config_file, load_config, shipped_configs
+from msjoe_jax.errors import UserError
+from msjoe_jax.fields import plain
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+VARIANTS = [
+    f"ablations/{file.stem}:{name}"
+    for file in sorted((CONFIGS / "ablations").glob("*.py"))
+    for name in importlib.import_module(f"configs.ablations.{file.stem}").VARIANTS
+]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny:short", *VARIANTS])
+def test_a_config_of_the_tiny_world_passes_the_check(name):
+    config = check(load_config(name), devices=1)
+    assert {"world", "joint", "evaluate"} <= set(config.phases)
+    assert config.prompt.answer_prompt_tokens > 6 * config.frames.key  # six tokens a frame
+
+
+def test_the_full_size_config_lacks_nothing_but_the_users_files():
+    """Its data and checkpoints are not here; all else passes the check."""
+    config = load_config("joint_v4")
+    with pytest.raises(UserError) as refused:
+        check(config, devices=16)
+    fields = [f"data.{s}_{k}" for s in ("train", "heldout") for k in ("records", "questions")]
+    fields += [f"{model}.{k}" for model in ("mllm", "clip") for k in ("tokenizer", "checkpoint")]
+    assert [line.partition(" is not set")[:2] for line in refused.value.lines] == [
+        (f"config.{field}", " is not set") for field in fields
+    ]
+    mesh = config.mesh.to_dict()
+    assert mesh["data"] * mesh["fsdp"] * mesh["tensor"] == 16
+    each = config.rollout.questions // config.rollout.waves
+    assert each % (mesh["data"] * mesh["fsdp"]) == 0
+
+
+def test_the_full_size_config_is_the_defaults_and_a_schedule():
+    made = read_config(load_config("joint_v4"))
+    assert (made.mllm.size, made.joint.steps) == ("qwen2.5-vl-7b", 1000)
+    own = plain(made)
+    changed = {name for name, value in plain(Config()).items() if own[name] != value}
+    assert changed == {"rollouts_every", "rollout", "objective", "pretrain", "joint", "mesh"}
+
+
+def test_the_benchmark_runs_every_family():
+    assert {name.partition(":")[0] for name in VARIANTS} == {f"ablations/{f}" for f in FAMILIES}
+    for family in FAMILIES:
+        with pytest.raises(ValueError, match="name a variant, FILE\\.py:VARIANT"):
+            load_config(f"ablations/{family}")
+        with pytest.raises(ValueError, match="no variant 'nothing'; it has: "):
+            load_config(f"ablations/{family}:nothing")
+
+
+def test_a_variant_with_a_field_that_does_not_exist_is_refused():
+    from msjoe_jax.world.variants import family
+
+    with pytest.raises((AttributeError, KeyError), match="temperatur"):
+        family({"wrong": ("x", {"rollout.answer_temperatur": 1.0})})("wrong")
+
+
+def test_a_variant_gives_its_frames_room_in_the_prompts():
+    tiny, wide = load_config("tiny").prompt, load_config("ablations/frames:k12").prompt
+    assert wide.answer_prompt_tokens == tiny.answer_prompt_tokens + 6 * 6
+    assert wide.query_prompt_tokens == tiny.query_prompt_tokens
+
+
+# --- where config files lie -----------------------------------------------------------------------
+
+
+def test_a_config_is_found_by_name_path_and_variant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    joint, tiny = CONFIGS / "joint_v4.py", CONFIGS / "tiny.py"
+    assert config_file("joint_v4") == config_file("configs/joint_v4.py") == str(joint)
+    assert config_file("tiny:short") == f"{tiny}:short"
+    assert config_file("ablations/queries:one") == f"{CONFIGS}/ablations/queries.py:one"
+    assert config_file(str(tiny)) == str(tiny)
+    own = tmp_path / "own.py"
+    own.write_text("def get_config(variant='none'):\n    return variant\n")
+    assert config_file("own.py:a") == "own.py:a" and config_file(str(own)) == str(own)
+    assert load_config("own.py:a") == "a" and load_config(str(own)) == "none"
+    assert config_file("unknown") == "unknown" and config_file("no.py:x") == "no.py:x"
+    with pytest.raises(OSError, match="unknown"):
+        load_config("unknown")
+    assert shipped_configs() == ["joint_v4", "tiny"]
+
+
+def test_an_installed_copy_finds_its_configs(tmp_path):
+    """As the wheel lays them out: the configs inside the package, nothing beside it."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "msjoe_jax", tmp_path / "site" / "msjoe_jax", ignore=ignore)
+    shutil.copytree(CONFIGS, tmp_path / "site" / "msjoe_jax" / "configs", ignore=ignore)
+    program = (
+        "from msjoe_jax.config_files import config_file, load_config, shipped_configs\n"
+        "print(config_file('joint_v4'), *shipped_configs())\n"
+        "print(config_file('tiny:short'), load_config('tiny:short').joint.steps)\n"
+        "print(config_file('none'), load_config('ablations/frames:k2').frames.key)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site"), "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "site" / "msjoe_jax" / "configs"
+    assert done.stdout.splitlines() == [
+        f"{folder}/joint_v4.py joint_v4 tiny",
+        f"{folder}/tiny.py:short 6",
+        "none 2",
+    ]

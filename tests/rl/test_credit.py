@@ -1,0 +1,174 @@
+"""Who is paid what: metrics, equal rewards, and which reward reaches whose gradient."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+
+from msjoe_jax.rl.batch import FrameInputs
+from tests.support.step_oracle import (
+    LATER,
+    ROUTED,
+    SHARED,
+    B,
+    I,
+    J,
+    K,
+    close,
+    frame_logits,
+    gradients,
+    make_batch,
+    make_later_batch,
+    make_params,
+    measured,
+    oracle_advantages,
+    same,
+    token_stats,
+)
+
+
+def test_metrics_are_means_over_questions_that_count():
+    batch = make_batch()._replace(weight=np.array([1, 0, 1, 1], np.float32))
+    _, metrics = gradients(ROUTED, batch)
+    kept = [0, 2, 3]
+    _, total, info = oracle_advantages(ROUTED, batch)
+    measures = batch.measures
+    equal = [len(set(measures["correct"][b].ravel())) == 1 for b in kept]
+    _, sampler = make_params()
+    spread, entropy, logit_std = [], [], []
+    for b in kept:
+        n = batch.frame_mask[b].sum()
+        for i in range(I):
+            inputs = FrameInputs(
+                batch.similarity[b, i : i + 1],
+                batch.query_mask[b, i : i + 1],
+                batch.frame_mask[b : b + 1],
+            )
+            phi = frame_logits(sampler, inputs)
+            phi = np.asarray(phi, float)[0, :n]
+            p = np.exp(phi) / np.exp(phi).sum()
+            entropy.append(-(p * np.log(p)).sum() * (n > K))
+            logit_std.append(phi.std())
+            for j in range(J):
+                drawn = batch.draw.indices[b, i, j][batch.draw.valid[b, i, j]]
+                spread.append(np.sqrt(12) * drawn.std() / n)
+    want = {
+        "reward": total[kept].mean(),
+        "reward_std": np.mean([total[b].std(ddof=1) for b in kept]),
+        "rewards/accuracy": measures["correct"][kept].mean(),
+        "rewards/info": info[kept].mean(),
+        "rewards/query_format": measures["query_valid"][kept].mean(),
+        "rewards/answer_format": measures["answer_valid"][kept].mean(),
+        "rewards/format": (measures["query_valid"] * measures["answer_valid"])[kept].mean(),
+        "frac_accuracy_zero_std": np.mean(equal),
+        "frac_reward_zero_std": np.mean([np.ptp(total[b]) == 0 for b in kept]),
+        "queries/num_valid": (batch.query_mask.sum(-1) * measures["parsed"][..., 0])[kept].mean(),
+        "frames/spread": np.mean(spread),
+        "sampler/entropy": np.mean(entropy),
+        "sampler/logit_std": np.mean(logit_std),
+        "completions/answer_mean_length": batch.answers.mask[kept].sum(-1).mean(),
+        "completions/query_mean_length": batch.queries.mask[kept].sum(-1).mean(),
+    }
+    close({key: metrics[key] for key in want}, want, 1e-5)
+    (mllm, _), gaps = make_params(), []
+    for part in (batch.queries, batch.answers):
+        log_p, _ = token_stats(mllm, part.prompts, part.visual, part.tokens)
+        gaps.append(np.abs(np.asarray(log_p) - part.log_probs)[kept][part.mask[kept]])
+    gaps = np.concatenate(gaps)
+    close(metrics["sampling/sampling_logp_difference/mean"], gaps.mean(), 1e-5)
+    close(metrics["sampling/sampling_logp_difference/max"], gaps.max(), 1e-5)
+    later = make_later_batch()
+    _, metrics = gradients(LATER, later)
+    gain = (later.measures["correct"] - later.measures["counterfactual"]).mean()
+    close(metrics["rewards/gain_over_uniform"], gain, 1e-6)
+
+
+def test_equal_rewards_teach_nothing():
+    batch = make_batch()
+    ones = np.ones((B, I, J), np.float32)
+    batch = measured(
+        batch,
+        correct=ones * np.array([0, 1, 0, 1], np.float32)[:, None, None],
+        answer_valid=ones,
+        query_valid=ones[..., :1],
+        parsed=np.zeros((B, I, 1), np.float32),
+    )
+    grads, metrics = gradients(SHARED, batch)
+    same(grads, jax.tree.map(np.zeros_like, grads))
+    assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm/mllm"] == 0
+
+
+def test_questions_of_equal_rewards_can_be_masked():
+    """Nothing of them is left in the MLLM's update, as if dropped; the sampler's stays."""
+    batch = make_later_batch()
+    ones = np.ones((I, J), np.float32)
+
+    def fixed(name, value):
+        x = batch.measures[name].copy()
+        x[1] = value
+        return x
+
+    batch = measured(
+        batch,
+        correct=fixed("correct", ones),
+        answer_valid=fixed("answer_valid", ones),
+        query_valid=fixed("query_valid", 1.0),
+        parsed=fixed("parsed", 0.0),
+    )
+    config = dataclasses.replace(LATER, overlong="none", query_entropy=0.1)
+    plain, metrics = gradients(config, batch)
+    masked, masked_metrics = gradients(dataclasses.replace(config, mask_silent=True), batch)
+    dropped, _ = gradients(config, batch._replace(weight=np.array([1, 0, 1, 1], np.float32)))
+    assert metrics["frac_reward_zero_std"] == 0.25
+    close(masked["mllm"], dropped["mllm"], 1e-7)
+    assert np.abs(masked["mllm"]["head"] - plain["mllm"]["head"]).max() > 1e-3
+    same(masked["sampler"], plain["sampler"])
+    assert masked_metrics["reward"] == metrics["reward"]
+
+
+def test_the_samplers_gradient_knows_no_format():
+    batch = make_batch()
+    names = ("answer_valid", "query_valid", "parsed")
+    other = measured(batch, **{name: 1 - batch.measures[name] for name in names})
+    before, _ = gradients(ROUTED, batch)
+    after, _ = gradients(ROUTED, other)
+    same(after["sampler"], before["sampler"])
+    assert np.abs(after["mllm"]["head"] - before["mllm"]["head"]).max() > 1e-3
+    shared = [gradients(SHARED, x)[0]["sampler"]["a"] for x in (batch, other)]
+    assert shared[0] != shared[1]
+
+
+def test_answers_know_no_informativeness():
+    """Silenced queries: what is left of the MLLM's gradient does not see info or query format."""
+    batch = make_batch()
+    quiet = batch.queries._replace(mask=np.zeros_like(batch.queries.mask))
+    batch = batch._replace(queries=quiet)
+    names = ("query_valid", "parsed")
+    other = measured(batch, **{name: 1 - batch.measures[name] for name in names})
+    same(gradients(ROUTED, other)[0]["mllm"], gradients(ROUTED, batch)[0]["mllm"])
+
+
+def test_a_reward_of_the_frames_alone_teaches_tokens_nothing_on_average():
+    """E over the frame draw of the tokens' gradient is 0 where the reward is of the draw only.
+
+    Two draws, equally likely, the one right and the other wrong, in every pattern over a group.
+    """
+    batch, total = make_batch(), 0.0
+    config = dataclasses.replace(ROUTED, query_entropy=0.0, rewards={"accuracy": 0.8})
+    for pattern in itertools.product((0.0, 1.0), repeat=I * J):
+        right = np.tile(np.array(pattern, np.float32).reshape(1, I, J), (B, 1, 1))
+        grads, _ = gradients(config, measured(batch, correct=right))
+        total = jax.tree.map(np.add, total, grads["mllm"]) if total else grads["mllm"]
+    close(jax.tree.map(lambda x: x / 2 ** (I * J), total), jax.tree.map(np.zeros_like, total))
+
+
+def test_a_reward_of_the_queries_alone_teaches_the_sampler_nothing_on_average():
+    """E of its gradient is 0 where the reward is the same whatever frames are drawn."""
+    batch, total = make_batch(), 0.0
+    config = dataclasses.replace(ROUTED, frame_entropy=0.0)
+    for pattern in itertools.product((0.0, 1.0), repeat=I):
+        right = np.tile(np.array(pattern, np.float32).reshape(1, I, 1), (B, 1, J))
+        grads, _ = gradients(config, measured(batch, correct=right))
+        total = jax.tree.map(np.add, total, grads["sampler"]) if total else grads["sampler"]
+    close(jax.tree.map(lambda x: x / 2**I, total), jax.tree.map(np.zeros_like, total))

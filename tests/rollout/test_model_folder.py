@@ -1,0 +1,127 @@
+"""Model folders: what is written comes back, and what is of another version is named."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.fields import plain
+from msjoe_jax.models.params import fingerprint
+from msjoe_jax.rollout import model_folder
+from msjoe_jax.rollout.model_folder import check_folder, load_model_folder, save_model_folder
+from msjoe_jax.rollout.system import NAMES, load_tokenizers, make_system
+from msjoe_jax.runtime.checkpoint import load_meta
+from tests.support.tiny import (
+    TINY_FRAMES,
+    TINY_PROMPT,
+    tiny_model_folder,
+    tiny_params,
+    tiny_settings,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model_folder(tmp_path_factory.mktemp("model"))
+
+
+def test_what_is_written_comes_back(folder):
+    made = load_model_folder(folder)
+    settings = tiny_settings(folder.parent)
+    parts = {"frames": plain(TINY_FRAMES), "prompt": plain(TINY_PROMPT)}
+    assert made.settings == plain(settings) | parts == load_meta(str(folder / "params"))
+    system = make_system(settings, load_tokenizers(settings))
+    assert made.system.mllm_config == system.mllm_config
+    assert made.system.clip_config == system.clip_config
+    assert made.system.sampler_config == system.sampler_config
+    want = tiny_params(system.abstract)
+    assert {n: fingerprint(p) for n, p in made.params.items()} == {
+        n: fingerprint(want[n]) for n in NAMES
+    }
+    assert made.text is not None and made.text.prompt == TINY_PROMPT
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model", "tokenizer.json"]
+
+
+def test_a_part_of_it(folder):
+    made = load_model_folder(folder, ["mllm"], "bfloat16")
+    assert list(made.params) == ["mllm"]
+    assert {x.dtype for x in jax.tree.leaves(made.params)} == {jnp.dtype(jnp.bfloat16)}
+    whole = load_model_folder(folder, ["mllm"]).params
+    for a, b in zip(*map(jax.tree.leaves, (made.params, whole)), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b.astype(jnp.bfloat16)))
+    assert made.settings["mllm"]["dtype"] == "float32"  # as it is stored
+
+
+def test_files_of_the_mllm(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    side = tmp_path / "copy" / "mllm"
+    (side / "generation_config.json").write_text('{"eos_token_id": 3}')
+    (side / "vocab.json").write_text("[]")
+    assert load_model_folder(tmp_path / "copy", ["mllm"]).files == {
+        "generation_config": {"eos_token_id": 3}
+    }
+    assert load_model_folder(tmp_path / "copy", ["sampler"]).files == {}
+    (side / "generation_config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"generation_config\.json: no JSON object"):
+        load_model_folder(tmp_path / "copy", ["mllm"])
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"world": {}}, r"model: made by another version \(unknown part 'world'\)"),
+        ({"mllm": {"size": "tiny", "heads": 3}}, r"model: made by .*mllm\.heads: there is no such"),
+        ({"frames": {"key": 0}}, r"model: made by another version \(frames\.key=0 must be at le"),
+        ({"prompt": {"think": "no"}}, r"model: .*prompt\.think=no must be True or False"),
+    ],
+)
+def test_settings_of_another_version_are_refused(folder, monkeypatch, change, words):
+    meta = load_meta(str(folder / "params"))
+    monkeypatch.setattr(model_folder, "load_meta", lambda _: {**meta, **change})
+    with pytest.raises(UserError, match=words) as caught:
+        load_model_folder(folder, ["sampler"])
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_that_were_added_since_have_their_defaults(folder, monkeypatch):
+    meta = load_meta(str(folder / "params"))
+    del meta["mllm"]["log_prob_chunk"], meta["frames"]
+    monkeypatch.setattr(model_folder, "load_meta", lambda _: {**meta, "trained": {"stages": []}})
+    made = load_model_folder(folder, ["sampler"])
+    assert made.settings["mllm"]["log_prob_chunk"] == 4096
+    assert made.settings["frames"]["candidates"] == 3600
+
+
+def test_folders_that_are_none(folder, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint there"):
+        check_folder(tmp_path, [])
+    shutil.copytree(folder, tmp_path / "half")
+    (tmp_path / "half" / "clip" / "config.json").unlink()
+    check_folder(tmp_path / "half", ["mllm", "sampler"])
+    with pytest.raises(UserError, match=r"half: holds no clip \(clip/config\.json is missing\)"):
+        load_model_folder(tmp_path / "half")
+
+
+def test_a_whole_folder_is_left_and_half_a_one_replaced(folder, tmp_path):
+    settings = tiny_settings(tmp_path)
+    tokenizers = load_tokenizers(settings)
+    system = make_system(settings, tokenizers)
+    rest = {
+        "settings": settings,
+        "parts": {"trained": {"stages": ["warm_up"]}},
+        "system": system,
+        "tokenizers": tokenizers,
+        "params": tiny_params(system.abstract),
+    }
+    (tmp_path / "out.partial" / "params").mkdir(parents=True)
+    save_model_folder(tmp_path / "out", **rest)
+    assert not (tmp_path / "out.partial").exists()
+    assert load_meta(str(tmp_path / "out" / "params"))["trained"] == {"stages": ["warm_up"]}
+    written = json.loads((tmp_path / "out" / "mllm" / "config.json").read_text())
+    assert system.family.read_config(written) == system.mllm_config
+    save_model_folder(tmp_path / "out", **{**rest, "parts": {}})
+    assert "trained" in load_meta(str(tmp_path / "out" / "params"))

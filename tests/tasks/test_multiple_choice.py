@@ -1,0 +1,42 @@
+"""Grades of multiple-choice replies, and the groups of a record."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.tasks.base import Grade, Reply
+from msjoe_jax.tasks.multiple_choice import grade, groups
+
+QUESTION = Question("q", "v", "?", ("red", "blue", "green"), 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "want"),
+    [
+        (Reply("<answer>B</answer>"), Grade(1.0, True, "B")),
+        (Reply("<answer>A</answer>"), Grade(0.0, True, "A")),
+        (Reply("<answer>B</answer>", finished=False), Grade(1.0, False, "B")),
+        (Reply("<answer>D</answer>"), Grade(0.0, False, "")),
+        (Reply("B"), Grade(0.0, False, "")),
+        (Reply("<answer>B</answer><answer>B</answer>"), Grade(0.0, False, "")),
+        (Reply("<think>x</think><answer>B</answer>", think=True), Grade(1.0, True, "B")),
+        (Reply("<answer>B</answer>", think=True), Grade(1.0, False, "B")),
+        (Reply(""), Grade(0.0, False, "")),
+    ],
+)
+def test_grade(reply, want):
+    assert grade(QUESTION, reply) == want
+
+
+@given(st.text(max_size=60), st.booleans(), st.booleans())
+def test_any_text_has_a_grade(text, finished, think):
+    got = grade(QUESTION, Reply(text, finished, think))
+    assert got.score in (0.0, 1.0) and (got.answer == "B") == (got.score == 1)
+
+
+def test_groups():
+    assert groups(QUESTION) == {}
+    long = Question("q", "v", "?", ("a", "b"), 0, extra={"groups": {"duration": "long", "n": 3}})
+    assert groups(long) == {"duration": "long", "n": "3"}
+    assert groups(Question("q", "v", "?", ("a", "b"), 0, extra={"groups": "long"})) == {}

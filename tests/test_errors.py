@@ -1,0 +1,40 @@
+"""Errors that a user can act on: a line each, and status 2."""
+
+import io
+import sys
+
+import pytest
+
+from msjoe_jax.errors import UserError, run_cli
+
+
+def outcome(capsys, error):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_cli(fail)
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_each_message_is_one_line(capsys):
+    assert outcome(capsys, UserError("a\nb")) == (2, "error: a b\n")
+    assert outcome(capsys, UserError("one", "two\n three")) == (2, "error: one\nerror: two three\n")
+    assert str(UserError("one", "two")) == "one\ntwo"
+
+
+def test_what_the_system_refuses_and_ctrl_c(capsys):
+    assert outcome(capsys, OSError(28, "No space left", "x/y")) == (
+        2,
+        "error: x/y: No space left\n",
+    )
+    code, text = outcome(capsys, KeyboardInterrupt())
+    assert code == 130 and "resumes" in text
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    run_cli(lambda: print("报告.html"))
+    sys.stdout.flush()
+    assert raw.getvalue() == b"\\u62a5\\u544a.html\n"
