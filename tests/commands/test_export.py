@@ -147,7 +147,7 @@ def test_a_model_folder_in_transformers(tmp_path, folder):
 def test_sampler_by_the_cards_own_words(tmp_path, folder):
     export(folder, tmp_path / "out", "hf")
     card = (tmp_path / "out" / "README.md").read_text()
-    (code,) = (c for c in re.findall(r"```python\n(.*?)```", card, re.S) if "Sampler(" in c)
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", card, re.S) if "SELECTORS[" in c)
     code += "\nfrom msjoe_jax.models.params import fingerprint, split_module\n"
     code += "print(fingerprint(split_module(sampler)[1]))\n"
     line = [sys.executable, "-c", code]

@@ -38,8 +38,9 @@ def test_frames_and_times_are_the_videos(answer):
     assert (answer.info.num_frames, answer.info.duration, answer.damaged) == (20, 20.0, 0)
     centres = [int((i + 0.5) * 20 / T) for i in range(T)]
     assert answer.timestamps.tolist() == centres
-    assert answer.selected.shape == (K,) and (np.diff(answer.selected) > 0).all()
-    np.testing.assert_array_equal(answer.times, answer.timestamps[answer.selected])
+    assert answer.selected.shape == (K,)
+    np.testing.assert_array_equal(answer.times, answer.timestamps[np.sort(answer.selected)])
+    assert (np.diff(answer.times) > 0).all()
     assert [time for time, _ in answer.key_frames] == answer.times.tolist()
     assert [time for time, _ in answer.previews] == [5, 15]
     assert answer.frames.shape == (K, 64, 64, 3) and answer.frames.dtype == np.uint8
@@ -53,7 +54,7 @@ def test_the_choice_is_the_best_of_the_logits(answer):
     T, K = TINY_FRAMES.candidates, TINY_FRAMES.key
     assert answer.logits.shape == (T,) and np.isfinite(answer.logits).all()
     best = np.argsort(-answer.logits, kind="stable")[:K]
-    assert answer.selected.tolist() == sorted(best.tolist())
+    assert answer.selected.tolist() == best.tolist()  # the best first
     assert answer.similarity.shape == (len(answer.queries), T)
     assert (np.abs(answer.similarity) <= 1 + 1e-6).all()  # cosines, up to rounding
 
@@ -119,7 +120,7 @@ def test_it_answers_alike_again_and_steps_can_be_watched(answerer, answer, video
 def test_a_short_video_is_shown_whole(answerer, tmp_path, frames):
     got = answerer.answer(tiny_video(tmp_path / "v.mp4", frames), QUESTION, OPTIONS)
     count = -(-frames // 5)
-    assert got.selected.tolist() == list(range(count))
+    assert sorted(got.selected.tolist()) == list(range(count))
     assert len(got.key_frames) == len(got.frames) == len(got.timestamps) == count
     assert len(got.previews) == min(count, TINY_FRAMES.preview)
 

@@ -70,7 +70,7 @@ def cosines(run, candidates, batch):
     """By hand, 0 where masked; and which queries there are."""
     tokens, mask = run.episodes().text.clip_rows(QUERIES)
     model = run.system.clip_model(run.params["clip"])
-    text = np.asarray(model.encode_text(tokens.reshape(-1, tokens.shape[-1])))
+    text = np.asarray(model.encode_text(jnp.asarray(tokens.reshape(-1, tokens.shape[-1]))))
     text = unit(text.reshape(B, I, Q, -1).astype(np.float64))
     with np.errstate(invalid="ignore"):
         rows = np.einsum("biqe,bte->biqt", text, unit(batch["embeddings"].astype(np.float64)))
@@ -197,6 +197,7 @@ def attention_by_hand(run, row, patches, layer):
     tokens = np.append(row["tokens"][:n], row["first_token"])
     embeds = np.asarray(model.language.embed(jnp.asarray(tokens)))
     h = np.where((index >= 0)[:, None], np.asarray(features)[0][index], embeds)[None]
+    h = jnp.asarray(h)
     positions = np.concatenate([row["positions"][:, :n], np.full((3, 1), row["start"])], 1)
     cos, sin = mrope_cos_sin(jnp.asarray(positions)[None], model.language.config)
     graphdef, layers = nnx.split(model.language.layers)

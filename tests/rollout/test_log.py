@@ -93,7 +93,7 @@ def test_a_missing_row_is_named(tmp_path):
         replay.find_row(log, 1, "q")
     log.write_text('{"step": 1, "id": "q"}\n{"step"')
     assert replay.find_row(log, 1, "q")
-    with pytest.raises(UserError, match="line 2: not JSON"):
+    with pytest.raises(UserError, match=r"rollouts\.jsonl:2: not JSON"):
         replay.find_row(log, 2, "q")
     log.write_text('{"step": 1, "id": "q"}\n')
     with pytest.raises(UserError, match="no row of step 2 and question 'q'"):

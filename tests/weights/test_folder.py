@@ -21,7 +21,12 @@ def test_json_goes_and_comes_back(tmp_path):
 
 @pytest.mark.parametrize(
     "content, words",
-    [(None, "cannot be read"), (b"{", "no JSON"), (b"\xff", "no JSON"), (b"[]", "no JSON object")],
+    [
+        (None, "cannot be read"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "not a JSON object"),
+    ],
 )
 def test_files_that_are_no_json_objects(tmp_path, content, words):
     if content is not None:
