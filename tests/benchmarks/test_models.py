@@ -64,7 +64,7 @@ def test_decode_bytes():
     assert decode_bytes(TEXT, 100, 8, 5, 2) == 2 * (weights + keys)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_runs():
     """At the tiny size; its own check that both sides compute the same is part of it.
 

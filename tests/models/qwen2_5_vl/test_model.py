@@ -271,7 +271,7 @@ def test_the_merger_alone():
 # --- in bfloat16 -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_layers_of_the_7bs_width_in_bfloat16():
     """Vision tower and decoder at full width on an image and a video, against the reference.
 
