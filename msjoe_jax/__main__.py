@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from msjoe_jax.commands import COMMANDS
+from msjoe_jax.errors import plain_output
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 
 TRAINING = "training: python -m msjoe_jax.main --config=NAME --workdir=DIR (--help says more)"
@@ -20,6 +21,7 @@ def usage() -> str:
 def main() -> None:
     """Runs the command named by the first argument; an unknown one is an error with status 2."""
     arguments = sys.argv[1:]
+    plain_output()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0 if arguments else 2)

@@ -17,6 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from msjoe_jax.data.questions import DataConfig
+from msjoe_jax.data.shards import read_manifest
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import SETS, missing_sets
 from msjoe_jax.evaluation.evaluate import EvaluateConfig
@@ -156,7 +157,10 @@ def read_config(config: ConfigDict | Mapping[str, Any], slips: list[str] | None 
       UserError: there are mistakes and `slips` is None.
     """
     problems: list[str] = [] if slips is None else slips
-    values = json.loads(config.to_json()) if isinstance(config, ConfigDict) else dict(config)
+    try:
+        values = json.loads(config.to_json()) if isinstance(config, ConfigDict) else dict(config)
+    except TypeError as error:
+        raise UserError(f"the config holds a value that no field can have: {error}") from None
     extensions = {}
     for name in EXTENSIONS:
         if name in values:
@@ -215,6 +219,15 @@ def _relations(config: Config) -> Iterator[str]:
         )
     for name in (name for name in TRAININGS if name in phases):
         training: TrainingConfig = getattr(config, name)
+        if not training.steps:
+            continue
+        if not (training.train_mllm or training.train_sampler):
+            yield (
+                f"config.{name}: train_mllm and train_sampler are both False, which leaves nothing "
+                f"to train; set one of them, or config.{name}.steps=0"
+            )
+        if not any(weight for row in objective.part_weights().values() for weight in row.values()):
+            yield "config.objective.rewards has no weight: there is nothing to learn"
         if rollout.questions % objective.micro_batches:
             yield (
                 f"config.objective.micro_batches={objective.micro_batches} does not divide "
@@ -251,8 +264,10 @@ def _files(config: Config) -> Iterator[str]:
     for split, required in splits.items():
         for name in (f"{split}_records", f"{split}_questions"):
             value = getattr(data, name)
-            if value and not epath.Path(value).exists():
-                yield f"config.data.{name}={value} is not there"
+            if value and "world" in phases:
+                yield f"config.data.{name}={value}: the phase world writes its own; leave one out"
+            elif value:
+                yield from _unreadable(name, value, data.task)
             elif required and not value and "world" not in phases:
                 phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
                 yield f"config.data.{name} is not set, and the phase {phase} reads it"
@@ -272,6 +287,20 @@ def _files(config: Config) -> Iterator[str]:
                 f"config.{name}.checkpoint is not set: name a checkpoint folder or add the phase "
                 "warm_up"
             )
+
+
+def _unreadable(name: str, value: str, task: str) -> Iterator[str]:
+    """Yields why a record folder or a file of questions cannot be read."""
+    if not epath.Path(value).exists():
+        yield f"config.data.{name}={value} is not there"
+        return
+    try:
+        if name.endswith("_records"):
+            read_manifest(epath.Path(value))
+        elif task in TASKS:
+            TASKS[task].read(value)
+    except UserError as error:
+        yield from (f"config.data.{name}: {line}" for line in error.lines)
 
 
 def _mesh(config: Config, devices: int) -> Iterator[str]:
@@ -321,7 +350,11 @@ def _models(config: Config) -> Iterator[str]:
     tokenizers = Tokenizers(stand_in, stand_in)
     try:
         if "world" not in config.phases:  # that phase makes them
-            tokenizers = load_tokenizers(config.models)
+            try:
+                tokenizers = load_tokenizers(config.models)
+            except UserError as error:  # which size and patterns do not depend on
+                checkpoints = {}
+                yield from error.lines
         system = make_system(config.models, tokenizers)
         for name, folder in checkpoints.items():
             if folder:

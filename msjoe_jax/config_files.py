@@ -4,6 +4,10 @@ import pathlib
 import runpy
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from msjoe_jax.errors import UserError
+
 PACKAGE = pathlib.Path(__file__).parent
 # Beside the package in a checkout, inside it when it is installed.
 FOLDERS = (PACKAGE.parent / "configs", PACKAGE / "configs")
@@ -31,7 +35,22 @@ def shipped_configs() -> list[str]:
 
 
 def load_config(name: str) -> Any:
-    """Returns the ConfigDict of a config by its name or path, with an optional ":variant"."""
+    """Returns the config of a name or path, with an optional ":variant".
+
+    Raises:
+      UserError: the file's own code fails, or makes no config.
+      OSError: there is no such file.
+    """
     file, _, variant = config_file(name).partition(":")
-    get_config = runpy.run_path(file)["get_config"]
-    return get_config(variant) if variant else get_config()
+    try:
+        get_config = runpy.run_path(file).get("get_config")
+        if get_config is None:
+            raise UserError(f"{file}: no config file: it has no function get_config")
+        config = get_config(variant) if variant else get_config()
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # of code that is the user's
+        raise UserError(f"{name}: does not load: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: get_config returned {config!r} instead of a ConfigDict")
+    return config

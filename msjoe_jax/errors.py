@@ -20,6 +20,13 @@ class UserError(Exception):
         return tuple(" ".join(str(line).split()) for line in self.args)
 
 
+def plain_output() -> None:
+    """Makes text that the terminal cannot show appear escaped, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_cli(main: Callable[..., Any], *args: Any) -> None:
     """Runs `main(*args)`; a `UserError` is printed, one line per mistake, with exit status 2.
 
@@ -27,9 +34,7 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
     shell expects, and without a traceback, since every long job here can be resumed. Text that the
     terminal cannot show is escaped, so that it never ends a command.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    plain_output()
     try:
         main(*args)
     except UserError as error:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 KEY = "option"
+LARGEST_INT = (1 << 31) - 1
+LARGEST_FLOAT = 3.4e38
 
 
 class Option(NamedTuple):
@@ -201,19 +203,31 @@ def _number(kind: type, value: Any, limits: Option) -> tuple[Any, str]:
     is_number = type(value) is int or (kind is float and type(value) is float)
     if not is_number or (type(value) is float and not math.isfinite(value)):
         return value, f"must be {expected}"
+    # What 32 bits hold is as far as any computation goes.
+    largest = LARGEST_INT if kind is int else LARGEST_FLOAT
+    high = largest if limits.high is None else limits.high
+    low = -largest if limits.low is None and limits.above is None else limits.low
     bounds = []
-    if limits.low is not None and value < limits.low:
-        bounds.append(f"at least {limits.low:g}")
+    if low is not None and value < low:
+        bounds.append(f"at least {_format_bound(low)}")
     if limits.above is not None and value <= limits.above:
-        bounds.append(f"above {limits.above:g}")
-    if limits.high is not None and value > limits.high:
-        bounds.append(f"at most {limits.high:g}")
+        bounds.append(f"above {_format_bound(limits.above)}")
+    if value > high:
+        bounds.append(f"at most {_format_bound(high)}")
     return kind(value), f"must be {' and '.join(bounds)}" if bounds else ""
+
+
+def _format_bound(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) and abs(bound) <= LARGEST_INT else f"{bound:g}"
 
 
 def _text(value: Any, limits: Option) -> str:
     if not isinstance(value, str):
         return "must be a text"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "holds a byte that is no UTF-8 text"
     names = limits.names()
     if names and value not in names:
         matches = difflib.get_close_matches(value, names, 1)

@@ -112,6 +112,13 @@ SLIPS = [
     ("data.task", "no-such-task", "is not one of"),
     ("phases", ("pretrain", "evaluate"), "joint needs the phase joint"),
     ("sampler.kernel", 4, "must be odd"),
+    ("frames.key", 97, "is more than candidates=96"),
+    ("pretrain.train_sampler", False, "leaves nothing to train"),
+    ("prompt.system", "\udcff", "no UTF-8"),
+    ("optimizer.mllm_lr", 1e308, "must be at most 1"),
+    ("objective.frame_entropy", 1e300, "must be at most 3.4e+38"),
+    ("pretrain.steps", 10**30, "must be at most 2147483647"),
+    ("data.train_records", "/tmp", "the phase world writes its own"),
     ("sampler.signals", (), "is empty"),
     ("objective.routes", {"answers": {"info": 1.0}}, "answers is not one of"),
 ]
@@ -120,6 +127,23 @@ SLIPS = [
 @pytest.mark.parametrize(("name", "value", "words"), SLIPS, ids=[f"{n}={v}" for n, v, _ in SLIPS])
 def test_relations(name, value, words):
     assert any(words in line for line in spoilt(name, value))
+
+
+def test_data_that_cannot_be_read(tmp_path):
+    """A folder without records and a file without questions, before anything is written."""
+    (tmp_path / "questions.jsonl").write_text("no JSON")
+    c = load_config("joint_v4")
+    c.data.train_records, c.data.train_questions = str(tmp_path), f"{tmp_path}/questions.jsonl"
+    with pytest.raises(UserError) as error:
+        check(c, devices=16)
+    assert any("config.data.train_records: " in line for line in error.value.lines)
+    assert any("questions.jsonl:1: not JSON" in line for line in error.value.lines)
+
+
+def test_a_training_of_no_steps_needs_nothing():
+    c = load_config("tiny")
+    c.pretrain.steps, c.joint.train_sampler, c.rollout.selector = 0, False, "topk"
+    check(c)
 
 
 def test_lora_that_matches_nothing():

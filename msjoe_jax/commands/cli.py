@@ -1,14 +1,16 @@
 """Starts every command: parses its flags and its config file, and reports wrong ones."""
 
+import pathlib
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from msjoe_jax.config_files import config_file, shipped_configs
+from msjoe_jax.config_files import config_file, load_config, shipped_configs
 from msjoe_jax.errors import UserError, run_cli
 
+CONFIG_FLAGS = ("--config", "-config")
 HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull"}
 
 
@@ -45,6 +47,10 @@ def run_app(run: Callable[[], None]) -> None:
         if HELP & set(argv[1:]):
             print(_help(run))
             sys.exit()
+        for word in argv:  # before absl, whose words for a file that does not load mislead
+            flag, equals, name = word.partition("=")
+            if flag in CONFIG_FLAGS and equals and pathlib.Path(_file_of(name)).is_file():
+                load_config(name)
         try:
             remaining = flags.FLAGS([_with_config_file(word) for word in argv])
         except (AttributeError, KeyError) as error:
@@ -90,4 +96,8 @@ def _help(run: Callable[[], None]) -> str:
 
 def _with_config_file(word: str) -> str:
     flag, equals, name = word.partition("=")
-    return f"{flag}={config_file(name)}" if flag in ("--config", "-config") and equals else word
+    return f"{flag}={config_file(name)}" if flag in CONFIG_FLAGS and equals else word
+
+
+def _file_of(name: str) -> str:
+    return config_file(name).partition(":")[0]

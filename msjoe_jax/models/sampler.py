@@ -43,15 +43,18 @@ SAMPLER: Table = (
 class SamplerConfig:
     """Sizes of the U-Net. The default has 2.1 M parameters, `tiny()` 39 k."""
 
-    width: int = option(128, "Channels, the same at every level.", low=1)
+    width: int = option(128, "Channels, the same at every level.", low=1, high=8192)
     depth: int = option(
         6,
         "Times that time is halved; the lowest level sees about 2^depth · 2 · kernel frames.",
         low=1,
-        high=30,
+        high=12,
     )
     kernel: int = option(
-        5, "Frames a convolution spans, odd: 5 tells spikes of 1–2 from events of 3–6.", low=1
+        5,
+        "Frames a convolution spans, odd: 5 tells spikes of 1–2 from events of 3–6.",
+        low=1,
+        high=255,
     )
     skip_scale: float = option(
         1.5,

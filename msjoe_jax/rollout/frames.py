@@ -48,6 +48,8 @@ class FrameConfig:
         """Yields what does not go together."""
         if (self.mode, self.time) == ("image", "true"):
             yield "time=true needs config.frames.mode=video: images have no times"
+        if self.key > self.candidates:
+            yield f"key={self.key} is more than candidates={self.candidates}"
 
 
 def frames_per_unit(config: FrameConfig, system: System) -> int:

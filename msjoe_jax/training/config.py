@@ -56,8 +56,8 @@ class DifficultyConfig:
 class OptimizerConfig:
     """AdamW for the MLLM (constant rate) and the sampler (cosine to a tenth), each clipped."""
 
-    mllm_lr: float = option(1e-6, "Learning rate of the MLLM.", low=0)
-    sampler_lr: float = option(5e-4, "Learning rate of the sampler.", low=0)
+    mllm_lr: float = option(1e-6, "Learning rate of the MLLM.", low=0, high=1)
+    sampler_lr: float = option(5e-4, "Learning rate of the sampler.", low=0, high=1)
     warmup_steps: int = option(10, "Updates over which both rates rise.", low=0)
     mllm_decay: float = option(0.01, "Weight decay of the MLLM's matrices.", low=0)
     sampler_decay: float = option(0.01, "Weight decay of the sampler's matrices.", low=0)

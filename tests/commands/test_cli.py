@@ -96,3 +96,21 @@ def test_half_a_character_in_a_list_of_videos_is_named(tmp_path, field):
     (tmp_path / "list.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=rf"list.jsonl:1: field '{field}' holds half of a surr"):
         predecode.load_entries(tmp_path / "list.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("x = 1", "no function get_config"),
+        ("def get_config():\n    return None", "returned None"),
+        ("def get_config(variant):\n    raise ValueError(variant)", "ValueError: what"),
+    ],
+)
+def test_config_files_that_do_not_load_are_one_line(tmp_path, text, words):
+    (tmp_path / "other.py").write_text(text)
+    done = call(tmp_path, f"--config=DIR/other.py{':what' if 'variant' in text else ''}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr

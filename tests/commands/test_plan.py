@@ -78,8 +78,8 @@ def test_unknown_slices_are_named():
 
 def test_the_verdict_counts_what_is_alive_beside_the_program():
     report = PlanReport(chips=1, hbm=100.0, arguments=50, peak=90, seconds=1.0)
-    assert report.fits(beside=7)
-    assert not report.fits(beside=8)
+    assert report.fits(other_bytes=7)
+    assert not report.fits(other_bytes=8)
 
 
 def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
