@@ -211,6 +211,14 @@ def _relations(config: Config) -> Iterator[str]:
             )
     if config.frames.mode == "video" and "warm_up" in phases:
         yield "config.frames.mode=video: the phase warm_up teaches images only"
+    shown = {"query": config.frames.preview, "answer": config.frames.key}
+    for kind, pictures in shown.items():
+        tokens = getattr(config.prompt, f"{kind}_prompt_tokens")
+        if tokens <= pictures:  # a picture is one token at least
+            yield (
+                f"config.prompt.{kind}_prompt_tokens={tokens} cannot hold the {pictures} pictures "
+                f"of config.frames.{'preview' if kind == 'query' else 'key'}"
+            )
     network = SELECTORS[rollout.selector].network
     if network is not None and rollout.selector != config.sampler.network:
         yield (

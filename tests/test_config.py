@@ -112,6 +112,7 @@ SLIPS = [
     ("data.task", "no-such-task", "is not one of"),
     ("phases", ("pretrain", "evaluate"), "joint needs the phase joint"),
     ("sampler.kernel", 4, "must be odd"),
+    ("prompt.answer_prompt_tokens", 2, "cannot hold the 6 pictures"),
     ("frames.key", 97, "is more than candidates=96"),
     ("pretrain.train_sampler", False, "leaves nothing to train"),
     ("prompt.system", "\udcff", "no UTF-8"),

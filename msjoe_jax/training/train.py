@@ -15,6 +15,7 @@ from etils import epath
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.errors import UserError
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.collect import Collector, RollOut, Rollout
@@ -225,6 +226,11 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
             rollout, refills = loop.collector.collect(params, update)
             rolled_out = time.perf_counter()
+            if episodes.failures and not any(record.weight for record in rollout.records):
+                raise UserError(
+                    f"{run.name}, update {update}: every question of the batch was dropped, the "
+                    f"last because: {episodes.failures[-1]['error']}"
+                )
             rollout = loop.with_log_probs(state, rollout)
             for _ in range(run.rollout.updates):
                 state, metrics = loop.joint_step(state, rollout.arrays)
