@@ -209,6 +209,8 @@ def _relations(config: Config) -> Iterator[str]:
                 f"config.phases: {name} is the tiny world's, whose fields this config lacks "
                 "(configs/tiny.py adds them)"
             )
+    if not phases:
+        yield f"config.phases is empty: name some of {', '.join(PHASES)}"
     if config.frames.mode == "video" and "warm_up" in phases:
         yield "config.frames.mode=video: the phase warm_up teaches images only"
     shown = {"query": config.frames.preview, "answer": config.frames.key}

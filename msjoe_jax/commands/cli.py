@@ -52,7 +52,7 @@ def run_app(run: Callable[[], None]) -> None:
             if flag in CONFIG_FLAGS and equals and pathlib.Path(_file_of(name)).is_file():
                 load_config(name)
         try:
-            remaining = flags.FLAGS([_with_config_file(word) for word in argv])
+            remaining = _parse_flags([_with_config_file(word) for word in argv])
         except (AttributeError, KeyError) as error:
             text = str(error.args[0]).replace("\\'", "'").replace("\\n", "\n")  # may be a repr
             name, _, hint = text.strip("\"'").partition("\n")
@@ -75,6 +75,30 @@ def run_app(run: Callable[[], None]) -> None:
 
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     app.run(lambda _: run_cli(run), argv=sys.argv, flags_parser=parse_or_exit)
+
+
+def _parse_flags(words: list[str]) -> list[str]:
+    """Parses the flags; returns the words that belong to none.
+
+    Raises:
+      UserError: values that are not of their flag's type, a line each.
+    """
+    slips: list[str] = []
+    while True:
+        try:
+            remaining = flags.FLAGS(words)
+        except flags.IllegalFlagValueError as error:
+            slips.append(str(error))  # "flag --NAME=VALUE: why"
+            kept = [word for word in words if f"-{word.lstrip('-')}: " not in str(error)]
+            if len(kept) == len(words):  # written as two words
+                raise UserError(*slips) from None
+            words = kept
+            for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+                delattr(flags.FLAGS, name)  # parsing --config defines them anew
+        else:
+            if slips:
+                raise UserError(*slips)
+            return remaining
 
 
 def _help(run: Callable[[], None]) -> str:

@@ -78,7 +78,10 @@ class MllmSettings:
         form="regex",
     )
     lora_rank: int = option(
-        0, "LoRA factors of this rank train instead, and are merged at the end; 0: none.", low=0
+        0,
+        "LoRA factors of this rank train instead, and are merged at the end; 0: none.",
+        low=0,
+        high=1024,
     )
     lora_alpha: float = option(32.0, "LoRA factors are scaled by alpha / rank.", above=0)
     lora_targets: str = option(

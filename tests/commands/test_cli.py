@@ -22,7 +22,7 @@ run_app(lambda: print(given_config(flag).a.b))
 CONFIG = """
 from ml_collections import ConfigDict
 def get_config():
-    return ConfigDict({"a": {"b": 1}})
+    return ConfigDict({"a": {"b": 1, "c": 2}})
 """
 
 
@@ -46,7 +46,7 @@ def test_overrides_reach_the_config(tmp_path):
     [
         ((), "give --config="),
         (("--config=DIR/none.py",), "none.py"),
-        (("--config=DIR/config.py", "--config.a.c=3"), "unknown field in the config: c"),
+        (("--config=DIR/config.py", "--config.a.d=3"), "unknown field in the config: d"),
         (("--config=DIR/config.py", "--config.a.b=x"), "config.a.b"),
         (("--config=DIR/config.py", "--what=1"), "what"),
     ],
@@ -96,6 +96,13 @@ def test_half_a_character_in_a_list_of_videos_is_named(tmp_path, field):
     (tmp_path / "list.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=rf"list.jsonl:1: field '{field}' holds half of a surr"):
         predecode.load_entries(tmp_path / "list.jsonl")
+
+
+def test_all_values_of_a_wrong_type_are_named(tmp_path):
+    done = call(tmp_path, "--config=DIR/config.py", "--config.a.b=x", "--config.a.c=1.5")
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert "config.a.b=x" in first and "config.a.c=1.5" in second
 
 
 @pytest.mark.parametrize(
