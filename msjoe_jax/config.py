@@ -183,6 +183,9 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
     """
     slips: list[str] = []
     result = read_config(config, slips)
+    if any(slip.startswith("config.phases=") for slip in slips):  # checks go on with the right ones
+        given = config.phases if isinstance(config.phases, list | tuple) else ()
+        result = dataclasses.replace(result, phases=tuple(p for p in given if p in PHASES))
     # A wrong value has been replaced by its default, so that checks which mention it mean nothing.
     bad_fields = [re.split(r"[=:]", slip)[0] for slip in slips]
     relations = [
@@ -191,8 +194,7 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
         *_mesh(result, len(jax.devices()) if devices is None else devices),
         *_models(result),
     ]
-    if "config.phases" not in bad_fields:  # on which most of these checks depend
-        slips += [line for line in relations if not mentions(line, bad_fields)]
+    slips += [line for line in relations if not mentions(line, bad_fields)]
     if slips:
         raise UserError(*dict.fromkeys(slips))
     return result
@@ -343,38 +345,46 @@ class _AnyTokenizer:
 
 def _models(config: Config) -> Iterator[str]:
     """Yields models that cannot be built or loaded, and patterns that match no parameter."""
-    checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
-    unusable = False
-    for name, folder in checkpoints.items():
-        if folder:
+    models = config.models
+    for name in NAMES:
+        part = getattr(models, name)
+        if part.checkpoint:
             try:
-                check_folder(folder, [name])
+                check_folder(part.checkpoint, [name])
             except UserError as error:
-                unusable = True
-                yield f"config.{name}.checkpoint={folder}: {error}"
-    if unusable:
-        return
-    if not all(getattr(config, n).size or checkpoints[n] for n in ("mllm", "clip")):
+                yield from _of_checkpoint(name, part.checkpoint, error)
+                # What does not depend on the folder is still checked.
+                models = dataclasses.replace(
+                    models, **{name: dataclasses.replace(part, checkpoint="")}
+                )
+    if not all(part.size or part.checkpoint for part in (models.mllm, models.clip)):
         return  # the group's own check reports it
     stand_in: Any = _AnyTokenizer()
     tokenizers = Tokenizers(stand_in, stand_in)
+    if "world" not in config.phases and models == config.models:  # that phase makes them
+        try:
+            tokenizers = load_tokenizers(models)
+        except UserError as error:
+            yield from error.lines
     try:
-        if "world" not in config.phases:  # that phase makes them
-            try:
-                tokenizers = load_tokenizers(config.models)
-            except UserError as error:  # which size and patterns do not depend on
-                checkpoints = {}
-                yield from error.lines
-        system = make_system(config.models, tokenizers)
-        for name, folder in checkpoints.items():
-            if folder:
-                check_params(epath.Path(folder) / "params", system.abstract[name], prefix=name)
+        system = make_system(models, tokenizers)
     except UserError as error:
         yield from error.lines
         return
+    for name in NAMES:
+        folder = getattr(models, name).checkpoint
+        if folder:
+            try:
+                check_params(epath.Path(folder) / "params", system.abstract[name], prefix=name)
+            except UserError as error:
+                yield from _of_checkpoint(name, folder, error)
     for name in TRAININGS:
         if name in config.phases:
             try:
                 abstract_state(config.training_run(name), system)
             except UserError as error:
                 yield from error.lines
+
+
+def _of_checkpoint(name: str, folder: str, error: UserError) -> Iterator[str]:
+    return (f"config.{name}.checkpoint={folder}: {line}" for line in error.lines)

@@ -184,6 +184,19 @@ def test_checkpoints_that_are_none(tmp_path):
         check(c)
 
 
+def test_one_slip_does_not_hide_another(tmp_path):
+    """Neither a wrong list of phases nor a folder without a model."""
+    c = load_config("tiny")
+    c.phases = ("world", "warm_up", "joint", "jiont")
+    c.sampler.checkpoint, c.mllm.trainable = str(tmp_path), "^nothing$"
+    c.rollout.waves = 5
+    with pytest.raises(UserError) as error:
+        check(c)
+    lines = error.value.lines
+    for words in ("jiont", "config.sampler.checkpoint=", "matches no parameter", "waves=5"):
+        assert any(words in line for line in lines), lines
+
+
 def test_every_field_is_documented():
     for name, field in FIELDS:
         assert len(field.option.doc) > 5 and "\n" not in field.option.doc, name

@@ -13,9 +13,15 @@ def test_names_and_paths(tmp_path, monkeypatch):
     assert config_file("configs/tiny.py:short").endswith("configs/tiny.py:short")
     assert config_file("ablations/rewards:info").endswith("configs/ablations/rewards.py:info")
     assert config_file("nothing.py") == "nothing.py"
-    own.write_text("def get_config(variant='none'):\n    return variant\n")
+    own.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(variant='none'):\n    return ConfigDict({'variant': variant})\n"
+    )
     assert config_file("tiny.py") == "tiny.py"  # a file that is there goes first
-    assert load_config(f"{own}:x") == "x" and load_config(str(own)) == "none"
+    assert load_config(f"{own}:x").variant == "x" and load_config(str(own)).variant == "none"
+    assert config_file("unknown") == "unknown" and config_file("no.py:x") == "no.py:x"
+    with pytest.raises(OSError, match="unknown"):
+        load_config("unknown")
 
 
 def test_an_installed_copy_has_them_inside(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -80,25 +81,40 @@ def run_app(run: Callable[[], None]) -> None:
 def _parse_flags(words: list[str]) -> list[str]:
     """Parses the flags; returns the words that belong to none.
 
+    A value of a wrong type for a field of the config goes into the config as text, so that the
+    config's check names it together with every other slip.
+
     Raises:
-      UserError: values that are not of their flag's type, a line each.
+      UserError: values of other flags that are not of their type, a line each.
     """
     slips: list[str] = []
+    fields: dict[str, str] = {}
     while True:
         try:
             remaining = flags.FLAGS(words)
         except flags.IllegalFlagValueError as error:
-            slips.append(str(error))  # "flag --NAME=VALUE: why"
-            kept = [word for word in words if f"-{word.lstrip('-')}: " not in str(error)]
-            if len(kept) == len(words):  # written as two words
-                raise UserError(*slips) from None
-            words = kept
+            message = str(error)  # "flag --NAME=VALUE: why"
+            bad = [word for word in words if f"-{word.lstrip('-')}: " in message]
+            if not bad:  # flag and value were two words
+                raise UserError(*slips, message) from None
+            name, _, value = bad[0].lstrip("-").partition("=")
+            if name.startswith("config."):
+                fields[name.removeprefix("config.")] = value
+            else:
+                slips.append(message)
+            words = [word for word in words if word not in bad]
             for name in [name for name in flags.FLAGS if name.startswith("config.")]:
                 delattr(flags.FLAGS, name)  # parsing --config defines them anew
-        else:
-            if slips:
-                raise UserError(*slips)
-            return remaining
+            continue
+        config: Any = flags.FLAGS["config"].value if fields else None
+        for name, value in fields.items():
+            try:
+                config.update_from_flattened_dict({name: value})
+            except TypeError as error:  # a config that checks types itself
+                slips.append(f"config.{name}={value}: {error}")
+        if slips:
+            raise UserError(*slips)
+        return remaining
 
 
 def _help(run: Callable[[], None]) -> str:
