@@ -20,6 +20,8 @@ from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import _embed_frames
 from tests.support.tiny import tiny_model_folder, tiny_video
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 MATERIAL = ROOT.parent / "shared" / "material"
 # rotated, variable frame rate, AV1, VP9, HEVC, FLV, MPEG-4 in AVI

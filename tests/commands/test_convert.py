@@ -33,6 +33,8 @@ from tests.support.commands import command
 from tests.support.published import clip_folder, published, qwen_folder
 from tests.support.qwen_oracle import numpy_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "options",

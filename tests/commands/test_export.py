@@ -33,6 +33,8 @@ from tests.support.published import SHARD, clip_folder, published, qwen_folder
 from tests.support.tiny import tiny_model_folder
 from tests.support.torch_stubs import declare_torchvision_ops
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -21,6 +21,8 @@ from msjoe_jax.text.tokenizer import Tokenizer
 from tests.support.qwen_oracle import IMAGE, VIDEO, ours, reference
 from tests.support.tiny import tiny_model_folder, tiny_video
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 64
 ENDS = (8,)
 FAMILY = FAMILIES["qwen2_5_vl"]

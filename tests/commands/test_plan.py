@@ -25,6 +25,8 @@ from msjoe_jax.rollout.system import make_system
 from msjoe_jax.runtime.mesh import make_mesh
 from msjoe_jax.training.state import abstract_state, make_step, trains_vision
 
+pytestmark = pytest.mark.slow
+
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )

@@ -15,6 +15,8 @@ import pytest
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.video import decode
 
+pytestmark = pytest.mark.slow
+
 
 def clip(path, seconds, level, rate=10, size=32):
     """Flat frames: `level` plus the second."""

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from msjoe_jax.models.params import abstract, count_params, split_module
 from msjoe_jax.models.sampler import Sampler, SamplerConfig
 
+pytestmark = pytest.mark.slow
+
 # float32 sums in another order (convolutions over another length, queries permuted): a few
 # hundred roundings of 6e-8 on logits of size 1–10.
 TOLERANCE = 2e-4

@@ -5,6 +5,7 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 
 from msjoe_jax.rl.batch import FrameInputs
 from tests.support.step_oracle import (
@@ -26,6 +27,8 @@ from tests.support.step_oracle import (
     same,
     token_stats,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def test_metrics_are_means_over_questions_that_count():

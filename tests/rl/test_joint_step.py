@@ -26,6 +26,8 @@ from tests.support.step_oracle import (
     same,
 )
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = {
     "routed, nested, token-mean": ROUTED,
     "counterfactual, cb, KL, old log-probs": LATER,

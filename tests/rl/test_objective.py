@@ -30,6 +30,8 @@ from tests.support.step_oracle import (
     same,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_some_ratios_are_clipped_and_none_without_old_log_probs():
     batch = make_later_batch()

@@ -35,7 +35,7 @@ QUERIES = [
     [("blue",), ("green", "white")],
     [("what colour",), ("the cup",)],
 ]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 
 @pytest.fixture(scope="module")

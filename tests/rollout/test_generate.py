@@ -26,6 +26,8 @@ from msjoe_jax.rollout.generate import (
 )
 from tests.support import torch_stubs
 
+pytestmark = pytest.mark.slow
+
 VOCAB, D, LAYERS, N, M, H = 40, 32, 2, 4, 2, 8
 BANNED, ENDS, TEMPERATURE = (2, 3), (5, 6, 7, 8, 9, 10), 0.7
 SAMPLING = Sampling(6, ENDS, BANNED, TEMPERATURE)

@@ -4,12 +4,15 @@ import types
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Selection
+
+pytestmark = pytest.mark.slow
 
 
 def test_chooses_by_its_networks_logits():

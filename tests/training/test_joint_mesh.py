@@ -31,6 +31,8 @@ from msjoe_jax.rollout.system import load_tokenizers, make_system, state_table
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.training.state import init_state, make_step
 
+pytestmark = pytest.mark.slow
+
 # (data, fsdp, tensor); the last with two micro-batches.
 MESHES = {
     "8,1,1": ((8, 1, 1), 1),

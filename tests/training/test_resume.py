@@ -18,6 +18,8 @@ from msjoe_jax.runtime.files import lock
 from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_model_folder
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, SAVE_EVERY = 8, 4
 VIDEOS, FRAMES, SIZE = 5, 18, 56

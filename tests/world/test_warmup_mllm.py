@@ -28,6 +28,8 @@ from msjoe_jax.world.spec import (
 )
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 class Tiny(NamedTuple):
     frames: FrameConfig

@@ -14,6 +14,8 @@ from msjoe_jax.weights.tables import from_hf
 from tests.support.clip_oracle import EOT, VOCAB, build, config, hugging_face_model, open_clip_model
 from tests.support.torch_weights import arrays, randomise
 
+pytestmark = pytest.mark.slow
+
 # float32 on both sides; sums over 32 to 147 terms in another order differ by a few ulps a layer.
 TOLERANCE = 1e-5
 

@@ -28,6 +28,8 @@ from tests.support.qwen_oracle import (
     reference_inputs,
 )
 
+pytestmark = pytest.mark.slow
+
 # float32 on both sides, relative to the largest value of its kind: summation order alone.
 TOLERANCE = 1e-5
 

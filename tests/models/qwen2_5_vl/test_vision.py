@@ -12,6 +12,8 @@ from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.vision import VisionTower, patch_layout
 from tests.support import qwen_oracle
 
+pytestmark = pytest.mark.slow
+
 # float32 on both sides, relative to the largest output: summation order alone.
 TOLERANCE = 1e-5
 
