@@ -151,9 +151,11 @@ def generate(
         else:
             token = jnp.argmax(scaled, -1).astype(jnp.int32)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(scaled), token[..., None], -1)[..., 0]
-        write = lambda buffer, value: buffer.at[:, :, s.position].set(  # noqa: E731
-            jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
-        )
+
+        def write(buffer: Array, value: Array) -> Array:
+            kept = jnp.where(s.alive, value, jnp.zeros((), buffer.dtype))
+            return buffer.at[:, :, s.position].set(kept)
+
         return _Decoding(
             position=s.position + 1,
             current=token,

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -151,11 +151,11 @@ def progress(
     bar.close()
 
 
-def _value(value: object) -> str:
+def _value(value: Any) -> str:
     """Writes a metric as text: numbers (also of NumPy and JAX) with three digits."""
     if isinstance(value, str | int):
         return str(value)
-    return f"{float(value):.3g}"  # type: ignore[arg-type]
+    return f"{float(value):.3g}"
 
 
 def _short(value: float) -> str:

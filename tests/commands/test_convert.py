@@ -28,7 +28,7 @@ from msjoe_jax.runtime.checkpoint import load_meta, load_params
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import to_hf
 from tests.support.clip_oracle import config as clip_sizes
-from tests.support.clip_oracle import hugging_face_model, open_clip_model
+from tests.support.clip_oracle import embeddings, hugging_face_model, open_clip_model
 from tests.support.commands import command
 from tests.support.published import clip_folder, published, qwen_folder
 from tests.support.qwen_oracle import numpy_of
@@ -99,20 +99,12 @@ def test_clip_computes_what_the_source_does(tmp_path, family, quick_gelu):
     pixels = rng.normal(size=(2, 28, 28, 3)).astype(np.float32)
     tokens = rng.integers(0, 49, (2, 8))
     tokens[:, -1] = 49
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        if family == "open_clip":
-            want = module.encode_image(images), module.encode_text(torch.from_numpy(tokens))
-        else:
-            want = (
-                module.get_image_features(images).pooler_output,
-                module.get_text_features(torch.from_numpy(tokens)).pooler_output,
-            )
+    want = embeddings(module, family, pixels, tokens)
     model = made.system.clip_model(made.params["clip"])
     with jax.default_matmul_precision("highest"):
         got = model.encode_image(jnp.asarray(pixels)), model.encode_text(jnp.asarray(tokens))
     for g, w in zip(got, want, strict=True):
-        np.testing.assert_allclose(g, w.numpy(), rtol=1e-5, atol=1e-5)  # as in test_clip
+        np.testing.assert_allclose(g, w.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_sizes_tokenizers_and_settings_go_with_a_run(tmp_path):

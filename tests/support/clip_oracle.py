@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+import torch
 from flax import nnx
 
 from msjoe_jax.models.clip.config import CLIPConfig
@@ -90,3 +92,15 @@ def hugging_face_model(c: CLIPConfig) -> Any:
 
 def build(c: CLIPConfig):
     return abstract(lambda: CLIP(c, rngs=nnx.Rngs(0)))
+
+
+def embeddings(reference: Any, library: str, pixels: np.ndarray, tokens: np.ndarray) -> Any:
+    """Returns the image [B, E] and text [N, E] embeddings of a library's own model."""
+    images, texts = torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(tokens)
+    with torch.no_grad():
+        if library == "open_clip":
+            return reference.encode_image(images), reference.encode_text(texts)
+        return (
+            reference.get_image_features(images).pooler_output,
+            reference.get_text_features(texts).pooler_output,
+        )

@@ -4,14 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
 from msjoe_jax.weights.tables import from_hf
-from tests.support.clip_oracle import EOT, VOCAB, build, config, hugging_face_model, open_clip_model
+from tests.support.clip_oracle import (
+    EOT,
+    VOCAB,
+    build,
+    config,
+    embeddings,
+    hugging_face_model,
+    open_clip_model,
+)
 from tests.support.torch_weights import arrays, randomise
 
 pytestmark = pytest.mark.slow
@@ -37,15 +44,7 @@ def test_parity(source: str, quick_gelu: bool):
     tokens = rng.integers(0, EOT, (4, 8))
     tokens[np.arange(4), [7, 3, 5, 1]] = EOT
     tokens[1, 6] = EOT  # padding with the end token itself, as CLIP's tokenizer does
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        if source == "open_clip":
-            want = reference.encode_image(images), reference.encode_text(torch.from_numpy(tokens))
-        else:
-            want = (
-                reference.get_image_features(images).pooler_output,
-                reference.get_text_features(torch.from_numpy(tokens)).pooler_output,
-            )
+    want = embeddings(reference, source, pixels, tokens)
     with jax.default_matmul_precision("highest"):
         got = model.encode_image(jnp.asarray(pixels)), model.encode_text(jnp.asarray(tokens))
     for g, w in zip(got, want, strict=True):
