@@ -136,3 +136,23 @@ def test_nothing_is_cited_that_is_not_here():
         sections = re.findall(r"\b(?!CLIP\b)[A-Z]{2,},? §+ ?\d[\d.]*", text)
         lost += [f"{name}: {what}" for what in [*named, *sections]]
     assert not lost, "\n".join(lost)
+
+
+def test_what_the_readmes_commands_write_is_ignored():
+    text = (ROOT / "README.md").read_text()
+    outputs = set(re.findall(r"--(?:out|workdir|local-dir)=([\w./-]+)", text))
+    assert {"records", "runs/tiny", "report.html"} <= outputs
+    asked = subprocess.run(
+        [
+            "git",
+            "check-ignore",
+            "--no-index",
+            *(f"{o}{'' if '.html' in o else '/'}" for o in outputs),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    ).stdout.split()
+    assert {path.rstrip("/") for path in asked} == outputs
+    code = subprocess.run(["git", "check-ignore", "msjoe_jax/models/sampler.py"], cwd=ROOT)
+    assert code.returncode == 1  # a folder of ours with such a name is not
