@@ -32,7 +32,7 @@ def run() -> None:
     keep_compiled_programs()
     import jax
 
-    from msjoe_jax.config import check
+    from msjoe_jax.config_check import check
     from msjoe_jax.phases import run_phases
 
     config_dict = given_config(_CONFIG)

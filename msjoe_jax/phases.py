@@ -37,7 +37,7 @@ class Models:
 
 
 def run_phases(config: Config, workdir: epath.PathLike) -> None:
-    """Runs the phases of a config that `config.check` has passed.
+    """Runs the phases of a config that `config_check.check` has passed.
 
     Raises:
       UserError: a phase cannot use its input.

@@ -14,7 +14,8 @@ from flax import nnx
 
 from msjoe_jax.commands.convert import convert
 from msjoe_jax.commands.export import export
-from msjoe_jax.config import base, check
+from msjoe_jax.config import base
+from msjoe_jax.config_check import check
 from msjoe_jax.data.questions import load_questions, save_questions
 from msjoe_jax.draws import DRAWS, Law, plackett_luce
 from msjoe_jax.draws.draw import Draw

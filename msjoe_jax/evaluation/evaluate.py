@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,12 @@ class EvaluateConfig:
     )
     batch: int = option(50, "Questions at a time.", low=1)
     limit: int = option(0, "The first questions only; 0: all.", low=0)
-    smooth: int = option(5, "Frames under the smoothing of smoothed selectors.", low=1)
+    smooth: int = option(5, "Frames under the smoothing of smoothed selectors: odd.", low=1)
+
+    def slips(self) -> Iterator[str]:
+        """Yields what cannot be."""
+        if self.smooth % 2 == 0:
+            yield f"smooth={self.smooth} must be odd, so that a frame is in the middle"
 
 
 class Evaluator:

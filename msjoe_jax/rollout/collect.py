@@ -38,10 +38,10 @@ class RolloutConfig:
     query_rollouts: int = option(4, "I: replies of reason to each question.", low=1)
     frame_draws: int = option(2, "J: frame draws for each of those.", low=1)
     query_temperature: float = option(
-        1.0, "Of reason's sampling; the loss scores the same distribution.", above=0
+        1.0, "Of reason's sampling; the loss scores the same distribution.", above=0, high=100
     )
     answer_temperature: float = option(
-        1.0, "Of answer's sampling; the loss scores the same distribution.", above=0
+        1.0, "Of answer's sampling; the loss scores the same distribution.", above=0, high=100
     )
     selector: str = option(
         "msjoe",

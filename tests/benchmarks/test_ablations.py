@@ -12,7 +12,8 @@ import pytest
 from benchmarks import ablations
 from benchmarks.parallel_runs import Run, from_base, run_all
 from configs import tiny as tiny_world
-from msjoe_jax.config import check, read_config
+from msjoe_jax.config import read_config
+from msjoe_jax.config_check import check
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.rollout.episode import Episodes

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from benchmarks.ablations import FAMILIES
-from msjoe_jax.config import Config, check, read_config
+from msjoe_jax.config import Config, read_config
+from msjoe_jax.config_check import check
 from msjoe_jax.config_files import load_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import plain

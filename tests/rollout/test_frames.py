@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.tiny import get_config
-from msjoe_jax.config import check
+from msjoe_jax.config_check import check
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.frames import (
     FrameConfig,

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from configs.tiny import get_config
-from msjoe_jax.config import check, read_config
+from msjoe_jax.config import read_config
+from msjoe_jax.config_check import check
 from msjoe_jax.errors import UserError
 from msjoe_jax.training.config import TrainingRun
 from tests.support.system import changed

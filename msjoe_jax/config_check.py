@@ -1,0 +1,279 @@
+"""The check of a run's config before the run: everything that would end it later, all at once."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from msjoe_jax.config import NAMES, PHASES, TRAININGS, Config, read_config
+from msjoe_jax.data.questions import Question
+from msjoe_jax.data.shards import read_manifest
+from msjoe_jax.errors import UserError
+from msjoe_jax.evaluation.arms import SETS, missing_sets
+from msjoe_jax.fields import mentions
+from msjoe_jax.rollout.model_folder import check_folder
+from msjoe_jax.rollout.system import (
+    Tokenizers,
+    load_tokenizers,
+    make_system,
+)
+from msjoe_jax.runtime.checkpoint import check_params
+from msjoe_jax.runtime.mesh import mesh_sizes
+from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.tasks import TASKS
+from msjoe_jax.training.config import (
+    TrainingConfig,
+)
+from msjoe_jax.training.question_weights import usable_questions
+from msjoe_jax.training.state import abstract_state
+
+_WITHOUT_RATE = Question("any", "any", "any", ("a", "b"), answer=0)
+
+
+def check(config: ConfigDict, devices: int | None = None) -> Config:
+    """Makes the config of a run, or reports everything in it that would end the run later.
+
+    Args:
+      config: from a config file, with its overrides.
+      devices: number of devices for the mesh; None: those of this process.
+
+    Raises:
+      UserError: there are mistakes, one line each.
+    """
+    slips: list[str] = []
+    result = read_config(config, slips)
+    if any(slip.startswith("config.phases=") for slip in slips):  # checks go on with the right ones
+        given = config.phases if isinstance(config.phases, list | tuple) else ()
+        result = dataclasses.replace(result, phases=tuple(p for p in given if p in PHASES))
+    # A wrong value has been replaced by its default, so that checks which mention it mean nothing.
+    bad_fields = [re.split(r"[=:]", slip)[0] for slip in slips]
+    relations = [
+        *_relations(result),
+        *_files(result),
+        *_rates(result),
+        *_mesh(result, len(jax.devices()) if devices is None else devices),
+        *_models(result),
+    ]
+    slips += [line for line in relations if not mentions(line, bad_fields)]
+    if slips:
+        raise UserError(*dict.fromkeys(slips))
+    return result
+
+
+def _relations(config: Config) -> Iterator[str]:
+    """Yields what does not go together in groups that do not know of each other."""
+    phases, rollout, objective = config.phases, config.rollout, config.objective
+    if config.data.task not in TASKS:
+        yield f"config.data.task={config.data.task} is not one of {', '.join(TASKS)}"
+    for name in ("world", "warm_up"):
+        if name in phases and name not in config.extensions:
+            yield (
+                f"config.phases: {name} is the tiny world's, whose fields this config lacks "
+                "(configs/tiny.py adds them)"
+            )
+    if not phases:
+        yield f"config.phases is empty: name some of {', '.join(PHASES)}"
+    if config.frames.mode == "video" and "warm_up" in phases:
+        yield "config.frames.mode=video: the phase warm_up teaches images only"
+    shown = {"query": config.frames.preview, "answer": config.frames.key}
+    for kind, pictures in shown.items():
+        tokens = getattr(config.prompt, f"{kind}_prompt_tokens")
+        if tokens <= pictures:  # a picture is one token at least
+            yield (
+                f"config.prompt.{kind}_prompt_tokens={tokens} cannot hold the {pictures} pictures "
+                f"of config.frames.{'preview' if kind == 'query' else 'key'}"
+            )
+    network = SELECTORS[rollout.selector].network
+    if network is not None and rollout.selector != config.sampler.network:
+        yield (
+            f"config.rollout.selector={rollout.selector} draws by its own network: set "
+            f"config.sampler.network={rollout.selector}"
+        )
+    for name in (name for name in TRAININGS if name in phases):
+        training: TrainingConfig = getattr(config, name)
+        if not training.steps:
+            continue
+        if not (training.train_mllm or training.train_sampler):
+            yield (
+                f"config.{name}: train_mllm and train_sampler are both False, which leaves nothing "
+                f"to train; set one of them, or config.{name}.steps=0"
+            )
+        if not any(weight for row in objective.part_weights().values() for weight in row.values()):
+            yield "config.objective.rewards has no weight: there is nothing to learn"
+        if rollout.questions % objective.micro_batches:
+            yield (
+                f"config.objective.micro_batches={objective.micro_batches} does not divide "
+                f"config.rollout.questions={rollout.questions}"
+            )
+        flat = objective.advantage == "group"
+        group_size = rollout.query_rollouts * (rollout.frame_draws if flat else 1)
+        if group_size < 2:
+            field = "query_rollouts × frame_draws" if flat else "query_rollouts"
+            yield f"config.rollout: {field} must be at least 2 for advantage={objective.advantage}"
+        if training.sampler_advantage == "counterfactual" and not rollout.counterfactual:
+            yield (
+                f"config.{name}.sampler_advantage=counterfactual needs "
+                "config.rollout.counterfactual=True"
+            )
+        if training.train_sampler and network is None:
+            yield (
+                f"config.{name}.train_sampler=True needs a selector that is trained, not "
+                f"config.rollout.selector={rollout.selector}"
+            )
+    if config.evaluate.smooth > config.frames.candidates:
+        yield (
+            f"config.evaluate.smooth={config.evaluate.smooth} is more than "
+            f"config.frames.candidates={config.frames.candidates}"
+        )
+    if "evaluate" in phases:
+        sets = {"base", *(name for name in SETS if name in phases)}
+        if not config.evaluate.arms:
+            yield "config.evaluate.arms is empty: name one, or leave the phase evaluate out"
+        for line in missing_sets(config.evaluate.arms, sets):
+            yield f"config.evaluate.arms: {line}"
+
+
+def _files(config: Config) -> Iterator[str]:
+    """Yields paths that do not exist, and required ones that are not set."""
+    phases, data = config.phases, config.data
+    trains = {"difficulty", *TRAININGS} & set(phases)
+    splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
+    for split, required in splits.items():
+        for name in (f"{split}_records", f"{split}_questions"):
+            value = getattr(data, name)
+            if value and "world" in phases:
+                yield f"config.data.{name}={value}: the phase world writes its own; leave one out"
+            elif value:
+                yield from _unreadable(name, value, data.task)
+            elif required and not value and "world" not in phases:
+                phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
+                yield f"config.data.{name} is not set, and the phase {phase} reads it"
+    for name in NAMES:
+        settings = getattr(config, name)
+        if name == "sampler":
+            continue
+        if settings.tokenizer and not epath.Path(settings.tokenizer).exists():
+            yield f"config.{name}.tokenizer={settings.tokenizer}: no readable tokenizer.json"
+        if not settings.checkpoint and not settings.tokenizer and "world" not in phases:
+            yield (
+                f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or a "
+                f"checkpoint that holds one (config.{name}.checkpoint)"
+            )
+        if not settings.checkpoint and "warm_up" not in phases:
+            yield (
+                f"config.{name}.checkpoint is not set: name a checkpoint folder or add the phase "
+                "warm_up"
+            )
+
+
+def _unreadable(name: str, value: str, task: str) -> Iterator[str]:
+    """Yields why a record folder or a file of questions cannot be read."""
+    if not epath.Path(value).exists():
+        yield f"config.data.{name}={value} is not there"
+        return
+    try:
+        if name.endswith("_records"):
+            read_manifest(epath.Path(value))
+        elif task in TASKS:
+            TASKS[task].read(value)
+    except UserError as error:
+        yield from (f"config.data.{name}: {line}" for line in error.lines)
+
+
+def _rates(config: Config) -> Iterator[str]:
+    """Yields trainings that go by pass rates which neither a phase nor the questions give."""
+    path = config.data.train_questions
+    if "difficulty" in config.phases or config.data.task not in TASKS:
+        return
+    questions: list[Question] = []  # of the phase world: they come without
+    if "world" not in config.phases:
+        try:
+            questions = TASKS[config.data.task].read(path)
+        except (OSError, UserError):
+            return  # `_files` reports it
+    for name in TRAININGS:
+        training = getattr(config, name)
+        if name in config.phases and training.steps:
+            try:
+                usable_questions(training, name, questions or [_WITHOUT_RATE])
+            except UserError as error:
+                yield from error.lines
+
+
+def _mesh(config: Config, devices: int) -> Iterator[str]:
+    """Yields mesh and batch sizes that do not divide over the devices."""
+    m = config.mesh
+    try:
+        data, fsdp, _ = mesh_sizes(m.data, m.fsdp, m.tensor, devices)
+    except UserError as error:
+        yield f"config.{error}"
+        return
+    parts = data * fsdp
+    per_wave = config.rollout.questions // config.rollout.waves
+    if per_wave % parts and set(TRAININGS) & set(config.phases):
+        yield (
+            f"config.rollout.questions={config.rollout.questions}"
+            + (f" in {config.rollout.waves} waves" if config.rollout.waves > 1 else "")
+            + f" does not divide into the {parts} parts of the mesh's data and fsdp axes"
+        )
+
+
+class _AnyTokenizer:
+    """A stand-in for a tokenizer that does not exist yet, on which no parameter path depends."""
+
+    size = 256
+
+    def token_id(self, token: str) -> int:
+        """Returns some id below `size`."""
+        return sum(token.encode()) % self.size
+
+
+def _models(config: Config) -> Iterator[str]:
+    """Yields models that cannot be built or loaded, and patterns that match no parameter."""
+    models = config.models
+    for name in NAMES:
+        part = getattr(models, name)
+        if part.checkpoint:
+            try:
+                check_folder(part.checkpoint, [name])
+            except UserError as error:
+                yield from _of_checkpoint(name, part.checkpoint, error)
+                # What does not depend on the folder is still checked.
+                models = dataclasses.replace(
+                    models, **{name: dataclasses.replace(part, checkpoint="")}
+                )
+    if not all(part.size or part.checkpoint for part in (models.mllm, models.clip)):
+        return  # the group's own check reports it
+    stand_in: Any = _AnyTokenizer()
+    tokenizers = Tokenizers(stand_in, stand_in)
+    if "world" not in config.phases and models == config.models:  # that phase makes them
+        try:
+            tokenizers = load_tokenizers(models)
+        except UserError as error:
+            yield from error.lines
+    try:
+        system = make_system(models, tokenizers)
+    except UserError as error:
+        yield from error.lines
+        return
+    for name in NAMES:
+        folder = getattr(models, name).checkpoint
+        if folder:
+            try:
+                check_params(epath.Path(folder) / "params", system.abstract[name], prefix=name)
+            except UserError as error:
+                yield from _of_checkpoint(name, folder, error)
+    for name in TRAININGS:
+        if name in config.phases:
+            try:
+                abstract_state(config.training_run(name), system)
+            except UserError as error:
+                yield from error.lines
+
+
+def _of_checkpoint(name: str, folder: str, error: UserError) -> Iterator[str]:
+    return (f"config.{name}.checkpoint={folder}: {line}" for line in error.lines)
