@@ -111,7 +111,8 @@ def _relations(config: Config) -> Iterator[str]:
             )
         flat = objective.advantage == "group"
         group_size = rollout.query_rollouts * (rollout.frame_draws if flat else 1)
-        if group_size < 2:
+        compared = training.train_sampler and training.sampler_advantage == "relative"
+        if group_size < 2 and (training.train_mllm or compared):
             field = "query_rollouts × frame_draws" if flat else "query_rollouts"
             yield f"config.rollout: {field} must be at least 2 for advantage={objective.advantage}"
         if training.sampler_advantage == "counterfactual" and not rollout.counterfactual:
@@ -123,6 +124,13 @@ def _relations(config: Config) -> Iterator[str]:
             yield (
                 f"config.{name}.train_sampler=True needs a selector that is trained, not "
                 f"config.rollout.selector={rollout.selector}"
+            )
+        narrow = config.mllm.param_dtype == "bfloat16" and not config.mllm.lora_rank
+        if training.train_mllm and narrow:
+            yield (
+                f"config.mllm.param_dtype=bfloat16: config.{name} trains these parameters, and "
+                "most updates would be rounded away; use float32 (config.mllm.dtype says in what "
+                "type they compute)"
             )
     if config.evaluate.smooth > config.frames.candidates:
         yield (
@@ -149,6 +157,8 @@ def _files(config: Config) -> Iterator[str]:
                 yield f"config.data.{name}={value}: the phase world writes its own; leave one out"
             elif value:
                 yield from _unreadable(name, value, data.task)
+            elif name == "validation_records" and data.validation_questions:
+                yield f"config.data.{name} is not set, and config.data.validation_questions is"
             elif required and not value and "world" not in phases:
                 phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
                 yield f"config.data.{name} is not set, and the phase {phase} reads it"

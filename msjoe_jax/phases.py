@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import types
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -9,7 +11,7 @@ from etils import epath
 from msjoe_jax.config import NAMES, Config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.evaluation.evaluate import Evaluator, evaluate, load_heldout
+from msjoe_jax.evaluation.evaluate import Evaluator, evaluate, load_heldout, load_split
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_folder import save_model_folder
@@ -19,7 +21,7 @@ from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_params
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
-from msjoe_jax.training.train import train
+from msjoe_jax.training.train import Split, train
 
 # The tiny world's phases, which a run on real data never imports.
 WORLD = "msjoe_jax.world.phase"
@@ -46,14 +48,17 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
     world = importlib.import_module(WORLD) if {"world", "warm_up"} & set(phases) else None
     if world and "world" in phases:
         config = world.build(config, workdir / "world")
-    elif "evaluate" in phases:  # checks its data before training, which would be in vain without
-        _heldout(config, embedded="warm_up" not in phases)
+    else:  # data that is read after hours is checked now
+        if "evaluate" in phases:
+            _heldout(config, embedded="warm_up" not in phases)
+        if {"pretrain", "joint"} & set(phases):
+            _validation(config, embedded="warm_up" not in phases)
     models = _make_models(config)
     params = _stored_params(config, models.system)
     if world and "warm_up" in phases:
         params = world.warm_up(config, workdir / "warm_up", models.system, models.text, params)
     _save(workdir / "base", config, models, params, [p for p in phases if p == "warm_up"])
-    sets = {"base": params}
+    sets, ending = {"base": params}, {}
     questions: list[Question] = []
     if {"difficulty", "pretrain", "joint"} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
@@ -61,7 +66,7 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
         questions = _difficulty(config, workdir, models, params, questions)
     for name in ("pretrain", "joint"):
         if name in phases:
-            params = train(
+            trained = train(
                 config.training_run(name),
                 workdir,
                 models.programs,
@@ -70,12 +75,18 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
                 records=config.data.train_records,
                 params=params,
                 questions=questions,
+                validation=_validation(config),
+                validation_batch=config.evaluate.batch,
                 meta={"config": config.parts(), "phase": name},
             )
-            sets[name] = params
+            params, kind, update, accuracies = trained(config.final_model)
+            ending = {"model": kind, "update": update, "validation": accuracies}
+            print(f"{name} ends with its {kind} parameters, of update {update}")
+            wanted = config.evaluate.model
+            sets[name] = params if wanted in ("final", kind) else trained(wanted).params
     if params is not sets["base"]:
         learned = [phase for phase in LEARNED if phase in phases]
-        _save(workdir / "final", config, models, params, learned)
+        _save(workdir / "final", config, models, params, learned, ending)
     if "evaluate" in phases:
         _evaluate(config, workdir, models, sets)
 
@@ -106,15 +117,25 @@ def _save(
     models: Models,
     params: dict[str, Params],
     trained: list[str],
+    ending: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
-    """Writes a model folder; `trained` are the phases that its parameters have been through."""
+    """Writes a model folder.
+
+    Args:
+      folder: where.
+      config: the run's.
+      models: the models.
+      params: their parameters.
+      trained: the phases that the parameters have been through.
+      ending: which of the last training's parameters they are.
+    """
     parts = config.parts("frames", "prompt")
     if trained:
         groups = [p for p in trained if p in ("pretrain", "joint")]
         settings: dict[str, Any] = config.parts(*groups, "rollout", "objective", "optimizer")
         if "warm_up" in trained:
             settings["warm_up"] = dataclasses.asdict(config.extensions["warm_up"])
-        parts["trained"] = {"phases": trained, **settings}
+        parts["trained"] = {"phases": trained, **settings, **ending}
     save_model_folder(
         folder,
         settings=config.models,
@@ -141,6 +162,22 @@ def _difficulty(
         temperature=config.rollout.answer_temperature,
         task=config.data.task,
         batch_size=config.evaluate.batch,
+    )
+
+
+def _validation(
+    config: Config, embedded: bool = True
+) -> tuple[list[Question], RecordReader] | None:
+    """Reads the validation split, if the run has one and validates."""
+    if not (config.validate_every and config.data.validation_questions):
+        return None
+    return load_split(
+        config.data,
+        "validation",
+        limit=config.validation_limit,
+        candidates=config.frames.candidates,
+        previews=config.frames.preview,
+        embedded=embedded,
     )
 
 

@@ -89,6 +89,7 @@ SLIPS = [
     ("evaluate.smooth", 97, "is more than config.frames.candidates=96"),
     ("evaluate.smooth", 4, "must be odd"),
     ("phases", ("world", "warm_up", "pretrain"), "goes by the questions' difficulty"),
+    ("mllm.param_dtype", "bfloat16", "most updates would be rounded away"),
     ("frames.key", 97, "is more than candidates=96"),
     ("pretrain.train_sampler", False, "leaves nothing to train"),
     ("prompt.system", "\udcff", "no UTF-8"),
@@ -121,6 +122,25 @@ def test_a_training_of_no_steps_needs_nothing():
     c = load_config("tiny")
     c.pretrain.steps, c.joint.train_sampler, c.rollout.selector = 0, False, "topk"
     check(c)
+
+
+def test_an_advantage_of_its_own_needs_no_group():
+    c = load_config("tiny")
+    c.rollout.query_rollouts = c.rollout.frame_draws = 1
+    c.joint.steps = 0
+    check(c)
+    c.pretrain.sampler_advantage = "relative"
+    with pytest.raises(UserError, match="must be at least 2"):
+        check(c)
+
+
+def test_validation_questions_need_their_records(tmp_path):
+    c = load_config("joint_v4")
+    (tmp_path / "questions.jsonl").write_text("{}")
+    c.data.validation_questions = f"{tmp_path}/questions.jsonl"
+    with pytest.raises(UserError) as error:
+        check(c, devices=16)
+    assert any("config.data.validation_records is not set" in x for x in error.value.lines)
 
 
 def test_lora_that_matches_nothing():

@@ -1,8 +1,9 @@
-"""Batches of questions, by Grain: the order depends on the seed alone, the state is one counter.
+"""Batches of questions, by Grain: in a given order; the state is one counter.
 
 A batch is a dict of arrays, B = batch_size // num_hosts, T = num_candidates, n = num_preview:
 
     index [B] int32         position in `questions`
+    copy [B] int32          0 but where the batch holds the question already: how many times
     valid [B] bool          False on rows that only fill the last batch (copies of question 0)
                             and on those whose previews cannot be read (black frames)
     error [B] str           why they cannot be read, "" if they can be and on filling rows
@@ -13,10 +14,9 @@ A batch is a dict of arrays, B = batch_size // num_hosts, T = num_candidates, n 
     preview                 preview_fn(uint8 [n, H, W, 3]), stacked; by default the frames
     preview_mask, preview_index [B, n]; preview_times [B, n] in seconds
 
-Candidates and previews lie at `uniform_indices`. Each epoch has its own order, given by the seed.
-With `num_epochs` the last batch is filled up, else the stream never ends and its batches run across
-epochs. The iterator's get_state() is a count of batches, whatever the host or the threads; its next
-element after set_state(state) is the one that came after get_state().
+Candidates and previews lie at `uniform_indices`. The last batch is filled up. The iterator's
+get_state() is a count of batches, whatever the host or the threads; its next element after
+set_state(state) is the one that came after get_state().
 """
 
 from collections.abc import Callable, Sequence
@@ -69,10 +69,7 @@ def make_pipeline(
     num_preview: int,
     preview_fn: Callable[[np.ndarray], Any] | None = None,
     with_embeddings: bool = True,
-    seed: int = 0,
-    shuffle: bool = True,
     order: Int[np.ndarray, "n"] | None = None,
-    num_epochs: int | None = None,
     num_hosts: int = 1,
     host_index: int = 0,
 ) -> grain.IterDataset:
@@ -87,11 +84,8 @@ def make_pipeline(
       preview_fn: makes what the model takes of the preview frames, uint8 [n, H, W, 3]; by default
         they stay frames, which must then be of one size in all videos.
       with_embeddings: whether to read CLIP embeddings.
-      seed: decides each epoch's order.
-      shuffle: whether to shuffle; else every epoch has the order of `questions`.
-      order: positions in `questions` in which an epoch goes through them, with any repetitions,
-        in place of the shuffle.
-      num_epochs: after so many epochs the batches end; None for no end.
+      order: positions in `questions` in which to go through them, with any repetitions; None:
+        once, as they stand.
       num_hosts: how many hosts share a batch.
       host_index: which of them this one is.
 
@@ -101,26 +95,35 @@ def make_pipeline(
     """
     _check(questions, reader, batch_size, num_hosts, with_embeddings)
 
-    def make_row(item: tuple[int, bool]) -> dict[str, Any]:
-        index, valid = item
+    def make_row(item: tuple[int, int, bool]) -> dict[str, Any]:
+        index, copy, valid = item
         row = _candidates(questions[index], reader, num_candidates, with_embeddings)
         row |= _previews(questions[index], reader, num_preview, preview_fn)
         error = row["error"] if valid else ""
         row |= {"valid": np.bool_(valid and not error), "error": np.str_(error)}
-        return {"index": np.int32(index), **row}
+        return {"index": np.int32(index), "copy": np.int32(copy), **row}
 
-    epoch = range(len(questions)) if order is None else order.tolist()
-    items = grain.MapDataset.source([(i, True) for i in epoch]).seed(seed)
-    if shuffle and order is None:
-        items = items.shuffle()
-    items = items.repeat(num_epochs)
-    num_fillers = -len(items) % batch_size
-    if num_epochs is not None and num_fillers:
-        filler = grain.MapDataset.source([(0, False)] * num_fillers)
-        items = grain.MapDataset.concatenate([items, filler])
-    rows = items[host_shard(num_hosts, host_index)].map(make_row)
+    items = _Items(np.arange(len(questions)) if order is None else order, batch_size)
+    rows = grain.MapDataset.source(items)[host_shard(num_hosts, host_index)].map(make_row)
     batches = rows.batch(batch_size // num_hosts, drop_remainder=True)
     return batches.to_iter_dataset(grain.ReadOptions(THREADS, READ_AHEAD))
+
+
+class _Items:
+    """A source of (index, copy, valid) for each row of each batch, the last one filled up."""
+
+    def __init__(self, order: Int[np.ndarray, "n"], batch_size: int):
+        self.order, self.batch_size = order, batch_size
+
+    def __len__(self) -> int:
+        return len(self.order) + -len(self.order) % self.batch_size
+
+    def __getitem__(self, place: int) -> tuple[int, int, bool]:
+        if place >= len(self.order):
+            return 0, 0, False
+        index = self.order[place]
+        before = self.order[place - place % self.batch_size : place]
+        return int(index), int(np.sum(before == index)), True
 
 
 def _check(

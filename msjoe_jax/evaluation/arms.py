@@ -55,6 +55,10 @@ ARMS: dict[str, Arm] = {
         own_previews=False,
         **_JOINT,
     ),
+    "joint_oracle_queries": Arm(
+        "joint, oracle queries", queries="oracle", selector="msjoe", **_JOINT
+    ),
+    "joint_oracle": Arm("joint MLLM, oracle frames", mllm="joint", selector="oracle"),
     "joint_topk": Arm("joint MLLM, top-k", queries="policy", selector="topk", **_JOINT),
     "joint_topk_smooth": Arm(
         "joint MLLM, top-k smoothed", mllm="joint", queries="policy", selector="topk_smooth"
@@ -96,20 +100,33 @@ def _is_list(value: Any, kind: type) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
 
 
-# What an arm reads of a question's `extra`: the field, its expected value in words, and a check of
+# What arms read of a question's `extra`: the field, its expected value in words, and a check of
 # the value given max_queries.
-EXTRAS: dict[str, tuple[str, str, Callable[[Any, int], bool]]] = {
+EXTRAS: dict[str, tuple[str, Callable[[Any, int], bool]]] = {
     "oracle_queries": (
-        "oracle_queries",
         "1 to config.prompt.max_queries texts",
         lambda value, most: _is_list(value, str) and len(value) <= most,
     ),
-    "oracle": (
-        "oracle_frames",
+    "oracle_frames": (
         "lists of frame numbers",
         lambda value, _: _is_list(value, list) and all(_is_list(f, int) or not f for f in value),
     ),
 }
+
+
+def extras_missing(name: str, questions: Sequence[Question], max_queries: int) -> Iterator[str]:
+    """Yields a line for every question that lacks what an arm reads of it."""
+    arm = ARMS.get(name)
+    fields = []
+    if arm and arm.queries == "oracle":
+        fields.append("oracle_queries")
+    if "oracle" in (name, arm and arm.selector):
+        fields.append("oracle_frames")
+    for field in fields:
+        expected, fits = EXTRAS[field]
+        for question in questions:
+            if not fits(question.extra.get(field), max_queries):
+                yield f"question {question.id}: extra.{field} must be {expected}"
 
 
 def check_extras(names: Sequence[str], questions: Sequence[Question], max_queries: int) -> None:
@@ -119,12 +136,5 @@ def check_extras(names: Sequence[str], questions: Sequence[Question], max_querie
       UserError: a field is missing or wrong; the message names question, field and arm.
     """
     for name in names:
-        if name not in EXTRAS:
-            continue
-        field, expected, fits = EXTRAS[name]
-        for question in questions:
-            if not fits(question.extra.get(field), max_queries):
-                raise UserError(
-                    f"question {question.id}: extra.{field} must be {expected}; leave the arm "
-                    f"{name} out"
-                )
+        for line in extras_missing(name, questions, max_queries):
+            raise UserError(f"{line}; leave the arm {name} out")

@@ -38,6 +38,12 @@ class EvaluateConfig:
         choices=arm_names,
     )
     batch: int = option(50, "Questions at a time.", low=1)
+    model: str = option(
+        "final",
+        "Which parameters of the trainings: those that they end with (config.final_model), the "
+        "best by validation, or the newest.",
+        choices=("final", "best", "newest"),
+    )
     limit: int = option(0, "The first questions only; 0: all.", low=0)
     smooth: int = option(5, "Frames under the smoothing of smoothed selectors: odd.", low=1)
 
@@ -68,7 +74,7 @@ class Evaluator:
         self.batch_size = min(batch_size, len(episodes.questions))
 
     def run(
-        self, names: Sequence[str]
+        self, names: Sequence[str], label: str = "evaluate"
     ) -> tuple[dict[str, Float[np.ndarray, "n"]], dict[str, list[str]]]:
         """Returns score (NaN: dropped) and answer of each question under each arm."""
         episodes, n = self.episodes, len(self.episodes.questions)
@@ -76,7 +82,7 @@ class Evaluator:
         scores = {name: np.full(n, np.nan) for name in names}
         answers = {name: [""] * n for name in names}
         total = -(-n // self.batch_size)
-        with progress("evaluate", total, unit="batch") as bar:
+        with progress(label, total, unit="batch") as bar:
             for batch in episodes.batches(self.batch_size):
                 queries: dict[tuple[str, bool], Queries] = {}
                 for name, arm in arms.items():
@@ -152,6 +158,39 @@ def other_previews(batch: Batch, questions: Sequence[Question]) -> Batch:
     return {**batch, "preview": (pixels[order], grids[order]), **moved}
 
 
+def load_split(
+    data: DataConfig, split: str, *, limit: int, candidates: int, previews: int, embedded: bool
+) -> tuple[list[Question], RecordReader]:
+    """Reads a split's questions and their records, and checks that they fit together.
+
+    Args:
+      data: the paths of questions and records.
+      split: validation or heldout.
+      limit: the first questions only; 0: all.
+      candidates: most candidate frames of a video.
+      previews: number of preview frames of a video.
+      embedded: False if CLIP's embeddings of the frames do not exist yet.
+
+    Raises:
+      UserError: an unset or unreadable field of `config.data`, or a question whose video is not
+        among the records.
+    """
+    for name in (f"{split}_questions", f"{split}_records"):
+        if not getattr(data, name):
+            raise UserError(f"config.data.{name} is not set")
+    questions = TASKS[data.task].read(getattr(data, f"{split}_questions"))[: limit or None]
+    reader = RecordReader(getattr(data, f"{split}_records"))
+    make_pipeline(  # for its checks alone: it reads nothing before a batch is taken
+        questions,
+        reader,
+        batch_size=1,
+        num_candidates=candidates,
+        num_preview=previews,
+        with_embeddings=embedded,
+    )
+    return questions, reader
+
+
 def load_heldout(
     data: DataConfig,
     config: EvaluateConfig,
@@ -175,18 +214,13 @@ def load_heldout(
       UserError: an unset or unreadable field of `config.data`, a question whose video is not among
         the records, or that lacks what the arms need.
     """
-    for name in ("heldout_questions", "heldout_records"):
-        if not getattr(data, name):
-            raise UserError(f"config.data.{name} is not set, and the phase evaluate reads it")
-    questions = TASKS[data.task].read(data.heldout_questions)[: config.limit or None]
-    reader = RecordReader(data.heldout_records)
-    make_pipeline(  # for its checks alone: it reads nothing before a batch is taken
-        questions,
-        reader,
-        batch_size=1,
-        num_candidates=candidates,
-        num_preview=previews,
-        with_embeddings=embedded,
+    questions, reader = load_split(
+        data,
+        "heldout",
+        limit=config.limit,
+        candidates=candidates,
+        previews=previews,
+        embedded=embedded,
     )
     check_extras(config.arms, questions, max_queries)
     return questions, reader

@@ -52,6 +52,9 @@ class RolloutBatch(NamedTuple):
     weight: 0 drops a question, whose other numbers may then be anything.
     importance: multiplies a question's advantages.
     embeddings: of the candidate frames, where the selector's network reads them.
+    old_draw_log_probs: of the draws, at the parameters that drew; needed from the second update on
+      a batch on.
+    ref_draw_log_probs: of the draws, at the reference; needed for a KL term.
     """
 
     queries: TokenRollouts
@@ -65,6 +68,8 @@ class RolloutBatch(NamedTuple):
     weight: Float[AnyArray, "B"]
     importance: Float[AnyArray, "B"]
     embeddings: Float[AnyArray, "B T E"] | None = None
+    old_draw_log_probs: Float[AnyArray, "B I J"] | None = None
+    ref_draw_log_probs: Float[AnyArray, "B I J"] | None = None
 
 
 class FrameInputs(NamedTuple):

@@ -38,9 +38,12 @@ class ObjectiveConfig(RewardConfig):
         choices=ADVANTAGES,
     )
     advantage_std: str = option(
-        "group", "What advantage=group divides by: the group's std, or nothing (Dr.GRPO).",
+        "group",
+        "What advantage=group divides by: the group's std, or nothing (Dr.GRPO, whose mean holds "
+        "the rollout itself: expected gradients of queries shrink by (I − 1)/I, of draws and "
+        "answers by (IJ − 1)/IJ).",
         choices=STDS,
-    )  # fmt: skip
+    )
     likelihood: str = option(
         "plackett_luce", "The law of a draw of frames: ordered, as a set (cb), or the paper's.",
         choices=DRAWS,
@@ -50,26 +53,39 @@ class ObjectiveConfig(RewardConfig):
     )
     clip_low: float = option(0.2, "How far the ratio may fall below 1.", low=0.0)
     clip_high: float = option(0.28, "How far the ratio may rise above 1.", low=0.0)
+    frame_clip_low: float = option(
+        0.2, "How far the ratio of a draw, to the sampler that drew, may fall below 1.", low=0.0
+    )
+    frame_clip_high: float = option(0.28, "How far the ratio of a draw may rise above 1.", low=0.0)
     aggregation: str = option(
-        "token-mean", "How tokens' losses become one: over all, by reply, or by the longest reply.",
+        "token-mean",
+        "How tokens' losses become one: over all tokens, by reply (biased: short replies weigh "
+        "more a token), or over the longest rollout that can be sampled.",
         choices=AGGREGATIONS,
-    )  # fmt: skip
-    kl_coef: float = option(0.0, "Weight of the KL term to the reference; 0 keeps none.", low=0.0)
-    kl_kind: str = option("k3", "Estimator of that KL.", choices=KL_KINDS)
+    )
+    kl_coef: float = option(0.0, "Weight of the MLLM's KL term to the reference.", low=0.0)
+    frame_kl_coef: float = option(0.0, "Weight of the sampler's KL term to its start.", low=0.0)
+    kl_kind: str = option("k3", "Estimator of both KLs.", choices=KL_KINDS)
+    log_kl: bool = option(
+        False, "Log both KLs where their weights are 0 too, for which the start is kept in memory."
+    )
     overlong: str = option(
         "none", "Replies that were cut off: as any, left out, or long ones pay for their length.",
         choices=OVERLONG,
     )  # fmt: skip
     mask_silent: bool = option(
-        False, "Leave tokens of questions whose rewards are all equal out of every mean and term."
+        False,
+        "Leave questions whose every advantage is 0 out of the entropy and KL terms, not out of "
+        "what these are divided by.",
     )
     query_entropy: float = option(0.0, "Weight of the entropy bonus on query tokens.", low=0.0)
     frame_entropy: float = option(0.02, "Weight of the entropy bonus on draws.", low=0.0)
 
     def slips(self) -> Iterator[str]:
         """Yields a line for every choice that does not go with another."""
-        if self.clip_low >= 1:
-            yield f"clip_low={self.clip_low:g} must be below 1"
+        for name in ("clip_low", "frame_clip_low"):
+            if getattr(self, name) >= 1:
+                yield f"{name}={getattr(self, name):g} must be below 1"
         routes = {}
         for part, weights in self.routes.items():
             if part not in PARTS:
@@ -88,6 +104,16 @@ class ObjectiveConfig(RewardConfig):
                 for name in LENGTHS:
                     if name in weights:
                         yield f"{where}.{name} needs overlong_buffer of at least 1"
+
+    @property
+    def mllm_reference(self) -> bool:
+        """Whether the MLLM that the training began with is kept."""
+        return bool(self.kl_coef or self.log_kl)
+
+    @property
+    def sampler_reference(self) -> bool:
+        """Whether the sampler that the training began with is kept."""
+        return bool(self.frame_kl_coef or self.log_kl)
 
     def weights(self) -> dict[str, float]:
         """Returns the weight of each reward in the total, the length penalties' included."""

@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.rl import rewards
 from msjoe_jax.rl.advantages import query_and_draw_advantages, sampler_advantages, zero_variance
-from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
+from msjoe_jax.rl.batch import RolloutBatch
 from msjoe_jax.rl.config import ObjectiveConfig, StepConfig
 
 # Rewards that are logged whether or not they are paid.
@@ -16,17 +16,28 @@ ALWAYS_LOGGED = ("accuracy", "query_format", "answer_format", "info")
 
 
 class Advantages(NamedTuple):
-    """Of query tokens, of the sampler's draws, and of answer tokens."""
+    """Of query tokens, of the sampler's draws, and of answer tokens; 0 for what does not train.
+
+    silent: questions whose every advantage is 0.
+    """
 
     query: Float[AnyArray, "B I"]
     draw: Float[AnyArray, "B I J"]
     answer: Float[AnyArray, "B I J"]
+    silent: Bool[AnyArray, "B"]
+
+
+class Rewards(NamedTuple):
+    """The weighted sum of all rewards, and what each part of the system is paid of it."""
+
+    total: Float[Array, "B I J"]
+    parts: dict[str, Float[Array, "B I J"]]
 
 
 def batch_advantages(
     config: StepConfig, batch: RolloutBatch
-) -> tuple[Advantages, Float[Array, "B I J"], dict[str, Array]]:
-    """Computes every part's advantages, the total reward, and the metrics of both."""
+) -> tuple[Advantages, Rewards, dict[str, Array]]:
+    """Computes every part's advantages and rewards, and the metrics of both."""
     values = reward_values(config, batch)
     shape = batch.draw.indices.shape[:3]
     wide = {
@@ -37,19 +48,25 @@ def batch_advantages(
         part: rewards.weighted_sum(wide, weights, shape)
         for part, weights in config.part_weights().items()
     }
-    both = {
-        part: query_and_draw_advantages(reward, config.advantage, config.advantage_std)
-        for part, reward in part_rewards.items()
-    }
-    query, answer = both["query"][0], both["answer"][1]
-    draw = sampler_advantages(
-        config.sampler_advantage, part_rewards["sampler"], both["sampler"][1], batch
-    )
+
+    def relative(part: str) -> tuple[Float[Array, "B I"], Float[Array, "B I J"]]:
+        return query_and_draw_advantages(part_rewards[part], config.advantage, config.advantage_std)
+
+    # Only what is needed: an advantage of its own needs no group to compare with.
+    query, draw, answer = jnp.zeros(shape[:2]), jnp.zeros(shape), jnp.zeros(shape)
+    if config.train_mllm:
+        query, answer = relative("query")[0], relative("answer")[1]
+    if config.train_sampler:
+        paid = part_rewards["sampler"]
+        compared = relative("sampler")[1] if config.sampler_advantage == "relative" else paid
+        draw = sampler_advantages(config.sampler_advantage, paid, compared, batch)
     w = batch.weight * batch.importance
+    parts = query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]
+    silent = jnp.all(jnp.array([jnp.all(_flat(x) == 0, -1) for x in parts]), 0)
     return (
-        Advantages(query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]),
-        total,
-        _metrics(batch, total, values),
+        Advantages(*parts, silent=silent),
+        Rewards(total, part_rewards),
+        _metrics(batch, total, values, silent),
     )
 
 
@@ -67,37 +84,32 @@ def reward_values(
     }
 
 
-def without_equal_rewards(batch: RolloutBatch, total: Float[Array, "B I J"]) -> RolloutBatch:
-    """Masks the tokens of questions whose rewards are all equal."""
-    differ = ~zero_variance(total.reshape(total.shape[0], -1))[:, None, None, None]
-
-    def masked(part: TokenRollouts) -> TokenRollouts:
-        return part._replace(mask=part.mask & differ)
-
-    return batch._replace(queries=masked(batch.queries), answers=masked(batch.answers))
+def _flat(x: AnyArray) -> AnyArray:
+    return x.reshape(x.shape[0], -1)
 
 
 def _metrics(
-    batch: RolloutBatch, total: Float[Array, "B I J"], values: dict[str, Float[AnyArray, "B #I #J"]]
+    batch: RolloutBatch,
+    total: Float[Array, "B I J"],
+    values: dict[str, Float[AnyArray, "B #I #J"]],
+    silent: Bool[Array, "B"],
 ) -> dict[str, Array]:
     """Computes means over the questions that count, under TRL's names where it has one."""
     w = batch.weight
     questions = jnp.maximum(w.sum(), 1.0)
 
-    def flat(x: AnyArray) -> AnyArray:
-        return x.reshape(x.shape[0], -1)
-
     def mean(x: AnyArray) -> Array:
-        return (flat(x).mean(-1) * w).sum() / questions
+        return (_flat(x).mean(-1) * w).sum() / questions
 
-    lengths = [flat(part.mask.sum(-1)) for part in (batch.queries, batch.answers)]
-    cut_off = [flat(1.0 - part.finished) for part in (batch.queries, batch.answers)]
+    lengths = [_flat(part.mask.sum(-1)) for part in (batch.queries, batch.answers)]
+    cut_off = [_flat(1.0 - part.finished) for part in (batch.queries, batch.answers)]
     correct, parsed = batch.measures["correct"], batch.measures["parsed"][..., 0]
     out = {
         "reward": mean(total),
-        "reward_std": mean(jnp.std(flat(total), axis=-1, ddof=1)),
-        "frac_reward_zero_std": mean(zero_variance(flat(total))),
-        "frac_accuracy_zero_std": mean(zero_variance(flat(correct))),
+        "reward_std": mean(jnp.std(_flat(total), axis=-1, ddof=min(1, _flat(total).shape[1] - 1))),
+        "frac_reward_zero_std": mean(zero_variance(_flat(total))),
+        "frac_silent": mean(silent),
+        "frac_accuracy_zero_std": mean(zero_variance(_flat(correct))),
         "completions/mean_length": mean(jnp.concatenate(lengths, 1)),
         "completions/clipped_ratio": mean(jnp.concatenate(cut_off, 1)),
         "completions/query_mean_length": mean(lengths[0]),

@@ -15,8 +15,15 @@ from jaxtyping import Array, Float
 
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts, Tree
 from msjoe_jax.rl.config import StepConfig
-from msjoe_jax.rl.credit import Advantages, batch_advantages, without_equal_rewards
-from msjoe_jax.rl.objective import ModelFns, denominators, mllm_loss, sampler_loss
+from msjoe_jax.rl.credit import Advantages, batch_advantages
+from msjoe_jax.rl.objective import (
+    ModelFns,
+    denominators,
+    draw_log_probs,
+    mllm_loss,
+    sampler_loss,
+    trained_tokens,
+)
 
 
 def partition(params: Tree, trainable: str) -> tuple[Tree, Tree]:
@@ -55,8 +62,9 @@ def make_joint_step(
 
     The state holds `mllm` and `sampler` (parameters), `mllm_opt`, `sampler_opt`, `step`, and
     `skipped`: the count of updates left out because a gradient was not finite, which change no
-    parameter. Micro-batches are summed under denominators of the whole batch, so their number does
-    not change the update beyond the order of float addition.
+    parameter. Nor does an update change a model whose every reply or draw is left out: weight decay
+    and momentum alone move nothing. Micro-batches are summed under denominators of the whole batch,
+    so their number does not change the update beyond the order of float addition.
 
     Args:
       config: the objective, and what to train.
@@ -69,9 +77,7 @@ def make_joint_step(
         state: dict[str, Tree], batch: RolloutBatch
     ) -> tuple[dict[str, Tree], dict[str, Array]]:
         batch = _without_dropped(batch)
-        advantages, rewards, reward_metrics = batch_advantages(config, batch)
-        if config.mask_silent:
-            batch = without_equal_rewards(batch, rewards)
+        advantages, _, reward_metrics = batch_advantages(config, batch)
         sizes = denominators(config, batch)
         moving, fixed = partition(state["mllm"], trainable)
 
@@ -98,17 +104,21 @@ def make_joint_step(
         metrics = stats | reward_metrics
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
 
-        def keep(fresh: Array, old: Array) -> Array:
-            return jnp.where(finite, fresh, old)
+        counts = {"sampler": batch.weight.sum() > 0, "mllm": _has_tokens(config, batch)}
 
         new_state = dict(state)
         for name, optimizer in (("mllm", mllm_optimizer), ("sampler", sampler_optimizer)):
             if name not in params:
                 continue
-            metrics[f"grad_norm/{name}"] = optax.global_norm(grads[name])
+            learns = finite & counts[name]
+
+            def keep(fresh: Array, old: Array, learns: Array = learns) -> Array:
+                return jnp.where(learns, fresh, old)
+
             updates, opt = optimizer.update(grads[name], state[f"{name}_opt"], params[name])
             moved = optax.apply_updates(params[name], updates)
             moved = jax.tree.map(keep, moved, params[name])
+            metrics |= _update_metrics(name, grads[name], params[name], moved, opt)
             new_state[name] = combine(moved, fixed) if name == "mllm" else moved
             new_state[f"{name}_opt"] = jax.tree.map(keep, opt, state[f"{name}_opt"])
         new_state["step"] = state["step"] + 1
@@ -117,6 +127,30 @@ def make_joint_step(
         return new_state, metrics
 
     return step
+
+
+def _has_tokens(config: StepConfig, batch: RolloutBatch) -> Array:
+    parts = batch.queries, batch.answers
+    masks = [trained_tokens(config, part, batch.weight) for part in parts]
+    return jnp.any(masks[0]) | jnp.any(masks[1])
+
+
+def _update_metrics(name: str, grads: Tree, old: Tree, new: Tree, opt: Tree) -> dict[str, Array]:
+    """Computes the norms of gradient and update, and how much of the model moved at all.
+
+    `moved_share`: of values whose stored number changed, which in a narrow type a small update may
+    not; `grad_clipped`: 1 if the optimizer clipped the gradient, where it says so.
+    """
+    pairs = list(zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True))
+    moved = sum(jnp.sum(a != b, dtype=jnp.float32) for a, b in pairs)
+    steps = [b.astype(jnp.float32) - a.astype(jnp.float32) for a, b in pairs]
+    out = {
+        f"grad_norm/{name}": optax.global_norm(grads),
+        f"update_norm/{name}": optax.global_norm(steps),
+        f"moved_share/{name}": moved / sum(float(a.size) for a, _ in pairs),
+    }
+    clipped = optax.tree_utils.tree_get(opt, "clipped")
+    return out if clipped is None else out | {f"grad_clipped/{name}": clipped}
 
 
 def _without_dropped(batch: RolloutBatch) -> RolloutBatch:
@@ -128,6 +162,13 @@ def _without_dropped(batch: RolloutBatch) -> RolloutBatch:
         return jnp.where(jnp.expand_dims(batch.weight > 0, range(1, x.ndim)), x, 0)
 
     return jax.tree.map(leaf, batch)
+
+
+def make_draw_scores(
+    config: StepConfig, fns: ModelFns
+) -> Callable[[Tree, RolloutBatch], Float[Array, "B I J"]]:
+    """Makes (sampler parameters, batch) → log-probs of draws, for what `make_scores` is for."""
+    return lambda sampler, batch: draw_log_probs(config, fns, sampler, batch)[0]
 
 
 def make_scores(

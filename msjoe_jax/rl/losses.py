@@ -26,6 +26,7 @@ def token_weights(
     mask: Bool[AnyArray, "R N"],
     aggregation: str,
     fixed_length: int | None = None,
+    copies: int = 1,
 ) -> tuple[Float[AnyArray, "R N"], Float[AnyArray, ""]]:
     """Computes the weight of each token and the denominator of one micro-batch.
 
@@ -33,14 +34,16 @@ def token_weights(
 
     "token-mean": every token counts alike. "sequence-mean": mean over rows of the row's mean.
     "fixed-length": sum over tokens / (rows · fixed_length), Dr.GRPO's constant. Rows without
-    tokens do not count as rows.
+    tokens do not count as rows. A row that stands for several rollouts (a query reply for its J
+    draws) counts as that many `copies` of itself.
 
     Raises:
       ValueError: unknown aggregation, or "fixed-length" without a positive length.
     """
-    tokens = jnp.asarray(mask, jnp.float32)
-    lengths = tokens.sum(1, keepdims=True)
-    rows = jnp.sum(lengths > 0).astype(jnp.float32)
+    ones = jnp.asarray(mask, jnp.float32)
+    lengths = ones.sum(1, keepdims=True)
+    rows = jnp.sum(lengths > 0).astype(jnp.float32) * copies
+    tokens = ones * copies
     if aggregation == "token-mean":
         return tokens, tokens.sum()
     if aggregation == "sequence-mean":

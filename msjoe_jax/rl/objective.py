@@ -40,7 +40,7 @@ class Denominators(NamedTuple):
     """What sums over the whole batch are divided by.
 
     query, answer: losses of the two kinds of token; query_tokens, answer_tokens, tokens: means over
-    tokens of a kind and of both; draws: means over draws.
+    tokens of a kind and of both; draws: means over draws; choices: over those that had a choice.
     """
 
     query: Float[Array, ""]
@@ -49,6 +49,7 @@ class Denominators(NamedTuple):
     answer_tokens: Float[Array, ""]
     tokens: Float[Array, ""]
     draws: Float[Array, ""]
+    choices: Float[Array, ""]
 
 
 def trained_tokens(
@@ -64,20 +65,41 @@ def trained_tokens(
 def denominators(config: ObjectiveConfig, batch: RolloutBatch) -> Denominators:
     """Computes what the losses divide by; query and answer tokens share one token mean."""
     masks = [trained_tokens(config, part, batch.weight) for part in (batch.queries, batch.answers)]
-    sizes = [_weights(config, mask)[1] for mask in masks]
+    shapes = batch.draw.indices.shape
+    longest = sum(mask.shape[1] for mask in masks)
+    sizes = [
+        _weights(config, mask, longest, copies)[1]
+        for mask, copies in zip(masks, (shapes[2], 1), strict=True)
+    ]
     if config.aggregation == "token-mean":
         sizes = [sizes[0] + sizes[1]] * 2
-    draws = batch.weight.sum() * batch.draw.indices.shape[1] * batch.draw.indices.shape[2]
+    draws = batch.weight.sum() * shapes[1] * shapes[2]
     counts = [mask.sum() for mask in masks]
-    everything = (*sizes, *counts, counts[0] + counts[1], draws)
+    choices = _had_choice(batch).sum()
+    everything = (*sizes, *counts, counts[0] + counts[1], draws, choices)
+    # What is 0 divides nothing but zeros.
     return Denominators(*(jnp.maximum(x.astype(jnp.float32), 1.0) for x in everything))
 
 
+def _had_choice(batch: RolloutBatch) -> Bool[Array, "B I J"]:
+    """Returns the draws of questions that count, of more frames than were drawn."""
+    B, I, J, K = batch.draw.indices.shape
+    choice = (batch.weight > 0) & (batch.frame_mask.sum(-1) > K)
+    return jnp.broadcast_to(choice[:, None, None], (B, I, J))
+
+
 def _weights(
-    config: ObjectiveConfig, mask: Bool[AnyArray, "R C"]
+    config: ObjectiveConfig, mask: Bool[AnyArray, "R C"], longest: int, copies: int
 ) -> tuple[Float[AnyArray, "R C"], Float[AnyArray, ""]]:
-    """Computes weights of tokens; the fixed length is the longest reply that can be sampled."""
-    return losses.token_weights(mask, config.aggregation, fixed_length=mask.shape[1])
+    """Computes weights of tokens.
+
+    Args:
+      config: the objective.
+      mask: the tokens of one kind.
+      longest: tokens of the longest rollout that can be sampled, both its replies together.
+      copies: J for query tokens, which J rollouts share, 1 for answer tokens.
+    """
+    return losses.token_weights(mask, config.aggregation, longest, copies)
 
 
 def mllm_loss(
@@ -111,9 +133,19 @@ def mllm_loss(
         stats[name] = stats.get(name, jnp.zeros(())) + value
 
     largest = jnp.zeros(())
-    for name, score, part, advantage, size, tokens in (
-        ("query", fns.query_stats, batch.queries, advantages.query, d.query, d.query_tokens),
-        ("answer", fns.answer_stats, batch.answers, advantages.answer, d.answer, d.answer_tokens),
+    longest = batch.queries.mask.shape[-1] + batch.answers.mask.shape[-1]
+    draws = batch.draw.indices.shape[2]
+    for name, score, part, advantage, size, tokens, copies in (
+        ("query", fns.query_stats, batch.queries, advantages.query, d.query, d.query_tokens, draws),
+        (
+            "answer",
+            fns.answer_stats,
+            batch.answers,
+            advantages.answer,
+            d.answer,
+            d.answer_tokens,
+            1,
+        ),
     ):
         with jax.named_scope(f"score_{name}"):
             log_p, entropy = score(mllm, part.prompts, part.visual, jnp.asarray(part.tokens))
@@ -123,7 +155,11 @@ def mllm_loss(
             return jnp.reshape(x, mask.shape)
 
         log_p, entropy = rows(log_p), jnp.where(mask, rows(entropy), 0.0)
-        weights, _ = _weights(config, mask)
+        weights, _ = _weights(config, mask, longest, copies)
+        heard = mask
+        if config.mask_silent:
+            silent = jnp.repeat(advantages.silent, mask.shape[0] // len(advantages.silent))
+            heard = mask & ~silent[:, None]
         value, clipped = losses.policy_loss_sum(
             log_p,
             None if part.old_log_probs is None else rows(part.old_log_probs),
@@ -137,14 +173,14 @@ def mllm_loss(
         loss += value / size
         for side in ("low", "high"):
             add(f"clip_ratio/{side}_mean", clipped[f"clip_ratio/{side}"][0] / d.tokens)
-        if config.kl_coef:
-            if part.ref_log_probs is None:
-                raise ValueError("a KL term needs the reference's log-probs")
+        if config.kl_coef and part.ref_log_probs is None:
+            raise ValueError("a KL term needs the reference's log-probs")
+        if part.ref_log_probs is not None:
             kl = losses.kl_penalty(log_p, rows(part.ref_log_probs), mask, config.kl_kind)
-            loss += config.kl_coef * losses.weighted_sum(kl, weights) / size
+            loss += config.kl_coef * losses.weighted_sum(kl, jnp.where(heard, weights, 0.0)) / size
             add("kl", kl.sum() / d.tokens)
         if name == "query":
-            loss -= config.query_entropy * entropy.sum() / tokens
+            loss -= config.query_entropy * jnp.where(heard, entropy, 0.0).sum() / tokens
         add("entropy", entropy.sum() / d.tokens)
         stats[f"entropy/{name}"] = entropy.sum() / tokens
         gap = jnp.where(mask, jnp.abs(log_p - rows(part.log_probs)), 0.0)
@@ -155,6 +191,23 @@ def mllm_loss(
     return loss, jax.lax.stop_gradient(stats)
 
 
+def draw_log_probs(
+    config: ObjectiveConfig, fns: ModelFns, sampler: Tree, batch: RolloutBatch
+) -> tuple[Float[Array, "B I J"], Float[Array, "B I T"]]:
+    """Computes the log-probability of every draw, and the logits of the frames."""
+    B, I, _, T = batch.similarity.shape
+    wide = (B, I, batch.draw.indices.shape[2], T)
+    inputs = jax.lax.stop_gradient(frame_inputs(batch))
+    with jax.named_scope("frame_logits"):
+        phi = fns.frame_logits(sampler, inputs).reshape(B, I, T)
+    log_p = DRAWS[config.likelihood].log_prob(
+        jnp.broadcast_to(phi[:, :, None], wide),
+        batch.draw,
+        jnp.broadcast_to(batch.frame_mask[:, None, None], wide),
+    )
+    return log_p, phi
+
+
 def sampler_loss(
     config: ObjectiveConfig,
     fns: ModelFns,
@@ -163,40 +216,59 @@ def sampler_loss(
     advantages: Advantages,
     d: Denominators,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Computes REINFORCE's loss over the draws, less the entropy bonus of the law they come from.
+    """Computes the loss over the draws, less the entropy bonus of the law they come from.
+
+    A draw is one action: the loss is that of tokens, with rows of length one.
 
     Args:
       config: the objective.
       fns: the models as functions.
       sampler: the selector's parameters.
-      batch: a micro-batch.
+      batch: a micro-batch. Without old log-probs of the draws ρ is 1: REINFORCE.
       advantages: of that micro-batch.
       d: denominators of the whole batch.
 
     Returns:
       (the micro-batch's part of the loss, its parts of the metrics).
+
+    Raises:
+      ValueError: a KL term without the reference's log-probs.
     """
-    B, I, _, T = batch.similarity.shape
+    log_p, phi = draw_log_probs(config, fns, sampler, batch)
+    frames = jnp.broadcast_to(batch.frame_mask[:, None], phi.shape)
     J, K = batch.draw.indices.shape[2:]
-    inputs = jax.lax.stop_gradient(frame_inputs(batch))
-    with jax.named_scope("frame_logits"):
-        phi = fns.frame_logits(sampler, inputs).reshape(B, I, T)
-    frames = jnp.broadcast_to(batch.frame_mask[:, None], (B, I, T))
-    law, wide = DRAWS[config.likelihood], (B, I, J, T)
-    log_p = law.log_prob(
-        jnp.broadcast_to(phi[:, :, None], wide),
-        batch.draw,
-        jnp.broadcast_to(frames[:, :, None], wide),
+    entropy = DRAWS[config.likelihood].entropy(phi, frames, K)
+    heard = batch.weight * (1.0 - advantages.silent if config.mask_silent else 1.0)
+
+    def rows(x: AnyArray) -> AnyArray:
+        return jnp.reshape(x, (-1, 1))
+
+    counts = rows(_had_choice(batch))
+    policy, ratios = losses.policy_loss_sum(
+        rows(log_p),
+        None if batch.old_draw_log_probs is None else rows(batch.old_draw_log_probs),
+        advantages.draw.reshape(-1),
+        counts,
+        clip_low=config.frame_clip_low,
+        clip_high=config.frame_clip_high,
+        ratio="token",
     )
-    entropy = law.entropy(phi, frames, K)
 
-    def mean(x: Float[Array, "B I"]) -> Array:
-        return (x * batch.weight[:, None]).sum() * J / d.draws
+    def mean(x: Float[Array, "B I"], weight: Float[AnyArray, "B"] = batch.weight) -> Array:
+        return (x * weight[:, None]).sum() * J / d.draws
 
-    loss = -(advantages.draw * log_p).sum() / d.draws - config.frame_entropy * mean(entropy)
+    loss = policy / d.draws - config.frame_entropy * mean(entropy, heard)
     safe = jnp.where(frames, phi, 0.0)
     count = jnp.maximum(frames.sum(-1), 1)
     centred = jnp.where(frames, safe - (safe.sum(-1) / count)[..., None], 0.0)
     spread = jnp.sqrt((centred**2).sum(-1) / count)
     stats = {"sampler/entropy": mean(entropy), "sampler/logit_std": mean(spread)}
+    stats |= {f"sampler/{name}": value / d.choices for name, (value, _) in ratios.items()}
+    if config.frame_kl_coef and batch.ref_draw_log_probs is None:
+        raise ValueError("a KL term needs the reference's log-probs")
+    if batch.ref_draw_log_probs is not None:
+        ref = rows(batch.ref_draw_log_probs)
+        kl = losses.kl_penalty(rows(log_p), ref, counts, config.kl_kind).reshape(log_p.shape)
+        loss += config.frame_kl_coef * (kl * heard[:, None, None]).sum() / d.draws
+        stats["sampler/kl"] = kl.sum() / d.choices
     return loss, jax.lax.stop_gradient(stats)

@@ -12,9 +12,14 @@ from msjoe_jax.data.questions import Question
 Batch = dict[str, Any]  # what data/pipeline.py yields
 
 
-def question_number(question_id: str) -> int:
-    """Returns a question's id as the 32 bits from which its random choices derive."""
-    return zlib.crc32(question_id.encode())
+def question_number(question_id: str, copy: int = 0) -> int:
+    """Returns the 32 bits from which a question's random choices derive.
+
+    Args:
+      question_id: the question's.
+      copy: how many times its batch holds the question before: copies roll out independently.
+    """
+    return zlib.crc32(f"{question_id}\n{copy}".encode() if copy else question_id.encode())
 
 
 def by_time(frames: Sequence[int]) -> list[int]:

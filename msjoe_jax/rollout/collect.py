@@ -158,6 +158,7 @@ class RollOut:
         records = [
             RolloutRecord(
                 question=question,
+                copy=int(batch["copy"][b]),
                 replies=reasoned.replies[b],
                 similarity=similarity[b],
                 logits=logits[b],
@@ -339,15 +340,17 @@ def join(rollouts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
 
 
 class Collector:
-    """A collector of rollout batches, in overlapping waves and with uninformative ones replaced.
+    """A collector of rollout batches, in overlapping waves and with answers all alike replaced.
 
     Args:
       roll_out: makes a rollout of a batch.
       stream: yields batches.
+      stride: batches of the stream that belong to each update, used or not; None: an update takes
+        as many as it needs, and the next goes on from there.
     """
 
-    def __init__(self, roll_out: RollOut, stream: Iterator[Batch]):
-        self.roll_out, self.stream = roll_out, stream
+    def __init__(self, roll_out: RollOut, stream: Any, stride: int | None = None):
+        self.roll_out, self.stream, self.stride = roll_out, stream, stride
         self.config = roll_out.config
 
     def batch(self, params: dict[str, Params], update: int) -> Rollout:
@@ -369,10 +372,14 @@ class Collector:
 
     def collect(self, params: dict[str, Params], update: int) -> tuple[Rollout, int]:
         """Rolls out a batch; returns it, and how many further ones were drawn to refill it."""
+        if self.stride:
+            place = {"next_index": (update - 1) * self.stride}
+            if self.stream.get_state() != place:  # setting it throws away what was read ahead
+                self.stream.set_state(place)
         rollout, num_extra = self.batch(params, update), 0
-        while num_extra < self.config.refill and (useless := without_signal(rollout)):
+        while num_extra < self.config.refill and (useless := answers_alike(rollout)):
             extra, num_extra = self.batch(params, update), num_extra + 1
-            skipped = set(without_signal(extra))
+            skipped = set(answers_alike(extra))
             question_ids = {record.question.id for record in rollout.records}
             fresh = []
             for b, record in enumerate(extra.records):
@@ -387,8 +394,12 @@ class Collector:
         return rollout, num_extra
 
 
-def without_signal(rollout: Rollout) -> list[int]:
-    """Returns the questions that were dropped, or whose answers were all right or all wrong."""
+def answers_alike(rollout: Rollout) -> list[int]:
+    """Returns the questions that were dropped, or whose answers were all right or all wrong.
+
+    Refill replaces them. They may still teach something (formats can differ): what teaches nothing
+    is `silent` in rl/credit.py.
+    """
     return [
         b
         for b, record in enumerate(rollout.records)

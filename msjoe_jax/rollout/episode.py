@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
@@ -76,12 +76,12 @@ class Episodes:
 
     # --- batches -----------------------------------------------------------------------------
 
-    def batches(self, batch_size: int, **order: Any) -> Any:
+    def batches(self, batch_size: int, order: Int[np.ndarray, "n"] | None = None) -> Any:
         """Makes batches of the questions, by default each question once and in order.
 
         Args:
           batch_size: questions per batch; the last one is filled up.
-          order: another order, by arguments of `make_pipeline`: shuffle, order, seed, num_epochs.
+          order: another order, see `make_pipeline`.
         """
         return make_pipeline(
             self.questions,
@@ -90,7 +90,7 @@ class Episodes:
             num_candidates=self.config.frames.candidates,
             num_preview=self.config.frames.preview,
             preview_fn=preview_fn(self.config.frames, self.system),
-            **({"shuffle": False, "num_epochs": 1} | order),
+            order=order,
         )
 
     def batch_questions(self, batch: Batch) -> list[Question]:
@@ -99,7 +99,8 @@ class Episodes:
 
     def seeds(self, batch: Batch, update: int) -> Seeds:
         """Returns what every random choice of a batch derives from."""
-        numbers = [question_number(question.id) for question in self.batch_questions(batch)]
+        asked = zip(self.batch_questions(batch), batch["copy"], strict=True)
+        numbers = [question_number(question.id, copy) for question, copy in asked]
         question = self.put(np.array(numbers, np.uint32))
         return Seeds(np.uint32(self.config.seed), np.uint32(update), question)
 

@@ -19,11 +19,13 @@ from msjoe_jax.text.prompts import QueryReply
 class RolloutRecord(NamedTuple):
     """One question's rollouts: I lists of queries, J selections for each.
 
+    copy: how many times the batch holds the question before;
     frames: candidates in time order, −1: none; draws: the same in draw order, if there is a draw;
     weight: 0 if the question was dropped.
     """
 
     question: Question
+    copy: int
     replies: list[QueryReply]
     similarity: Float[np.ndarray, "I Q T"]
     logits: Float[np.ndarray, "I T"]
@@ -56,6 +58,7 @@ def log_row(
     return {
         "step": update,
         "id": record.question.id,
+        "copy": record.copy,
         "seed": seed,
         "selector": selector,
         "likelihood": law,
@@ -93,7 +96,7 @@ def redraw(row: dict[str, Any]) -> Int[np.ndarray, "I J K"]:
     for i, text in enumerate(row["logits"]):
         logits[i, :n] = _decode(text, "<f4")
     mask = np.arange(T) < n
-    number = jnp.array([question_number(row["id"])], jnp.uint32)
+    number = jnp.array([question_number(row["id"], row["copy"])], jnp.uint32)
     seeds = Seeds(jnp.uint32(row["seed"]), jnp.uint32(row["step"]), number)
     keys = draw_keys(seeds, rollouts=I, draws=J)[0]
     wide = jnp.broadcast_to(logits[:, None], (I, J, T))

@@ -107,6 +107,12 @@ class Checkpoints:
         document = _read_document(path)
         return state, _this_host(document["iterators"], path), document["meta"]
 
+    def remove_after(self, step: int) -> None:
+        """Removes checkpoints of later steps, which a resumed run will make again."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def wait(self) -> None:
         """Waits until the last save is on disk."""
         self._manager.wait_until_finished()

@@ -72,6 +72,10 @@ class MetricWriter:
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._rows.write({"step": step, **finite})
 
+    def summaries(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes numbers to TensorBoard alone, for what has a JSONL file of its own."""
+        self._tensorboard.write_scalars(step, dict(values))
+
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         """Writes texts, shown verbatim (TensorBoard would read them as Markdown)."""
         escaped = {name: _verbatim(text) for name, text in values.items()}

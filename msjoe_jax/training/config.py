@@ -9,6 +9,8 @@ from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.system import MllmSettings
 from msjoe_jax.runtime.mesh import MeshConfig
 
+SCHEDULES = ("constant", "linear", "cosine")
+
 
 @dataclasses.dataclass(frozen=True)
 class CurriculumConfig:
@@ -54,15 +56,32 @@ class DifficultyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW for the MLLM (constant rate) and the sampler (cosine to a tenth), each clipped."""
+    """AdamW for the MLLM and for the sampler, each with its own rate and clip."""
 
     mllm_lr: float = option(1e-6, "Learning rate of the MLLM.", low=0, high=1)
     sampler_lr: float = option(5e-4, "Learning rate of the sampler.", low=0, high=1)
+    mllm_schedule: str = option(
+        "constant", "How the MLLM's rate goes on after the warm-up.", choices=SCHEDULES
+    )
+    sampler_schedule: str = option(
+        "cosine", "How the sampler's rate goes on after the warm-up.", choices=SCHEDULES
+    )
+    final_rate: float = option(
+        0.1, "Share of the rate at which linear and cosine end.", low=0, high=1
+    )
     warmup_steps: int = option(10, "Updates over which both rates rise.", low=0)
     mllm_decay: float = option(0.01, "Weight decay of the MLLM's matrices.", low=0)
     sampler_decay: float = option(0.01, "Weight decay of the sampler's matrices.", low=0)
-    mllm_clip: float = option(1.0, "Largest norm of the MLLM's gradient.", above=0)
-    sampler_clip: float = option(1.0, "Largest norm of the sampler's gradient.", above=0)
+    clip_by: str = option(
+        "median",
+        "What the limits below are times: the running median of the gradient's last 64 norms, or 1 "
+        "(norm).",
+        choices=("median", "norm"),
+    )
+    mllm_clip: float = option(3.0, "Largest norm of the MLLM's gradient, see clip_by.", above=0)
+    sampler_clip: float = option(
+        3.0, "Largest norm of the sampler's gradient, see clip_by.", above=0
+    )
     max_skipped: int = option(
         10, "A run stops after this many updates with a gradient that was not finite.", low=0
     )
@@ -78,7 +97,23 @@ class LoopConfig:
         1, "Updates between rows of rollouts.jsonl, from which draws are replayed.", low=1
     )
     checkpoint_every: int = option(50, "Updates between checkpoints.", low=1)
-    keep_checkpoints: int = option(2, "Checkpoints that are kept.", low=1)
+    keep_checkpoints: int = option(2, "Newest checkpoints that are kept.", low=1)
+    validate_every: int = option(
+        50,
+        "Updates between validations, on config.data.validation_questions if they are given; the "
+        "last update is validated too; 0: none.",
+        low=0,
+    )
+    validation_limit: int = option(250, "The first questions of that split; 0: all.", low=0)
+    patience: int = option(
+        0, "A training ends after so many validations without a new best; 0: never.", low=0
+    )
+    final_model: str = option(
+        "best",
+        "With what a training ends: the best by validation (the newest if it had none), or the "
+        "newest.",
+        choices=("best", "newest"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

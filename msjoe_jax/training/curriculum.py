@@ -14,8 +14,8 @@ def curriculum_order(
     pass_rates: Float[np.ndarray, "n"],
     *,
     batch_size: int,
-    batches: int,
-    ramp: int,
+    updates: int,
+    per_update: int,
     start: float,
     end: float,
     width: float,
@@ -23,16 +23,16 @@ def curriculum_order(
 ) -> Int[np.ndarray, "batches·batch_size"]:
     """Draws the question indices of all batches, in order, none twice within a batch.
 
-    Batch i draws without replacement with weights exp(−(c − target)² / (2 width²)), the target
-    going linearly from `start` to `end` over the first `ramp` batches.
+    A batch draws without replacement with weights exp(−(c − target)² / (2 width²)), the target
+    going linearly from `start` to `end` over the updates, whatever of their batches are used.
 
     Args:
       pass_rates: of every question.
       batch_size: questions of a batch.
-      batches: number of batches.
-      ramp: batches over which the target moves.
-      start: target of the first batch.
-      end: target from batch `ramp` on.
+      updates: number of updates.
+      per_update: batches of each.
+      start: target of the first update.
+      end: target of the last.
       width: spread around the target.
       seed: decides the draws, together with the batch's index.
 
@@ -41,9 +41,9 @@ def curriculum_order(
     """
     if len(pass_rates) < batch_size:
         raise UserError(f"{len(pass_rates)} questions are fewer than a batch of {batch_size}")
-    order = np.empty((batches, batch_size), np.int64)
-    for i in range(batches):
-        target = start + (end - start) * min(i / max(ramp - 1, 1), 1.0)
+    order = np.empty((updates * per_update, batch_size), np.int64)
+    for i in range(len(order)):
+        target = start + (end - start) * (i // per_update) / max(updates - 1, 1)
         log_weight = -((pass_rates - target) ** 2) / (2 * width**2)
         noise = np.random.default_rng((seed, i)).gumbel(size=len(pass_rates))
         order[i] = np.argsort(-(log_weight + noise), kind="stable")[:batch_size]

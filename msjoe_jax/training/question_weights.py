@@ -13,6 +13,7 @@ from msjoe_jax.rl.advantages import chance_corrected, difficulty_weight, smoothe
 from msjoe_jax.rollout.batches import pass_rates
 from msjoe_jax.training.config import DifficultyConfig, TrainingConfig
 from msjoe_jax.training.curriculum import curriculum_order
+from msjoe_jax.training.epochs import epoch_order
 
 
 def usable_questions(
@@ -40,6 +41,30 @@ def usable_questions(
     return usable
 
 
+def training_questions(
+    training: TrainingConfig,
+    name: str,
+    difficulty: DifficultyConfig,
+    questions: Sequence[Question],
+) -> list[Question]:
+    """Returns the questions to train on, with adjusted pass rates.
+
+    Measured rates decide what is left out: a smoothed rate near 1 would stay, with advantages of
+    −10 for a question that the base model always gets right.
+
+    Args:
+      training: says whether it goes by the rates.
+      name: the training's, for messages.
+      difficulty: how rates are adjusted.
+      questions: with the rates as measured.
+
+    Raises:
+      UserError: no question is left.
+    """
+    kept = {question.id for question in usable_questions(training, name, questions)}
+    return [q for q in with_adjusted_rates(difficulty, questions) if q.id in kept]
+
+
 def importance_weights(
     training: TrainingConfig, questions: Sequence[Question]
 ) -> Float[np.ndarray, "n"]:
@@ -58,8 +83,10 @@ def question_order(
     batch_size: int,
     refill: int,
     seed: int,
-) -> Int[np.ndarray, "n"] | None:
-    """Returns the curriculum's order, long enough for every batch, or None for a shuffle.
+) -> Int[np.ndarray, "n"]:
+    """Returns the order of the questions, long enough for every batch: a curriculum, or shuffles.
+
+    A curriculum has 1 + `refill` batches for each update, used or not.
 
     Args:
       training: its curriculum and its number of steps.
@@ -70,12 +97,13 @@ def question_order(
     """
     c = training.curriculum
     if not c.width:
-        return None
+        batches = training.steps * (1 + refill)
+        return epoch_order(len(questions), batch_size=batch_size, batches=batches, seed=seed)
     return curriculum_order(
         pass_rates(questions),
         batch_size=batch_size,
-        batches=training.steps * (1 + refill),
-        ramp=training.steps,
+        updates=training.steps,
+        per_update=1 + refill,
         seed=seed,
         start=c.start,
         end=c.end,

@@ -11,11 +11,17 @@ import optax
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.lora import add_lora
 from msjoe_jax.models.params import Params
-from msjoe_jax.rl.joint_step import make_joint_step, make_scores, partition
+from msjoe_jax.rl.joint_step import (
+    make_draw_scores,
+    make_joint_step,
+    make_scores,
+    partition,
+)
 from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.programs import token_stats_fn
 from msjoe_jax.rollout.system import System
 from msjoe_jax.training.config import TrainingRun
+from msjoe_jax.training.optimizers import make_optimizers
 
 State = dict[str, Any]
 
@@ -50,34 +56,11 @@ def check_trainable(run: TrainingRun, system: System) -> None:
     abstract_state(run, system)
 
 
-def make_optimizers(
+def optimizers(
     run: TrainingRun,
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Makes AdamW for the MLLM (constant rate) and for the sampler (cosine to a tenth).
-
-    Each is clipped by its own norm, so that the large model's gradient does not scale the small
-    one's.
-    """
-    o, updates = run.optimizer, run.training.steps * run.rollout.updates
-
-    def decayed(params: Params) -> Any:  # matrices only: no norm scales, no biases
-        def is_matrix(path: tuple, _: Any) -> bool:
-            name = jax.tree_util.keystr(path, simple=True, separator="/").lower()
-            return not ("norm" in name or "bias" in name or "scale" in name)
-
-        return jax.tree_util.tree_map_with_path(is_matrix, params)
-
-    def adamw(rate: optax.Schedule, decay: float, clip: float) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=decay, mask=decayed)
-        )
-
-    ramp = optax.linear_schedule(0.0, 1.0, max(1, o.warmup_steps))
-    cosine = optax.cosine_decay_schedule(1.0, max(1, updates), alpha=0.1)
-    return (
-        adamw(lambda n: o.mllm_lr * ramp(n + 1), o.mllm_decay, o.mllm_clip),
-        adamw(lambda n: o.sampler_lr * ramp(n + 1) * cosine(n), o.sampler_decay, o.sampler_clip),
-    )
+    """Makes the optimizers of the MLLM and of the sampler for all updates of the run."""
+    return make_optimizers(run.optimizer, run.training.steps * run.rollout.updates)
 
 
 def model_fns(run: TrainingRun, system: System) -> ModelFns:
@@ -97,12 +80,17 @@ def model_fns(run: TrainingRun, system: System) -> ModelFns:
 
 def make_step(run: TrainingRun, system: System) -> Callable:
     """Makes the joint step of a training, not yet jitted: (state, batch) → (state, metrics)."""
-    return make_joint_step(run.step, model_fns(run, system), *make_optimizers(run), run.trainable)
+    return make_joint_step(run.step, model_fns(run, system), *optimizers(run), run.trainable)
 
 
 def make_scoring(run: TrainingRun, system: System) -> Callable:
     """Makes (MLLM parameters, batch) → log-probs of query and answer tokens; not yet jitted."""
     return make_scores(model_fns(run, system), run.objective.micro_batches)
+
+
+def make_draw_scoring(run: TrainingRun, system: System) -> Callable:
+    """Makes (sampler parameters, batch) → log-probs of draws; not yet jitted."""
+    return make_draw_scores(run.step, model_fns(run, system))
 
 
 def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
@@ -111,7 +99,7 @@ def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
     Raises:
       UserError: no leaf of the MLLM matches `config.mllm.trainable`.
     """
-    mllm_optimizer, sampler_optimizer = make_optimizers(run)
+    mllm_optimizer, sampler_optimizer = optimizers(run)
     train_mllm = run.training.train_mllm
     if train_mllm:
         mllm = with_adapters(run, mllm)

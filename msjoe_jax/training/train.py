@@ -1,84 +1,57 @@
-"""Runs the RL loop; pretrain (the sampler alone) and joint differ in their config only.
+"""Trains: pretrain (the sampler alone) and joint are one RL loop with different configs."""
 
-One update: draw a batch of questions, roll out the steps of an episode, and hand the rewards to the
-joint step. Metrics of an update are fetched after the next one has been dispatched.
-"""
-
-import dataclasses
 import functools
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.errors import UserError
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.collect import Collector, RollOut, Rollout
+from msjoe_jax.rl.credit import batch_advantages
+from msjoe_jax.rollout.collect import Collector, RollOut
 from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.log import RolloutRecord, log_row
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.checkpoint import Checkpoints
-from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
-from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
-from msjoe_jax.runtime.progress import progress
 from msjoe_jax.training.config import TrainingRun
+from msjoe_jax.training.loop import Loop, run_loop
 from msjoe_jax.training.question_weights import (
     importance_weights,
     question_order,
-    usable_questions,
-    with_adjusted_rates,
+    training_questions,
 )
-from msjoe_jax.training.reporting import MetricReporter, show_rollout
 from msjoe_jax.training.state import (
     State,
     abstract_state,
     init_state,
+    make_draw_scoring,
     make_scoring,
     make_step,
     trains_vision,
 )
+from msjoe_jax.training.validation import Validation, best_of, read_validations
+
+Split = tuple[list[Question], RecordReader]
 
 
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """Everything that the loop of a training uses; see `train`."""
+class Trained(NamedTuple):
+    """What a training ends with: parameters, whether they are its best or its newest, and of when.
 
-    run: TrainingRun
-    folder: epath.Path
-    meta: dict[str, Any]
-    episodes: Episodes
-    collector: Collector
-    stream: Any
-    joint_step: Callable
-    scoring: Callable
-    clip: Params
-    reference: Params | None
+    validation: their accuracies there, if they were validated.
+    """
 
-    def with_log_probs(self, state: State, rollout: Rollout) -> Rollout:
-        """Adds the reference and old log-probs, where the objective needs them."""
-        arrays = rollout.arrays
-        if self.reference is not None:
-            query, answer = self.scoring(self.reference, arrays)
-            arrays = arrays._replace(
-                queries=arrays.queries._replace(ref_log_probs=query),
-                answers=arrays.answers._replace(ref_log_probs=answer),
-            )
-        if self.run.rollout.updates > 1:
-            query, answer = self.scoring(state["mllm"], arrays)
-            arrays = arrays._replace(
-                queries=arrays.queries._replace(old_log_probs=query),
-                answers=arrays.answers._replace(old_log_probs=answer),
-            )
-        return rollout._replace(arrays=arrays)
+    params: dict[str, Params]
+    kind: str
+    update: int
+    validation: dict[str, float]
 
 
 def train(
@@ -91,8 +64,10 @@ def train(
     records: epath.PathLike,
     params: dict[str, Params],
     questions: list[Question],
+    validation: Split | None = None,
+    validation_batch: int = 50,
     meta: dict[str, Any],
-) -> dict[str, Params]:
+) -> Callable[[str], Trained]:
     """Trains for the run's number of steps, resuming from its last checkpoint if there is one.
 
     Args:
@@ -104,10 +79,13 @@ def train(
       records: record folder of the training videos.
       params: starting parameters of mllm, clip and sampler.
       questions: training questions (with pass rates where the objective needs them).
+      validation: questions and records of the validation split; None: there is none.
+      validation_batch: questions at a time there.
       meta: saved with every checkpoint.
 
     Returns:
-      The parameters after the last step.
+      A function from "best" or "newest" to what the training ended with: without a validation the
+      best is the newest.
 
     Raises:
       UserError: bad data, a checkpoint of another architecture, or too many skipped updates.
@@ -118,39 +96,56 @@ def train(
     table = state_table(system)
     shapes = abstract_state(run, system)
     shardings = param_shardings(shapes, table, mesh, rules)
+    like = jax.tree.map(
+        lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings
+    )
+
+    def episodes(asked: list[Question], reader: RecordReader) -> Episodes:
+        put = functools.partial(jax.device_put, device=batch_sharding(mesh, rules))
+        return Episodes(episode, programs, text, reader, asked, put)
+
+    asked = training_questions(run.training, run.name, run.difficulty, questions)
+    watched = None
+    if validation and run.loop.validate_every:
+        parts = mesh.shape["data"] * mesh.shape["fsdp"]
+        size = min(validation_batch, len(validation[0]))
+        watched = Validation(episodes(*validation), run.task, -(-size // parts) * parts)
     loop = _make_loop(
         run,
         folder,
-        Episodes(
-            episode,
-            programs,
-            text,
-            RecordReader(records),
-            usable_questions(
-                run.training, run.name, with_adjusted_rates(run.difficulty, questions)
-            ),
-            functools.partial(jax.device_put, device=batch_sharding(mesh, rules)),
-        ),
+        episodes(asked, RecordReader(records)),
+        validation=watched,
         params=params,
         place=lambda tree: jax.device_put(tree, param_shardings(tree, table, mesh, rules)),
         shardings=shardings,
         meta=meta,
     )
     with Checkpoints(folder / "checkpoints", keep=run.loop.keep_checkpoints) as checkpoints:
-        start = checkpoints.latest_step() or 0
-        if start:
-            like = jax.tree.map(
-                lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings
-            )
+        done = checkpoints.latest_step() or 0
+        if done:
             state, position, _ = checkpoints.restore(like)
             loop.stream.set_state(position)
         else:
             init = functools.partial(init_state, run)
             state = jax.jit(init, out_shardings=shardings)(params["mllm"], params["sampler"])
-        if start < run.training.steps:
+        if done < run.training.steps:
             with jax.set_mesh(mesh):  # attention kernels run on each device's part of it
-                state = run_loop(loop, state, checkpoints, start)
-    return {**merged(state, system), "clip": params["clip"]}
+                state, done = run_loop(loop, state, checkpoints, done)
+
+    def trained(kind: str) -> Trained:
+        rows = [row for row in read_validations(folder) if row["step"] <= done]
+        best = best_of(rows)
+        chosen, update = {name: state[name] for name in ("mllm", "sampler")}, done
+        if kind == "best" and best is not None and best["step"] != done:
+            update = best["step"]
+            with Checkpoints(folder / "best", keep=1) as kept:
+                chosen, _, _ = kept.restore({name: like[name] for name in chosen}, update)
+        row = next((row for row in rows if row["step"] == update), {})
+        accuracies = {name: value for name, value in row.items() if name != "step"}
+        kind = "best" if best is not None and best["step"] == update else "newest"
+        return Trained({**merged(chosen, system), "clip": params["clip"]}, kind, update, accuracies)
+
+    return trained
 
 
 def _make_loop(
@@ -158,6 +153,7 @@ def _make_loop(
     folder: epath.Path,
     episodes: Episodes,
     *,
+    validation: Validation | None,
     params: dict[str, Params],
     place: Callable[[Params], Params],
     shardings: Any,
@@ -171,11 +167,7 @@ def _make_loop(
         refill=run.rollout.refill,
         seed=run.seed,
     )
-    stream = iter(
-        episodes.batches(
-            run.rollout.questions, order=order, seed=run.seed, shuffle=True, num_epochs=None
-        )
-    )
+    stream = iter(episodes.batches(run.rollout.questions, order))
     roll_out = RollOut(
         run.rollout,
         episodes,
@@ -183,21 +175,40 @@ def _make_loop(
         importance_weights(run.training, questions),
         run.training.train_mllm and trains_vision(run, system),
     )
-    with_reference = run.training.train_mllm and run.objective.kl_coef
     return Loop(
         run=run,
         folder=folder,
         meta=meta,
         episodes=episodes,
-        collector=Collector(roll_out, stream),
+        collector=Collector(
+            roll_out, stream, 1 + run.rollout.refill if run.training.curriculum.width else None
+        ),
         stream=stream,
         joint_step=jax.jit(
             make_step(run, system), donate_argnums=0, out_shardings=(shardings, None)
         ),
         scoring=jax.jit(make_scoring(run, system)),
+        draw_scoring=jax.jit(make_draw_scoring(run, system)),
+        credit=jax.jit(lambda batch: batch_advantages(run.step, batch)[:2]),
+        merged=functools.partial(merged, system=system),
         clip=place(params["clip"]),
-        reference=place(params["mllm"]) if with_reference else None,
+        reference={name: place(tree) for name, tree in reference(run, params).items()},
+        validation=validation,
     )
+
+
+def reference(run: TrainingRun, params: dict[str, Params]) -> dict[str, Params]:
+    """Returns what KL terms need of the starting parameters, in the type that computes with them.
+
+    A copy for computing alone needs no more: in bfloat16 it is half of what trains.
+    """
+    out: dict[str, Params] = {}
+    if run.training.train_mllm and run.objective.mllm_reference:
+        dtype = jnp.dtype(run.mllm.dtype)
+        out["mllm"] = jax.tree.map(lambda x: x.astype(dtype), params["mllm"])
+    if run.training.train_sampler and run.objective.sampler_reference:
+        out["sampler"] = params["sampler"]
+    return out
 
 
 def merged(state: State, system: System) -> dict[str, Params]:
@@ -206,75 +217,3 @@ def merged(state: State, system: System) -> dict[str, Params]:
     if "lora" in mllm:
         mllm = jax.jit(functools.partial(merge_lora, scale=system.lora_scale))(mllm)
     return {"mllm": mllm, "sampler": state["sampler"]}
-
-
-def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> State:
-    """Updates the state from `start` to the training's last step."""
-    run, episodes = loop.run, loop.episodes
-    steps, every = run.training.steps, run.loop
-    compiles = CompileCounter()
-    pending: tuple[int, dict[str, Any]] | None = None
-    with (
-        MetricWriter(loop.folder, start + 1) as writer,
-        JsonLines(loop.folder / "rollouts.jsonl", start + 1) as log,
-        progress(run.name, steps, unit="update", initial=start) as bar,
-    ):
-        report = MetricReporter(run, writer, bar)
-        ended = time.perf_counter()
-        for update in range(start + 1, steps + 1):
-            began = time.perf_counter()
-            params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
-            rollout, refills = loop.collector.collect(params, update)
-            rolled_out = time.perf_counter()
-            if episodes.failures and not any(record.weight for record in rollout.records):
-                raise UserError(
-                    f"{run.name}, update {update}: every question of the batch was dropped, the "
-                    f"last because: {episodes.failures[-1]['error']}"
-                )
-            rollout = loop.with_log_probs(state, rollout)
-            for _ in range(run.rollout.updates):
-                state, metrics = loop.joint_step(state, rollout.arrays)
-            episodes.clock.follow("joint_step", metrics["reward"])
-            if pending:
-                report(*pending)
-            before, ended = ended, time.perf_counter()
-            metrics |= _host_metrics(episodes, rollout) | {
-                "time/rollout_s": rolled_out - began,
-                "time/update_s": ended - before,
-                "refills": refills,
-                "compile_count": compiles.count,
-            }
-            pending = (update, metrics)
-            bar.update()
-            if update % every.rollouts_every == 0:
-                for record in rollout.records:
-                    log.write(_log_row(loop, record, update))
-            if update % every.media_every == 0 or update == steps:
-                show_rollout(writer, update, episodes, rollout.records)
-            if update % every.checkpoint_every == 0 or update == steps:
-                report(*pending)
-                pending = None
-                writer.flush()
-                checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
-    return state
-
-
-def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
-    busy, idle = episodes.clock.take()
-    return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
-        "device_idle_share": idle,
-        "num_tokens": rollout.query_tokens + rollout.answer_tokens,
-        "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
-        "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
-        "dropped_questions": len(episodes.failures),
-    }
-
-
-def _log_row(loop: Loop, record: RolloutRecord, update: int) -> dict[str, Any]:
-    return log_row(
-        record,
-        update=update,
-        seed=loop.run.seed,
-        selector=loop.run.rollout.selector,
-        law=loop.run.objective.likelihood,
-    )

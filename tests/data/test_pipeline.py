@@ -36,11 +36,12 @@ def reader(tmp_path_factory):
     return RecordReader(directory)
 
 
+EPOCHS = np.random.default_rng(5).permuted(np.tile(np.arange(10), (5, 1)), axis=1).ravel()
 QUESTIONS = [Question(f"q{i}", f"v{i % 4}", "?", ("a", "b"), 0) for i in range(10)]
 
 
 def pipeline(reader, **changes):
-    options = {"batch_size": 4, "num_candidates": 8, "num_preview": 2, "seed": 5, **changes}
+    options = {"batch_size": 4, "num_candidates": 8, "num_preview": 2, "order": EPOCHS, **changes}
     return make_pipeline(QUESTIONS, reader, **options)
 
 
@@ -69,7 +70,7 @@ def test_uniform_indices_are_bin_centres(count, total):
 
 
 def test_rows_hold_the_frames_they_name(reader):
-    (batch, *_) = take(iter(pipeline(reader, shuffle=False)), 1)
+    (batch, *_) = take(iter(pipeline(reader, order=None)), 1)
     assert batch["index"].tolist() == [0, 1, 2, 3]
     for v, count in enumerate(COUNTS):
         taken = min(count, 8)
@@ -101,19 +102,21 @@ def test_preview_function_and_no_previews(reader):
     assert "embeddings" not in next(iter(pipeline(reader, with_embeddings=False)))
 
 
-def test_order_is_of_the_seed_alone(reader, monkeypatch):
+def test_the_order_is_the_given_one(reader, monkeypatch):
     first = take(iter(pipeline(reader)), 6)
     for threads, read_ahead in ((7, 9), (0, 2)):
         monkeypatch.setattr(data_pipeline, "THREADS", threads)
         monkeypatch.setattr(data_pipeline, "READ_AHEAD", read_ahead)
         assert_same(first, take(iter(pipeline(reader)), 6))
-    order = np.concatenate([b["index"] for b in first])
-    other = np.concatenate([b["index"] for b in take(iter(pipeline(reader, seed=6)), 6)])
-    assert order.tolist() != other.tolist()
-    # Two epochs of ten in 24 rows: each a permutation, and not the same one.
-    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
-    assert order[:10].tolist() != order[10:20].tolist()
-    assert order[:10].tolist() != list(range(10))
+    assert np.concatenate([b["index"] for b in first]).tolist() == EPOCHS[:24].tolist()
+
+
+def test_copies_of_a_question_in_a_batch_are_numbered(reader):
+    order = np.array([3, 3, 1, 3, 3, 0, 1, 1])
+    batches = list(pipeline(reader, order=order))
+    assert [b["copy"].tolist() for b in batches] == [[0, 1, 0, 2], [0, 0, 0, 1]]
+    hosts = [list(pipeline(reader, order=order, num_hosts=2, host_index=h)) for h in range(2)]
+    assert hosts[0][0]["copy"].tolist() == [0, 0] and hosts[1][0]["copy"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("consumed", [0, 1, 3, 7])
@@ -132,19 +135,17 @@ def test_state_round_trips_bit_for_bit(reader, consumed, monkeypatch):
     assert_same(rest, take(iterator, 4))
 
 
-def test_epochs_end_with_a_filled_batch(reader):
-    batches = list(pipeline(reader, num_epochs=1))
+def test_the_last_batch_is_filled_up(reader):
+    batches = list(pipeline(reader, order=None))
     assert [b["valid"].sum() for b in batches] == [4, 4, 2]
     real = np.concatenate([b["index"][b["valid"]] for b in batches])
-    assert sorted(real) == list(range(10))
+    assert real.tolist() == list(range(10))
     assert all(b["frame_mask"].any(1).all() for b in batches)  # fillers are real rows too
-    in_order = list(pipeline(reader, num_epochs=1, shuffle=False))
-    assert np.concatenate([b["index"] for b in in_order])[:10].tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("num_epochs", [None, 1, 2])
-def test_hosts_partition_each_global_batch(reader, num_epochs):
-    options = {"num_epochs": num_epochs, "num_preview": 0}
+@pytest.mark.parametrize("order", [EPOCHS, None])
+def test_hosts_partition_each_global_batch(reader, order):
+    options = {"order": order, "num_preview": 0}
     single = take(iter(pipeline(reader, **options)), 3)
     hosts = [
         take(iter(pipeline(reader, num_hosts=2, host_index=h, **options)), 3) for h in range(2)
@@ -169,8 +170,8 @@ def test_a_damaged_preview_drops_its_rows_alone(reader, tmp_path):
         tmp_path / "records", "fp", ((f"v{v}", reader.embeddings(f"v{v}")) for v in range(4))
     )
     damaged = RecordReader(tmp_path / "records")
-    iterator = iter(pipeline(damaged, num_epochs=1))
-    whole, cut = take(iter(pipeline(reader, num_epochs=1)), 3), take(iterator, 1)
+    iterator = iter(pipeline(damaged, order=None))
+    whole, cut = take(iter(pipeline(reader, order=None)), 3), take(iterator, 1)
     state = iterator.get_state()
     cut += take(iterator, 2)
     assert state == {"next_index": 1}
@@ -186,8 +187,8 @@ def test_a_damaged_preview_drops_its_rows_alone(reader, tmp_path):
         for key in before.keys() - {"preview", "valid", "error"}:
             np.testing.assert_array_equal(after[key], before[key])
     # A filling row is a copy of question 0: it is left out as it is, and says nothing.
-    options = {"batch_size": 3, "num_candidates": 8, "num_preview": 2, "num_epochs": 1}
-    (batch,) = make_pipeline([QUESTIONS[2], QUESTIONS[1]], damaged, shuffle=False, **options)
+    options = {"batch_size": 3, "num_candidates": 8, "num_preview": 2}
+    (batch,) = make_pipeline([QUESTIONS[2], QUESTIONS[1]], damaged, **options)
     assert batch["valid"].tolist() == [False, True, False]
     assert (batch["error"] != "").tolist() == [True, False, False]
 

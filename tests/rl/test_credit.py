@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.rl.credit import batch_advantages
 from tests.support.step_oracle import (
     LATER,
     ROUTED,
@@ -24,6 +25,7 @@ from tests.support.step_oracle import (
     make_params,
     measured,
     oracle_advantages,
+    oracle_gradients,
     same,
     token_stats,
 )
@@ -102,8 +104,8 @@ def test_equal_rewards_teach_nothing():
     assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm/mllm"] == 0
 
 
-def test_questions_of_equal_rewards_can_be_masked():
-    """Nothing of them is left in the MLLM's update, as if dropped; the sampler's stays."""
+def test_silent_questions_can_be_left_out_of_entropy_and_kl():
+    """Silent is what teaches no part anything; its share of every denominator stays."""
     batch = make_later_batch()
     ones = np.ones((I, J), np.float32)
 
@@ -112,22 +114,65 @@ def test_questions_of_equal_rewards_can_be_masked():
         x[1] = value
         return x
 
-    batch = measured(
+    equal = measured(
         batch,
         correct=fixed("correct", ones),
         answer_valid=fixed("answer_valid", ones),
         query_valid=fixed("query_valid", 1.0),
         parsed=fixed("parsed", 0.0),
+        counterfactual=fixed("counterfactual", 0.0),
     )
-    config = dataclasses.replace(LATER, overlong="none", query_entropy=0.1)
-    plain, metrics = gradients(config, batch)
-    masked, masked_metrics = gradients(dataclasses.replace(config, mask_silent=True), batch)
-    dropped, _ = gradients(config, batch._replace(weight=np.array([1, 0, 1, 1], np.float32)))
-    assert metrics["frac_reward_zero_std"] == 0.25
-    close(masked["mllm"], dropped["mllm"], 1e-7)
+    # Equal rewards, and yet the sampler learns from what uniform frames got.
+    assert gradients(LATER, equal)[1]["frac_silent"] == 0
+    batch = measured(equal, counterfactual=fixed("counterfactual", 1.0))
+    config = dataclasses.replace(LATER, overlong="none", query_entropy=0.1, mask_silent=True)
+    masked, metrics = gradients(config, batch)
+    assert metrics["frac_reward_zero_std"] == metrics["frac_silent"] == 0.25
+    want, _ = oracle_gradients(config, batch)
+    close(masked, want)
+    plain, _ = gradients(dataclasses.replace(config, mask_silent=False), batch)
     assert np.abs(masked["mllm"]["head"] - plain["mllm"]["head"]).max() > 1e-3
-    same(masked["sampler"], plain["sampler"])
-    assert masked_metrics["reward"] == metrics["reward"]
+    assert np.abs(masked["sampler"]["a"] - plain["sampler"]["a"]).max() > 1e-4
+
+
+def test_equal_total_rewards_are_not_silence():
+    """Without a query, formats of answers may differ where every total is the same."""
+    batch = make_batch()
+    ones = np.ones((B, I, J), np.float32)
+    batch = measured(
+        batch, correct=0 * ones, query_valid=0 * ones[..., :1], parsed=0 * ones[..., :1]
+    )
+    _, metrics = gradients(ROUTED, batch)
+    assert metrics["frac_reward_zero_std"] == 1 and metrics["frac_silent"] < 1
+    assert metrics["grad_norm/mllm"] > 0
+
+
+def test_an_advantage_of_its_own_needs_no_group():
+    """Stage I with one rollout a question; a comparison with itself is refused."""
+    one = jax.tree.map(lambda x: x, make_batch())
+    answers = jax.tree.map(lambda x: x[:, :1], one.answers._replace(visual=None))
+    queries = one.queries
+    queries = queries._replace(
+        tokens=queries.tokens[:, :, :1],
+        mask=queries.mask[:, :, :1],
+        log_probs=queries.log_probs[:, :, :1],
+        finished=queries.finished[:, :, :1],
+    )
+    one = one._replace(
+        queries=queries,
+        answers=answers._replace(visual=one.answers.visual),
+        similarity=one.similarity[:, :1],
+        query_mask=one.query_mask[:, :1],
+        draw=jax.tree.map(lambda x: x[:, :1, :1], one.draw),
+        measures={name: x[:, :1, :1] for name, x in one.measures.items()},
+    )
+    config = dataclasses.replace(ROUTED, train_mllm=False, sampler_advantage="difficulty")
+    advantages, _, metrics = batch_advantages(config, one)
+    want, *_ = oracle_advantages(config, make_batch())
+    close(advantages.draw[:, 0, 0], want["draw"][:, 0, 0], 1e-6)
+    assert metrics["reward_std"] == 0
+    with pytest.raises(ValueError, match="at least two"):
+        batch_advantages(dataclasses.replace(config, sampler_advantage="relative"), one)
 
 
 def test_the_samplers_gradient_knows_no_format():

@@ -8,8 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from msjoe_jax.draws import DRAWS
 from msjoe_jax.rl.config import StepConfig
+from msjoe_jax.rl.credit import Advantages
 from msjoe_jax.rl.joint_step import make_joint_step
+from msjoe_jax.rl.objective import Denominators, sampler_loss
+from tests.support.draw_oracle import all_draws
 from tests.support.step_oracle import (
     FNS,
     LATER,
@@ -19,6 +23,7 @@ from tests.support.step_oracle import (
     I,
     J,
     K,
+    Q,
     T,
     close,
     gradients,
@@ -41,8 +46,79 @@ def test_some_ratios_are_clipped_and_none_without_old_log_probs():
     def forget(part):
         return part._replace(old_log_probs=None)
 
-    first = batch._replace(queries=forget(batch.queries), answers=forget(batch.answers))
-    assert gradients(LATER, first)[1]["clip_ratio/region_mean"] == 0
+    assert metrics["sampler/clip_ratio/low"] + metrics["sampler/clip_ratio/high"] > 0
+    first = batch._replace(
+        queries=forget(batch.queries), answers=forget(batch.answers), old_draw_log_probs=None
+    )
+    _, metrics = gradients(LATER, first)
+    assert metrics["clip_ratio/region_mean"] == 0 and metrics["sampler/ratio"] == 1
+    assert metrics["sampler/clip_ratio/low"] == metrics["sampler/clip_ratio/high"] == 0
+
+
+def every_draw(logits):
+    """A batch of one question whose J draws are all there are, scored at `logits` before."""
+    law = DRAWS["plackett_luce"]
+    draws = all_draws(len(logits), 2)
+    one = jax.tree.map(lambda x: x[None, None], draws)
+    J = draws.indices.shape[0]
+    phi, mask = jnp.broadcast_to(logits, (J, len(logits))), jnp.ones((J, len(logits)), bool)
+    old = law.log_prob(phi, draws, mask)
+    batch = make_batch()._replace(
+        query_mask=np.ones((1, 1, Q), bool),
+        frame_mask=np.ones((1, len(logits)), bool),
+        draw=jax.tree.map(np.asarray, one),
+        weight=np.ones(1, np.float32),
+        similarity=np.zeros((1, 1, Q, len(logits)), np.float32),
+        old_draw_log_probs=np.asarray(old)[None, None],
+    )
+    fns = dataclasses.replace(FNS, frame_logits=lambda p, inputs: p[None])
+    return (
+        batch,
+        fns,
+        old,
+        lambda phi: law.log_prob(jnp.broadcast_to(phi, (J, len(phi))), draws, mask),
+    )
+
+
+def sampler_gradient(batch, fns, moved, advantage, **config):
+    """Of Σ over draws of advantage · ρ, clipped as configured."""
+    J = batch.draw.indices.shape[2]
+    config = StepConfig(frame_entropy=0.0, **config)
+    parts = Advantages(
+        jnp.zeros((1, 1)), jnp.reshape(advantage * J, (1, 1, J)), jnp.zeros((1, 1, J)),
+        silent=jnp.zeros(1, bool),
+    )  # fmt: skip
+    d = Denominators(*[jnp.float32(1)] * 5, draws=jnp.float32(J), choices=jnp.float32(J))
+    loss = lambda phi: sampler_loss(config, fns, phi, batch, parts, d)[0]  # noqa: E731
+    return -jax.grad(loss)(moved)
+
+
+@pytest.mark.parametrize("size", [0.3, 1.0, 2.0])
+def test_a_later_updates_draws_give_the_importance_weighted_gradient(size):
+    """Unclipped, drawn by the logits before the move: the gradient of the expected reward now."""
+    rng = np.random.default_rng(0)
+    logits = jnp.array(rng.normal(size=5), jnp.float32)
+    moved = logits + size * jnp.array(rng.normal(size=5), jnp.float32)
+    batch, fns, old, log_p = every_draw(logits)
+    reward = jnp.array(rng.normal(size=len(old)), jnp.float32)
+    wide = {"frame_clip_low": 1 - 1e-6, "frame_clip_high": 1e6}
+    got = sampler_gradient(batch, fns, moved, jnp.exp(old) * reward, **wide)
+    want = jax.grad(lambda phi: (jnp.exp(log_p(phi)) * reward).sum())(moved)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_draws_ratio_is_clipped_where_the_advantage_would_drive_it_on():
+    """The gradient of a draw is 0 above 1 + high for A > 0 and below 1 − low for A < 0 only."""
+    logits = jnp.array([0.5, 0.0, -0.5, 0.2], jnp.float32)
+    moved = jnp.array([1.5, -1.0, 0.3, 0.2], jnp.float32)
+    batch, fns, old, log_p = every_draw(logits)
+    ratio = np.exp(np.asarray(log_p(moved) - old))
+    assert (ratio > 1.28).any() and (ratio < 0.8).any() and ((ratio > 0.8) & (ratio < 1.28)).any()
+    for sign in (1.0, -1.0):
+        for j, rho in enumerate(ratio):
+            alone = jnp.zeros(len(ratio)).at[j].set(sign)
+            moves = np.abs(sampler_gradient(batch, fns, moved, alone)).max() > 1e-6
+            assert moves == (rho <= 1.28 if sign > 0 else rho >= 0.8), (sign, rho)
 
 
 def test_k3_plus_has_the_value_of_k3_and_the_gradient_of_k2():

@@ -203,7 +203,7 @@ def test_a_new_reward_is_a_line_in_rewards(monkeypatch):
     after, total, metrics = batch_advantages(StepConfig(rewards=plain | {"early": 0.5}), batch)
     assert "rewards/early" not in metrics_before
     np.testing.assert_allclose(metrics["rewards/early"], value.mean(), atol=1e-6)
-    np.testing.assert_allclose(total - total_before, 0.5 * value, atol=1e-6)
+    np.testing.assert_allclose(total.total - total_before.total, 0.5 * value, atol=1e-6)
     assert np.abs(after.query - before.query).max() > 0.01
     same((after.draw, after.answer), (before.draw, before.answer))  # routed: not theirs
     shared = StepConfig(credit="shared", rewards=plain | {"early": 0.5})

@@ -35,6 +35,7 @@ LATER = StepConfig(  # a second update on one batch, with a reference
     likelihood="cb",
     aggregation="fixed-length",
     kl_coef=0.2,
+    frame_kl_coef=0.3,
     overlong="mask",
     frame_entropy=0.1,
 )
@@ -126,7 +127,7 @@ def poison(x, b):
 def make_later_batch(seed=0):
     """With old and reference log-probs near those of the parameters, so that some ratios clip."""
     rng = np.random.default_rng(seed + 100)
-    batch, (mllm, _) = make_batch(seed), make_params()
+    batch, (mllm, sampler) = make_batch(seed), make_params()
 
     def near(part, spread):
         log_p, _ = token_stats(mllm, part.prompts, part.visual, part.tokens)
@@ -136,7 +137,13 @@ def make_later_batch(seed=0):
     def more(part):
         return part._replace(old_log_probs=near(part, 0.3), ref_log_probs=near(part, 0.5))
 
-    batch = batch._replace(queries=more(batch.queries), answers=more(batch.answers))
+    drawn = np.array(draw_log_probs(LATER.likelihood, batch, sampler))
+    batch = batch._replace(
+        queries=more(batch.queries),
+        answers=more(batch.answers),
+        old_draw_log_probs=(drawn + rng.normal(size=drawn.shape) * 0.3).astype(np.float32),
+        ref_draw_log_probs=(drawn + rng.normal(size=drawn.shape) * 0.5).astype(np.float32),
+    )
     return measured(batch, counterfactual=rng.integers(0, 2, (B, 1, 1)).astype(np.float32))
 
 
@@ -262,9 +269,45 @@ def oracle_advantages(config, batch):
     return out, total, info
 
 
-def oracle_losses(config, batch, advantages, mllm, sampler, mllm_0):
-    """(MLLM loss, sampler loss) at parameters that differ from those (`mllm_0`) that sampled."""
+def logits_of(batch, sampler, b, i):
+    rows = [
+        batch.similarity[b, i, q, : VALID_FRAMES[b]] for q in range(Q) if batch.query_mask[b, i, q]
+    ]
+    s = np.array(rows, float)
+    return sampler["a"] * s.max(0) + sampler["b"] * (s**2).sum(0)
+
+
+def log_of_sets(phi):
+    """Log-probability of each set of K frames, by enumeration, before the common constant."""
+    return np.array([phi[list(c)].sum() for c in itertools.combinations(range(len(phi)), K)])
+
+
+def draw_log_probs(likelihood, batch, sampler):
+    """Of every draw, [B, I, J]; 0 where there was no choice."""
+    out = np.zeros((B, I, J))
+    for b, i, j in np.ndindex(B, I, J):
+        if VALID_FRAMES[b] <= K or batch.weight[b] == 0:
+            continue
+        phi, chosen = logits_of(batch, sampler, b, i), batch.draw.indices[b, i, j]
+        if likelihood == "cb":
+            out[b, i, j] = phi[chosen].sum() - np.log(np.exp(log_of_sets(phi)).sum())
+            continue
+        left = list(range(VALID_FRAMES[b]))
+        for f in chosen:
+            out[b, i, j] += phi[f] - np.log(np.exp(phi[left]).sum())
+            if likelihood == "plackett_luce":
+                left.remove(f)
+    return out
+
+
+def oracle_losses(config, batch, advantages, now, start):
+    """(MLLM loss, sampler loss) at parameters `now` that differ from those that sampled."""
+    (mllm, sampler), (mllm_0, sampler_0) = now, start
     asked = [b for b in range(B) if batch.weight[b] > 0]
+    silent = [
+        config.mask_silent and not any(advantages[part][b].any() for part in advantages)
+        for b in range(B)
+    ]
 
     def log_softmax(p, part, b, g, c):
         h = part.prompts["x"][b, g].astype(float) + p["tower"]["scale"] * part.visual[b]
@@ -287,12 +330,12 @@ def oracle_losses(config, batch, advantages, mllm, sampler, mllm_0):
                     if part.old_log_probs is not None:
                         old = float(part.old_log_probs[b, g, s, c])
                     log_ratios.append(now[token] - old)
-                    if config.kl_coef:
+                    if config.kl_coef and not silent[b]:
                         u = float(part.ref_log_probs[b, g, s, c]) - now[token]
                         value = {"k1": -u, "k2": u * u / 2, "k3": math.exp(u) - u - 1}
                         kls.append(value[config.kl_kind])
                     if name == "query":
-                        entropies.append(-(np.exp(now) * now).sum())
+                        entropies.append(-(np.exp(now) * now).sum() * (not silent[b]))
                 if config.ratio == "sequence":
                     log_ratios = [np.mean(log_ratios)] * len(log_ratios)
                 for c, rho in enumerate(np.exp(log_ratios)):
@@ -301,46 +344,40 @@ def oracle_losses(config, batch, advantages, mllm, sampler, mllm_0):
                     if kls:
                         terms[-1] += config.kl_coef * kls[c]
                 means.append(np.mean(terms))
-                flat += terms
+                flat += terms * (J if name == "query" else 1)
         token_count += len(flat)
         mllm_loss += {
             "token-mean": sum(flat),
             "sequence-mean": np.mean(means),
-            "fixed-length": sum(flat) / (len(means) * C),
+            "fixed-length": sum(flat) / (len(means) * (J if name == "query" else 1) * 2 * C),
         }[config.aggregation]
     if config.aggregation == "token-mean":
         mllm_loss /= token_count
     mllm_loss -= config.query_entropy * np.mean(entropies)
 
-    log_ps, frame_entropies = [], []
+    log_ps = draw_log_probs(config.likelihood, batch, sampler)
+    old_ps = draw_log_probs(config.likelihood, batch, sampler_0)
+    if batch.old_draw_log_probs is not None:
+        old_ps = batch.old_draw_log_probs
+    terms, frame_entropies = [], []
     for b in asked:
-        n = VALID_FRAMES[b]
+        choice = VALID_FRAMES[b] > K
         for i in range(I):
-            rows = [batch.similarity[b, i, q, :n] for q in range(Q) if batch.query_mask[b, i, q]]
-            s = np.array(rows, float)
-            phi = sampler["a"] * s.max(0) + sampler["b"] * (s**2).sum(0)
+            phi = logits_of(batch, sampler, b, i)
             p = np.exp(phi) / np.exp(phi).sum()
-            if config.likelihood == "cb":
-                sets = [
-                    phi[list(chosen)].sum()
-                    for chosen in itertools.combinations(range(n), min(n, K))
-                ]
-                log_total = np.log(np.exp(sets).sum())
-                p = np.exp(sets - log_total)
-            frame_entropies.append(-(p * np.log(p)).sum() * (n > K))
+            if config.likelihood == "cb" and choice:
+                p = np.exp(log_of_sets(phi)) / np.exp(log_of_sets(phi)).sum()
+            frame_entropies.append(-(p * np.log(p)).sum() * choice * (not silent[b]))
             for j in range(J):
-                left, log_p = list(range(n)), 0.0
-                if config.likelihood == "cb":
-                    chosen = batch.draw.indices[b, i, j][batch.draw.valid[b, i, j]]
-                    log_p = phi[chosen].sum() - log_total
-                    log_ps.append(advantages["draw"][b, i, j] * log_p * (n > K))
-                    continue
-                for f in batch.draw.indices[b, i, j][batch.draw.valid[b, i, j]]:
-                    log_p += phi[f] - np.log(np.exp(phi[left]).sum())
-                    if config.likelihood == "plackett_luce":
-                        left.remove(f)
-                log_ps.append(advantages["draw"][b, i, j] * log_p * (n > K))
-    sampler_loss = -np.mean(log_ps) - config.frame_entropy * np.mean(frame_entropies)
+                a, rho = advantages["draw"][b, i, j], np.exp(log_ps[b, i, j] - old_ps[b, i, j])
+                low, high = 1 - config.frame_clip_low, 1 + config.frame_clip_high
+                term = -min(rho * a, min(max(rho, low), high) * a)
+                if config.frame_kl_coef and not silent[b]:
+                    u = float(batch.ref_draw_log_probs[b, i, j]) - log_ps[b, i, j]
+                    value = {"k1": -u, "k2": u * u / 2, "k3": math.exp(u) - u - 1}
+                    term += config.frame_kl_coef * value[config.kl_kind]
+                terms.append(term * choice)
+    sampler_loss = np.mean(terms) - config.frame_entropy * np.mean(frame_entropies)
     return mllm_loss, sampler_loss
 
 
@@ -353,7 +390,9 @@ def oracle_gradients(config, batch):
     def value(leaf, index, eps):
         moved = [x.copy() for x in flat]
         moved[leaf][index] += eps
-        return oracle_losses(config, batch, advantages, *jax.tree.unflatten(treedef, moved), mllm)
+        return oracle_losses(
+            config, batch, advantages, jax.tree.unflatten(treedef, moved), (mllm, sampler)
+        )
 
     grads = [np.zeros_like(x) for x in flat]
     for leaf, x in enumerate(flat):
@@ -361,7 +400,7 @@ def oracle_gradients(config, batch):
             up, down = value(leaf, index, 1e-5), value(leaf, index, -1e-5)
             grads[leaf][index] = (sum(up) - sum(down)) / 2e-5
     grads = dict(zip(("mllm", "sampler"), jax.tree.unflatten(treedef, grads), strict=True))
-    return grads, oracle_losses(config, batch, advantages, mllm, sampler, mllm)
+    return grads, oracle_losses(config, batch, advantages, (mllm, sampler), (mllm, sampler))
 
 
 def close(actual, expected, tolerance=TOLERANCE):

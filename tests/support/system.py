@@ -18,6 +18,7 @@ from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.system import System, Tokenizers, load_tokenizers, make_system
 from msjoe_jax.rollout.text import make_text
+from msjoe_jax.training.epochs import epoch_order
 from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_params
 
@@ -103,13 +104,11 @@ class TinyRun:
         return Episodes(made.episode, self.programs, text, self.reader, self.questions)
 
     def stream(self, config: ConfigDict | None = None) -> Iterator[Any]:
-        """Shuffled batches without an end, as in training."""
+        """Fifty shuffled batches, as in training."""
         made = read_config(self.config if config is None else config)
-        return iter(
-            self.episodes(config).batches(
-                made.rollout.questions, shuffle=True, num_epochs=None, seed=made.seed
-            )
-        )
+        size = made.rollout.questions
+        order = epoch_order(len(self.questions), batch_size=size, batches=50, seed=made.seed)
+        return iter(self.episodes(config).batches(size, order))
 
     def collector(
         self,

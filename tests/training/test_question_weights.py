@@ -11,9 +11,11 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
 from msjoe_jax.training.config import CurriculumConfig, DifficultyConfig, TrainingConfig
 from msjoe_jax.training.curriculum import curriculum_order
+from msjoe_jax.training.epochs import epoch_order
 from msjoe_jax.training.question_weights import (
     importance_weights,
     question_order,
+    training_questions,
     usable_questions,
     with_adjusted_rates,
 )
@@ -95,6 +97,15 @@ def test_adjusted_rates_keep_their_order(rates, smoothing, corrected):
     assert (np.diff(after) >= -1e-6).all()  # float32
 
 
+def test_measured_rates_decide_what_is_left_out():
+    """Smoothed, a rate of 1 becomes .9: the question would stay, and be paid −10 for a slip."""
+    smooth = DifficultyConfig(smoothing=2.0)
+    kept = training_questions(PRETRAIN, "pretrain", smooth, questions(0.0, None, 1.0))
+    assert rates_of(kept) == pytest.approx([0.1])  # still towards the mean of all
+    everyone = training_questions(JOINT, "joint", smooth, questions(0.0, None, 1.0))
+    assert [q.id for q in everyone] == ["q0", "q1", "q2"]
+
+
 # --- weights --------------------------------------------------------------------------------------
 
 
@@ -119,8 +130,10 @@ def test_importance_is_positive_and_one_on_average(rates, exponent):
 # --- order ----------------------------------------------------------------------------------------
 
 
-def test_without_a_width_the_order_is_a_shuffle():
-    assert question_order(JOINT, questions(0.5), batch_size=1, refill=0, seed=0) is None
+def test_without_a_width_the_order_is_of_shuffled_epochs():
+    how = {"batch_size": 2, "refill": 1, "seed": 4}
+    order = question_order(TrainingConfig(steps=3), questions(*[0.5] * 5), **how)
+    np.testing.assert_array_equal(order, epoch_order(5, batch_size=2, batches=6, seed=4))
 
 
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(0, 5))
@@ -132,7 +145,14 @@ def test_the_curriculum_is_long_enough_for_every_refill(refill, size, seed):
     )
     batches = CURRICULUM.steps * (1 + refill)
     want = curriculum_order(
-        rates, batch_size=size, batches=batches, ramp=3, start=0.7, end=0.3, width=0.3, seed=seed
+        rates,
+        batch_size=size,
+        updates=3,
+        per_update=1 + refill,
+        start=0.7,
+        end=0.3,
+        width=0.3,
+        seed=seed,
     )
     assert len(order) == batches * size
     np.testing.assert_array_equal(order, want)

@@ -3,12 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from msjoe_jax.config import base, read_config
+from msjoe_jax.config import read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.rollout.system import load_tokenizers, make_system
@@ -17,7 +15,6 @@ from msjoe_jax.training.state import (
     abstract_state,
     check_trainable,
     init_state,
-    make_optimizers,
     make_scoring,
     make_step,
     trains_vision,
@@ -97,67 +94,6 @@ def test_moments_exist_for_what_trains_alone(tiny):
     assert not mllm and sampler
     mllm, sampler = moments(**{"joint.train_sampler": False, "mllm.lora_rank": 2})
     assert mllm and all("['lora']" in path for path in mllm) and not sampler
-
-
-# --- optimizers -----------------------------------------------------------------------------------
-
-
-def steps(optimizer, params, grads, count):
-    """Parameters after each of `count` updates with the same gradient."""
-    state, out = optimizer.init(params), []
-    for _ in range(count):
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-        out.append(params)
-    return out
-
-
-def test_rates_warm_up_and_the_samplers_falls_to_a_tenth():
-    """Adam under a constant gradient moves by the rate."""
-    config = base()
-    config.joint.steps, config.optimizer.warmup_steps = 100, 4
-    config.optimizer.mllm_lr, config.optimizer.sampler_lr = 1e-3, 1e-2
-    config.optimizer.mllm_decay = config.optimizer.sampler_decay = 0.0
-    x, g = {"w": jnp.zeros(1)}, {"w": jnp.ones(1)}
-    moved = []
-    for optimizer in make_optimizers(joint(config)):
-        path = np.array([0.0, *(float(p["w"][0]) for p in steps(optimizer, x, g, 100))])
-        moved.append(-np.diff(path))
-    mllm, sampler = moved
-    ramp = np.minimum(np.arange(1, 101) / 4, 1)
-    fall = 0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(100) / 100)) / 2
-    np.testing.assert_allclose(mllm, 1e-3 * ramp, rtol=1e-2)  # float32 differences of a sum
-    np.testing.assert_allclose(sampler, 1e-2 * ramp * fall, rtol=1e-2)
-
-
-def test_a_gradient_is_clipped_to_its_norm():
-    """Adam forgets a gradient's scale but not its change: the clip shows at a larger second one."""
-    config = base()
-    config.optimizer.warmup_steps, config.optimizer.mllm_decay = 1, 0.0
-    config.optimizer.mllm_clip = 1.0
-    optimizer, _ = make_optimizers(joint(config))
-    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
-    state = optimizer.init(params)
-    small = {"a": jnp.full(1, 0.3), "b": jnp.full(1, 0.4)}  # norm 0.5: not clipped
-    large = jax.tree.map(lambda x: 1e4 * x, small)  # clipped to norm 1: twice the small one
-    _, state = optimizer.update(small, state, params)
-    updates, _ = optimizer.update(large, state, params)
-    # m̂ / √v̂ of gradients g, 2g with β = .9, .999.
-    m = (0.09 + 0.2) / (1 - 0.9**2)
-    v = (0.000999 + 0.004) / (1 - 0.999**2)
-    want = -config.optimizer.mllm_lr * m / np.sqrt(v)
-    np.testing.assert_allclose(updates["a"], want, rtol=1e-3)
-    np.testing.assert_allclose(updates["b"], want, rtol=1e-3)
-
-
-def test_only_matrices_decay():
-    config = base()
-    config.optimizer.warmup_steps, config.optimizer.mllm_decay = 1, 0.5
-    optimizer, _ = make_optimizers(joint(config))
-    params = {"layers": {"q": jnp.ones(2), "q_bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
-    (after,) = steps(optimizer, params, jax.tree.map(jnp.zeros_like, params), 1)
-    assert (after["layers"]["q"] < 1).all()
-    assert (after["layers"]["q_bias"] == 1).all() and (after["norm"]["scale"] == 1).all()
 
 
 # --- the update -----------------------------------------------------------------------------------

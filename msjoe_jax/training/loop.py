@@ -1,0 +1,212 @@
+"""The RL loop: draw a batch of questions, roll out its episodes, update, log, validate, save.
+
+Metrics of an update are fetched after the next one has been dispatched.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.collect import Collector, Rollout
+from msjoe_jax.rollout.episode import Episodes, fetch
+from msjoe_jax.rollout.log import log_row
+from msjoe_jax.runtime.checkpoint import Checkpoints
+from msjoe_jax.runtime.compile_counter import CompileCounter
+from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
+from msjoe_jax.runtime.progress import Progress, progress
+from msjoe_jax.training.config import TrainingRun
+from msjoe_jax.training.reporting import MetricReporter, show_rollout
+from msjoe_jax.training.state import State
+from msjoe_jax.training.validation import SCORE, Validation, ValidationLog
+
+# Metrics of the batch, which its further updates do not change.
+OF_THE_BATCH = ("reward", "frac_", "completions/", "queries/", "frames/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """Everything that the loop of a training uses; see `train.train`.
+
+    reference: parameters that the training began with, of the models whose KL is asked for.
+    merged: makes parameters without adapters of a state.
+    """
+
+    run: TrainingRun
+    folder: epath.Path
+    meta: dict[str, Any]
+    episodes: Episodes
+    collector: Collector
+    stream: Any
+    joint_step: Callable
+    scoring: Callable
+    draw_scoring: Callable
+    credit: Callable
+    merged: Callable[[State], dict[str, Params]]
+    clip: Params
+    reference: dict[str, Params]
+    validation: Validation | None
+
+    def with_log_probs(self, state: State, rollout: Rollout) -> Rollout:
+        """Adds the reference's and the old log-probs, where the objective needs them."""
+        arrays, training = rollout.arrays, self.run.training
+        sources: dict[str, Any] = {"ref": self.reference}
+        if self.run.rollout.updates > 1:
+            trains = {"mllm": training.train_mllm, "sampler": training.train_sampler}
+            sources["old"] = {name: state[name] for name, on in trains.items() if on}
+        for kind, params in sources.items():
+            if "mllm" in params:
+                query, answer = self.scoring(params["mllm"], arrays)
+                arrays = arrays._replace(
+                    queries=arrays.queries._replace(**{f"{kind}_log_probs": query}),
+                    answers=arrays.answers._replace(**{f"{kind}_log_probs": answer}),
+                )
+            if "sampler" in params:
+                scores = self.draw_scoring(params["sampler"], arrays)
+                arrays = arrays._replace(**{f"{kind}_draw_log_probs": scores})
+        return rollout._replace(arrays=arrays)
+
+    def update(self, state: State, rollout: Rollout) -> tuple[State, dict[str, Any]]:
+        """Makes the updates of one batch; of several, `update_K/…` are the K-th's metrics."""
+        count = self.run.rollout.updates
+        metrics: dict[str, Any] = {}
+        for number in range(1, count + 1):
+            state, last = self.joint_step(state, rollout.arrays)
+            metrics |= last
+            if count > 1:
+                own = {name: x for name, x in last.items() if not name.startswith(OF_THE_BATCH)}
+                metrics |= {f"update_{number}/{name}": x for name, x in own.items()}
+        return state, metrics
+
+
+def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> tuple[State, int]:
+    """Updates the state from `start` to the training's last step, or to an early stop.
+
+    Returns:
+      The state, and the number of its last update.
+    """
+    run, episodes = loop.run, loop.episodes
+    steps, every = run.training.steps, run.loop
+    compiles = CompileCounter()
+    pending: tuple[int, dict[str, Any]] | None = None
+    update = start
+    with (
+        MetricWriter(loop.folder, start + 1) as writer,
+        JsonLines(loop.folder / "rollouts.jsonl", start + 1) as log,
+        ValidationLog(loop.folder, start, every.patience) as validations,
+        Checkpoints(loop.folder / "best", keep=1) as best,
+        progress(run.name, steps, unit="update", initial=start) as bar,
+    ):
+        best.remove_after(start)
+        report = MetricReporter(run, writer, bar)
+        watch = Watch(loop, writer, validations, best, bar)
+        if not start:
+            watch.validate(0, state)
+        ended = time.perf_counter()
+        while update < steps and not validations.exhausted:
+            update += 1
+            began = time.perf_counter()
+            params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
+            rollout, refills = loop.collector.collect(params, update)
+            rolled_out = time.perf_counter()
+            if episodes.failures and not any(record.weight for record in rollout.records):
+                raise UserError(
+                    f"{run.name}, update {update}: every question of the batch was dropped, the "
+                    f"last because: {episodes.failures[-1]['error']}"
+                )
+            if update % every.rollouts_every == 0:
+                for row in _log_rows(loop, rollout, update):
+                    log.write(row)
+            state, metrics = loop.update(state, loop.with_log_probs(state, rollout))
+            episodes.clock.follow("joint_step", metrics["reward"])
+            if pending:
+                report(*pending)
+            before, ended = ended, time.perf_counter()
+            metrics |= _host_metrics(episodes, rollout) | {
+                "time/rollout_s": rolled_out - began,
+                "time/update_s": ended - before,
+                "refills": refills,
+                "compile_count": compiles.count,
+            }
+            pending = (update, metrics)
+            bar.update()
+            if update % every.media_every == 0 or update == steps:
+                show_rollout(writer, update, episodes, rollout.records)
+            validated = watch.due(update) and watch.validate(update, state)
+            if validated or update % every.checkpoint_every == 0 or update == steps:
+                report(*pending)
+                pending = None
+                writer.flush()
+                checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
+        if validations.exhausted and update < steps:
+            bar.write(
+                f"{run.name} ends at update {update} of {steps}: {every.patience} validations "
+                f"without a new best (config.patience)"
+            )
+    return state, update
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What validates a training in its loop, and keeps its best parameters."""
+
+    loop: Loop
+    writer: MetricWriter
+    validations: ValidationLog
+    best: Checkpoints
+    bar: Progress
+
+    def due(self, update: int) -> bool:
+        """Whether the update is one of those that are validated."""
+        run = self.loop.run
+        return update % run.loop.validate_every == 0 or update == run.training.steps
+
+    def validate(self, update: int, state: State) -> bool:
+        """Measures the state, and keeps it if it is the best; returns whether there is a split."""
+        loop = self.loop
+        if loop.validation is None:
+            return False
+        params = {**loop.merged(state), "clip": loop.clip}
+        accuracies = loop.validation(params, f"{loop.run.name}: validation at {update}")
+        self.writer.summaries(update, {f"validation/{k}": v for k, v in accuracies.items()})
+        self.bar.metrics(validation=accuracies[SCORE])
+        if self.validations.add(update, accuracies) and update:
+            kept = {name: state[name] for name in ("mllm", "sampler")}
+            self.best.save(update, kept, None, loop.meta | {"validation": accuracies})
+        return True
+
+
+def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
+    busy, idle = episodes.clock.take()
+    return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
+        "device_idle_share": idle,
+        "num_tokens": rollout.query_tokens + rollout.answer_tokens,
+        "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
+        "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
+        "dropped_questions": len(episodes.failures),
+    }
+
+
+def _log_rows(loop: Loop, rollout: Rollout, update: int) -> list[dict[str, Any]]:
+    """Makes a row of every question, with what each part was paid and its advantages."""
+    run = loop.run
+    advantages, rewards = fetch(loop.credit(rollout.arrays))
+    parts = {"query": advantages.query, "sampler": advantages.draw, "answer": advantages.answer}
+    rows = []
+    for b, record in enumerate(rollout.records):
+        row = log_row(
+            record,
+            update=update,
+            seed=run.seed,
+            selector=run.rollout.selector,
+            law=run.objective.likelihood,
+        )
+        row["rewards"] = {"total": rewards.total[b].tolist()}
+        row["rewards"] |= {name: values[b].tolist() for name, values in rewards.parts.items()}
+        row["advantages"] = {name: values[b].tolist() for name, values in parts.items()}
+        rows.append(row)
+    return rows

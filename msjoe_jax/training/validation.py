@@ -1,0 +1,110 @@
+"""Validates a training: accuracy on questions of their own, the best parameters, an early stop."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.evaluation.arms import extras_missing
+from msjoe_jax.evaluation.evaluate import Evaluator
+from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.runtime.metrics import JsonLines
+
+# Arms of ARMS, whose set `joint` is here what is being trained: everything it learned; its MLLM on
+# frames that no sampler chose; and where the questions hold the truth, its sampler on worse and on
+# perfect queries, and its MLLM on perfect frames, which tell the two halves' progress apart.
+PLAIN = ("joint", "joint_uniform", "joint_topk_smooth")
+WITH_TRUTH = ("joint_question", "joint_oracle_queries", "joint_oracle")
+SCORE = "joint"  # the arm by which the best is chosen
+
+
+def validation_arms(questions: Sequence[Question], max_queries: int) -> tuple[str, ...]:
+    """Returns the arms to validate: those that need the truth where every question holds it."""
+    known = [n for n in WITH_TRUTH if not any(extras_missing(n, questions, max_queries))]
+    return (*PLAIN, *known)
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """A function that measures parameters on a split; greedy, so that it repeats itself exactly.
+
+    episodes: over the split's questions; task: a name of TASKS; batch_size: questions at a time.
+    """
+
+    episodes: Episodes
+    task: str
+    batch_size: int
+
+    def __call__(self, params: dict[str, Params], label: str) -> dict[str, float]:
+        """Returns the accuracy of each arm."""
+        questions = self.episodes.questions
+        arms = validation_arms(questions, self.episodes.text.prompt.max_queries)
+        evaluator = Evaluator(self.episodes, self.task, {"joint": params}, self.batch_size)
+        scores, _ = evaluator.run(arms, label)
+        return {name: float(np.nanmean(row)) for name, row in scores.items()}
+
+
+class ValidationLog:
+    """The validations of a training, `validation.jsonl`, and what follows from them.
+
+    Args:
+      folder: of the training.
+      start: the update from which it goes on; what was validated after that is forgotten.
+      patience: validations without a new best after which to stop; 0: never.
+    """
+
+    def __init__(self, folder: epath.Path, start: int, patience: int):
+        self.rows = [row for row in read_validations(folder) if row["step"] <= start]
+        self.patience = patience
+        self._file = JsonLines(folder / "validation.jsonl", start + 1)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the best trained parameters, the earliest of equals; None without any."""
+        return best_of(self.rows)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` validations in a row brought no new best."""
+        best = self.best
+        if not self.patience or best is None:
+            return False
+        return sum(row["step"] > best["step"] for row in self.rows) >= self.patience
+
+    def add(self, update: int, accuracies: dict[str, float]) -> bool:
+        """Writes a validation; returns whether it is the best so far."""
+        row = {"step": update, **accuracies}
+        self.rows.append(row)
+        self._file.write(row)
+        return self.best is row
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> "ValidationLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the best row of trained parameters (update 0 has none), the earliest of equals."""
+    trained = [row for row in rows if row["step"] > 0]
+    return max(trained, key=lambda row: row[SCORE], default=None)
+
+
+def read_validations(folder: epath.Path) -> list[dict[str, Any]]:
+    """Reads the rows of a training's validations; a last one torn by a kill is left out."""
+    file = folder / "validation.jsonl"
+    rows = []
+    for line in file.read_text().splitlines(keepends=True) if file.exists() else []:
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows

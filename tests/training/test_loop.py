@@ -1,0 +1,223 @@
+"""The RL loop around a stubbed step: what stops it, warns, is written and is saved."""
+
+import json
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from msjoe_jax.config import base, read_config
+from msjoe_jax.errors import UserError
+from msjoe_jax.rollout.clock import DeviceClock
+from msjoe_jax.rollout.collect import Rollout
+from msjoe_jax.training import loop as module
+from msjoe_jax.training.loop import Loop, run_loop
+
+
+class Checkpoints:
+    def __init__(self):
+        self.saved = []
+
+    def save(self, step, *_):
+        self.saved.append(step)
+
+
+def run(folder, metrics, steps=6, saves=2, shown=None, validation=None, **fields):
+    """`run_loop` where update n reports `metrics(n)`; the updates that were saved."""
+    config = base()
+    config.joint.steps, config.checkpoint_every = steps, saves
+    config.media_every = config.rollouts_every = 100
+    config.update_from_flattened_dict(fields)
+    clock, checkpoints = DeviceClock(), Checkpoints()
+
+    def collect(params, step):
+        for place in ("reason", "answer"):
+            with clock(place):
+                pass
+        return Rollout(None, [], query_tokens=3, answer_tokens=2), 0
+
+    def step(state, _):
+        index = int(state["step"]) + 1
+        known = {"reward": 0.5, "rewards/accuracy": 0.5, **metrics(index)}
+        return {**state, "step": jnp.int32(index)}, jax.tree.map(jnp.float32, known)
+
+    stub: Any = types.SimpleNamespace
+    loop = Loop(
+        run=read_config(config).training_run("joint"),
+        folder=folder,
+        meta={},
+        episodes=stub(clock=clock, failures=[]),
+        collector=stub(collect=collect),
+        stream=stub(get_state=lambda: b""),
+        joint_step=step,
+        scoring=lambda *_: pytest.fail("nothing is to be scored"),
+        draw_scoring=lambda *_: pytest.fail("nothing is to be scored"),
+        credit=lambda arrays: (stub(query=0, draw=0, answer=0), stub()),
+        merged=lambda state: state,
+        clip=None,
+        reference={},
+        validation=validation,
+    )
+    state = {"step": jnp.int32(0), "mllm": {"w": jnp.ones(1)}, "sampler": {"w": jnp.ones(1)}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module,
+            "show_rollout",
+            lambda writer, update, *_: None if shown is None else shown.append(update),
+        )
+        run_loop(loop, state, checkpoints, 0)
+    return checkpoints.saved
+
+
+def test_too_many_skipped_updates_stop_the_run(tmp_path):
+    """One update later at most, since metrics are fetched behind the next dispatch."""
+
+    def metrics(n):
+        return {"skipped_updates": max(n - 3, 0)}
+
+    assert run(tmp_path / "a", metrics, **{"optimizer.max_skipped": 3}) == [2, 4, 6]
+    with pytest.raises(UserError, match="joint update 5: 2 updates had a gradient that is not"):
+        run(tmp_path / "b", metrics, **{"optimizer.max_skipped": 1})
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "warnings"), [("marginal", 1), ("plackett_luce", 0)], ids=str
+)
+def test_spread_logits_are_warned_of_once_under_the_marginal_form(
+    tmp_path, capsys, likelihood, warnings
+):
+    def metrics(n):
+        return {"sampler/logit_std": 0.9 * n}
+
+    run(tmp_path, metrics, **{"objective.likelihood": likelihood})
+    out = capsys.readouterr()
+    assert (out.out + out.err).count("std is above 2.0") == warnings
+    assert warnings == 0 or "joint update 3" in out.out + out.err
+
+
+def test_every_update_has_one_row_whatever_is_saved_when(tmp_path):
+    shown = []
+    saved = run(tmp_path, lambda n: {"n": n}, steps=7, saves=3, shown=shown, media_every=2)
+    assert saved == [3, 6, 7] and shown == [2, 4, 6, 7]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["n"]) for row in rows] == [(n, n) for n in range(1, 8)]
+    assert all(row["num_tokens"] == 5 and row["refills"] == 0 for row in rows)
+    assert (tmp_path / "rollouts.jsonl").read_text() == ""
+
+
+def test_rows_are_thinned_as_asked(tmp_path):
+    run(tmp_path, lambda n: {}, steps=6, saves=4, **{"log_every": 3})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6]
+
+
+# --- log-probs beside the step's own --------------------------------------------------------------
+
+
+class Part:
+    """Stands for the rollouts of one kind of token, or for all of a batch."""
+
+    def __init__(self, **values):
+        self.values = values
+        self.__dict__ |= values
+
+    def _replace(self, **values):
+        return Part(**{**self.values, **values})
+
+
+@pytest.mark.parametrize(
+    ("fields", "reference", "old"),
+    [
+        ({}, {}, ()),
+        ({"rollout.updates": 2}, {}, ("mllm", "sampler")),
+        ({"rollout.updates": 2, "joint.train_mllm": False}, {}, ("sampler",)),
+        ({"rollout.updates": 3, "joint.train_sampler": False}, {"mllm": "base"}, ("mllm",)),
+        ({}, {"mllm": "base", "sampler": "start"}, ()),
+        ({"rollout.updates": 2}, {"sampler": "start"}, ("mllm", "sampler")),
+    ],
+)
+def test_log_probs_are_added_where_the_objective_needs_them(fields, reference, old):
+    """At the parameters that sampled for further updates on a batch, at the reference for a KL."""
+    config = base()
+    config.update_from_flattened_dict(fields)
+    loop: Any = types.SimpleNamespace(
+        run=read_config(config).training_run("joint"),
+        reference=reference,
+        scoring=lambda params, _: (f"query {params}", f"answer {params}"),
+        draw_scoring=lambda params, _: f"draw {params}",
+    )
+    arrays: Any = Part(queries=Part(), answers=Part())
+    state = {"mllm": "now", "sampler": "then"}
+    out: Any = Loop.with_log_probs(loop, state, Rollout(arrays, [], 0, 0)).arrays
+    want_tokens = {"old": "now" if "mllm" in old else None, "ref": reference.get("mllm")}
+    want_draws = {"old": "then" if "sampler" in old else None, "ref": reference.get("sampler")}
+    for name, part in (("query", out.queries), ("answer", out.answers)):
+        want = {f"{k}_log_probs": f"{name} {v}" for k, v in want_tokens.items() if v}
+        assert part.values == want
+    draws = {k: v for k, v in out.values.items() if k not in ("queries", "answers")}
+    assert draws == {f"{k}_draw_log_probs": f"draw {v}" for k, v in want_draws.items() if v}
+
+
+def test_every_update_of_a_batch_is_in_the_row():
+    """The plain names are the last one's; what the batch decides stands once."""
+    config = base()
+    config.rollout.updates = 3
+    numbers = iter(range(1, 4))
+
+    def step(state, _):
+        n = next(numbers)
+        return state + 1, {"reward": 0.5, "frac_silent": 0.1, "loss/mllm": n, "kl": 10 * n}
+
+    loop: Any = types.SimpleNamespace(
+        run=read_config(config).training_run("joint"), joint_step=step
+    )
+    state, metrics = Loop.update(loop, 0, Rollout(None, [], 0, 0))
+    assert state == 3
+    assert metrics == {
+        "reward": 0.5,
+        "frac_silent": 0.1,
+        **{"loss/mllm": 3, "kl": 30},
+        **{f"update_{n}/loss/mllm": n for n in (1, 2, 3)},
+        **{f"update_{n}/kl": 10 * n for n in (1, 2, 3)},
+    }
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+def curve(folder):
+    rows = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+    return [(row["step"], row["joint"]) for row in rows]
+
+
+def test_validations_come_when_they_are_due_and_are_saved(tmp_path):
+    scores = iter([0.1, 0.3, 0.5, 0.4])
+    saved = run(
+        tmp_path,
+        lambda n: {},
+        steps=5,
+        saves=100,
+        validation=lambda params, label: {"joint": next(scores)},
+        validate_every=2,
+    )
+    assert curve(tmp_path) == [(0, 0.1), (2, 0.3), (4, 0.5), (5, 0.4)]
+    assert saved == [2, 4, 5]
+    (best,) = [path for path in (tmp_path / "best").iterdir() if path.name.isdigit()]
+    assert best.name == "4"
+
+
+def test_a_training_may_end_early(tmp_path, capsys):
+    scores = iter([0.9, 0.3, 0.5, 0.4, 0.5, 0.6])
+    saved = run(
+        tmp_path,
+        lambda n: {},
+        steps=8,
+        saves=100,
+        validation=lambda params, label: {"joint": next(scores)},
+        validate_every=1,
+        patience=2,
+    )
+    assert saved == [1, 2, 3, 4]  # equal to the best is no new best
+    assert "joint ends at update 4 of 8: 2 validations without" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""Validation: which arms, the log of accuracies, the best, when to stop."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msjoe_jax.data.questions import Question
+from msjoe_jax.training.validation import (
+    PLAIN,
+    WITH_TRUTH,
+    ValidationLog,
+    best_of,
+    read_validations,
+    validation_arms,
+)
+
+KNOWN = {"oracle_queries": ["a cup"], "oracle_frames": [[1, 2]]}
+
+
+def question(number, **extra):
+    return Question(f"q{number}", "v", "?", ("a", "b"), 0, extra=extra)
+
+
+def test_the_truth_is_used_where_every_question_holds_it():
+    known, bare = question(0, **KNOWN), question(1)
+    assert validation_arms([known], 4) == (*PLAIN, *WITH_TRUTH)
+    assert validation_arms([known, bare], 4) == (*PLAIN, "joint_question")
+    queries = question(2, oracle_queries=["a cup"])
+    assert validation_arms([known, queries], 4) == (
+        *PLAIN,
+        "joint_question",
+        "joint_oracle_queries",
+    )
+
+
+def test_the_log_of_a_resumed_training_goes_on_from_its_start(tmp_path):
+    with ValidationLog(tmp_path, 0, 0) as log:
+        assert log.best is None
+        assert log.add(0, {"joint": 0.9}) is False  # nothing was trained yet
+        assert [log.add(n, {"joint": x}) for n, x in ((5, 0.2), (10, 0.4), (15, 0.6))] == [True] * 3
+    with (tmp_path / "validation.jsonl").open("a") as file:
+        file.write('{"step": 20, "joi')  # a kill
+    with ValidationLog(tmp_path, 10, 0) as log:
+        assert log.best == {"step": 10, "joint": 0.4}
+        assert log.add(15, {"joint": 0.3}) is False
+    rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["joint"]) for row in rows] == [
+        (0, 0.9),
+        (5, 0.2),
+        (10, 0.4),
+        (15, 0.3),
+    ]
+    assert read_validations(tmp_path) == rows
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75]), max_size=12), st.integers(1, 4))
+def test_patience_counts_validations_since_the_best(tmp_path_factory, scores, patience):
+    folder = tmp_path_factory.mktemp("log")
+    with ValidationLog(folder, 0, patience) as log:
+        for n, score in enumerate(scores, 1):
+            log.add(n, {"joint": score})
+            first_best = scores.index(max(scores[:n])) + 1
+            assert log.best == {"step": first_best, "joint": max(scores[:n])}
+            assert log.exhausted == (n - first_best >= patience)
+    with ValidationLog(folder, 0, 0) as log:
+        assert not log.exhausted and log.best is None
+
+
+def test_the_earliest_of_equals_is_the_best():
+    rows = [{"step": s, "joint": x} for s, x in ((0, 0.9), (5, 0.5), (10, 0.5), (15, 0.1))]
+    assert best_of(rows) == rows[1]
+    assert best_of(rows[:1]) is None
