@@ -165,9 +165,7 @@ def _difficulty(
     )
 
 
-def _validation(
-    config: Config, embedded: bool = True
-) -> tuple[list[Question], RecordReader] | None:
+def _validation(config: Config, embedded: bool = True) -> Split | None:
     """Reads the validation split, if the run has one and validates."""
     if not (config.validate_every and config.data.validation_questions):
         return None

@@ -57,7 +57,7 @@ def test_it_loads_and_generates(source, tmp_path, capsys):
     made = load_model_folder(tmp_path / "model", ["mllm"])
     assert made.system.family is TOY and isinstance(made.system.mllm_config, ToyConfig)
     assert isinstance(made.system.mllm(made.params["mllm"]), ToyVL)
-    assert state_table(made.system)[1:2] == TOY.sharding_table
+    assert state_table(made.system)[2:3] == TOY.sharding_table
     Image.fromarray(np.full((60, 70, 3), 90, np.uint8)).save(tmp_path / "picture.png")
     tiny_video(tmp_path / "clip.mp4", frames=12, rate=5, size=56)
     generate.run(

@@ -26,7 +26,7 @@ from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
-from msjoe_jax.runtime.mesh import Table
+from msjoe_jax.runtime.mesh import REPLICATED, Table
 from msjoe_jax.selectors import SELECTORS, networks
 from msjoe_jax.signals import SIGNALS
 from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
@@ -322,7 +322,8 @@ def state_table(system: System) -> Table:
     """
     network = SELECTORS[system.network].network
     assert network is not None
-    return (*LORA, *system.family.sharding_table, *CLIP_TABLE, *network.sharding_table)
+    clips = ((r"\w+_opt/\d+/norms", REPLICATED),)  # the last norms of a gradient
+    return (*clips, *LORA, *system.family.sharding_table, *CLIP_TABLE, *network.sharding_table)
 
 
 def _sizes_file(

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from msjoe_jax.data.questions import Question
-from msjoe_jax.evaluation.arms import extras_missing
+from msjoe_jax.evaluation.arms import SETS, extras_missing
 from msjoe_jax.evaluation.evaluate import Evaluator
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.episode import Episodes
@@ -44,7 +44,8 @@ class Validation:
         """Returns the accuracy of each arm."""
         questions = self.episodes.questions
         arms = validation_arms(questions, self.episodes.text.prompt.max_queries)
-        evaluator = Evaluator(self.episodes, self.task, {"joint": params}, self.batch_size)
+        sets = dict.fromkeys(SETS, params)  # no arm of these uses another
+        evaluator = Evaluator(self.episodes, self.task, sets, self.batch_size)
         scores, _ = evaluator.run(arms, label)
         return {name: float(np.nanmean(row)) for name, row in scores.items()}
 
