@@ -195,27 +195,17 @@ def numerators(world: World, setting: Setting) -> Parts:
     return Parts(query / setting.query_rollouts, sampler / rows, answer / rows)
 
 
-def expected_updates(
-    worlds: Sequence[World],
-    setting: Setting,
-    aggregation: str,
-    query_weight: float | None = None,
-) -> list[Parts]:
+def expected_updates(worlds: Sequence[World], setting: Setting, aggregation: str) -> list[Parts]:
     """The expected gradient of one update on a batch of questions, by question.
 
-    Args:
-      worlds: the questions; every one has parameters of its own.
-      setting: of all of them.
-      aggregation: how token losses become one.
-      query_weight: of a query token beside an answer token; None is J, as many as the answers that
-        a query rollout was written for.
+    Every question has parameters of its own. A query token weighs J, as many as the answers that
+    it was written for; under sequence-mean queries and answers are two means.
     """
     size, num_draws = setting.query_rollouts, setting.frame_draws
     rows = len(worlds) * size * num_draws
-    weight = num_draws if query_weight is None else query_weight
     out = []
     for place, world in enumerate(worlds):
-        query_row = np.full(len(world.query_lengths), float(weight))
+        query_row = np.full(len(world.query_lengths), float(num_draws))
         answer_row = np.ones(len(world.answer_lengths))
         by_tokens: Array | float = 1 / rows
         if aggregation == "token-mean":
