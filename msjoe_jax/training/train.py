@@ -261,12 +261,14 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
 
 def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
     busy, idle = episodes.clock.take()
+    cut, episodes.cut_queries = len(episodes.cut_queries), set()
     return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
         "device_idle_share": idle,
         "num_tokens": rollout.query_tokens + rollout.answer_tokens,
         "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
         "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
         "dropped_questions": len(episodes.failures),
+        "queries/cut": cut,
     }
 
 
