@@ -261,7 +261,8 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
 
 def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
     busy, idle = episodes.clock.take()
-    cut, episodes.cut_queries = len(episodes.cut_queries), set()
+    cut = len(episodes.cut_queries)
+    episodes.cut_queries.clear()
     return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
         "device_idle_share": idle,
         "num_tokens": rollout.query_tokens + rollout.answer_tokens,
