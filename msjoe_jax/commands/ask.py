@@ -106,6 +106,7 @@ def make_report(
         timings=timings,
         models=_models(answerer),
         device=f"{len(jax.devices())} × {jax.devices()[0].device_kind}",
+        cut_note=answer.cut_note,
     )
 
 
@@ -170,6 +171,8 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
     report = ask(checkpoint, video, question, options)
     # A file name may hold what UTF-8 cannot.
     write_whole(page, render(report).encode("utf-8", "replace"))
+    if report.cut_note:
+        print(report.cut_note, file=sys.stderr)
     letter = "no valid answer" if report.answer is None else f"answer {LETTERS[report.answer]}"
     print(f"{letter}; report in {out}")
 

@@ -243,6 +243,8 @@ def evaluate(
     workdir, task = epath.Path(workdir), TASKS[evaluator.task]
     questions = evaluator.episodes.questions
     scores, answers = evaluator.run(names)
+    if cut := len(evaluator.episodes.cut_queries):
+        print(evaluator.episodes.text.cut_note(cut))
     labels = {name: arm_of(name, evaluator.params).label for name in names}
     table = make_table(labels, scores, [task.groups(q) for q in questions])
     result = {"arms": table, "task": evaluator.task, **meta}

@@ -84,7 +84,8 @@ class Report:
 
     timestamps [T] in seconds, logits [T] and similarity [Q, T] of the valid candidates only;
     `selected` [K]: candidates in the order of their logits, highest first; `key_frames` the same
-    by time. `stood_in`: no query was readable, so the question itself searched.
+    by time. `stood_in`: no query was readable, so the question itself searched;
+    `cut_note`: tells of queries that were cut, if any were.
     """
 
     video: str
@@ -113,6 +114,7 @@ class Report:
     timings: Sequence[Timing]
     models: Sequence[tuple[str, str, int]]  # name, size, parameters
     device: str
+    cut_note: str = ""
 
 
 def render(r: Report) -> str:
@@ -225,6 +227,8 @@ def _queries(r: Report) -> str:
     rows = [f"<li><b>{n}</b><span>{_text(q)}</span></li>" for n, q in enumerate(r.queries, 1)]
     stand_in = "No query could be read, so the question itself stands in."
     verdict = f"<p class=verdict><span class=bad>{stand_in}</span></p>" if r.stood_in else ""
+    if r.cut_note:
+        verdict += f"<p class=verdict><span class=bad>{_text(r.cut_note)}.</span></p>"
     return _section(
         "Reason · Queries", "as read from the reply", f"<ol>{''.join(rows)}</ol>{verdict}"
     )

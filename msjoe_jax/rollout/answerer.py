@@ -44,7 +44,8 @@ class Answer:
 
     The other fields show how the answer arose: info and damaged (packets left out) of the video;
     the replies, parsed and verbatim; the candidates' timestamps, the rows of S, the logits, and
-    the selected candidates, best first; the previews and key frames as JPEGs by time.
+    the selected candidates, best first; the previews and key frames as JPEGs by time; a line if
+    queries were cut at CLIP's context, else "".
     """
 
     letter: str | None
@@ -64,6 +65,7 @@ class Answer:
     selected: Int[np.ndarray, "K"]
     previews: list[tuple[float, bytes]]
     key_frames: list[tuple[float, bytes]]
+    cut_note: str = ""
 
 
 class Answerer:
@@ -184,6 +186,7 @@ class Answerer:
             selected=indices[valid],
             previews=_jpegs(reader, previews),
             key_frames=_jpegs(reader, index[key_indices]),
+            cut_note=self.text.cut_note(cut) if (cut := len(episodes.cut_queries)) else "",
         )
 
 

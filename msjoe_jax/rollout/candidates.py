@@ -82,7 +82,11 @@ class BatchCandidates:
         return self._rows[1]
 
     def text_embeddings(self) -> Float[Array, "B I Q E"]:
-        """Computes CLIP's embeddings of the queries."""
+        """Computes CLIP's embeddings of the queries; `Episodes.cut_queries` gets those cut."""
+        text, cut = self._episodes.text, self._episodes.cut_queries
+        for question, rows, weight in zip(self.questions, self.queries, self._weight, strict=True):
+            if weight:
+                cut.update((question.id, q) for row in rows for q in row if text.is_cut(q))
         tokens = self._episodes.put(self._tokens[0])
         return self._episodes.programs.embed_queries(self._params["clip"], tokens)
 

@@ -52,6 +52,7 @@ class Episodes:
 
     Attributes:
       failures: a record of every question that was dropped, and why.
+      cut_queries: question id and text of every query that was longer than CLIP's context.
       clock: device seconds by step.
     """
 
@@ -72,6 +73,7 @@ class Episodes:
         self.per_unit = frames_per_unit(config.frames, system)
         self.loader = KeyFrameLoader(config.frames, reader, system)
         self.failures: list[dict[str, str]] = []
+        self.cut_queries: set[tuple[str, str]] = set()
         self.clock = DeviceClock()
 
     # --- batches -----------------------------------------------------------------------------

@@ -72,6 +72,15 @@ class Text:
         """Returns the text of a completion, with its end token if it has one."""
         return self.tokenizer.decode(tokens[mask].tolist())
 
+    def is_cut(self, query: str) -> bool:
+        """Says whether a query is longer than CLIP's context, so that only its beginning counts."""
+        return len(self.clip_tokenizer.encode(plain(query))) > self.clip_context - 2
+
+    def cut_note(self, count: int) -> str:
+        """Returns the line that tells people of `count` queries that were cut."""
+        limit = f"CLIP's {self.clip_context} tokens"
+        return f"queries cut at {limit}: {count}; only their beginnings were searched for"
+
     def clip_rows(
         self, texts: Sequence[Sequence[Sequence[str]]]
     ) -> tuple[Int[np.ndarray, "B I Q C"], Bool[np.ndarray, "B I Q"]]:

@@ -8,8 +8,7 @@ import re
 from collections.abc import Sequence
 
 from msjoe_jax.fields import option
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+from msjoe_jax.text.characters import LETTERS, visible, without_letters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +71,24 @@ class AnswerReply:
 
 
 def plain(text: str) -> str:
-    """Breaks the spelling of special tokens in user text, so that it cannot forge a turn."""
+    """Breaks the spelling of special tokens in user text, so that it cannot forge a turn.
+
+    All begin with "<|", which the tokenizers' normal forms (NFC, lower case) make of nothing else.
+    """
     return text.replace("<|", "< |").strip()
 
 
+def one_line(text: str) -> str:
+    """Returns `plain` of a text, and a space for white space that holds a line break or a tab."""
+    lines = plain(text).replace("\t", "\n").splitlines()
+    return " ".join(line for line in map(str.strip, lines) if line)
+
+
 def _question_text(question: str, options: Sequence[str]) -> str:
-    lines = [f"{LETTERS[i]}. {plain(option)}" for i, option in enumerate(options)]
-    return "\n".join([plain(question), *lines])
+    """Renders the question and each option as one line: none can forge another."""
+    texts = without_letters([one_line(option) for option in options])
+    lines = [f"{LETTERS[i]}. {text}" for i, text in enumerate(texts)]
+    return "\n".join([one_line(question), *lines])
 
 
 def turns(system: str, body: str) -> tuple[str, str]:
@@ -109,13 +119,34 @@ def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) ->
     return turns(style.system, "\n".join(part for part in parts if part))
 
 
-_THINK = r"\s*<think>(?:(?!</?think>).)*</think>"
-_QUERY = re.compile(r"<query>([^<>]*)</query>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_THINK_TAG = re.compile(r"(?ai)<\s*(?:(/)\s*)?think\s*>")
+_THOUGHT = re.compile(r"\s*<think>(.*)</think>", re.DOTALL)
+_QUERY = re.compile(r"<query>([^<>]*)</query>")
+_QUERIES = re.compile(r"(?:\s*<query>[^<>]*</query>)+\s*")
+_ANSWER = re.compile(r"<answer>([^<>]*)</answer>")
+_ANSWER_TAG = re.compile(r"(?ai)<\s*answer\b[^<>]*>")  # however it is spelled
+_ONE_ANSWER = re.compile(r"\s*<answer>[^<>]*</answer>\s*")
 
 
-def _reply_pattern(think: bool, body: str) -> re.Pattern[str]:
-    return re.compile((_THINK if think else "") + body + r"\s*", re.DOTALL)
+def _split_thought(text: str) -> tuple[str, str]:
+    """Splits a reply after its last `</think>` into what was thought and what is read.
+
+    Nothing is read of a reply that ends inside a thought. The tags count in any case and with
+    spaces inside, need no partner and do not nest.
+    """
+    tags = list(_THINK_TAG.finditer(text))
+    if not tags:
+        return "", text
+    end = tags[-1].end() if tags[-1][1] else len(text)
+    return text[:end], text[end:]
+
+
+def _thought_fits(thought: str, think: bool) -> bool:
+    """Says whether there is exactly one thought, or none where none is asked for."""
+    if not think:
+        return not thought
+    inside = _THOUGHT.fullmatch(thought)
+    return inside is not None and not _THINK_TAG.search(inside[1])
 
 
 def parse_queries(
@@ -123,9 +154,10 @@ def parse_queries(
 ) -> QueryReply:
     """Reads a reply of reason.
 
-    It is valid if it ended, and is exactly the optional thought followed by one to `max_queries`
-    non-empty queries. The queries themselves are read leniently, repeats dropped, in order; when
-    there is none the question is the one query (docs/method.md#2-an-episode).
+    Only what follows the thought is read. It is valid if it ended, and is exactly the optional
+    thought followed by one to `max_queries` visible queries. The queries themselves are read
+    leniently, as `visible` shows them, repeats dropped, in order; when there is none the question
+    is the one query (docs/method.md#2-an-episode).
 
     Args:
       text: the reply.
@@ -134,19 +166,25 @@ def parse_queries(
       think: whether the reply is to begin with a thought.
       finished: whether it ended before the limit of its length.
     """
-    matches = [" ".join(q.split()) for q in _QUERY.findall(text)]
-    queries = tuple(dict.fromkeys(q for q in matches if q))[:max_queries]
-    exact = _reply_pattern(think, r"(?:\s*<query>\s*[^<>\s][^<>]*</query>)+").fullmatch(text)
-    valid = finished and exact is not None and 1 <= len(matches) <= max_queries
-    return QueryReply(queries or (plain(question),), len(queries), valid)
+    thought, said = _split_thought(text)
+    matches = [visible(query) for query in _QUERY.findall(said)]
+    queries = tuple(dict.fromkeys(filter(None, matches)))[:max_queries]
+    exact = _thought_fits(thought, think) and _QUERIES.fullmatch(said) is not None
+    valid = finished and exact and all(matches) and len(matches) <= max_queries
+    return QueryReply(queries or (one_line(question),), len(queries), valid)
 
 
 def parse_answer(text: str, *, num_options: int, think: bool, finished: bool) -> AnswerReply:
-    """Reads a reply of answer: one valid letter in exactly one answer tag, else no answer."""
-    tags = _ANSWER.findall(text)
-    letter = tags[0].strip() if len(tags) == 1 and text.count("<answer>") == 1 else ""
+    """Reads a reply of answer: one valid letter in exactly one answer tag, else no answer.
+
+    Only what follows the thought is read. The letter is a capital of A to Z with nothing but white
+    space around it; a second answer tag, in whatever spelling, leaves no answer.
+    """
+    thought, said = _split_thought(text)
+    found = _ANSWER.findall(said) if len(_ANSWER_TAG.findall(said)) == 1 else []
+    letter = found[0].strip() if found else ""
     is_option = len(letter) == 1 and letter in LETTERS[:num_options]
-    exact = _reply_pattern(think, r"\s*<answer>[^<>]*</answer>").fullmatch(text)
+    exact = _thought_fits(thought, think) and _ONE_ANSWER.fullmatch(said) is not None
     return AnswerReply(
-        LETTERS.index(letter) if is_option else None, finished and is_option and bool(exact)
+        LETTERS.index(letter) if is_option else None, finished and is_option and exact
     )

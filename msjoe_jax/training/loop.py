@@ -182,12 +182,15 @@ class Watch:
 
 def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
     busy, idle = episodes.clock.take()
+    cut = len(episodes.cut_queries)
+    episodes.cut_queries.clear()
     return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
         "device_idle_share": idle,
         "num_tokens": rollout.query_tokens + rollout.answer_tokens,
         "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
         "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
         "dropped_questions": len(episodes.failures),
+        "queries/cut": cut,
     }
 
 

@@ -159,10 +159,16 @@ def test_broken_real_videos(tmp_path, bundle, cache, name):
 
 def test_command_line(tmp_path, bundle, cache):
     video, out = tiny_video(tmp_path / "v.mp4", 3), tmp_path / "new" / "folder" / "page.html"
-    flags = [f"--checkpoint={bundle}", "--question=what ?", f"--video={video}", f"--out={out}"]
+    flags = [
+        f"--checkpoint={bundle}",
+        "--question=what colour is the red cup ?",
+        f"--video={video}",
+        f"--out={out}",
+    ]
     done = command("ask", cache, *flags, "--options=a, b", "--options=c")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"report in {out}\n") and done.stdout.count("\n") == 1
+    assert "queries cut at CLIP's" in done.stderr
     page = out.read_text()
     assert "<span>a, b</span>" in page
     assert not re.search(r'(src|href)="?(?!data:)[a-z/]', page)  # nothing from elsewhere
@@ -183,10 +189,10 @@ def test_page_of_model_text(tmp_path):
         selected=np.array([2, 0]), key_size="",
         key_frames=[ReportFrame(0.0, b""), ReportFrame(2.0, b"")],
         answer_reply=evil, answer=1, answer_valid=True, timings=[Timing("all of it", 1.0, 0.5)],
-        models=[("mllm", evil, 7)], device=evil,
+        models=[("mllm", evil, 7)], device=evil, cut_note=evil,
     )  # fmt: skip
     page = render(report)
-    assert "<img src=x" not in page and page.count("&lt;img src=x onerror=alert(1)&gt;") == 10
+    assert "<img src=x" not in page and page.count("&lt;img src=x onerror=alert(1)&gt;") == 11
     # A parser drops the first line break after <pre>: the reply's own must be the second.
     assert page.count("<pre>\n\n&quot;") == 2
     assert "the tiny one" not in page and "stands in" not in page

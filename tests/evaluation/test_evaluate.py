@@ -32,7 +32,9 @@ class FakeEpisodes:
 
     def __init__(self, questions, right):
         self.questions, self.right = questions, right
-        self.text = types.SimpleNamespace(prompt=types.SimpleNamespace(think=False))
+        prompt = types.SimpleNamespace(think=False)
+        self.text = types.SimpleNamespace(prompt=prompt, cut_note="{} queries cut".format)
+        self.cut_queries: set[tuple[str, str]] = set()
         self.reasoned: list[str] = []
         self.chosen: dict[str, str] = {}
 
@@ -53,6 +55,8 @@ class FakeEpisodes:
         return types.SimpleNamespace(queries=[[(f"by {mllm}",)]] * len(batch["index"]))
 
     def select(self, params, batch, queries, update, *, selector, weight):
+        asked = self.batch_questions(batch)
+        self.cut_queries |= {(q.id, row[0][0]) for q, row in zip(asked, queries, strict=True)}
         made = (params["mllm"], params["sampler"], selector)
         selection = [(*made, row[0][0]) for row in queries]
         return types.SimpleNamespace(selection=selection)
@@ -115,7 +119,8 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     assert rows[0] == {"id": "a", "uniform": 1.0, "joint": 1.0}
     assert rows[1] == {"id": "bad", "uniform": None, "joint": None}
     assert json.loads((tmp_path / "submission-joint").read_text()) == ["B", "", "A"]
-    assert "half first" in capsys.readouterr().out
+    # Three questions with the query "" of uniform, and the same with the policy's.
+    assert (out := capsys.readouterr().out).startswith("6 queries cut\n") and "half first" in out
 
 
 def test_queries_that_need_no_model():

@@ -101,6 +101,15 @@ def test_a_letter_names_its_option(answerer, video, monkeypatch):
     assert (got.letter, got.option, got.answer_reply.answer) == ("B", "blue", 1)
 
 
+def test_a_query_that_clip_cuts_is_told_of(answerer, answer, video):
+    """Nothing can be read of the untrained model's reply: the question stands in."""
+    long = answerer.answer(video, f"what {QUESTION}", OPTIONS)
+    assert long.queries == (f"what {QUESTION}",) and answer.queries == (QUESTION,)
+    context = answerer.text.clip_context
+    assert long.cut_note.startswith(f"queries cut at CLIP's {context} tokens: 1;")
+    assert answer.cut_note == ""
+
+
 def test_it_answers_alike_again_and_steps_can_be_watched(answerer, answer, video):
     seen = []
 

@@ -86,6 +86,25 @@ def test_rows_of_one_signal(made):
     assert mask.tolist() == [[[True, len(q) > 1] for q in row] for row in QUERIES]
 
 
+def test_queries_that_clip_cuts_are_counted_once_where_the_question_counts(made):
+    """Five long questions that begin alike are one text to CLIP, and five cut queries."""
+    context = made.episodes().text.clip_context
+    longest = " ".join(["red"] * (context - 2))
+    long = [f"{longest} {word}" for word in ("blue", "green", "white", "dog", "cup")]
+    queries = [[(longest, long[0]), (long[0], long[1])], [(long[2],), (long[3],)], [(long[4],)] * 2]
+    episodes = made.episodes()
+    (batch,) = episodes.batches(B)
+    for weight, cut in (([1, 1, 0], long[:4]), ([1, 1, 1], long)):
+        for _ in range(2):
+            candidates = BatchCandidates(
+                episodes, made.params, batch, queries,
+                update=0, draws=1, sample=False, weight=np.array(weight, np.float32),
+            )  # fmt: skip
+            assert candidates.similarity.shape == (B, I, Q, T)
+        assert sorted(text for _, text in episodes.cut_queries) == sorted(cut)
+    assert {name for name, _ in episodes.cut_queries} == {"q0", "q1", "q2"}
+
+
 def test_rows_of_two_signals(made, monkeypatch):
     """The second's stand behind the first's, masked alike, and it sees the queries' own mask."""
     seen = {}

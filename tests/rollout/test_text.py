@@ -1,5 +1,7 @@
 """The text side: end ids, completions as text, CLIP's rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,16 @@ def test_clips_rows(text):
     assert tokens[0, 0, 0, :3].tolist() == [start, *text.clip_tokenizer.encode("cup"), end]
     assert tokens[0, 0, 1, -1] == end
     assert tokens[1, 0, 1].tolist() == [start, end] + [0] * (text.clip_context - 2)
+
+
+def test_a_query_is_cut_where_a_longer_context_would_hold_more(text):
+    whole = dataclasses.replace(text, clip_context=100)
+    for count in range(1, 12):
+        query = " ".join(["red"] * count)
+        (row,), (all_,) = (t.clip_rows([[(query,)]])[0][0] for t in (text, whole))
+        assert text.is_cut(query) == ((row[0] > 0).sum() < (all_[0] > 0).sum())
+    assert text.is_cut(" ".join(["red"] * 11)) and not text.is_cut("red")
+    assert text.cut_note(3).startswith(f"queries cut at CLIP's {text.clip_context} tokens: 3;")
 
 
 def test_the_ends_of_openais_vocabulary(made):

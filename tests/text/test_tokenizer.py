@@ -60,6 +60,21 @@ def test_any_text_comes_back_in_normal_form(text):
         assert ids.count(tokenizer().token_id(token)) == text.count(token)
 
 
+spellings = st.sampled_from(SPECIAL).flatmap(
+    lambda token: st.sampled_from(
+        [token, token.replace("|", "｜"), token.replace("<", "＜"), f"<{token}", f"<|{token}|>"]
+        + [token.replace("|", f"{hidden}|") for hidden in "\u200b\u0338\xad "]
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(spellings | st.text(characters, max_size=3), max_size=6).map("".join))
+def test_user_text_holds_no_special_token(text):
+    ids = tokenizer().encode(prompts.plain(text))
+    assert not set(ids) & {tokenizer().token_id(token) for token in SPECIAL}
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 151_664), max_size=20))
 def test_any_ids_have_a_text(ids):

@@ -30,9 +30,10 @@ def run(folder, metrics, steps=6, saves=2, shown=None, validation=None, **fields
     config.joint.steps, config.checkpoint_every = steps, saves
     config.media_every = config.rollouts_every = 100
     config.update_from_flattened_dict(fields)
-    clock, checkpoints = DeviceClock(), Checkpoints()
+    clock, checkpoints, cut = DeviceClock(), Checkpoints(), set()
 
     def collect(params, step):
+        cut.update(range(step - 1))
         for place in ("reason", "answer"):
             with clock(place):
                 pass
@@ -48,7 +49,7 @@ def run(folder, metrics, steps=6, saves=2, shown=None, validation=None, **fields
         run=read_config(config).training_run("joint"),
         folder=folder,
         meta={},
-        episodes=stub(clock=clock, failures=[]),
+        episodes=stub(clock=clock, failures=[], cut_queries=cut),
         collector=stub(collect=collect),
         stream=stub(get_state=lambda: b""),
         joint_step=step,
@@ -104,6 +105,7 @@ def test_every_update_has_one_row_whatever_is_saved_when(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["n"]) for row in rows] == [(n, n) for n in range(1, 8)]
     assert all(row["num_tokens"] == 5 and row["refills"] == 0 for row in rows)
+    assert [row["queries/cut"] for row in rows] == [*range(7)]  # those of the update alone
     assert (tmp_path / "rollouts.jsonl").read_text() == ""
 
 
