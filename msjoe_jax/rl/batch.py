@@ -52,6 +52,8 @@ class RolloutBatch(NamedTuple):
     weight: 0 drops a question, whose other numbers may then be anything.
     importance: multiplies a question's advantages.
     embeddings: of the candidate frames, where the selector's network reads them.
+    uniform: 1 where a question was shown uniform frames in place of drawn ones: its answers teach
+      the MLLM to read, nothing teaches queries and sampler; None: nowhere.
     old_draw_log_probs: of the draws, at the parameters that drew; needed from the second update on
       a batch on.
     ref_draw_log_probs: of the draws, at the reference; needed for a KL term.
@@ -68,8 +70,14 @@ class RolloutBatch(NamedTuple):
     weight: Float[AnyArray, "B"]
     importance: Float[AnyArray, "B"]
     embeddings: Float[AnyArray, "B T E"] | None = None
+    uniform: Float[AnyArray, "B"] | None = None
     old_draw_log_probs: Float[AnyArray, "B I J"] | None = None
     ref_draw_log_probs: Float[AnyArray, "B I J"] | None = None
+
+
+def drawn(batch: RolloutBatch) -> Float[AnyArray, "B"]:
+    """Returns 1 for questions whose frames were chosen, 0 for those shown uniform ones."""
+    return jnp.ones_like(batch.weight) if batch.uniform is None else 1.0 - batch.uniform
 
 
 class FrameInputs(NamedTuple):

@@ -73,6 +73,9 @@ class ObjectiveConfig(RewardConfig):
         "none", "Replies that were cut off: as any, left out, or long ones pay for their length.",
         choices=OVERLONG,
     )  # fmt: skip
+    answer_weight: float = option(
+        1.0, "Weight of answer tokens' advantages beside those of query tokens.", low=0.0
+    )
     mask_silent: bool = option(
         False,
         "Leave questions whose every advantage is 0 out of the entropy and KL terms, not out of "

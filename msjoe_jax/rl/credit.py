@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.rl import rewards
 from msjoe_jax.rl.advantages import query_and_draw_advantages, sampler_advantages, zero_variance
-from msjoe_jax.rl.batch import RolloutBatch
+from msjoe_jax.rl.batch import RolloutBatch, drawn
 from msjoe_jax.rl.config import ObjectiveConfig, StepConfig
 
 # Rewards that are logged whether or not they are paid.
@@ -55,13 +55,14 @@ def batch_advantages(
     # Only what is needed: an advantage of its own needs no group to compare with.
     query, draw, answer = jnp.zeros(shape[:2]), jnp.zeros(shape), jnp.zeros(shape)
     if config.train_mllm:
-        query, answer = relative("query")[0], relative("answer")[1]
+        query, answer = relative("query")[0], relative("answer")[1] * config.answer_weight
     if config.train_sampler:
         paid = part_rewards["sampler"]
         compared = relative("sampler")[1] if config.sampler_advantage == "relative" else paid
         draw = sampler_advantages(config.sampler_advantage, paid, compared, batch)
     w = batch.weight * batch.importance
-    parts = query * w[:, None], draw * w[:, None, None], answer * w[:, None, None]
+    chosen = w * drawn(batch)
+    parts = query * chosen[:, None], draw * chosen[:, None, None], answer * w[:, None, None]
     silent = jnp.all(jnp.array([jnp.all(_flat(x) == 0, -1) for x in parts]), 0)
     return (
         Advantages(*parts, silent=silent),
@@ -94,8 +95,11 @@ def _metrics(
     values: dict[str, Float[AnyArray, "B #I #J"]],
     silent: Bool[Array, "B"],
 ) -> dict[str, Array]:
-    """Computes means over the questions that count, under TRL's names where it has one."""
-    w = batch.weight
+    """Computes means over the questions that count, under TRL's names where it has one.
+
+    Not over those that were shown uniform frames: they say nothing about queries and sampler.
+    """
+    w = batch.weight * drawn(batch)
     questions = jnp.maximum(w.sum(), 1.0)
 
     def mean(x: AnyArray) -> Array:

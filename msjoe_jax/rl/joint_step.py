@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts, Tree
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts, Tree, drawn
 from msjoe_jax.rl.config import StepConfig
 from msjoe_jax.rl.credit import Advantages, batch_advantages
 from msjoe_jax.rl.objective import (
@@ -104,7 +104,10 @@ def make_joint_step(
         metrics = stats | reward_metrics
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
 
-        counts = {"sampler": batch.weight.sum() > 0, "mllm": _has_tokens(config, batch)}
+        counts = {
+            "sampler": (batch.weight * drawn(batch)).sum() > 0,
+            "mllm": _has_tokens(config, batch),
+        }
 
         new_state = dict(state)
         for name, optimizer in (("mllm", mllm_optimizer), ("sampler", sampler_optimizer)):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from msjoe_jax.draws import DRAWS
 from msjoe_jax.draws.draw import AnyArray
 from msjoe_jax.rl import losses
-from msjoe_jax.rl.batch import FrameInputs, RolloutBatch, TokenRollouts, Tree, frame_inputs
+from msjoe_jax.rl.batch import FrameInputs, RolloutBatch, TokenRollouts, Tree, drawn, frame_inputs
 from msjoe_jax.rl.config import ObjectiveConfig
 from msjoe_jax.rl.credit import Advantages
 
@@ -73,7 +73,7 @@ def denominators(config: ObjectiveConfig, batch: RolloutBatch) -> Denominators:
     ]
     if config.aggregation == "token-mean":
         sizes = [sizes[0] + sizes[1]] * 2
-    draws = batch.weight.sum() * shapes[1] * shapes[2]
+    draws = (batch.weight * drawn(batch)).sum() * shapes[1] * shapes[2]
     counts = [mask.sum() for mask in masks]
     choices = _had_choice(batch).sum()
     everything = (*sizes, *counts, counts[0] + counts[1], draws, choices)
@@ -84,7 +84,7 @@ def denominators(config: ObjectiveConfig, batch: RolloutBatch) -> Denominators:
 def _had_choice(batch: RolloutBatch) -> Bool[Array, "B I J"]:
     """Returns the draws of questions that count, of more frames than were drawn."""
     B, I, J, K = batch.draw.indices.shape
-    choice = (batch.weight > 0) & (batch.frame_mask.sum(-1) > K)
+    choice = (batch.weight * drawn(batch) > 0) & (batch.frame_mask.sum(-1) > K)
     return jnp.broadcast_to(choice[:, None, None], (B, I, J))
 
 
@@ -126,69 +126,83 @@ def mllm_loss(
     Raises:
       ValueError: a KL term without the reference's log-probs.
     """
-    loss = jnp.zeros(())
+    parts: list[Array] = []
     stats: dict[str, Array] = {}
-
-    def add(name: str, value: Array) -> None:
-        stats[name] = stats.get(name, jnp.zeros(())) + value
-
-    largest = jnp.zeros(())
-    longest = batch.queries.mask.shape[-1] + batch.answers.mask.shape[-1]
-    draws = batch.draw.indices.shape[2]
-    for name, score, part, advantage, size, tokens, copies in (
-        ("query", fns.query_stats, batch.queries, advantages.query, d.query, d.query_tokens, draws),
-        (
-            "answer",
-            fns.answer_stats,
-            batch.answers,
-            advantages.answer,
-            d.answer,
-            d.answer_tokens,
-            1,
-        ),
-    ):
-        with jax.named_scope(f"score_{name}"):
-            log_p, entropy = score(mllm, part.prompts, part.visual, jnp.asarray(part.tokens))
-        mask = trained_tokens(config, part, batch.weight)
-
-        def rows(x: AnyArray, mask: AnyArray = mask) -> Array:
-            return jnp.reshape(x, mask.shape)
-
-        log_p, entropy = rows(log_p), jnp.where(mask, rows(entropy), 0.0)
-        weights, _ = _weights(config, mask, longest, copies)
-        heard = mask
-        if config.mask_silent:
-            silent = jnp.repeat(advantages.silent, mask.shape[0] // len(advantages.silent))
-            heard = mask & ~silent[:, None]
-        value, clipped = losses.policy_loss_sum(
-            log_p,
-            None if part.old_log_probs is None else rows(part.old_log_probs),
-            advantage.reshape(-1),
-            mask,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            ratio=config.ratio,
-            weights=weights,
-        )
-        loss += value / size
-        for side in ("low", "high"):
-            add(f"clip_ratio/{side}_mean", clipped[f"clip_ratio/{side}"][0] / d.tokens)
-        if config.kl_coef and part.ref_log_probs is None:
-            raise ValueError("a KL term needs the reference's log-probs")
-        if part.ref_log_probs is not None:
-            kl = losses.kl_penalty(log_p, rows(part.ref_log_probs), mask, config.kl_kind)
-            loss += config.kl_coef * losses.weighted_sum(kl, jnp.where(heard, weights, 0.0)) / size
-            add("kl", kl.sum() / d.tokens)
-        if name == "query":
-            loss -= config.query_entropy * jnp.where(heard, entropy, 0.0).sum() / tokens
-        add("entropy", entropy.sum() / d.tokens)
-        stats[f"entropy/{name}"] = entropy.sum() / tokens
-        gap = jnp.where(mask, jnp.abs(log_p - rows(part.log_probs)), 0.0)
-        add("sampling/sampling_logp_difference/mean", gap.sum() / d.tokens)
-        largest = jnp.maximum(largest, gap.max())
+    for name in ("query", "answer"):
+        value, own = _token_loss(config, fns, mllm, batch, advantages, d, name)
+        parts.append(value)
+        for stat, number in own.items():
+            both = jnp.maximum if stat.endswith("/max") else jnp.add
+            stats[stat] = both(stats[stat], number) if stat in stats else number
     stats["clip_ratio/region_mean"] = stats["clip_ratio/low_mean"] + stats["clip_ratio/high_mean"]
-    stats["sampling/sampling_logp_difference/max"] = largest
-    return loss, jax.lax.stop_gradient(stats)
+    return parts[0] + parts[1], jax.lax.stop_gradient(stats)
+
+
+def _token_loss(
+    config: ObjectiveConfig,
+    fns: ModelFns,
+    mllm: Tree,
+    batch: RolloutBatch,
+    advantages: Advantages,
+    d: Denominators,
+    name: str,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Computes `mllm_loss` of one kind of token.
+
+    Args:
+      config, fns, mllm, batch, advantages, d: as of `mllm_loss`.
+      name: query or answer.
+    """
+    longest = batch.queries.mask.shape[-1] + batch.answers.mask.shape[-1]
+    if name == "query":  # J rollouts share a query reply
+        score, part, advantage = fns.query_stats, batch.queries, advantages.query
+        size, tokens, copies = d.query, d.query_tokens, batch.draw.indices.shape[2]
+    else:
+        score, part, advantage = fns.answer_stats, batch.answers, advantages.answer
+        size, tokens, copies = d.answer, d.answer_tokens, 1
+    with jax.named_scope(f"score_{name}"):
+        log_p, entropy = score(mllm, part.prompts, part.visual, jnp.asarray(part.tokens))
+    mask = trained_tokens(config, part, batch.weight)
+
+    def rows(x: AnyArray) -> Array:
+        return jnp.reshape(x, mask.shape)
+
+    log_p, entropy = rows(log_p), jnp.where(mask, rows(entropy), 0.0)
+    weights, _ = _weights(config, mask, longest, copies)
+    heard = mask
+    if config.mask_silent:
+        silent = jnp.repeat(advantages.silent, mask.shape[0] // len(advantages.silent))
+        heard = mask & ~silent[:, None]
+    loss, clipped = losses.policy_loss_sum(
+        log_p,
+        None if part.old_log_probs is None else rows(part.old_log_probs),
+        advantage.reshape(-1),
+        mask,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        ratio=config.ratio,
+        weights=weights,
+    )
+    loss /= size
+    gap = jnp.where(mask, jnp.abs(log_p - rows(part.log_probs)), 0.0)
+    stats = {
+        f"clip_ratio/{side}_mean": clipped[f"clip_ratio/{side}"][0] / d.tokens
+        for side in ("low", "high")
+    } | {
+        "entropy": entropy.sum() / d.tokens,
+        f"entropy/{name}": entropy.sum() / tokens,
+        "sampling/sampling_logp_difference/mean": gap.sum() / d.tokens,
+        "sampling/sampling_logp_difference/max": gap.max(),
+    }
+    if config.kl_coef and part.ref_log_probs is None:
+        raise ValueError("a KL term needs the reference's log-probs")
+    if part.ref_log_probs is not None:
+        kl = losses.kl_penalty(log_p, rows(part.ref_log_probs), mask, config.kl_kind)
+        loss += config.kl_coef * losses.weighted_sum(kl, jnp.where(heard, weights, 0.0)) / size
+        stats["kl"] = kl.sum() / d.tokens
+    if name == "query":
+        loss -= config.query_entropy * jnp.where(heard, entropy, 0.0).sum() / tokens
+    return loss, stats
 
 
 def draw_log_probs(
@@ -238,7 +252,8 @@ def sampler_loss(
     frames = jnp.broadcast_to(batch.frame_mask[:, None], phi.shape)
     J, K = batch.draw.indices.shape[2:]
     entropy = DRAWS[config.likelihood].entropy(phi, frames, K)
-    heard = batch.weight * (1.0 - advantages.silent if config.mask_silent else 1.0)
+    counts_in = batch.weight * drawn(batch)
+    heard = counts_in * (1.0 - advantages.silent if config.mask_silent else 1.0)
 
     def rows(x: AnyArray) -> AnyArray:
         return jnp.reshape(x, (-1, 1))
@@ -254,7 +269,7 @@ def sampler_loss(
         ratio="token",
     )
 
-    def mean(x: Float[Array, "B I"], weight: Float[AnyArray, "B"] = batch.weight) -> Array:
+    def mean(x: Float[Array, "B I"], weight: Float[AnyArray, "B"] = counts_in) -> Array:
         return (x * weight[:, None]).sum() * J / d.draws
 
     loss = policy / d.draws - config.frame_entropy * mean(entropy, heard)

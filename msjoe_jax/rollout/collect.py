@@ -1,10 +1,9 @@
-"""Collects rollout batches for the joint step: episodes in overlapping parts, refilled.
+"""Rolls out batches for the joint step: episodes, graded.
 
 The results of a batch exist twice: as the step's arrays, and as one record per question, for people
 and for the log from which a draw can be replayed.
 """
 
-import concurrent.futures
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,15 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Bool, Float
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
-from msjoe_jax.rollout.batches import Batch, pass_rates
+from msjoe_jax.rollout.batches import Batch, pass_rates, question_number
 from msjoe_jax.rollout.episode import Episodes, fetch, full_weight
-from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.log import RolloutRecord
 from msjoe_jax.rollout.results import Completed, Reasoned, Selected
 from msjoe_jax.selectors import SELECTORS
@@ -64,6 +62,13 @@ class RolloutConfig:
         False,
         "One more answer a question, from uniform frames: logs (and with sampler_advantage="
         "counterfactual subtracts) what the chosen frames gain over them.",
+    )
+    uniform_share: float = option(
+        0.0,
+        "Share of questions that are answered from uniform frames instead of chosen ones: they "
+        "keep the MLLM's reading alive, and teach neither queries nor sampler.",
+        low=0,
+        high=1,
     )
     waves: int = option(
         1, "Parts of a batch whose host work overlaps the others' device work.", low=1
@@ -134,6 +139,8 @@ class RollOut:
                 sample=True,
                 weight=weight,
             )
+            uniform = self._shown_uniform(batch, update)
+            selected = _with_uniform_frames(selected, batch, uniform)
             similarity, draw = fetch((selected.similarity, selected.draw))
         answered = episodes.answer(
             params["mllm"],
@@ -152,8 +159,9 @@ class RollOut:
             answered=answered,
             measures=measures,
             weight=weight,
+            uniform=uniform,
         )
-        draws = np.where(draw.valid, draw.indices, -1)
+        draws = np.where(draw.valid & ~uniform[:, None, None, None], draw.indices, -1)
         logits = fetch(selected.logits)
         records = [
             RolloutRecord(
@@ -170,6 +178,7 @@ class RollOut:
                 answers=answered.texts[b][: I * J],
                 correct=measures["correct"][b],
                 weight=float(weight[b]),
+                uniform=bool(uniform[b]),
             )
             for b, question in enumerate(questions)
         ]
@@ -194,6 +203,14 @@ class RollOut:
             everything = np.ones((B, 1, K, P), bool)
             more = more._replace(keep=np.concatenate([keep, everything], 1)[:, None])
         return more
+
+    def _shown_uniform(self, batch: Batch, update: int) -> Bool[np.ndarray, "B"]:
+        """Draws the questions that are shown uniform frames, each from seed, update and its id."""
+        asked = zip(self.episodes.batch_questions(batch), batch["copy"], strict=True)
+        numbers = [question_number(question.id, copy) for question, copy in asked]
+        seeds = [(self.episodes.config.seed, update, number) for number in numbers]
+        draws = [np.random.default_rng(seed).random() for seed in seeds]
+        return np.array(draws) < self.config.uniform_share
 
     def _measures(
         self, reasoned: Reasoned, grades: Sequence[Sequence[Grade]]
@@ -230,6 +247,7 @@ class RollOut:
         answered: Completed,
         measures: dict[str, Float[np.ndarray, "B ..."]],
         weight: Float[np.ndarray, "B"],
+        uniform: Bool[np.ndarray, "B"],
     ) -> RolloutBatch:
         questions = self.episodes.batch_questions(batch)
         host: dict[str, Any] = {
@@ -245,6 +263,9 @@ class RollOut:
         queries = _tokens(reasoned.completed, self.encode_in_step)
         if self.config.queries == "question":  # the replies had no part in what followed
             queries = queries._replace(mask=jnp.zeros_like(queries.mask))
+        if self.config.uniform_share:
+            host["uniform"] = uniform.astype(np.float32)
+            queries = queries._replace(mask=queries.mask & ~uniform[:, None, None, None])
         sets = self.config.query_rollouts * self.config.frame_draws
         return RolloutBatch(
             queries=queries,
@@ -272,6 +293,23 @@ def grade_replies(
     ]
 
 
+def _with_uniform_frames(
+    selected: Selected, batch: Batch, uniform: Bool[np.ndarray, "B"]
+) -> Selected:
+    """Shows uniform frames, whole and at full size, to the questions marked `uniform`."""
+    if not uniform.any():
+        return selected
+    selection, at = selected.selection, uniform[:, None, None, None]
+    frames = uniform_frames(batch["frame_mask"], selection.frames.shape[-1])[:, None, None]
+    selection = selection._replace(frames=np.where(at, frames, selection.frames))
+    if selection.tokens is not None:
+        full = np.iinfo(np.int32).max
+        selection = selection._replace(tokens=np.where(at, full, selection.tokens))
+    if selection.keep is not None:
+        selection = selection._replace(keep=selection.keep | at[..., None])
+    return selected._replace(selection=selection)
+
+
 def _tokens(completed: Completed, encode_in_step: bool) -> TokenRollouts:
     completions = completed.completions
     return TokenRollouts(
@@ -290,118 +328,3 @@ def _first_sets(rollouts: TokenRollouts, count: int) -> TokenRollouts:
         return rollouts
     selected = jax.tree.map(lambda x: x[:, :count], rollouts._replace(visual=None))
     return selected._replace(visual=rollouts.visual)
-
-
-# --- parts of batches -----------------------------------------------------------------------------
-
-
-def _one_length(parts: Sequence[Prompts]) -> list[Prompts]:
-    """Pads to the longest of them, since `stack_rows` cuts every part to a length of its own."""
-    length = max(part.tokens.shape[-1] for part in parts)
-
-    def pad(x: Array, value: int = 0) -> Array:
-        widths = [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])]
-        return jnp.pad(x, widths, constant_values=value)
-
-    return [
-        part._replace(
-            tokens=pad(part.tokens),
-            feature_index=pad(part.feature_index, -1),
-            positions=pad(part.positions),
-            segments=pad(part.segments),
-        )
-        for part in parts
-    ]
-
-
-@jax.jit
-def _take(batches: Sequence[RolloutBatch], order: Int[Array, "B"]) -> RolloutBatch:
-    def is_prompts(x: Any) -> bool:
-        return isinstance(x, Prompts)
-
-    def rows(*parts: Any) -> Any:
-        if is_prompts(parts[0]):
-            return jax.tree.map(rows, *_one_length(parts))
-        return jnp.concatenate(parts)[order]
-
-    return jax.tree.map(rows, *batches, is_leaf=is_prompts)
-
-
-def join(rollouts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
-    """Joins rollouts to one of the questions `order`, indices into all of theirs in a row."""
-    records = [record for rollout in rollouts for record in rollout.records]
-    arrays = _take([r.arrays for r in rollouts], np.array(order, np.int32))
-    return Rollout(
-        arrays,
-        [records[i] for i in order],
-        sum(r.query_tokens for r in rollouts),
-        sum(r.answer_tokens for r in rollouts),
-    )
-
-
-class Collector:
-    """A collector of rollout batches, in overlapping waves and with answers all alike replaced.
-
-    Args:
-      roll_out: makes a rollout of a batch.
-      stream: yields batches.
-      stride: batches of the stream that belong to each update, used or not; None: an update takes
-        as many as it needs, and the next goes on from there.
-    """
-
-    def __init__(self, roll_out: RollOut, stream: Any, stride: int | None = None):
-        self.roll_out, self.stream, self.stride = roll_out, stream, stride
-        self.config = roll_out.config
-
-    def batch(self, params: dict[str, Params], update: int) -> Rollout:
-        """Rolls out one batch in `waves` threads, each with its share of the questions."""
-        batch, waves = next(self.stream), self.config.waves
-        if waves == 1:
-            return self.roll_out(params, batch, update)
-        parts = [jax.tree.map(lambda x, i=i: x[i::waves], batch) for i in range(waves)]
-        mesh = jax.sharding.get_mesh()  # a new thread has none
-
-        def wave(part: Batch) -> Rollout:
-            with jax.set_mesh(mesh):
-                return self.roll_out(params, part, update)
-
-        with concurrent.futures.ThreadPoolExecutor(waves) as pool:
-            rollouts = list(pool.map(wave, parts))
-        per_wave = len(batch["index"]) // waves
-        return join(rollouts, [i * per_wave + j for j in range(per_wave) for i in range(waves)])
-
-    def collect(self, params: dict[str, Params], update: int) -> tuple[Rollout, int]:
-        """Rolls out a batch; returns it, and how many further ones were drawn to refill it."""
-        if self.stride:
-            place = {"next_index": (update - 1) * self.stride}
-            if self.stream.get_state() != place:  # setting it throws away what was read ahead
-                self.stream.set_state(place)
-        rollout, num_extra = self.batch(params, update), 0
-        while num_extra < self.config.refill and (useless := answers_alike(rollout)):
-            extra, num_extra = self.batch(params, update), num_extra + 1
-            skipped = set(answers_alike(extra))
-            question_ids = {record.question.id for record in rollout.records}
-            fresh = []
-            for b, record in enumerate(extra.records):
-                # A question that the batch has already would repeat its rollout, from equal keys.
-                if b not in skipped and record.question.id not in question_ids:
-                    question_ids.add(record.question.id)
-                    fresh.append(b)
-            order = list(range(len(rollout.records)))
-            for b, replacement in zip(useless, fresh, strict=False):
-                order[b] = len(rollout.records) + replacement
-            rollout = join([rollout, extra], order)
-        return rollout, num_extra
-
-
-def answers_alike(rollout: Rollout) -> list[int]:
-    """Returns the questions that were dropped, or whose answers were all right or all wrong.
-
-    Refill replaces them. They may still teach something (formats can differ): what teaches nothing
-    is `silent` in rl/credit.py.
-    """
-    return [
-        b
-        for b, record in enumerate(rollout.records)
-        if record.weight == 0 or record.correct.min() == record.correct.max()
-    ]

@@ -21,11 +21,10 @@ class RolloutRecord(NamedTuple):
 
     copy: how many times the batch holds the question before;
     frames: candidates in time order, −1: none; draws: the same in draw order, if there is a draw;
-    weight: 0 if the question was dropped.
+    weight: 0 if the question was dropped; uniform: it was shown uniform frames, without a draw.
     """
 
     question: Question
-    copy: int
     replies: list[QueryReply]
     similarity: Float[np.ndarray, "I Q T"]
     logits: Float[np.ndarray, "I T"]
@@ -37,6 +36,8 @@ class RolloutRecord(NamedTuple):
     answers: list[str]
     correct: Float[np.ndarray, "I J"]
     weight: float
+    uniform: bool = False
+    copy: int = 0
 
 
 def log_row(
@@ -60,7 +61,7 @@ def log_row(
         "id": record.question.id,
         "copy": record.copy,
         "seed": seed,
-        "selector": selector,
+        "selector": "uniform" if record.uniform else selector,
         "likelihood": law,
         "frames": int(valid.sum()),
         "candidates": len(valid),

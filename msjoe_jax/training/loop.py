@@ -12,7 +12,8 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.collect import Collector, Rollout
+from msjoe_jax.rollout.collect import Rollout
+from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes, fetch
 from msjoe_jax.rollout.log import log_row
 from msjoe_jax.runtime.checkpoint import Checkpoints

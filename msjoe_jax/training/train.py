@@ -13,7 +13,8 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.credit import batch_advantages
-from msjoe_jax.rollout.collect import Collector, RollOut
+from msjoe_jax.rollout.collect import RollOut
+from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
@@ -132,20 +133,43 @@ def train(
             with jax.set_mesh(mesh):  # attention kernels run on each device's part of it
                 state, done = run_loop(loop, state, checkpoints, done)
 
-    def trained(kind: str) -> Trained:
-        rows = [row for row in read_validations(folder) if row["step"] <= done]
-        best = best_of(rows)
-        chosen, update = {name: state[name] for name in ("mllm", "sampler")}, done
-        if kind == "best" and best is not None and best["step"] != done:
-            update = best["step"]
-            with Checkpoints(folder / "best", keep=1) as kept:
-                chosen, _, _ = kept.restore({name: like[name] for name in chosen}, update)
-        row = next((row for row in rows if row["step"] == update), {})
-        accuracies = {name: value for name, value in row.items() if name != "step"}
-        kind = "best" if best is not None and best["step"] == update else "newest"
-        return Trained({**merged(chosen, system), "clip": params["clip"]}, kind, update, accuracies)
+    last = {name: state[name] for name in ("mllm", "sampler")}
+    return functools.partial(
+        _ending, folder, system, last, done, {name: like[name] for name in last}, params["clip"]
+    )
 
-    return trained
+
+def _ending(
+    folder: epath.Path,
+    system: System,
+    last: State,
+    done: int,
+    like: State,
+    clip: Params,
+    kind: str,
+) -> Trained:
+    """Returns what a training ended with.
+
+    Args:
+      folder: of the training.
+      system: its models.
+      last: the state after the last update.
+      done: the number of that update.
+      like: shapes and shardings of `last`.
+      clip: CLIP's parameters.
+      kind: "best" or "newest".
+    """
+    rows = [row for row in read_validations(folder) if row["step"] <= done]
+    best = best_of(rows)
+    chosen, update = last, done
+    if kind == "best" and best is not None and best["step"] != done:
+        update = best["step"]
+        with Checkpoints(folder / "best", keep=1) as kept:
+            chosen, _, _ = kept.restore(like, update)
+    row = next((row for row in rows if row["step"] == update), {})
+    accuracies = {name: value for name, value in row.items() if name != "step"}
+    kind = "best" if best is not None and best["step"] == update else "newest"
+    return Trained({**merged(chosen, system), "clip": clip}, kind, update, accuracies)
 
 
 def _make_loop(

@@ -1,16 +1,14 @@
 """Rollout batches: independence of order and threads, refill, and the options of a batch."""
 
 import dataclasses
-import types
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from msjoe_jax.rollout import collect as roll_out
 from msjoe_jax.rollout.collect import RolloutConfig
+from msjoe_jax.rollout.collector import join
+from msjoe_jax.selectors.fixed import uniform_frames
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.tasks.base import Grade, Task
 from tests.support.system import (
@@ -159,68 +157,37 @@ def test_choices_of_a_batch_that_do_not_go_together():
     assert "nothing to train on" in slips(selector="blind")[0]
 
 
-# --- refill ---------------------------------------------------------------------------------------
+def test_a_share_of_questions_is_shown_uniform_frames(made, plain):
+    """They have no draw, their queries are masked, and the others are as without."""
+    batch, before = plain
+    config = changed(made.config, **{"rollout.uniform_share": 0.5})
+    after = made.collector(config, [batch]).batch(made.params, 5)
+    marked = np.asarray(after.arrays.uniform) == 1
+    assert 0 < marked.sum() < len(marked)  # by these ids and this seed
+    for b, (old, new) in enumerate(zip(before.records, after.records, strict=True)):
+        assert new.uniform == marked[b]
+        if marked[b]:
+            want = uniform_frames(batch["frame_mask"][b : b + 1], K)[0]
+            assert (new.frames == want).all() and (new.draws == -1).all()
+        else:
+            np.testing.assert_array_equal(new.draws, old.draws)
+            assert new.answers == old.answers
+    masks = np.asarray(after.arrays.queries.mask).any((1, 2, 3))
+    np.testing.assert_array_equal(masks, ~marked)
 
 
-def record_of(number, correct, weight=1.0):
-    question = types.SimpleNamespace(id=number)
-    return types.SimpleNamespace(question=question, correct=np.array(correct), weight=weight)
-
-
-def refilled(made, refill):
-    """`collect` on batches of the records `made`; the arrays are the questions' ids."""
-    supply = iter(made)
-
-    def batch(*_):
-        records = next(supply)
-        ids = np.array([record.question.id for record in records])
-        return roll_out.Rollout(ids, records, 1, 1)
-
-    stub = types.SimpleNamespace(config=RolloutConfig(refill=refill))
-    collector = roll_out.Collector(stub, iter([]))
-    collector.batch = batch
-    return collector.collect({}, 0)
-
-
-@given(
-    st.lists(
-        st.lists(st.sampled_from(["mixed", "right", "wrong", "dropped"]), min_size=3, max_size=3),
-        min_size=5,
-        max_size=5,
-    ),
-    st.integers(0, 4),
-)
-def test_refill_replaces_what_teaches_nothing(kinds, refill):
-    """Against a queue: teaching questions of later batches take silent places, in order."""
-    value = {"mixed": [0, 1], "right": [1, 1], "wrong": [0, 0], "dropped": [0, 1]}
-    made = [
-        [record_of(3 * i + j, value[kind], float(kind != "dropped")) for j, kind in enumerate(row)]
-        for i, row in enumerate(kinds)
-    ]
-    out, drawn = refilled(made, refill)
-
-    teaches = lambda n: n.weight > 0 and n.correct.min() != n.correct.max()  # noqa: E731
-    want, used = list(made[0]), 0
-    while used < refill and not all(map(teaches, want)):
-        used += 1
-        fresh = [n for n in made[used] if teaches(n)]
-        for b in [b for b, n in enumerate(want) if not teaches(n)]:
-            if fresh:
-                want[b] = fresh.pop(0)
-    assert [n.question.id for n in out.records] == [n.question.id for n in want]
-    assert np.asarray(out.arrays).tolist() == [n.question.id for n in want] and drawn == used
-
-
-def test_refill_takes_a_question_once():
-    """A question that is drawn again with the same keys brings the same tokens."""
-    first = [record_of(0, [0, 1]), *(record_of(i, [0, 0]) for i in (1, 2, 3))]
-    later = [
-        [record_of(i, [0, 1]) for i in (0, 4, 4, 0)],  # 0 is there, and 4 comes twice
-        [record_of(i, [0, 1]) for i in (4, 0, 5, 5)],
-    ]
-    out, drawn = refilled([first, *later], 2)
-    assert [n.question.id for n in out.records] == [0, 4, 5, 3] and drawn == 2
-    assert np.asarray(out.arrays).tolist() == [0, 4, 5, 3]
+def test_copies_in_a_batch_roll_out_independently(made):
+    """Their keys differ; the first has those of the question alone."""
+    number = len(made.questions) - 1
+    order = np.array([number, 0, number, number])
+    batch = next(iter(made.episodes().batches(B, order)))
+    rollout = made.collector(batches=[batch]).batch(made.params, 5)
+    assert [record.copy for record in rollout.records] == [0, 0, 1, 2]
+    draws = [record.draws.tolist() for record in rollout.records]
+    assert draws[0] != draws[2] != draws[3] != draws[0]
+    alone = next(iter(made.episodes().batches(B, np.array([1, 2, 3, number]))))
+    again = made.collector(batches=[alone]).batch(made.params, 5)
+    assert again.records[3].draws.tolist() == draws[0]
 
 
 # --- lengths --------------------------------------------------------------------------------------
@@ -251,7 +218,7 @@ def test_parts_of_different_length_join(made, plain):
     for part in ("queries", "answers"):
         lengths = [getattr(x.arrays, part).prompts.tokens.shape[-1] for x in (short, extra)]
         assert lengths[0] < lengths[1] == 96
-    for after in (waves, roll_out.join([short, extra], [0, 5, 2, 7])):
+    for after in (waves, join([short, extra], [0, 5, 2, 7])):
         same_rollouts(after, before)
         for part in ("queries", "answers"):
             left, right = (getattr(x.arrays, part).prompts for x in (after, before))

@@ -13,7 +13,8 @@ from msjoe_jax.config import read_config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.collect import Collector, RollOut
+from msjoe_jax.rollout.collect import RollOut
+from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.system import System, Tokenizers, load_tokenizers, make_system
