@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from msjoe_jax.runtime.event_files import drop_events
 from msjoe_jax.runtime.files import write_whole
 
 
@@ -61,7 +62,8 @@ class MetricWriter:
         from clu import metric_writers
 
         folder = epath.Path(workdir)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
+        drop_events(folder / "tensorboard", start_step)
         self._tensorboard = metric_writers.SummaryWriter(os.fspath(folder / "tensorboard"))
         self._rows = JsonLines(folder / "metrics.jsonl", start_step)
 
