@@ -10,6 +10,7 @@ from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
+from msjoe_jax.runtime.space import room_for
 from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
@@ -45,7 +46,7 @@ def run() -> None:
     config = check(config_dict)
     workdir = epath.Path(_WORKDIR.value)
     began = time.perf_counter()
-    with lock(workdir):
+    with room_for(workdir), lock(workdir):
         fresh = not (workdir / "config.json").exists()
         record_config(workdir, json.loads(config_dict.to_json()), MAY_DIFFER)
         try:
