@@ -1,6 +1,7 @@
 """Metric files."""
 
 import json
+import os
 import pathlib
 
 import jax.numpy as jnp
@@ -68,11 +69,11 @@ def test_a_full_disk_is_one_line(tmp_path):
         MetricWriter(tmp_path) as writer,
     ):
         writer._rows._file.close()
-        writer._rows._file = pathlib.Path("/dev/full").open("w")
+        writer._rows._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
         writer.scalars(1, {"a": 2})
     assert str(caught.value).startswith(f"{tmp_path}: ")
     rows = JsonLines(tmp_path / "other.jsonl")
-    rows._file = pathlib.Path("/dev/full").open("w")
+    rows._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
     rows._file.write("x")
     with pytest.raises(UserError, match="the disk is full"):
         rows.close()
