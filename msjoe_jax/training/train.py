@@ -15,7 +15,6 @@ from etils import epath
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.errors import UserError
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.collect import Collector, RollOut, Rollout
@@ -37,7 +36,7 @@ from msjoe_jax.training.question_weights import (
     usable_questions,
     with_adjusted_rates,
 )
-from msjoe_jax.training.reporting import MetricReporter, show_rollout
+from msjoe_jax.training.reporting import DroppedQuestions, MetricReporter, show_rollout
 from msjoe_jax.training.state import (
     State,
     abstract_state,
@@ -218,6 +217,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         MetricWriter(loop.folder, start + 1) as writer,
         JsonLines(loop.folder / "rollouts.jsonl", start + 1) as log,
         progress(run.name, steps, unit="update", initial=start) as bar,
+        DroppedQuestions(run.name, loop.folder, start, bar) as dropped,
     ):
         report = MetricReporter(run, writer, bar)
         ended = time.perf_counter()
@@ -226,11 +226,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
             rollout, refills = loop.collector.collect(params, update)
             rolled_out = time.perf_counter()
-            if episodes.failures and not any(record.weight for record in rollout.records):
-                raise UserError(
-                    f"{run.name}, update {update}: every question of the batch was dropped, the "
-                    f"last because: {episodes.failures[-1]['error']}"
-                )
+            dropped(update, episodes.failures, rollout.records)
             rollout = loop.with_log_probs(state, rollout)
             for _ in range(run.rollout.updates):
                 state, metrics = loop.joint_step(state, rollout.arrays)
@@ -242,6 +238,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 "time/rollout_s": rolled_out - began,
                 "time/update_s": ended - before,
                 "refills": refills,
+                "dropped_questions": dropped.count,
                 "compile_count": compiles.count,
             }
             pending = (update, metrics)
@@ -266,7 +263,6 @@ def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
         "num_tokens": rollout.query_tokens + rollout.answer_tokens,
         "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
         "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
-        "dropped_questions": len(episodes.failures),
     }
 
 

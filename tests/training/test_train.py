@@ -26,19 +26,22 @@ class Checkpoints:
         self.saved.append(step)
 
 
-def run(folder, metrics, steps=6, saves=2, shown=None, **fields):
-    """`run_loop` where update n reports `metrics(n)`; the updates that were saved."""
+def run(folder, metrics, steps=6, saves=2, shown=None, drop=None, **fields):
+    """`run_loop` where update n reports `metrics(n)` and drops `drop(n)`; the updates saved."""
     config = base()
     config.joint.steps, config.checkpoint_every = steps, saves
     config.media_every = config.rollouts_every = 100
     config.update_from_flattened_dict(fields)
     clock, checkpoints = DeviceClock(), Checkpoints()
+    failures: list[dict[str, str]] = []
 
     def collect(params, step):
         for place in ("reason", "answer"):
             with clock(place):
                 pass
-        return Rollout(None, [], query_tokens=3, answer_tokens=2), 0
+        failures.extend(drop(step) if drop else [])
+        records: Any = [types.SimpleNamespace(weight=1.0)]
+        return Rollout(None, records, query_tokens=3, answer_tokens=2), 0
 
     def step(state, _):
         index = int(state["step"]) + 1
@@ -50,7 +53,7 @@ def run(folder, metrics, steps=6, saves=2, shown=None, **fields):
         run=read_config(config).training_run("joint"),
         folder=folder,
         meta={},
-        episodes=stub(clock=clock, failures=[]),
+        episodes=stub(clock=clock, failures=failures),
         collector=stub(collect=collect),
         stream=stub(get_state=lambda: b""),
         joint_step=step,
@@ -103,6 +106,20 @@ def test_every_update_has_one_row_whatever_is_saved_when(tmp_path):
     assert [(row["step"], row["n"]) for row in rows] == [(n, n) for n in range(1, 8)]
     assert all(row["num_tokens"] == 5 and row["refills"] == 0 for row in rows)
     assert (tmp_path / "rollouts.jsonl").read_text() == ""
+
+
+def test_dropped_questions_are_counted_logged_and_said(tmp_path, capsys):
+    def drop(update):
+        return [{"question": f"q{update}", "video": "v", "error": "gone"}] if update < 3 else []
+
+    run(tmp_path, lambda n: {}, steps=4, drop=drop)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["dropped_questions"] for row in rows] == [1, 2, 2, 2]
+    log = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["id"]) for row in log] == [(1, "q1"), (2, "q2")]
+    said = capsys.readouterr().err
+    assert "joint update 2: question q2 of video v dropped: gone\n" in said
+    assert "joint: 2 questions dropped: 2 gone (dropped.jsonl)\n" in said
 
 
 def test_rows_are_thinned_as_asked(tmp_path):
