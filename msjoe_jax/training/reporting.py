@@ -26,12 +26,18 @@ DROPPED_BATCHES = 3
 class MetricReporter:
     """A writer of updates' metrics, which stops a run whose gradients are no longer finite.
 
-    run: the training; writer: of metrics; bar: the display of progress.
+    run: the training; writer: of metrics; bar: the display of progress; start, skipped: the last
+    update of the checkpoint that is resumed, and its updates with gradients that were not finite;
+    finite: whether the gradients of the last update were.
     """
 
     run: TrainingRun
     writer: MetricWriter
     bar: Any
+    start: int = 0
+    skipped: float = 0
+    finite: bool = True
+    moved: bool = False  # since the start
     warned: bool = False
 
     def __call__(self, update: int, metrics: dict[str, Any]) -> None:
@@ -41,10 +47,19 @@ class MetricReporter:
           UserError: more updates were skipped than the config allows.
         """
         run, values = self.run, {k: float(v) for k, v in fetch(metrics).items()}
-        if values.get("skipped_updates", 0) > run.optimizer.max_skipped:
+        before, self.skipped = self.skipped, values.get("skipped_updates", 0)
+        self.finite = self.skipped == before
+        self.moved |= self.finite
+        if self.skipped > run.optimizer.max_skipped:
+            checkpoint = (
+                f"; if they are lower already, remove {run.name}/checkpoints/{self.start}"
+                if self.start and not self.moved
+                else ""
+            )
             raise UserError(
-                f"{run.name} update {update}: {int(values['skipped_updates'])} updates had a "
-                "gradient that is not finite; lower the learning rates"
+                f"{run.name} update {update}: {int(self.skipped)} updates had a gradient that is "
+                "not finite; lower the learning rates (config.optimizer.mllm_lr, sampler_lr) and "
+                f"resume{checkpoint}"
             )
         marginal = run.objective.likelihood == "marginal" and run.training.train_sampler
         if marginal and not self.warned and values["sampler/logit_std"] > MARGINAL_LOGIT_STD:

@@ -219,7 +219,8 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         progress(run.name, steps, unit="update", initial=start) as bar,
         DroppedQuestions(run.name, loop.folder, start, bar) as dropped,
     ):
-        report = MetricReporter(run, writer, bar)
+        report = MetricReporter(run, writer, bar, start, int(state.get("skipped", 0)))
+        due = False
         ended = time.perf_counter()
         for update in range(start + 1, steps + 1):
             began = time.perf_counter()
@@ -248,11 +249,15 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                     log.write(_log_row(loop, record, update))
             if update % every.media_every == 0 or update == steps:
                 show_rollout(writer, update, episodes, rollout.records)
-            if update % every.checkpoint_every == 0 or update == steps:
+            due |= update % every.checkpoint_every == 0
+            if due or update == steps:
                 report(*pending)
                 pending = None
-                writer.flush()
-                checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
+                # After a gradient that is not finite the state may be beyond repair.
+                if report.finite or update == steps:
+                    due = False
+                    writer.flush()
+                    checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
     return state
 
 

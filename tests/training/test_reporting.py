@@ -68,6 +68,21 @@ def test_skipped_updates_beyond_the_limit_stop_the_run():
 
 
 @pytest.mark.parametrize(
+    "skipped, start, hint", [((4, 5), 8, True), ((3, 4, 5), 8, False), ((4, 5), 0, False)]
+)
+def test_a_checkpoint_after_which_nothing_works_is_named(skipped, start, hint):
+    """`skipped`: counts by update, after 3 in the checkpoint."""
+    report = reporter(**{"optimizer.max_skipped": 4})
+    report.start, report.skipped = start, 3
+    with pytest.raises(UserError) as caught:
+        for update, count in enumerate(skipped, start + 1):
+            report(update, {**METRICS, "skipped_updates": count})
+            assert report.finite == (count == 3)
+    line = "if they are lower already, remove joint/checkpoints/8"
+    assert str(caught.value).endswith(line) == hint
+
+
+@pytest.mark.parametrize(
     "fields, warned",
     [
         ({"objective.likelihood": "marginal"}, 1),

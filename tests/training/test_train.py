@@ -78,9 +78,27 @@ def test_too_many_skipped_updates_stop_the_run(tmp_path):
     def metrics(n):
         return {"skipped_updates": max(n - 3, 0)}
 
-    assert run(tmp_path / "a", metrics, **{"optimizer.max_skipped": 3}) == [2, 4, 6]
+    assert run(tmp_path / "a", metrics, **{"optimizer.max_skipped": 3}) == [2, 6]
     with pytest.raises(UserError, match="joint update 5: 2 updates had a gradient that is not"):
         run(tmp_path / "b", metrics, **{"optimizer.max_skipped": 1})
+
+
+@pytest.mark.parametrize(
+    "skips, saved",
+    [
+        ((), [3, 6, 9, 10]),
+        ((3,), [4, 6, 9, 10]),
+        ((3, 4, 5, 6, 10), [7, 9, 10]),
+        ((2, 5), [3, 6, 9, 10]),
+    ],
+)
+def test_a_state_after_a_gradient_that_is_not_finite_is_not_saved(tmp_path, skips, saved):
+    """The checkpoint waits for an update that works; the last one is saved as it is."""
+
+    def metrics(n):
+        return {"skipped_updates": sum(skip <= n for skip in skips)}
+
+    assert run(tmp_path, metrics, steps=10, saves=3) == saved
 
 
 @pytest.mark.parametrize(
