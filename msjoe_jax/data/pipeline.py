@@ -103,15 +103,15 @@ def make_pipeline(
     """
     _check(questions, reader, batch_size, num_hosts, with_embeddings)
 
-    def read(question: Question) -> dict[str, Any]:
+    def read_row(question: Question) -> dict[str, Any]:
         row = _candidates(question, reader, num_candidates, with_embeddings)
         return row | _previews(question, reader, num_preview, preview_fn)
 
-    read = with_stand_ins(questions, read)
+    row_of = with_stand_ins(questions, read_row)
 
     def make_row(item: tuple[int, bool]) -> dict[str, Any]:
         index, valid = item
-        row = read(questions[index])
+        row = row_of(questions[index])
         error = row["error"] if valid else ""
         row |= {"valid": np.bool_(valid and not error), "error": np.str_(error)}
         return {"index": np.int32(index), **row}
