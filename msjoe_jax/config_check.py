@@ -241,6 +241,9 @@ class _AnyTokenizer:
         """Returns some id below `size`."""
         return sum(token.encode()) % self.size
 
+    def check_fits(self, rows: int) -> None:
+        """Finds nothing to check."""
+
 
 def _models(config: Config) -> Iterator[str]:
     """Yields models that cannot be built or loaded, and patterns that match no parameter."""

@@ -62,6 +62,10 @@ class Sizes(Protocol):
         """Sizes of the vision tower."""
 
     @property
+    def vocab(self) -> int:
+        """Rows of the embedding table."""
+
+    @property
     def image_token_id(self) -> int:
         """The placeholder that a visual token of an image replaces; it is never sampled."""
 

@@ -10,15 +10,18 @@ from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
+from msjoe_jax.runtime.space import room_for
 from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
 
-# Fields that may change when a run is resumed: they do not change what has been computed.
+# Fields that may change when a run is resumed: they do not change what has been computed. A rate
+# holds for the updates to come, whatever the checkpoint was made with.
 MAY_DIFFER = frozenset(
     {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit"}
+    | {"optimizer.mllm_lr", "optimizer.sampler_lr", "optimizer.max_skipped"}
 )
 
 
@@ -45,7 +48,7 @@ def run() -> None:
     config = check(config_dict)
     workdir = epath.Path(_WORKDIR.value)
     began = time.perf_counter()
-    with lock(workdir):
+    with room_for(workdir), lock(workdir):
         fresh = not (workdir / "config.json").exists()
         record_config(workdir, json.loads(config_dict.to_json()), MAY_DIFFER)
         try:

@@ -54,6 +54,8 @@ CASES = [
     ((TINY, DIR, "--config.phases=('pretrain','evaluate')"), "joint needs the phase joint"),
     ((TINY, DIR, "--config.seed=-1"), "config.seed=-1 must be at least 0"),
     ((TINY, DIR, "--config.log_every=0", "--config.mesh.data=3"), "config.log_every=0 must be"),
+    ((TINY, DIR, "--config.keep_checkpoints=0"), "config.keep_checkpoints=0 must be at least 1"),
+    ((TINY, DIR, "--config.keep_checkpoints=-2"), "config.keep_checkpoints=-2 must be at least 1"),
     ((TINY, DIR, "--config.log_every=0", "--config.mesh.data=3"), "does not fit 1 devices"),
     ((TINY, DIR, "--config.rollout.answer_temperature=0"), "answer_temperature=0.0 must be above"),
     ((TINY, DIR, "--config.phases=('pretrain','evaluate')",

@@ -51,6 +51,7 @@ class Source(NamedTuple):
       name: mllm or clip.
       table: which tensor fills which parameter.
       params: the abstract parameters to be filled.
+      vocab: rows of its embedding table.
       config: the config.json to be written; None: the source's own, byte by byte.
       preprocessor: its preprocessor's settings, where the source has them in another form.
     """
@@ -58,6 +59,7 @@ class Source(NamedTuple):
     name: str
     table: Table
     params: Params
+    vocab: int
     config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] | None = None
 
@@ -80,7 +82,8 @@ def understand(folder: epath.Path) -> Source:
     kind, preprocessor = config.get("model_type"), folder / "preprocessor_config.json"
     if kind == "clip":
         _check_pixels(preprocessor, "", {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD})
-        return Source("clip", HUGGING_FACE, _clip_params(read_sizes(file, CLIPConfig.from_hf)))
+        clip = read_sizes(file, CLIPConfig.from_hf)
+        return Source("clip", HUGGING_FACE, _clip_params(clip), clip.vocab)
     if not isinstance(kind, str) or kind not in FAMILIES:
         supported = f"{', '.join(FAMILIES)} and clip"
         raise UserError(f"{file}: model_type is {kind!r}; {supported} can be converted")
@@ -88,7 +91,7 @@ def understand(folder: epath.Path) -> Source:
     images = family.images
     _check_pixels(preprocessor, "", {"image_mean": images.mean, "image_std": images.std})
     sizes = read_sizes(file, family.read_config)
-    return Source("mllm", family.weight_table(sizes), family.abstract_params(sizes))
+    return Source("mllm", family.weight_table(sizes), family.abstract_params(sizes), sizes.vocab)
 
 
 def _clip_params(sizes: CLIPConfig) -> Params:
@@ -111,7 +114,7 @@ def _open_clip(file: epath.Path) -> Source:
         "image_mean": PIXEL_MEAN,
         "image_std": PIXEL_STD,
     }
-    return Source("clip", OPEN_CLIP, _clip_params(sizes), sizes.to_hf(), preprocessor)
+    return Source("clip", OPEN_CLIP, _clip_params(sizes), sizes.vocab, sizes.to_hf(), preprocessor)
 
 
 def _check_pixels(
@@ -144,11 +147,13 @@ def convert(source: epath.Path, out: epath.Path) -> None:
     Peak memory: the largest tensor and a few blocks of CHUNK_BYTES beside what the process needs.
 
     Raises:
-      UserError: the source is no model, is damaged or does not fit (all misfits at once), `out`
-        exists or is being made from another source, or there is no room for it.
+      UserError: the source is no model, is damaged or does not fit (all misfits at once), its
+        tokenizer has ids beyond its table, `out` exists or is being made from another source, or
+        there is no room for it.
     """
     model = understand(source)
-    Tokenizer(source)  # without one the checkpoint could neither read nor write
+    # Without one the checkpoint could neither read nor write.
+    Tokenizer(source).check_fits(model.vocab)
     tensors = read_folder(source)
     targets = slots(model.table, model.params)
     available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}

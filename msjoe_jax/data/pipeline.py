@@ -5,7 +5,8 @@ A batch is a dict of arrays, B = batch_size // num_hosts, T = num_candidates, n 
     index [B] int32         position in `questions`
     copy [B] int32          0 but where the batch holds the question already: how many times
     valid [B] bool          False on rows that only fill the last batch (copies of question 0)
-                            and on those whose previews cannot be read (black frames)
+                            and on those whose previews cannot be read (black frames) or whose
+                            video or embeddings cannot (the row of another question: stand_in.py)
     error [B] str           why they cannot be read, "" if they can be and on filling rows
     embeddings [B, T, D]    float32, zero where padded; absent if not `with_embeddings`
     frame_mask [B, T]       True on candidates; a video of more than T frames is thinned to T
@@ -28,6 +29,7 @@ from jaxtyping import Int
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.stand_in import with_stand_ins
 from msjoe_jax.errors import UserError
 
 THREADS = 2  # of the host, that make batches
@@ -95,10 +97,15 @@ def make_pipeline(
     """
     _check(questions, reader, batch_size, num_hosts, with_embeddings)
 
+    def read_row(question: Question) -> dict[str, Any]:
+        row = _candidates(question, reader, num_candidates, with_embeddings)
+        return row | _previews(question, reader, num_preview, preview_fn)
+
+    row_of = with_stand_ins(questions, read_row)
+
     def make_row(item: tuple[int, int, bool]) -> dict[str, Any]:
         index, copy, valid = item
-        row = _candidates(questions[index], reader, num_candidates, with_embeddings)
-        row |= _previews(questions[index], reader, num_preview, preview_fn)
+        row = row_of(questions[index])
         error = row["error"] if valid else ""
         row |= {"valid": np.bool_(valid and not error), "error": np.str_(error)}
         return {"index": np.int32(index), "copy": np.int32(copy), **row}

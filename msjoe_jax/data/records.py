@@ -263,12 +263,24 @@ class RecordReader:
         ]
 
     def embeddings(self, video_id: str) -> np.ndarray | None:
-        """Reads CLIP embeddings as float32 [T, D], or None if the folder has none."""
+        """Reads CLIP embeddings as float32 [T, D], or None if the folder has none.
+
+        Raises:
+          UserError: they are damaged, or hold values that are not finite.
+        """
         shard, position = self._locate(video_id)
         if self.clip is None:
             return None
-        raw = self._read(f"clip-{self.clip}", shard, [position])[0]
-        return np.frombuffer(raw, "<f2").reshape(self.info(video_id).num_frames, -1).astype("f4")
+        kind, frames = f"clip-{self.clip}", self.info(video_id).num_frames
+        raw = self._read(kind, shard, [position])[0]
+        values = np.frombuffer(raw[: len(raw) // 2 * 2], "<f2").astype("f4")
+        if not raw or len(raw) % (2 * frames) or not np.isfinite(values).all():
+            file = shard_path(self.directory, kind, self.shards[shard]["name"])
+            raise UserError(
+                f"{file}: the embeddings of video {video_id} are damaged; remove the file and "
+                "embed the folder again"
+            )
+        return values.reshape(frames, -1)
 
     def _only_clip(self) -> str | None:
         # Not glob: the folder's name may hold characters that are patterns to it.

@@ -130,11 +130,18 @@ def extras_missing(name: str, questions: Sequence[Question], max_queries: int) -
 
 
 def check_extras(names: Sequence[str], questions: Sequence[Question], max_queries: int) -> None:
-    """Checks that the questions hold the extra fields that the arms read.
+    """Checks that the questions hold the extra fields that the arms read, and enough videos.
 
     Raises:
-      UserError: a field is missing or wrong; the message names question, field and arm.
+      UserError: a field is missing or wrong; the message names question, field and arm. Or all
+        questions are of one video, and an arm needs another's previews.
     """
+    videos = {question.video for question in questions}
     for name in names:
+        if len(videos) == 1 and name in ARMS and not ARMS[name].own_previews:
+            raise UserError(
+                f"the arm {name} needs questions of two videos at least, and the held-out ones are "
+                f"all of {videos.pop()!r}; leave it out or raise config.evaluate.limit"
+            )
         for line in extras_missing(name, questions, max_queries):
             raise UserError(f"{line}; leave the arm {name} out")

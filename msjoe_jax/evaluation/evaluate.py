@@ -14,6 +14,7 @@ from msjoe_jax.data.questions import DataConfig, Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import Arm, arm_names, arm_of, check_extras
+from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.table import format_table, make_table
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
@@ -72,6 +73,7 @@ class Evaluator:
     ):
         self.episodes, self.task, self.params = episodes, task, params
         self.batch_size = min(batch_size, len(episodes.questions))
+        self._other_previews = OtherPreviews(episodes)
 
     def run(
         self, names: Sequence[str], label: str = "evaluate"
@@ -121,7 +123,7 @@ class Evaluator:
             if key not in cache:
                 cache[key] = episodes.reason(
                     self.params[arm.mllm]["mllm"],
-                    batch if arm.own_previews else other_previews(batch, questions),
+                    batch if arm.own_previews else self._other_previews(batch),
                     0,
                     rollouts=1,
                     temperature=0.0,
@@ -139,23 +141,6 @@ def queries_of(kind: str, question: Question) -> tuple[str, ...]:
     if kind == "oracle":
         return tuple(question.extra["oracle_queries"])
     return (question.question,) if kind == "question" else ("",)
-
-
-def other_previews(batch: Batch, questions: Sequence[Question]) -> Batch:
-    """Returns the batch with each question's previews from the next question of another video.
-
-    Raises:
-      UserError: all questions are of one video.
-    """
-    videos, n = [question.video for question in questions], len(questions)
-    if n and len(set(videos)) == 1:
-        raise UserError("previews of another video: a batch of evaluation holds one video only")
-    later = [[j % n for j in range(b + 1, b + n)] for b in range(n)]
-    order = [next(j for j in later[b] if videos[j] != videos[b]) for b in range(n)]
-    pixels, grids = batch["preview"]
-    # `duration` too: in video mode it spaces the previews in time.
-    moved = {key: batch[key][order] for key in ("preview_mask", "preview_times", "duration")}
-    return {**batch, "preview": (pixels[order], grids[order]), **moved}
 
 
 def load_split(

@@ -35,6 +35,7 @@ from msjoe_jax.rollout.system import (
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
 from msjoe_jax.runtime.files import partial_path, read_json
+from msjoe_jax.runtime.space import room_for, room_of
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.weights.folder import (
     CONFIG,
@@ -164,12 +165,32 @@ def save_model_folder(
       system: the models.
       tokenizers: both must be present.
       params: parameters of all three models.
+
+    Raises:
+      UserError: the disk is full.
     """
     folder = epath.Path(folder)
     if folder.exists():
         return
     partial = partial_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
+    with room_for(folder.parent, "a model folder", room_of(params)):
+        try:
+            _write_model_folder(partial, settings, parts, system, tokenizers, params)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # it may be what has filled the disk
+            raise
+
+
+def _write_model_folder(
+    partial: epath.Path,
+    settings: ModelSettings,
+    parts: Mapping[str, Any],
+    system: System,
+    tokenizers: Tokenizers,
+    params: Mapping[str, Params],
+) -> None:
     partial.mkdir(parents=True)
     meta = {**plain(settings), **parts}
     save_params(str(partial / "params"), {name: params[name] for name in NAMES}, meta)
@@ -191,4 +212,3 @@ def save_model_folder(
                 content = read_json(source / CONFIG)
         write_json(partial / name / CONFIG, content)
         shutil.copyfile(tokenizer.file, partial / name / "tokenizer.json")
-    partial.rename(folder)

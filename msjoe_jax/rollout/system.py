@@ -258,8 +258,9 @@ def make_system(
         has the settings' size.
 
     Raises:
-      UserError: an unknown or an empty size, one that needs a tokenizer, unreadable sizes, or an
-        attention backend that this machine or these sizes do not support.
+      UserError: an unknown or an empty size, one that needs a tokenizer, unreadable sizes, a
+        tokenizer with ids beyond the embedding table, or an attention backend that this machine or
+        these sizes do not support.
     """
     vocabularies = tokenizers or Tokenizers()
     sizes_file = _sizes_file("mllm", settings.mllm, folder)
@@ -272,6 +273,9 @@ def make_system(
         if sizes_file
         else _named_clip(settings.clip.size, vocabularies.clip)
     )
+    for tokenizer, sizes in zip(vocabularies, (mllm, clip), strict=True):
+        if tokenizer is not None:
+            tokenizer.check_fits(sizes.vocab)
     sampler = SamplerConfig(
         **{f.name: getattr(settings.sampler, f.name) for f in dataclasses.fields(SamplerConfig)}
     )

@@ -6,10 +6,11 @@ appears under its name only when it is whole; a kill at any moment leaves the on
 """
 
 import base64
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.mesh import path_name
+from msjoe_jax.runtime.space import full_disk, is_full, room_for, room_of
 
 STATE, META = "state", "meta"
 # Parameters are stored in pieces of about this size, so that a reader that needs a part of a leaf,
@@ -42,16 +44,19 @@ class Checkpoints:
 
         Args:
           directory: the folder that holds a folder for each step.
-          keep: how many checkpoints to keep.
+          keep: how many checkpoints to keep, one at least.
           asynchronous: saves in the background; `save` returns once the state is copied, which
             may then be donated.
+
+        Raises:
+          UserError: `keep` is below one.
         """
+        if keep < 1:  # Orbax keeps none, or all
+            raise UserError(f"{os.fspath(directory)}: keep={keep} checkpoints must be at least 1")
         self._directory = _absolute(directory)
+        self._num_bytes = 0  # of the checkpoint that is being saved
         # Orbax's own cleanup runs in the background, and only the next save waits for it.
-        if jax.process_index() == 0 and self._directory.exists():
-            for path in self._directory.iterdir():
-                if ocp.utils.is_tmp_checkpoint(path):
-                    path.rmtree()
+        _remove_unfinished(self._directory)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -70,13 +75,16 @@ class Checkpoints:
           meta: anything that JSON can hold, such as the config and the architecture.
 
         Raises:
-          UserError: `step` is older than the newest checkpoint, which Orbax would not save.
+          UserError: `step` is older than the newest checkpoint, which Orbax would not save; or the
+            disk is full, which may be found by any later method instead.
         """
         if step in self._manager.all_steps():
             return
         document = {"meta": meta, "iterators": _all_hosts(iterator_state)}
-        if not self._manager.save(step, args=_save_args(state, document)):
-            raise UserError(f"{self._directory} holds a newer checkpoint than step {step}")
+        self._num_bytes = room_of(state)
+        with self._room():
+            if not self._manager.save(step, args=_save_args(state, document)):
+                raise UserError(f"{self._directory} holds a newer checkpoint than step {step}")
 
     def latest_step(self) -> int | None:
         """Returns the newest whole checkpoint, or None; waits for one that is being saved."""
@@ -115,11 +123,26 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the last save is on disk."""
-        self._manager.wait_until_finished()
+        with self._room():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and ends the background threads."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Reports a full disk as one line, and removes the half checkpoint that has filled it."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, UserError) or not is_full(error):
+                raise
+            _remove_unfinished(self._directory)
+            raise full_disk(self._directory, "a checkpoint", self._num_bytes) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -132,13 +155,18 @@ def save_params(path: epath.PathLike, params: Any, meta: Meta) -> None:
     """Writes a pytree of arrays and its `meta` as one checkpoint folder, whole or not at all.
 
     Raises:
-      UserError: `path` exists.
+      UserError: `path` exists, or the disk is full.
     """
     folder = _absolute(path)
     if folder.exists():
         raise UserError(f"{os.fspath(path)} exists; remove it or name another folder")
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
+    with room_for(folder.parent, "a model", room_of(params)):
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
+        except BaseException:
+            _remove_unfinished(folder.parent, folder.name)
+            raise
 
 
 def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:
@@ -191,6 +219,14 @@ def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
     """
     stored = _stored(_absolute(path))
     return {n: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype)) for n, x in stored.items()}
+
+
+def _remove_unfinished(directory: epath.Path, start: str = "") -> None:
+    """Removes what Orbax has begun to write there, under names that start so."""
+    if jax.process_index() == 0 and directory.exists():
+        for path in directory.iterdir():
+            if path.name.startswith(start) and ocp.utils.is_tmp_checkpoint(path):
+                path.rmtree()
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:

@@ -1,5 +1,6 @@
 """Metrics of a run: TensorBoard files for people, `metrics.jsonl` for programs."""
 
+import contextlib
 import json
 import math
 import os
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.event_files import drop_events
 from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.space import room_for
 
 
 class JsonLines:
@@ -23,36 +27,45 @@ class JsonLines:
 
     def __init__(self, path: epath.PathLike, start_step: int = 0) -> None:
         """Opens the file for appending."""
-        file = epath.Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _drop_rows(file, start_step)
-        self._file = file.open("a")
+        self._path = epath.Path(path)
+        with room_for(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_rows(self._path, start_step)
+            self._file = self._path.open("a")
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends one row."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Appends one row.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        line = json.dumps(row) + "\n"
+        with room_for(self._path.parent, f"a row of {self._path.name}", len(line)):
+            self._file.write(line)
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with room_for(self._path.parent):  # what `write` could not write is tried again
+            self._file.close()
 
     def __enter__(self) -> "JsonLines":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        with contextlib.suppress(*([] if kind is None else [UserError])):  # the block's is the news
+            self.close()
 
 
 class MetricWriter:
     """Writes scalars to TensorBoard and `metrics.jsonl`, texts and images to TensorBoard.
 
     The JSONL file has one row a call, `{"step": …, name: number, …}`. In a run of several hosts
-    only the first should make a writer.
+    only the first should make a writer. A full disk is a `UserError`, from any method.
 
     Args:
       workdir: the folder of the files.
-      start_step: as in `JsonLines`.
+      start_step: as in `JsonLines`; TensorBoard's files lose the rows at and after it likewise.
     """
 
     def __init__(self, workdir: epath.PathLike, start_step: int = 0) -> None:
@@ -60,17 +73,21 @@ class MetricWriter:
         # TensorFlow, under CLU, takes over two seconds to import: only runs that write pay.
         from clu import metric_writers
 
-        folder = epath.Path(workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._tensorboard = metric_writers.SummaryWriter(os.fspath(folder / "tensorboard"))
-        self._rows = JsonLines(folder / "metrics.jsonl", start_step)
+        self._folder = epath.Path(workdir)
+        board = self._folder / "tensorboard"
+        with room_for(self._folder):
+            board.mkdir(parents=True, exist_ok=True)
+            drop_events(board, start_step)
+            self._tensorboard = metric_writers.SummaryWriter(os.fspath(board))
+        self._rows = JsonLines(self._folder / "metrics.jsonl", start_step)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes numbers (Python, NumPy or JAX scalars); JSON has no NaN, so it gets null."""
         row = {name: float(np.asarray(value)) for name, value in values.items()}
-        self._tensorboard.write_scalars(step, row)
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         self._rows.write({"step": step, **finite})
+        with room_for(self._folder):
+            self._tensorboard.write_scalars(step, row)
 
     def summaries(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers to TensorBoard alone, for what has a JSONL file of its own."""
@@ -79,26 +96,33 @@ class MetricWriter:
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         """Writes texts, shown verbatim (TensorBoard would read them as Markdown)."""
         escaped = {name: _verbatim(text) for name, text in values.items()}
-        self._tensorboard.write_texts(step, escaped)
+        with room_for(self._folder, "texts", sum(map(len, escaped.values()))):
+            self._tensorboard.write_texts(step, escaped)
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Writes images, uint8 [height, width, 3]."""
-        self._tensorboard.write_images(step, values)
+        with room_for(self._folder, "pictures", sum(image.nbytes for image in values.values())):
+            self._tensorboard.write_images(step, values)
 
     def flush(self) -> None:
         """Writes TensorBoard's rows to disk too; to be called before each checkpoint."""
-        self._tensorboard.flush()
+        with room_for(self._folder):
+            self._tensorboard.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self._rows.close()
-        self._tensorboard.close()
+        try:
+            self._rows.close()
+        finally:
+            with room_for(self._folder):
+                self._tensorboard.close()
 
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        with contextlib.suppress(*([] if kind is None else [UserError])):  # the block's is the news
+            self.close()
 
 
 def _verbatim(text: str) -> str:

@@ -104,14 +104,14 @@ class Progress:
 
     def _count_text(self) -> str:
         if self._unit == "B":
-            total = "" if self._total is None else f"/{_bytes(self._total)}"
-            return f"{_bytes(self._count)}{total}"
+            total = "" if self._total is None else f"/{size_text(self._total)}"
+            return f"{size_text(self._count)}{total}"
         total = "" if self._total is None else f"/{self._total}"
         return f"{self._count}{total} {self._unit}"
 
     def _rate(self, rate: float) -> str:
         if self._unit == "B":
-            return f"{_bytes(rate)}/s"
+            return f"{size_text(rate)}/s"
         if rate < 0.1:
             return f"{_short(1 / rate)} s/{self._unit}"
         return f"{_short(rate)} {self._unit}/s"
@@ -165,7 +165,8 @@ def _short(value: float) -> str:
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"
 
 
-def _bytes(count: float) -> str:
+def size_text(count: float) -> str:
+    """Writes a number of bytes as B, kB, MB, GB or TB."""
     for name in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.0f} {name}" if name == "B" or count >= 9.95 else f"{count:.1f} {name}"

@@ -1,5 +1,10 @@
-"""A run's folder: one config for its whole life (`files.lock` keeps other runs out)."""
+"""A run's folder: one config for its whole life (`files.lock` keeps other runs out).
 
+The few fields that a resumed run may change are recorded in `config_changes.jsonl`, a row a change:
+when, after which update of each training, the field, its value before and since.
+"""
+
+import datetime
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +16,7 @@ from msjoe_jax.runtime.files import read_json, write_whole
 
 MAX_SHOWN = 6  # differing fields named in an error
 ABSENT = object()
+HISTORY = "config_changes.jsonl"
 
 
 def record_config(
@@ -21,34 +27,67 @@ def record_config(
     Args:
       workdir: the run's folder, locked by the caller.
       config: nested mapping of fields to anything that JSON can hold.
-      may_differ: dotted fields that a resumed run may change, such as the number of steps; the
-        file then gets the new value.
+      may_differ: dotted fields that a resumed run may change; the change is recorded and printed,
+        and the file gets the new value.
 
     Raises:
       UserError: the folder belongs to a run of another config (the differing fields are named), or
         its config.json cannot be read.
     """
-    file = epath.Path(workdir) / "config.json"
+    folder = epath.Path(workdir)
+    file = folder / "config.json"
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     if file.exists():
         before = _flat(read_json(file))
         now = _flat(json.loads(text))
-        names = sorted(
+        differing = sorted(
             name
             for name in before.keys() | now.keys()
-            if name not in may_differ and before.get(name, ABSENT) != now.get(name, ABSENT)
+            if before.get(name, ABSENT) != now.get(name, ABSENT)
         )
-        if names:
+        if names := [name for name in differing if name not in may_differ]:
             more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-            changes = "; ".join(
-                f"{name} was {_text(before, name)}, is {_text(now, name)}"
-                for name in names[:MAX_SHOWN]
-            )
+            changes = "; ".join(_change(name, before, now) for name in names[:MAX_SHOWN])
             raise UserError(
-                f"{file.parent} holds a run of another config: {changes}{more}; "
+                f"{folder} holds a run of another config: {changes}{more}; "
                 "name another work folder or restore these values"
             )
+        if differing:
+            _record_changes(folder, differing, before, now)
     write_whole(file, text)
+
+
+def _record_changes(
+    folder: epath.Path, names: list[str], before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Adds a row for each field to the history of changes, and prints it."""
+    history = folder / HISTORY
+    rows = history.read_text() if history.exists() else ""
+    updates = _finished_updates(folder)
+    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    for name in names:
+        row = {"time": time, "after": updates, "field": name}
+        values = {"was": before.get(name), "is": now.get(name)}
+        rows += json.dumps({**row, **values}) + "\n"
+    write_whole(history, rows)
+    after = ", ".join(f"{training} update {update}" for training, update in updates.items())
+    for name in names:
+        print(f"config.{_change(name, before, now)}, after {after or 'no checkpoint'} ({HISTORY})")
+
+
+def _finished_updates(folder: epath.Path) -> dict[str, int]:
+    """Returns the newest checkpoint of each training, from which a resumed run goes on."""
+    updates: dict[str, int] = {}
+    for path in sorted(folder.iterdir()):
+        checkpoints = path / "checkpoints"
+        if checkpoints.is_dir():
+            steps = [int(step.name) for step in checkpoints.iterdir() if step.name.isdigit()]
+            updates |= {path.name: max(steps)} if steps else {}
+    return updates
+
+
+def _change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return f"{name} was {_text(before, name)}, is {_text(now, name)}"
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -39,6 +39,23 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    def check_fits(self, rows: int) -> None:
+        """Checks that an embedding table of so many rows has one for every id.
+
+        An id beyond it would silently get the last row.
+
+        Raises:
+          UserError: an id is beyond the table.
+        """
+        token, largest = max(
+            self._tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]
+        )
+        if largest >= rows:
+            raise UserError(
+                f"{self.file}: the largest id is {largest} ({token!r}), and the model's embedding "
+                f"table has {rows} rows; use the tokenizer that these weights came with"
+            )
+
     def token_id(self, token: str) -> int:
         """The id of one token; UserError if the vocabulary lacks it."""
         index = self._tokenizer.token_to_id(token)

@@ -10,7 +10,6 @@ from typing import Any
 
 from etils import epath
 
-from msjoe_jax.errors import UserError
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.collect import Rollout
 from msjoe_jax.rollout.collector import Collector
@@ -21,7 +20,7 @@ from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.training.config import TrainingRun
-from msjoe_jax.training.reporting import MetricReporter, show_rollout
+from msjoe_jax.training.reporting import DroppedQuestions, MetricReporter, show_rollout
 from msjoe_jax.training.state import State
 from msjoe_jax.training.validation import SCORE, Validation, ValidationLog
 
@@ -101,24 +100,21 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         ValidationLog(loop.folder, start, every.patience) as validations,
         Checkpoints(loop.folder / "best", keep=1) as best,
         progress(run.name, steps, unit="update", initial=start) as bar,
+        DroppedQuestions(run.name, loop.folder, start, bar) as dropped,
     ):
         best.remove_after(start)
-        report = MetricReporter(run, writer, bar)
+        report = MetricReporter(run, writer, bar, start, int(state.get("skipped", 0)))
         watch = Watch(loop, writer, validations, best, bar)
         if not start:
             watch.validate(0, state)
-        ended = time.perf_counter()
+        due, ended = False, time.perf_counter()
         while update < steps and not validations.exhausted:
             update += 1
             began = time.perf_counter()
             params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
             rollout, refills = loop.collector.collect(params, update)
             rolled_out = time.perf_counter()
-            if episodes.failures and not any(record.weight for record in rollout.records):
-                raise UserError(
-                    f"{run.name}, update {update}: every question of the batch was dropped, the "
-                    f"last because: {episodes.failures[-1]['error']}"
-                )
+            dropped(update, episodes.failures, rollout.records)
             if update % every.rollouts_every == 0:
                 for row in _log_rows(loop, rollout, update):
                     log.write(row)
@@ -131,18 +127,23 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 "time/rollout_s": rolled_out - began,
                 "time/update_s": ended - before,
                 "refills": refills,
+                "dropped_questions": dropped.count,
                 "compile_count": compiles.count,
             }
             pending = (update, metrics)
             bar.update()
             if update % every.media_every == 0 or update == steps:
                 show_rollout(writer, update, episodes, rollout.records)
-            validated = watch.due(update) and watch.validate(update, state)
-            if validated or update % every.checkpoint_every == 0 or update == steps:
+            due |= watch.due(update) and watch.validate(update, state)
+            due |= update % every.checkpoint_every == 0
+            if due or update == steps:
                 report(*pending)
                 pending = None
-                writer.flush()
-                checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
+                # After a gradient that is not finite the state may be beyond repair.
+                if report.finite or update == steps:
+                    due = False
+                    writer.flush()
+                    checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
         if validations.exhausted and update < steps:
             bar.write(
                 f"{run.name} ends at update {update} of {steps}: {every.patience} validations "
@@ -190,7 +191,6 @@ def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
         "num_tokens": rollout.query_tokens + rollout.answer_tokens,
         "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
         "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
-        "dropped_questions": len(episodes.failures),
         "queries/cut": cut,
     }
 

@@ -1,32 +1,43 @@
-"""Reports a training: rows of metrics, warnings, pictures and texts of a rollout."""
+"""Reports a training: metrics, warnings, dropped questions, pictures and texts of a rollout."""
 
+import collections
 import dataclasses
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.report.figures import figure_to_image, keyframe_figure
 from msjoe_jax.rollout.episode import Episodes, fetch
 from msjoe_jax.rollout.log import RolloutRecord
-from msjoe_jax.runtime.metrics import MetricWriter
+from msjoe_jax.runtime.files import read_json_lines
+from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.training.config import TrainingRun
 
 # Beyond this spread of the logits a single draw's score by the paper's formula points away from the
 # exact one (docs/method.md#4-the-draw).
 MARGINAL_LOGIT_STD = 2.0
+# A run goes on after a batch whose questions were all dropped, but not after so many in a row.
+DROPPED_BATCHES = 3
 
 
 @dataclasses.dataclass
 class MetricReporter:
     """A writer of updates' metrics, which stops a run whose gradients are no longer finite.
 
-    run: the training; writer: of metrics; bar: the display of progress.
+    run: the training; writer: of metrics; bar: the display of progress; start, skipped: the last
+    update of the checkpoint that is resumed, and its updates with gradients that were not finite;
+    finite: whether the gradients of the last update were.
     """
 
     run: TrainingRun
     writer: MetricWriter
     bar: Any
+    start: int = 0
+    skipped: float = 0
+    finite: bool = True
+    moved: bool = False  # since the start
     warned: bool = False
 
     def __call__(self, update: int, metrics: dict[str, Any]) -> None:
@@ -36,10 +47,19 @@ class MetricReporter:
           UserError: more updates were skipped than the config allows.
         """
         run, values = self.run, {k: float(v) for k, v in fetch(metrics).items()}
-        if values.get("skipped_updates", 0) > run.optimizer.max_skipped:
+        before, self.skipped = self.skipped, values.get("skipped_updates", 0)
+        self.finite = self.skipped == before
+        self.moved |= self.finite
+        if self.skipped > run.optimizer.max_skipped:
+            checkpoint = (
+                f"; if they are lower already, remove {run.name}/checkpoints/{self.start}"
+                if self.start and not self.moved
+                else ""
+            )
             raise UserError(
-                f"{run.name} update {update}: {int(values['skipped_updates'])} updates had a "
-                "gradient that is not finite; lower the learning rates"
+                f"{run.name} update {update}: {int(self.skipped)} updates had a gradient that is "
+                "not finite; lower the learning rates (config.optimizer.mllm_lr, sampler_lr) and "
+                f"resume{checkpoint}"
             )
         marginal = run.objective.likelihood == "marginal" and run.training.train_sampler
         if marginal and not self.warned and values["sampler/logit_std"] > MARGINAL_LOGIT_STD:
@@ -51,6 +71,83 @@ class MetricReporter:
         if update % run.loop.log_every == 0:
             self.writer.scalars(update, values)
             self.bar.metrics(reward=values["reward"], right=values["rewards/accuracy"])
+
+
+class DroppedQuestions:
+    """A log of the questions that a training drops, and why: `dropped.jsonl`, and lines for people.
+
+    count: how many were dropped up to now, by the runs before a resume too.
+    """
+
+    def __init__(self, name: str, folder: epath.Path, start: int, bar: Any) -> None:
+        """Opens the log.
+
+        Args:
+          name: of the training.
+          folder: the training's.
+          start: the last update that is done; rows of later ones are dropped from the log.
+          bar: the display of progress.
+        """
+        self._name, self._bar = name, bar
+        self._log = JsonLines(folder / "dropped.jsonl", start + 1)
+        rows = [row for _, row in read_json_lines(folder / "dropped.jsonl")]
+        self.count = len(rows)
+        self._seen = {(row["id"], _kind(row["error"])) for row in rows}
+        self._usable = start > 0  # a batch of the run has had a question that was not dropped
+        self._in_a_row = 0  # batches without one
+
+    def __call__(
+        self, update: int, failures: list[dict[str, str]], records: list[RolloutRecord]
+    ) -> None:
+        """Logs and empties the failures of an update, and names those that are new.
+
+        Raises:
+          UserError: the update has no question left, and neither had all before it, or the last
+            few.
+        """
+        last = failures[-1]["error"] if failures else ""
+        for failure in failures:
+            question, error = failure["question"], failure["error"]
+            row = {"step": update, "id": question, "video": failure["video"], "error": error}
+            self._log.write(row)
+            if (question, _kind(error)) not in self._seen:
+                self._seen.add((question, _kind(error)))
+                self._bar.write(
+                    f"{self._name} update {update}: question {question} of video "
+                    f"{failure['video']} dropped: {error}"
+                )
+        self.count += len(failures)
+        failures.clear()
+        if any(record.weight for record in records):
+            self._usable, self._in_a_row = True, 0
+        elif last:
+            self._in_a_row += 1
+            if not self._usable or self._in_a_row == DROPPED_BATCHES:
+                raise UserError(
+                    f"{self._name}, update {update}: every question of the batch was dropped, the "
+                    f"last because: {last}"
+                )
+
+    def close(self) -> None:
+        """Closes the log; says how many questions were dropped, and why."""
+        self._log.close()
+        if self._seen:
+            kinds = collections.Counter(kind for _, kind in self._seen)
+            reasons = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+            number = len({question for question, _ in self._seen})
+            questions = "1 question" if number == 1 else f"{number} questions"
+            self._bar.write(f"{self._name}: {questions} dropped: {reasons} (dropped.jsonl)")
+
+    def __enter__(self) -> "DroppedQuestions":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _kind(error: str) -> str:
+    """Returns what kind of reason an error states: "prompt too long" of one with numbers."""
+    return error.partition(":")[0]
 
 
 def show_rollout(

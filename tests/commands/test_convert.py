@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -158,6 +159,14 @@ def edit(file: pathlib.Path, **fields) -> None:
     file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
+def add_tokens(folder: pathlib.Path, last: int) -> None:
+    """Adds tokens to a tokenizer up to this id."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    first = tokenizer.get_vocab_size()
+    tokenizer.add_tokens([f"<new{i}>" for i in range(first, last + 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 def null(file: pathlib.Path, field: str) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), field: None}))
 
@@ -189,6 +198,10 @@ def with_index(folder: pathlib.Path, name: str) -> None:
         (lambda f: edit(f / "config.json", vision_config=None), r"'vision_config' is missing"),
         (lambda f: edit(f / "config.json", text_config=7), r"config.json: .*int"),
         (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json: no readable tokenizer"),
+        (
+            lambda f: add_tokens(f, 60),
+            r"tokenizer.json: the largest id is 60 .'<new60>'., and .* 60 r",
+        ),
         (lambda f: edit(f / "preprocessor_config.json", image_mean=[0.5] * 3), r"image_mean is"),
         (lambda f: edit(f / "preprocessor_config.json", image_std=["a"] * 3), r"image_std is \['a"),
         (lambda f: null(f / "preprocessor_config.json", "image_mean"), r"image_mean is None; only"),

@@ -1,6 +1,7 @@
 """Batches: the right frames, an order of the seed alone, and an exact resumption."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -191,6 +192,67 @@ def test_a_damaged_preview_drops_its_rows_alone(reader, tmp_path):
     (batch,) = make_pipeline([QUESTIONS[2], QUESTIONS[1]], damaged, **options)
     assert batch["valid"].tolist() == [False, True, False]
     assert (batch["error"] != "").tolist() == [True, False, False]
+
+
+def flip(file, at):
+    data = bytearray(file.read_bytes())
+    data[at] ^= 0xFF
+    file.write_bytes(bytes(data))
+
+
+def start_of(file, record):
+    """Where a record begins in a file."""
+    return file.read_bytes().index(record)
+
+
+def half(values):
+    return np.asarray(values, "<f2").tobytes()
+
+
+def spoil_value(directory, reader, value):
+    """Video v2's embeddings, one of whose values is no number."""
+    rows = {f"v{v}": reader.embeddings(f"v{v}") for v in range(4)}
+    rows["v2"][3, 1] = value
+    write_embeddings(directory, "fp", rows.items())
+
+
+SPOILS = {
+    "embeddings": lambda d, r: flip(
+        f := d / "clip-fp-00000.arrayrecord", start_of(f, half(r.embeddings("v2"))) + 5
+    ),
+    "nan": lambda d, r: spoil_value(d, r, np.nan),
+    "inf": lambda d, r: spoil_value(d, r, -np.inf),
+    "video": lambda d, r: flip(f := d / "videos-00000.arrayrecord", start_of(f, b"\xa2v2") + 1),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILS)
+def test_a_damaged_embedding_or_video_costs_its_questions(reader, tmp_path, kind):
+    shutil.copytree(reader.directory, tmp_path / "records")
+    SPOILS[kind](tmp_path / "records", reader)
+    damaged = RecordReader(tmp_path / "records")
+    whole = take(iter(pipeline(reader, order=None)), 3)
+    rows = take(iter(pipeline(damaged, order=None)), 3)
+    for before, after in zip(whole, rows, strict=True):
+        broken = before["index"] % 4 == 2
+        np.testing.assert_array_equal(after["index"], before["index"])
+        np.testing.assert_array_equal(after["valid"], before["valid"] & ~broken)
+        np.testing.assert_array_equal((after["error"] != ""), before["valid"] & broken)
+        for error in after["error"][after["error"] != ""]:
+            assert error.startswith("video unreadable: ") and "damaged" in error
+        for key in before.keys() - {"valid", "error", "index"}:
+            np.testing.assert_array_equal(after[key][~broken], before[key][~broken])
+            assert after[key].shape == before[key].shape
+        assert np.isfinite(after["embeddings"]).all() and after["frame_mask"].any(1).all()
+
+
+def test_where_no_video_can_be_read_the_run_ends(reader, tmp_path):
+    shutil.copytree(reader.directory, tmp_path / "records")
+    file = tmp_path / "records" / "clip-fp-00000.arrayrecord"
+    file.write_bytes(file.read_bytes()[:100])
+    words = "none of the 10 questions' videos can be read: .*00000.arrayrecord: damaged, 0 records"
+    with pytest.raises(UserError, match=words):
+        next(iter(pipeline(RecordReader(tmp_path / "records"))))
 
 
 @given(st.integers(1, 9), st.integers(0, 50))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.data.shards import encode_jpeg
 from msjoe_jax.errors import UserError
+from tests.support.embeddings import write_embeddings
 from tests.support.records import JPEG_FLAT_TOLERANCE, check_flat, flat, write_flat
 
 
@@ -120,6 +121,22 @@ def test_a_damaged_jpeg_names_its_video(tmp_path):
     with pytest.raises(UserError, match="video torn is a damaged JPEG"):
         reader.gather([("good", [0]), ("torn", [1, 0])])
     assert len(reader.gather([("good", [0]), ("torn", [1])])) == 2
+
+
+@pytest.mark.parametrize(
+    "values", [np.full((2, 3), np.nan), np.full((2, 3), np.inf), np.zeros(5), np.zeros(0)], ids=str
+)
+def test_damaged_embeddings_name_their_video_and_file(tmp_path, values):
+    write_flat(tmp_path / "r", {"a": 2, "b": 2})
+    whole = np.arange(6.0).reshape(2, 3)
+    write_embeddings(tmp_path / "r", "fp", [("a", whole), ("b", values)])
+    reader = RecordReader(tmp_path / "r")
+    found = reader.embeddings("a")
+    assert found is not None and found.dtype == np.float32
+    np.testing.assert_array_equal(found, whole)
+    words = r"clip-fp-00000\.arrayrecord: the embeddings of video b are damaged; remove the file"
+    with pytest.raises(UserError, match=words):
+        reader.embeddings("b")
 
 
 def test_kill_9_leaves_no_folder_and_the_next_writer_clears_up(tmp_path):

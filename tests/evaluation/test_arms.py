@@ -48,3 +48,11 @@ def test_what_an_arm_reads_of_a_record(arm, extra, words):
         return check_extras([arm], [question], 4)
     with pytest.raises(UserError, match=words):
         check_extras([arm], [question], 4)
+
+
+def test_previews_of_another_video_need_another_video():
+    asked = [Question(f"q{v}", v, "?", ("a", "b"), 0) for v in ("v", "w")]
+    check_extras(["joint_other_previews"], asked, 4)
+    check_extras(["uniform", "joint"], asked[:1], 4)
+    with pytest.raises(UserError, match=r"joint_other_previews needs .* all of 'v'; leave it out"):
+        check_extras(["uniform", "joint_other_previews"], asked[:1] * 2, 4)

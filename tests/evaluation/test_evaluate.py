@@ -15,7 +15,6 @@ from msjoe_jax.evaluation.evaluate import (
     Evaluator,
     evaluate,
     load_heldout,
-    other_previews,
     queries_of,
 )
 from msjoe_jax.tasks import TASKS
@@ -130,21 +129,6 @@ def test_queries_that_need_no_model():
     assert queries_of("none", asked) == ("",)
 
 
-def test_previews_of_another_video():
-    videos = ["a", "a", "b", "c", "c"]
-    asked = [question(str(i), video) for i, video in enumerate(videos)]
-    mark = np.arange(5)
-    moved = ("preview_mask", "preview_times", "duration")
-    batch = {"preview": (mark * 10, mark * 100), "embeddings": mark, **dict.fromkeys(moved, mark)}
-    swapped = other_previews(batch, asked)
-    order = [2, 2, 3, 0, 0]
-    assert all(swapped[key].tolist() == order for key in moved)
-    assert [list(x) for x in swapped["preview"]] == [list(mark[order] * s) for s in (10, 100)]
-    assert swapped["embeddings"] is mark and batch["preview_mask"] is mark
-    with pytest.raises(UserError, match="one video only"):
-        other_previews(batch, asked[:2])
-
-
 def test_heldout_data_are_checked_before_training(tmp_path):
     with RecordWriter(tmp_path / "records") as writer:
         writer.add("v", [(0.0, np.zeros((8, 8, 3), np.uint8))])
@@ -162,6 +146,8 @@ def test_heldout_data_are_checked_before_training(tmp_path):
         load()
     with pytest.raises(UserError, match=r"extra\.oracle_frames must be lists"):
         load(arms=("oracle",), embedded=False)
+    with pytest.raises(UserError, match="other_previews needs questions of two videos at least"):
+        load(arms=("uniform", "joint_other_previews"), embedded=False)
     with pytest.raises(UserError, match=r"config\.data\.heldout_questions is not set"):
         load(DataConfig(heldout_records="x"))
     save_questions(file, [question("q", "elsewhere")])

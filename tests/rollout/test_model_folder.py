@@ -108,6 +108,19 @@ def test_folders_that_are_none(folder, tmp_path):
         load_model_folder(tmp_path / "half")
 
 
+@pytest.mark.parametrize("part", ["mllm", "clip"])
+def test_a_tokenizer_beyond_the_vocabulary_is_refused(folder, tmp_path, part):
+    shutil.copytree(folder, tmp_path / "copy")
+    file = tmp_path / "copy" / part / "tokenizer.json"
+    content = json.loads(file.read_text())
+    rows = len(content["model"]["vocab"])
+    content["model"]["vocab"]["surplus"] = rows
+    file.write_text(json.dumps(content))
+    words = rf"{part}/tokenizer\.json: the largest id is {rows} \('surplus'\), and .* {rows} rows"
+    with pytest.raises(UserError, match=words):
+        load_model_folder(tmp_path / "copy", ["mllm"])
+
+
 def test_a_whole_folder_is_left_and_half_a_one_replaced(folder, tmp_path):
     settings = tiny_settings(tmp_path)
     tokenizers = load_tokenizers(settings)

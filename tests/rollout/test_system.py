@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import math
+import pathlib
 import re
 
 import jax
@@ -55,6 +57,20 @@ def test_special_tokens_are_the_vocabularys(tiny, published):
     assert sizes.text.vocab == tokenizers.mllm.size
     assert published.mllm_config.image_token_id == 151655
     assert published.banned_ids() == (151655, 151656)
+
+
+@pytest.mark.parametrize("part", ["mllm", "clip"])
+def test_ids_beyond_the_embedding_table_are_refused(tiny, tmp_path, part):
+    """The largest counts, not how many there are."""
+    content = json.loads(pathlib.Path(tiny.mllm.tokenizer).read_text())
+    rows = len(content["model"]["vocab"])
+    content["model"]["vocab"]["kitchen"] = rows  # leaves the id that it had without a word
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(content))
+    settings = {"mllm": with_mllm, "clip": with_clip}[part](tiny, tokenizer=str(file))
+    words = rf"{file}: the largest id is {rows} \('kitchen'\), and .* table has {rows} rows"
+    with pytest.raises(UserError, match=words):
+        make_system(settings, load_tokenizers(settings))
 
 
 @pytest.mark.parametrize(

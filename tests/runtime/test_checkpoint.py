@@ -15,6 +15,7 @@ import pytest
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_meta, load_params, save_params
+from tests.support.commands import PYTHON, ROOT
 
 
 def make_state(step: int) -> dict:
@@ -72,6 +73,12 @@ def test_keeps_the_newest_and_leaves_a_saved_step_alone(tmp_path):
             checkpoints.save(3, make_state(3), None, {})
 
 
+@pytest.mark.parametrize("keep", [0, -1])
+def test_none_cannot_be_kept(tmp_path, keep):
+    with pytest.raises(UserError, match=f"keep={keep} checkpoints must be at least 1"):
+        Checkpoints(tmp_path, keep=keep)
+
+
 def test_state_donated_right_after_an_asynchronous_save(tmp_path):
     """`save` may return only when it holds a copy: the training step overwrites the state."""
     double = jax.jit(lambda tree: jax.tree.map(lambda x: x * 2, tree), donate_argnums=0)
@@ -121,6 +128,49 @@ def test_kill_9_leaves_a_whole_latest_step(tmp_path, mode):
         assert bits(restored) == bits(make_state(step))
         assert (iterator, meta) == ({"next": step}, {"step": step})
         assert all(path.name.isdigit() for path in tmp_path.iterdir())  # nothing half written left
+
+
+FILL = """
+    import sys
+    from msjoe_jax.runtime.platform import quiet_cpu_default
+    quiet_cpu_default()
+    import numpy as np
+    from msjoe_jax.errors import run_cli
+    from msjoe_jax.runtime.checkpoint import Checkpoints, save_params
+    folder, mode = sys.argv[1:]
+    rng = np.random.default_rng(0)
+    tree = {f"w{i}": rng.normal(size=(100, 1000)).astype("f4") for i in range(10)}  # 4 MB
+    def save():
+        if mode == "params":
+            save_params(f"{folder}/params", tree | {"x": rng.normal(size=10**6)}, {})
+        with Checkpoints(f"{folder}/run", asynchronous=mode == "async") as checkpoints:
+            for step in (1, 2):
+                checkpoints.save(step, tree, None, {})
+    run_cli(save)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, left", [("async", ["1"]), ("sync", ["1"]), ("params", [])])
+def test_a_full_disk_is_one_line_and_leaves_whole_checkpoints(tmp_path, mode, left):
+    """On a file system of 7 MB, which only the process sees."""
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(FILL))
+    mount = f"mount -t tmpfs -o size=7m none {tmp_path / 'disk'}"
+    look = f"ls {tmp_path / 'disk'}/run"
+    (tmp_path / "disk").mkdir()
+    outside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*outside, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine lets nobody mount a file system of their own")
+    line = f"{mount} && {sys.executable} {program} {tmp_path / 'disk'} {mode}; echo $?; {look}"
+    done = subprocess.run([*outside, line], env=PYTHON, cwd=ROOT, capture_output=True, text=True)
+    status, *names = done.stdout.split()
+    assert (status, names) == ("2", left), done.stderr
+    what = "a model needs 13 MB" if mode == "params" else "a checkpoint needs 4.4 MB"
+    (said,) = [text for text in done.stderr.splitlines() if not text.startswith("ls: ")]
+    assert said.startswith(f"error: {tmp_path / 'disk'}") and f"full: {what}, " in said
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """Metric files."""
 
 import json
+import os
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from msjoe_jax.runtime.metrics import MetricWriter
+from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 
 
 def write(workdir, start: int, stop: int) -> None:
@@ -56,3 +59,21 @@ def test_tensorboard_gets_scalars_texts_and_images(tmp_path):
     width, height, png = values["frames"]
     assert (int(width), int(height)) == (6, 4)
     assert png.startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_full_disk_is_one_line(tmp_path):
+    words = "the disk is full: a row of metrics.jsonl needs 22 B, "
+    with (
+        pytest.raises(UserError, match=words) as caught,
+        MetricWriter(tmp_path) as writer,
+    ):
+        writer._rows._file.close()
+        writer._rows._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+        writer.scalars(1, {"a": 2})
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    rows = JsonLines(tmp_path / "other.jsonl")
+    rows._file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    rows._file.write("x")
+    with pytest.raises(UserError, match="the disk is full"):
+        rows.close()

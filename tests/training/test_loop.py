@@ -24,20 +24,23 @@ class Checkpoints:
         self.saved.append(step)
 
 
-def run(folder, metrics, steps=6, saves=2, shown=None, validation=None, **fields):
-    """`run_loop` where update n reports `metrics(n)`; the updates that were saved."""
+def run(folder, metrics, steps=6, saves=2, shown=None, drop=None, validation=None, **fields):
+    """`run_loop` where update n reports `metrics(n)` and drops `drop(n)`; the updates saved."""
     config = base()
     config.joint.steps, config.checkpoint_every = steps, saves
     config.media_every = config.rollouts_every = 100
     config.update_from_flattened_dict(fields)
     clock, checkpoints, cut = DeviceClock(), Checkpoints(), set()
+    failures: list[dict[str, str]] = []
 
     def collect(params, step):
         cut.update(range(step - 1))
         for place in ("reason", "answer"):
             with clock(place):
                 pass
-        return Rollout(None, [], query_tokens=3, answer_tokens=2), 0
+        failures.extend(drop(step) if drop else [])
+        records: Any = [types.SimpleNamespace(weight=1.0)]
+        return Rollout(None, records, query_tokens=3, answer_tokens=2), 0
 
     def step(state, _):
         index = int(state["step"]) + 1
@@ -49,7 +52,7 @@ def run(folder, metrics, steps=6, saves=2, shown=None, validation=None, **fields
         run=read_config(config).training_run("joint"),
         folder=folder,
         meta={},
-        episodes=stub(clock=clock, failures=[], cut_queries=cut),
+        episodes=stub(clock=clock, failures=failures, cut_queries=cut),
         collector=stub(collect=collect),
         stream=stub(get_state=lambda: b""),
         joint_step=step,
@@ -78,9 +81,27 @@ def test_too_many_skipped_updates_stop_the_run(tmp_path):
     def metrics(n):
         return {"skipped_updates": max(n - 3, 0)}
 
-    assert run(tmp_path / "a", metrics, **{"optimizer.max_skipped": 3}) == [2, 4, 6]
+    assert run(tmp_path / "a", metrics, **{"optimizer.max_skipped": 3}) == [2, 6]
     with pytest.raises(UserError, match="joint update 5: 2 updates had a gradient that is not"):
         run(tmp_path / "b", metrics, **{"optimizer.max_skipped": 1})
+
+
+@pytest.mark.parametrize(
+    "skips, saved",
+    [
+        ((), [3, 6, 9, 10]),
+        ((3,), [4, 6, 9, 10]),
+        ((3, 4, 5, 6, 10), [7, 9, 10]),
+        ((2, 5), [3, 6, 9, 10]),
+    ],
+)
+def test_a_state_after_a_gradient_that_is_not_finite_is_not_saved(tmp_path, skips, saved):
+    """The checkpoint waits for an update that works; the last one is saved as it is."""
+
+    def metrics(n):
+        return {"skipped_updates": sum(skip <= n for skip in skips)}
+
+    assert run(tmp_path, metrics, steps=10, saves=3) == saved
 
 
 @pytest.mark.parametrize(
@@ -107,6 +128,20 @@ def test_every_update_has_one_row_whatever_is_saved_when(tmp_path):
     assert all(row["num_tokens"] == 5 and row["refills"] == 0 for row in rows)
     assert [row["queries/cut"] for row in rows] == [*range(7)]  # those of the update alone
     assert (tmp_path / "rollouts.jsonl").read_text() == ""
+
+
+def test_dropped_questions_are_counted_logged_and_said(tmp_path, capsys):
+    def drop(update):
+        return [{"question": f"q{update}", "video": "v", "error": "gone"}] if update < 3 else []
+
+    run(tmp_path, lambda n: {}, steps=4, drop=drop)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["dropped_questions"] for row in rows] == [1, 2, 2, 2]
+    log = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["id"]) for row in log] == [(1, "q1"), (2, "q2")]
+    said = capsys.readouterr().err
+    assert "joint update 2: question q2 of video v dropped: gone\n" in said
+    assert "joint: 2 questions dropped: 2 gone (dropped.jsonl)\n" in said
 
 
 def test_rows_are_thinned_as_asked(tmp_path):

@@ -1,5 +1,6 @@
 """What a training tells people: rows, a warning, a picture; what stops it."""
 
+import json
 import types
 from typing import Any
 
@@ -11,7 +12,7 @@ from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.log import RolloutRecord
 from msjoe_jax.text.prompts import QueryReply
-from msjoe_jax.training.reporting import MetricReporter, show_rollout
+from msjoe_jax.training.reporting import DroppedQuestions, MetricReporter, show_rollout
 from tests.support.system import changed, colour_questions, noise_videos, with_damage
 
 
@@ -67,6 +68,21 @@ def test_skipped_updates_beyond_the_limit_stop_the_run():
 
 
 @pytest.mark.parametrize(
+    "skipped, start, hint", [((4, 5), 8, True), ((3, 4, 5), 8, False), ((4, 5), 0, False)]
+)
+def test_a_checkpoint_after_which_nothing_works_is_named(skipped, start, hint):
+    """`skipped`: counts by update, after 3 in the checkpoint."""
+    report = reporter(**{"optimizer.max_skipped": 4})
+    report.start, report.skipped = start, 3
+    with pytest.raises(UserError) as caught:
+        for update, count in enumerate(skipped, start + 1):
+            report(update, {**METRICS, "skipped_updates": count})
+            assert report.finite == (count == 3)
+    line = "if they are lower already, remove joint/checkpoints/8"
+    assert str(caught.value).endswith(line) == hint
+
+
+@pytest.mark.parametrize(
     "fields, warned",
     [
         ({"objective.likelihood": "marginal"}, 1),
@@ -80,6 +96,89 @@ def test_spread_logits_are_warned_of_once(fields, warned):
         report(update, {**METRICS, "sampler/logit_std": spread})
     assert len(report.bar.lines) == warned
     assert not warned or "joint update 2: the logits' std is above 2.0" in report.bar.lines[0]
+
+
+# --- dropped questions ----------------------------------------------------------------------------
+
+
+def failed(*names, error="prompt too long: 130 tokens"):
+    return [{"question": name, "video": f"of {name}", "error": error} for name in names]
+
+
+def kept(*weights):
+    return [types.SimpleNamespace(weight=weight) for weight in weights]
+
+
+def log_rows(folder):
+    lines = (folder / "dropped.jsonl").read_text().splitlines()
+    return [(row["step"], row["id"]) for row in map(json.loads, lines)]
+
+
+def test_dropped_questions_are_logged_each_time_and_named_once(tmp_path):
+    bar = Bar()
+    with DroppedQuestions("joint", tmp_path, 0, bar) as dropped:
+        for update in (1, 2, 3):
+            failures = failed("a", "b") if update < 3 else []
+            failures += failed("a", error=f"frames unreadable: {update}")
+            dropped(update, failures, kept(0, 1))
+            assert failures == [] and dropped.count == 3 * min(update, 2) + (update == 3)
+    assert log_rows(tmp_path) == [
+        *[(update, name) for update in (1, 2) for name in "aba"],
+        (3, "a"),
+    ]
+    assert bar.lines == [
+        "joint update 1: question a of video of a dropped: prompt too long: 130 tokens",
+        "joint update 1: question b of video of b dropped: prompt too long: 130 tokens",
+        "joint update 1: question a of video of a dropped: frames unreadable: 1",
+        "joint: 2 questions dropped: 2 prompt too long, 1 frames unreadable (dropped.jsonl)",
+    ]
+    first = json.loads((tmp_path / "dropped.jsonl").read_text().splitlines()[0])
+    error = "prompt too long: 130 tokens"
+    assert first == {"step": 1, "id": "a", "video": "of a", "error": error}
+
+
+def test_a_resumed_run_counts_on(tmp_path):
+    for start, updates in ((0, (1, 2, 3)), (1, (2, 3, 4))):
+        bar = Bar()
+        with DroppedQuestions("joint", tmp_path, start, bar) as dropped:
+            for update in updates:
+                dropped(update, failed(f"q{update}"), kept(1))
+            assert dropped.count == updates[-1]
+    assert log_rows(tmp_path) == [(n, f"q{n}") for n in (1, 2, 3, 4)]
+    assert len(bar.lines) == 4 and bar.lines[-1].startswith("joint: 4 questions dropped: 4 prompt")
+
+
+def test_where_none_is_dropped_nothing_is_said(tmp_path):
+    bar = Bar()
+    with DroppedQuestions("joint", tmp_path, 0, bar) as dropped:
+        dropped(1, [], kept(1, 1))
+        dropped(2, [], [])
+    assert bar.lines == [] and log_rows(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "start, usable, ends",
+    [
+        (0, "0", 1),  # nothing of the run can be used
+        (0, "1000", 4),
+        (0, "1001001000", 10),
+        (0, "100100", None),
+        (5, "00", None),  # the run before had usable questions
+        (5, "000", 3),
+    ],
+)
+def test_batches_of_which_nothing_is_left(tmp_path, start, usable, ends):
+    """One of them ends no run that can learn; a disk that is gone does."""
+    ended = None
+    with DroppedQuestions("joint", tmp_path, start, Bar()) as dropped:
+        for number, weight in enumerate(usable, 1):
+            try:
+                dropped(start + number, failed("a"), kept(0, float(weight)))
+            except UserError as error:
+                assert "every question of the batch was dropped, the last because: pr" in str(error)
+                ended = number
+                break
+    assert ended == ends
 
 
 # --- a rollout for people -------------------------------------------------------------------------

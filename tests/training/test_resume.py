@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
@@ -158,6 +159,8 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(made, whole):
     for name, value in state.items():
         np.testing.assert_array_equal(resumed[name], value, name)
     assert "mllm/language/embedding" in state and any("mu" in name for name in state)
+    reader = EventAccumulator(str(made / "killed" / "joint" / "tensorboard"))
+    assert [event.step for event in reader.Reload().Tensors("reward")] == list(range(1, STEPS + 1))
 
 
 def test_training_moved_both_models(made, whole):
@@ -174,6 +177,16 @@ def test_a_finished_run_has_nothing_left_to_do(made, whole):
     before = (made / "whole" / "joint" / "metrics.jsonl").read_bytes()
     assert run(made, "whole").returncode == 0
     assert (made / "whole" / "joint" / "metrics.jsonl").read_bytes() == before
+
+
+def test_rates_may_change_and_are_recorded(made, whole):
+    done = run(made, "whole", "--config.optimizer.sampler_lr=1e-4")
+    assert done.returncode == 0, done.stderr
+    change = "config.optimizer.sampler_lr was 0.0005, is 0.0001, after joint update 8"
+    assert change in done.stdout.splitlines()[0]
+    rows = [json.loads(x) for x in (made / "whole" / "config_changes.jsonl").open()]
+    assert [(r["field"], r["after"]) for r in rows] == [("optimizer.sampler_lr", {"joint": STEPS})]
+    assert json.loads((made / "whole" / "config.json").read_text())["optimizer"]["mllm_lr"] == 1e-3
 
 
 def refused(done):

@@ -123,6 +123,11 @@ class QwenConfig:
     def __post_init__(self) -> None:
         check_sizes(self)
 
+    @property
+    def vocab(self) -> int:
+        """Rows of the embedding table."""
+        return self.text.vocab
+
     @classmethod
     def published(cls, name: str, token_ids: Mapping[str, int]) -> "QwenConfig":
         """Returns one of `SIZES`; `token_ids` are the fields of `SPECIAL_TOKENS`."""

@@ -1,0 +1,71 @@
+"""Each question sees the previews of the next question of another video, in batches of any size."""
+
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from msjoe_jax.data.pipeline import make_pipeline
+from msjoe_jax.data.questions import Question
+from msjoe_jax.data.records import RecordReader, RecordWriter
+from msjoe_jax.errors import UserError
+from msjoe_jax.evaluation.other_previews import OtherPreviews
+
+VIDEOS = ["a", "a", "b", "c", "c", "broken", "a"]
+COLOURS = {"a": 10, "b": 90, "c": 170, "broken": 250}
+LENGTHS = {"a": 2, "b": 5, "c": 1, "broken": 4}  # one of one preview, the others of two
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("previews") / "records"
+    with RecordWriter(folder) as writer:
+        for video, colour in COLOURS.items():
+            frames = [np.full((8, 8, 3), colour, np.uint8)] * LENGTHS[video]
+            if video == "broken":  # noise, whose JPEG is mostly scan
+                frames = list(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8))
+            writer.add(video, [(0.5 * t, frame) for t, frame in enumerate(frames)])
+    whole = RecordReader(folder)
+    with RecordWriter(folder.parent / "damaged") as writer:
+        for video in COLOURS:
+            jpegs = whole.frame_bytes(video, range(LENGTHS[video]))
+            cut = [jpeg[:-60] if video == "broken" else jpeg for jpeg in jpegs]
+            writer.add(video, [(0.5 * t, jpeg) for t, jpeg in enumerate(cut)])
+    return RecordReader(folder.parent / "damaged")
+
+
+def episodes(reader, videos):
+    questions = [Question(f"q{i}", video, "?", ("a", "b"), 0) for i, video in enumerate(videos)]
+
+    def batches(size, order=None):
+        sizes = {"batch_size": size, "num_candidates": 4, "num_preview": 2}
+        return make_pipeline(questions, reader, order=order, with_embeddings=False, **sizes)
+
+    made: Any = types.SimpleNamespace(questions=questions, batches=batches)
+    return made
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 10])
+def test_whose_previews_are_seen(reader, size):
+    want = ["b", "b", "c", "a", "a", "a", "b"]  # "broken" can be nobody's
+    work = episodes(reader, VIDEOS)
+    others, seen = OtherPreviews(work), []
+    for batch in work.batches(size):
+        moved = others(batch)
+        assert moved.keys() == batch.keys()
+        for name in batch.keys() - {"preview", "preview_mask", "preview_times", "duration"}:
+            assert moved[name] is batch[name]
+        for b in np.flatnonzero(np.arange(size) < len(VIDEOS) - len(seen)):
+            video = want[len(seen)]
+            assert np.abs(moved["preview"][b].astype(int) - COLOURS[video]).max() <= 3
+            assert moved["preview_mask"][b].tolist() == [True, LENGTHS[video] > 1]
+            assert moved["duration"][b] == 0.5 * (LENGTHS[video] - 1) + 1
+            seen.append(video)
+    assert seen == want
+
+
+def test_where_no_other_video_can_be_read(reader):
+    work = episodes(reader, ["a", "a", "broken"])
+    with pytest.raises(UserError, match="there is none beside question q0's that can be read"):
+        OtherPreviews(work)(next(iter(work.batches(1))))
