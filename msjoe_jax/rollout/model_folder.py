@@ -34,6 +34,7 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
+from msjoe_jax.runtime.digest import Inputs, differences
 from msjoe_jax.runtime.files import partial_path, read_json
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.weights.folder import (
@@ -44,7 +45,8 @@ from msjoe_jax.weights.folder import (
     write_json,
 )
 
-# The groups of a model folder's settings; its meta also has `trained`, which is for people.
+# The groups of a model folder's settings; its meta also has `trained`, which is for people, and
+# `inputs`, what a run made it from.
 PARTS: dict[str, type] = {
     "mllm": MllmSettings,
     "clip": ClipSettings,
@@ -117,7 +119,7 @@ def load_model_folder(
 def _read_settings(folder: epath.Path) -> dict[str, Any]:
     """Reads the stored settings as the objects of `PARTS`."""
     meta = load_meta(str(folder / "params"))
-    if unknown := sorted(meta.keys() - PARTS.keys() - {"trained"}):
+    if unknown := sorted(meta.keys() - PARTS.keys() - {"trained", "inputs"}):
         raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")
     slips: list[str] = []
     settings = {
@@ -150,8 +152,9 @@ def save_model_folder(
     system: System,
     tokenizers: Tokenizers,
     params: Mapping[str, Params],
+    inputs: Inputs | None = None,
 ) -> None:
-    """Writes the folder; leaves a complete one as it is, and replaces an unfinished one.
+    """Writes the folder; leaves a complete one from the same inputs, and replaces any other.
 
     The side files of the checkpoints that the models came from are copied.
 
@@ -164,14 +167,20 @@ def save_model_folder(
       system: the models.
       tokenizers: both must be present.
       params: parameters of all three models.
+      inputs: what the folder is made from; None: any complete one is left.
     """
     folder = epath.Path(folder)
     if folder.exists():
-        return
-    partial = partial_path(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+        before = None if inputs is None else load_meta(folder / "params").get("inputs", {})
+        if before == inputs:
+            return
+        different = ", ".join(differences(before or {}, inputs or {})) or "inputs"
+        print(f"{folder}: made from other {different}; made again")
+    partial, old = partial_path(folder), folder.parent / f"{folder.name}.old"
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    meta = {**plain(settings), **parts}
+    meta = {**plain(settings), **parts, **({} if inputs is None else {"inputs": dict(inputs)})}
     save_params(str(partial / "params"), {name: params[name] for name in NAMES}, meta)
     family = system.family
     models: tuple[tuple[str, MllmSettings | ClipSettings, Any, Any, Any], ...] = (
@@ -191,4 +200,7 @@ def save_model_folder(
                 content = read_json(source / CONFIG)
         write_json(partial / name / CONFIG, content)
         shutil.copyfile(tokenizer.file, partial / name / "tokenizer.json")
+    if folder.exists():
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -25,7 +25,7 @@ from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
-from msjoe_jax.runtime.checkpoint import Checkpoints
+from msjoe_jax.runtime.checkpoint import Checkpoints, check_inputs
 from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
@@ -88,7 +88,7 @@ def train(
     text: Text,
     *,
     episode: EpisodeConfig,
-    records: epath.PathLike,
+    reader: RecordReader,
     params: dict[str, Params],
     questions: list[Question],
     meta: dict[str, Any],
@@ -101,18 +101,20 @@ def train(
       programs: compiled programs of the system.
       text: the system's tokenizers and prompts.
       episode: settings of the episodes.
-      records: record folder of the training videos.
+      reader: of the training videos.
       params: starting parameters of mllm, clip and sampler.
       questions: training questions (with pass rates where the objective needs them).
-      meta: saved with every checkpoint.
+      meta: saved with every checkpoint; its `inputs` state what the training is made from.
 
     Returns:
       The parameters after the last step.
 
     Raises:
-      UserError: bad data, a checkpoint of another architecture, or too many skipped updates.
+      UserError: bad data, checkpoints of another architecture or from other inputs, or too many
+        skipped updates.
     """
     folder, system = epath.Path(workdir) / run.name, programs.system
+    check_inputs(folder / "checkpoints", meta["inputs"])
     mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
     rules = AxisRules()
     table = state_table(system)
@@ -125,7 +127,7 @@ def train(
             episode,
             programs,
             text,
-            RecordReader(records),
+            reader,
             usable_questions(
                 run.training, run.name, with_adjusted_rates(run.difficulty, questions)
             ),

@@ -33,13 +33,15 @@ class FakeEpisodes:
     def __init__(self, questions, right):
         self.questions, self.right = questions, right
         self.text = types.SimpleNamespace(prompt=types.SimpleNamespace(think=False))
+        self.failures: list[dict[str, str]] = []
         self.reasoned: list[str] = []
         self.chosen: dict[str, str] = {}
 
-    def batches(self, size):
-        for start in range(0, len(self.questions), size):
-            index = np.arange(start, start + size)
-            valid = index < len(self.questions)
+    def batches(self, size, order=None):
+        places = np.arange(len(self.questions)) if order is None else order
+        for start in range(0, len(places), size):
+            index = np.resize(places[start : start + size], size)
+            valid = np.arange(start, start + size) < len(places)
             mark = np.arange(size)
             preview = {"preview": (mark, mark), "preview_mask": mark, "preview_times": mark}
             yield {"index": np.where(valid, index, 0), "valid": valid, "duration": mark, **preview}

@@ -39,8 +39,12 @@ def noise_videos(
     height: int = 56,
     width: int = 56,
     uneven: bool = False,
+    clip: str = "random",
 ) -> RecordReader:
-    """Videos of noise with so many frames each, and embeddings of noise; `uneven`: at odd times."""
+    """Videos of noise with so many frames each, and embeddings of noise by the CLIP of that name.
+
+    uneven: at odd times.
+    """
     rng = np.random.default_rng(0)
     with RecordWriter(folder) as writer:
         for video, count in counts.items():
@@ -48,7 +52,7 @@ def noise_videos(
             frames = rng.integers(0, 256, (count, height, width, 3), np.uint8)
             writer.add(video, zip(times, frames, strict=True))
     rows = {video: rng.normal(size=(counts[video], EMBEDDING)) for video in counts}
-    write_embeddings(folder, "random", rows.items())
+    write_embeddings(folder, clip, rows.items())
     return RecordReader(folder)
 
 

@@ -31,7 +31,7 @@ def replied(question, right):
     return f"<answer>{question.letter if right else wrong}</answer>"
 
 
-def measured(run, file, right):
+def measured(run, file, right, inputs=None):
     """Question i is answered right `right[i]` times of SAMPLES; what the steps were asked for."""
     episodes, shown = run.episodes(), []
     answer = episodes.answer
@@ -59,6 +59,7 @@ def measured(run, file, right):
         temperature=0.7,
         task="jsonl",
         batch_size=BATCH,
+        inputs=inputs or {"questions": "these"},
     )
     return rated, episodes, shown
 

@@ -16,7 +16,7 @@ from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.runtime.files import lock
 from tests.support.embeddings import write_embeddings
-from tests.support.tiny import tiny_model_folder
+from tests.support.tiny import clip_of, tiny_model_folder
 
 pytestmark = pytest.mark.slow
 
@@ -35,16 +35,15 @@ def made(tmp_path_factory):
         for v in range(VIDEOS):
             pictures = rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
             writer.add(f"v{v}", enumerate(pictures))
-    ids = RecordReader(folder / "records").ids
+    ids, model = RecordReader(folder / "records").ids, tiny_model_folder(folder)
     write_embeddings(
-        folder / "records", "random", ((v, rng.normal(size=(FRAMES, 32))) for v in ids)
+        folder / "records", clip_of(model), ((v, rng.normal(size=(FRAMES, 32))) for v in ids)
     )
     questions = [
         Question(f"q{i}", ids[i % VIDEOS], "what colour is the cup ?", COLOURS, i % 4, i / 10)
         for i in range(2 * VIDEOS)
     ]
     save_questions(folder / "questions.jsonl", questions)
-    model = tiny_model_folder(folder)
     (folder / "config.py").write_text(
         "import pathlib\n"
         "from tests.support.tiny import tiny_config\n"
