@@ -52,6 +52,8 @@ def embed_records(
         reader = RecordReader(directory, fingerprint)
         states = _states(reader)
         pending = [shard for shard in reader.shards if states[shard["name"]] != GOOD]
+        if not pending:
+            return
         frames = sum(shard["frames"] for shard in pending)
         with progress("embed", frames, unit="frame") as bar:
             for shard in pending:
