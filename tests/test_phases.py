@@ -187,6 +187,7 @@ def test_the_same_weights_elsewhere_are_the_same(home, capsys):
     assert "made again" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mllm", "sampler"])
 def test_weights_that_changed_at_their_path(home, capsys, name):
     """The base is made again while nothing was trained from it."""
@@ -249,7 +250,7 @@ def test_half_a_folder_embedded_is_found_at_the_start(home, split):
 # --- questions and records ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [corrected, longer])
+@pytest.mark.parametrize("change", [corrected, pytest.param(longer, marks=pytest.mark.slow)])
 def test_questions_that_changed_at_their_path(home, capsys, change):
     file = home / "train.jsonl"
     start(home, "difficulty")
@@ -313,6 +314,7 @@ def test_a_checkpoint_that_does_not_say_what_it_was_made_from_is_refused(home):
 # --- the evaluation -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_kept_or_made_again(home, capsys, monkeypatch):
     start(home, "joint", "evaluate")
     report = (home / "w" / "eval.json").read_bytes()

@@ -137,6 +137,8 @@ def run_loop(loop: Loop, folder: epath.PathLike, label: str, inputs: Inputs) -> 
         state, start = jax.jit(loop.init)(), checkpoints.latest_step() or 0
         if start:
             state, _, _ = checkpoints.restore(state)
+        if start >= loop.steps:
+            return state["params"]
         with progress(label, loop.steps, initial=start) as bar:
             for index in range(start, loop.steps):
                 state, metrics = loop.step(state, index)

@@ -45,7 +45,7 @@ class FakeEpisodes:
     def batches(self, size, order=None):
         places = np.arange(len(self.questions)) if order is None else order
         for start in range(0, len(places), size):
-            index = np.resize(places[start : start + size], size)
+            index = np.resize(places[start:], size)
             valid = np.arange(start, start + size) < len(places)
             mark = np.arange(size)
             preview = {"preview": (mark, mark), "preview_mask": mark, "preview_times": mark}
@@ -169,7 +169,7 @@ def test_a_killed_evaluation_goes_on_with_the_missing_batches(tmp_path, at):
         batches.append(x["index"].tolist()) or x for x in plain(*a, **b)
     )
     assert evaluated(tmp_path / "killed", again) == whole
-    assert batches == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 8]][at - 1 :]
+    assert batches == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 0]][at - 1 :]
     idle = FakeEpisodes(asked, right)
     idle.batches = lambda *_, **__: pytest.fail("all is there")
     assert evaluated(tmp_path / "killed", idle) == whole
