@@ -199,7 +199,7 @@ def check_inputs(directory: epath.PathLike, inputs: Inputs) -> None:
     if meta is not None and (different := differences(meta.get("inputs", {}), inputs)):
         raise UserError(
             f"{os.fspath(directory)} holds a training from other {', '.join(different)}; restore "
-            "what it was made from, name another work folder, or remove this one to train again"
+            f"what it was made from, or remove {os.fspath(directory)} to train again"
         )
 
 
