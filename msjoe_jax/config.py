@@ -56,7 +56,7 @@ class Config(LoopConfig):
     phases: tuple[str, ...] = option(
         ("difficulty", "pretrain", "joint", "evaluate"),
         "What the run does, in the order of this list whatever the order given; each is skipped "
-        "when its result is already in the work folder.",
+        "when its result, from the same inputs, is already in the work folder.",
         choices=PHASES,
     )
     data: DataConfig = group(DataConfig, "Where records and questions lie.")

@@ -55,8 +55,10 @@ def run() -> None:
             run_phases(config, workdir)
         except UserError:
             # A run that ended before it made anything must not tie the folder to its config.
-            if fresh and {p.name for p in workdir.iterdir()} <= {"config.json", ".lock"}:
-                (workdir / "config.json").unlink()
+            made = {p.name for p in workdir.iterdir()} - {".lock"}
+            if fresh and made <= {"config.json", "digests.json"}:
+                for name in made:
+                    (workdir / name).unlink()
             raise
     print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
 

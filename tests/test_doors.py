@@ -34,7 +34,7 @@ from msjoe_jax.tasks import TASKS
 from msjoe_jax.tasks.base import Grade, Task
 from msjoe_jax.weights.safetensors import read_folder
 from tests.support.system import EMBEDDING, colour_questions, noise_videos
-from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_model_folder
+from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, clip_of, tiny_model_folder
 from tests.support.toy_family import TOY, toy_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
@@ -122,10 +122,10 @@ def toys() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def config(toys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("doors")
-    noise_videos(folder / "records", VIDEOS)
+    clip = tiny_model_folder(folder)
+    noise_videos(folder / "records", VIDEOS, clip=clip_of(clip))
     save_questions(folder / "questions.jsonl", colour_questions(list(VIDEOS), 8))
     convert(toy_folder(folder / "hf"), folder / "toy")
-    clip = tiny_model_folder(folder)
     c = base()
     c.phases = ("joint", "evaluate")
     c.mllm.size, c.mllm.checkpoint = "", str(folder / "toy")

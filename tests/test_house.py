@@ -28,13 +28,11 @@ ORACLES = {"torch", "torchvision", "transformers", "open_clip"}  # of the tests 
 # Modules without a test file of their name: tested elsewhere, or nothing in them to test.
 NO_TEST_FILE = {
     "msjoe_jax/__main__.py",
-    "msjoe_jax/phases.py",
     "msjoe_jax/report/answer_page.py",
     "msjoe_jax/rollout/programs.py",
     "msjoe_jax/signals/base.py",
     "msjoe_jax/tasks/base.py",
     "msjoe_jax/world/build.py",
-    "msjoe_jax/world/phase.py",
     "msjoe_jax/world/render.py",
     "msjoe_jax/world/variants.py",
     "msjoe_jax/world/warmup_clip.py",

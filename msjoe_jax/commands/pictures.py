@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from msjoe_jax.commands.cli import run_app
+from msjoe_jax.data.embed import check_embeddings
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
@@ -78,8 +79,8 @@ def pipeline_figure() -> Figure:
     return figure
 
 
-def heldout_data(run: pathlib.Path) -> tuple[list[Question], RecordReader]:
-    """Reads the held-out questions and records of a finished run.
+def heldout_data(run: pathlib.Path) -> tuple[list[Question], epath.Path]:
+    """Reads the held-out questions of a finished run, and where its records are.
 
     Raises:
       UserError: there is no such run, or its data cannot be read.
@@ -91,7 +92,7 @@ def heldout_data(run: pathlib.Path) -> tuple[list[Question], RecordReader]:
     world = run / "world"  # the tiny world's data, whose paths the config leaves empty
     questions = data["heldout_questions"] or world / "questions-heldout.jsonl"
     records = data["heldout_records"] or world / "heldout"
-    return TASKS[data["task"]].read(questions), RecordReader(records)
+    return TASKS[data["task"]].read(questions), epath.Path(records)
 
 
 def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader) -> Figure:
@@ -146,10 +147,13 @@ def make_pictures(run: str, number: int, out: str) -> None:
     print(folder / "pipeline.png")
     if not run:
         return
-    questions, reader = heldout_data(pathlib.Path(run))
+    questions, records = heldout_data(pathlib.Path(run))
     if not -len(questions) <= number < len(questions):
         raise UserError(f"--question={number}: the run has {len(questions)} held-out questions")
-    answerer = Answerer(pathlib.Path(run) / "final")
+    model = pathlib.Path(run) / "final"
+    answerer = Answerer(model)
+    reader = RecordReader(records, answerer.fingerprint)
+    check_embeddings(reader, model)
     figure = rollout_figure(answerer, questions[number], reader)
     figure.savefig(folder / "rollout.png", dpi=90, bbox_inches="tight")
     print(folder / "rollout.png")

@@ -12,7 +12,8 @@ kill -9), since all that it has finished is on disk:
     DIR/failures.jsonl    id, video and reason of each that gave no frame; absent if none did
 
 With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
-DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py).
+DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py). Without
+--manifest it embeds what the folder holds.
 
 The same command resumes: finished videos are kept, unfinished ones are redone, failures are tried
 again. A killed and resumed run ends with the same bytes as one that was left alone. Lines added
@@ -39,6 +40,7 @@ from msjoe_jax.data.predecode import (
     load_entries,
     resume,
 )
+from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.progress import Progress, progress
@@ -153,7 +155,7 @@ def cli() -> None:
     workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
 
     def start() -> None:
-        if not manifest.value or not out.value:
+        if not out.value or not (manifest.value or clip_folder.value):
             raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
         for flag, low, high in ((quality, 1, 95), (max_side, 16, 1 << 14), (workers, 1, 1 << 10)):
             if not low <= flag.value <= high:
@@ -163,7 +165,10 @@ def cli() -> None:
         # Loaded before decoding, so that a wrong path is not found out hours later.
         clip = _clip_of(epath.Path(clip_folder.value)) if clip_folder.value else None
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
-        total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
+        if manifest.value:
+            total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
+        else:
+            total, num_failed = len(RecordReader(out.value, "").ids), 0
         if clip:
             embed_records(out.value, *clip)
         ending = (

@@ -1,12 +1,15 @@
 """CLIP embeddings beside the frames of a record folder: `clip-FINGERPRINT-NNNNN.arrayrecord`.
 
-One record a video, float16 [T, D], in the order of the shard's videos. A shard's file appears
-whole or not at all, so an interrupted run resumes by shard, and a folder that has grown by shards
-needs only the new ones embedded.
+One record a video, float16 [T, D], in the order of the shard's videos, and one more: the digest of
+the shard whose frames were embedded (files without it, of before, count as right). A shard's file
+appears whole or not at all, so an interrupted run resumes by shard, and a folder that has grown by
+shards needs only the new ones embedded.
 """
 
 import re
+import shlex
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,13 @@ from etils import epath
 from jaxtyping import Float, UInt8
 
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.data.shards import RecordFile, shard_path
+from msjoe_jax.data.shards import RecordFile, open_records, shard_digest, shard_path
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.progress import Progress, progress
+
+MISSING, DAMAGED, STALE, GOOD = "missing", "damaged", "of other frames", "good"
+READERS = 8  # files looked at side by side, which a mounted bucket needs
 
 Encode = Callable[[UInt8[np.ndarray, "F H W 3"]], Float[np.ndarray, "F D"]]
 
@@ -44,11 +50,10 @@ def embed_records(
         raise UserError(f"CLIP fingerprint {fingerprint!r} must be letters, digits, '_' or '.'")
     with lock(directory):
         reader = RecordReader(directory, fingerprint)
-        pending = [
-            shard
-            for shard in reader.shards
-            if not _embedding_path(directory, fingerprint, shard).exists()
-        ]
+        states = _states(reader)
+        pending = [shard for shard in reader.shards if states[shard["name"]] != GOOD]
+        if not pending:
+            return
         frames = sum(shard["frames"] for shard in pending)
         with progress("embed", frames, unit="frame") as bar:
             for shard in pending:
@@ -57,10 +62,59 @@ def embed_records(
                     for video_id in shard["videos"]:
                         embeddings = _embed_video(reader, video_id, encode, batch, bar)
                         file.write(_to_half(reader, video_id, embeddings).tobytes())
+                    file.write(shard_digest(shard).encode())
                 except BaseException:
                     file.discard()
                     raise
                 file.finish()
+
+
+def check_embeddings(reader: RecordReader, checkpoint: epath.PathLike) -> None:
+    """Checks that every frame of a record folder is embedded by the reader's CLIP.
+
+    Args:
+      reader: of the folder, with the fingerprint of the CLIP.
+      checkpoint: a model folder of that CLIP, for the command that embeds the frames.
+
+    Raises:
+      UserError: embeddings are missing, or of another CLIP, or of other frames.
+    """
+    folder, clip = str(reader.directory), reader.clip
+    states = _states(reader).values()
+    words = ["msjoe", "predecode", f"--out={folder}", f"--clip={checkpoint}"]
+    cure = f"`{shlex.join(words)}` embeds them"
+    others = [name for name in reader.clips() if name != clip]
+    if all(state == MISSING for state in states):
+        by = f"embedded by CLIP {', '.join(others)}" if others else "no CLIP embeddings"
+        raise UserError(f"{folder}: {by}, and the run's CLIP is {clip} ({checkpoint}); {cure}")
+    for wrong in (MISSING, STALE):
+        if number := sum(state == wrong for state in states):
+            raise UserError(
+                f"{folder}: the embeddings of {number} of {len(states)} shards by CLIP {clip} are "
+                f"{wrong}; {cure}"
+            )
+
+
+def _states(reader: RecordReader) -> dict[str, str]:
+    """Says of every shard what its embeddings by the reader's CLIP are."""
+
+    def state(shard: dict[str, Any]) -> str:
+        path = _embedding_path(reader.directory, reader.clip or "", shard)
+        if not path.is_file():
+            return MISSING
+        count = len(shard["videos"])
+        try:
+            file = open_records(path, count, count + 1)
+            stated = file.read([count])[0] if file.num_records() > count else None
+            file.close()
+        except (UserError, RuntimeError, ValueError, IndexError):
+            return DAMAGED
+        return GOOD if stated in (None, shard_digest(shard).encode()) else STALE
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(
+            zip((s["name"] for s in reader.shards), pool.map(state, reader.shards), strict=True)
+        )
 
 
 def _embedding_path(directory: epath.Path, fingerprint: str, shard: dict[str, Any]) -> epath.Path:

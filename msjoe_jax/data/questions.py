@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from string import ascii_uppercase
 from typing import Any
 
@@ -12,6 +12,7 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import option
+from msjoe_jax.runtime.digest import digest
 from msjoe_jax.runtime.files import read_json_lines, write_whole
 
 
@@ -143,8 +144,13 @@ def load_questions(path: epath.PathLike) -> list[Question]:
     return questions
 
 
-def save_questions(path: epath.PathLike, questions: Iterable[Question]) -> None:
-    """Writes what `load_questions` reads; the file appears whole or not at all."""
+def digest_of_questions(questions: Iterable[Question]) -> str:
+    """Computes a digest of the questions in their order, but for their pass rates."""
+    return digest([{**asdict(question), "difficulty": None} for question in questions])
+
+
+def questions_text(questions: Iterable[Question]) -> str:
+    """Formats questions as `load_questions` reads them."""
     rows = (
         {
             "id": q.id,
@@ -157,4 +163,9 @@ def save_questions(path: epath.PathLike, questions: Iterable[Question]) -> None:
         }
         for q in questions
     )
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def save_questions(path: epath.PathLike, questions: Iterable[Question]) -> None:
+    """Writes what `load_questions` reads; the file appears whole or not at all."""
+    write_whole(path, questions_text(questions))

@@ -2,10 +2,11 @@
 
 Layout of a folder (everything but `manifest.json` comes in shards named 00000, 00001, …):
 
-    manifest.json               schema, settings, and per shard its video ids and frame count
+    manifest.json               schema, settings, and per shard its video ids, frame count, digest
     frames-NNNNN.arrayrecord    one JPEG a record; a video's frames are consecutive
     videos-NNNNN.arrayrecord    one msgpack map a record: one video (`VideoInfo`)
-    clip-FP-NNNNN.arrayrecord   optional, one record a video: float16 [T, D] (see embed.py)
+    clip-FP-NNNNN.arrayrecord   optional, one record a video: float16 [T, D], and one of what
+                                frames they were made from (see embed.py)
 
 A shard never changes once it has its name, and only shards named in `manifest.json` count: the
 manifest is written last, by rename. Groups of one record, stored without a second compression,
@@ -33,10 +34,12 @@ from msjoe_jax.data.shards import (
     decode_jpeg,
     open_records,
     read_manifest,
+    shard_digest,
     shard_path,
     write_manifest,
 )
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.digest import digest
 from msjoe_jax.runtime.files import LOCK, lock, partial_path
 
 # Measured: below about 128² pixels PIL holds the GIL for most of a decode, and two threads decode
@@ -163,8 +166,8 @@ class RecordReader:
 
     Args:
       directory: the folder.
-      clip: fingerprint of the CLIP whose embeddings to read. By default the only one present;
-        where there is none, `embeddings` returns None.
+      clip: fingerprint of the CLIP whose embeddings to read; "": none. By default the only one
+        present; where there is none, `embeddings` returns None.
 
     Raises:
       UserError: the folder is missing, unfinished or damaged, has embeddings of several CLIPs of
@@ -184,12 +187,20 @@ class RecordReader:
         self._open: dict[epath.Path, ArrayRecordReader] = {}
         self._lock = threading.Lock()
         self._infos: dict[str, VideoInfo] = {}
-        self.clip = clip or self._only_clip()
+        self.clip = self._only_clip() if clip is None else clip or None
 
     @property
     def ids(self) -> list[str]:
         """The videos' names, in order."""
         return list(self._where)
+
+    def digest(self, videos: Iterable[str] | None = None) -> str:
+        """Computes a digest of what the folder holds of these videos; by default of all.
+
+        A shard never changes, so a folder that has grown keeps the digest of what it had.
+        """
+        used = {self._locate(video) for video in (self._where if videos is None else videos)}
+        return digest(sorted([shard_digest(self.shards[s]), position] for s, position in used))
 
     def info(self, video_id: str) -> VideoInfo:
         """Reads what the folder says of a video."""
@@ -282,14 +293,18 @@ class RecordReader:
             )
         return values.reshape(frames, -1)
 
-    def _only_clip(self) -> str | None:
+    def clips(self) -> list[str]:
+        """Returns the fingerprints of all CLIPs of which the folder has embeddings."""
         # Not glob: the folder's name may hold characters that are patterns to it.
         names = (CLIP_FILE.fullmatch(path.name) for path in self.directory.iterdir())
-        clips = {name["fingerprint"] for name in names if name}
+        return sorted({name["fingerprint"] for name in names if name})
+
+    def _only_clip(self) -> str | None:
+        clips = self.clips()
         if len(clips) > 1:
-            listed = ", ".join(sorted(clips))
+            listed = ", ".join(clips)
             raise UserError(f"{self.directory}: embeddings of several CLIPs ({listed}); name one")
-        return clips.pop() if clips else None
+        return clips[0] if clips else None
 
     def _locate(self, video_id: str) -> tuple[int, int]:
         if video_id not in self._where:
@@ -310,7 +325,8 @@ class RecordReader:
         with self._lock:
             if path not in self._open:
                 expected = entry["frames"] if kind == "frames" else len(entry["videos"])
-                self._open[path] = open_records(path, expected)
+                most = expected + kind.startswith("clip-")  # see embed.py
+                self._open[path] = open_records(path, expected, most)
         try:
             return self._open[path].read(indices) if indices else []
         except (RuntimeError, ValueError, IndexError):

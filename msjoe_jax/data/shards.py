@@ -1,5 +1,6 @@
 """Shards and manifest of a record folder: what its writers and its reader agree on."""
 
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from etils import epath
 from PIL import Image
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.digest import digest
 from msjoe_jax.runtime.files import commit_file, partial_path, read_json, write_whole
 
 SCHEMA = 1
@@ -68,8 +70,8 @@ def shard_path(directory: epath.PathLike, kind: str, shard: str) -> epath.Path:
     return epath.Path(directory) / f"{kind}-{shard}.arrayrecord"
 
 
-def open_records(path: epath.PathLike, expected: int) -> ArrayRecordReader:
-    """Opens an ArrayRecord file that holds `expected` records.
+def open_records(path: epath.PathLike, expected: int, most: int = 0) -> ArrayRecordReader:
+    """Opens an ArrayRecord file that holds `expected` records, or up to `most`.
 
     Raises:
       UserError: the file is missing, damaged or of another length.
@@ -79,11 +81,16 @@ def open_records(path: epath.PathLike, expected: int) -> ArrayRecordReader:
         raise UserError(f"{path}: shard is missing; copy or make the folder again")
     # The library opens a damaged file without complaint, as a file of 0 records.
     reader = ArrayRecordReader(os.fspath(path), READER_OPTIONS)
-    if reader.num_records() != expected:
+    if not expected <= reader.num_records() <= max(expected, most):
         raise UserError(
             f"{path}: damaged, {reader.num_records()} records of {expected}; make the folder again"
         )
     return reader
+
+
+def shard_digest(shard: dict[str, Any]) -> str:
+    """Returns the digest of a shard's contents; of its manifest's entry if that states none."""
+    return shard.get("digest") or digest(shard)
 
 
 class RecordFile:
@@ -94,6 +101,7 @@ class RecordFile:
         self.path = epath.Path(path)
         self.count = 0
         self.bytes = 0
+        self.hash = hashlib.sha256()  # of the records and their lengths
         self._writer = ArrayRecordWriter(os.fspath(partial_path(path)), WRITER_OPTIONS)
 
     def write(self, record: bytes) -> None:
@@ -101,6 +109,8 @@ class RecordFile:
         self._writer.write(record)
         self.count += 1
         self.bytes += len(record)
+        self.hash.update(len(record).to_bytes(8, "little"))
+        self.hash.update(record)
 
     def finish(self) -> None:
         """Closes the file, checks it and gives it its name.
@@ -197,7 +207,13 @@ class ShardWriter:
         """
         self._frames.finish()
         self._videos.finish()
-        return {"name": self.shard, "frames": self._frames.count, "videos": self.ids}
+        contents = digest(self._frames.hash.hexdigest(), self._videos.hash.hexdigest())
+        return {
+            "name": self.shard,
+            "frames": self._frames.count,
+            "videos": self.ids,
+            "digest": contents,
+        }
 
     def discard(self) -> None:
         """Removes what has been written."""

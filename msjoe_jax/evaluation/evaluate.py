@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -18,15 +18,18 @@ from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.table import format_table, make_table
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.batches import Batch
+from msjoe_jax.rollout.batches import Batch, describe_dropped, unfinished_batches
 from msjoe_jax.rollout.collect import grade_replies
 from msjoe_jax.rollout.episode import Episodes, full_weight
 from msjoe_jax.rollout.results import Selected
+from msjoe_jax.runtime.digest import Inputs
 from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.kept_rows import KeptRows, Row
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.tasks import TASKS
 
 Queries = list[list[tuple[str, ...]]]
+ROWS = "eval_rows.jsonl"  # in the work folder: each question's results as they are made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,38 +78,74 @@ class Evaluator:
         self.batch_size = min(batch_size, len(episodes.questions))
         self._other_previews = OtherPreviews(episodes)
 
-    def run(
-        self, names: Sequence[str], label: str = "evaluate"
-    ) -> tuple[dict[str, Float[np.ndarray, "n"]], dict[str, list[str]]]:
-        """Returns score (NaN: dropped) and answer of each question under each arm."""
+    def run(self, names: Sequence[str], kept: KeptRows, label: str = "evaluate") -> "Outcome":
+        """Evaluates arms on the questions whose rows are not kept yet.
+
+        A question that cannot be asked under one of the arms counts under none, so that all arms
+        are judged by the same questions, whatever their order.
+
+        Args:
+          names: of the arms.
+          kept: gets the rows, batch by batch.
+          label: of the display of progress.
+        """
         episodes, n = self.episodes, len(self.episodes.questions)
         arms = {name: arm_of(name, self.params) for name in names}
+        finished = {row["index"] for row in kept.rows}
+        if len(finished) < n:
+            total, initial = -(-n // self.batch_size), len(finished) // self.batch_size
+            with progress(label, total, unit="batch", initial=initial) as bar:
+                for places, batch in unfinished_batches(episodes, self.batch_size, finished):
+                    kept.add(self._evaluate(arms, batch, places))
+                    bar.update()
         scores = {name: np.full(n, np.nan) for name in names}
         answers = {name: [""] * n for name in names}
-        total = -(-n // self.batch_size)
-        with progress(label, total, unit="batch") as bar:
-            for batch in episodes.batches(self.batch_size):
-                queries: dict[tuple[str, bool], Queries] = {}
-                for name, arm in arms.items():
-                    weight = full_weight(batch)
-                    selected = self._select(arm, batch, queries, weight)
-                    answered = episodes.answer(
-                        self.params[arm.mllm]["mllm"],
-                        batch,
-                        selected.selection,
-                        0,
-                        temperature=0.0,
-                        weight=weight,
-                    )
-                    questions = episodes.batch_questions(batch)
-                    think = episodes.text.prompt.think
-                    grades = grade_replies(self.task, questions, answered, think)
-                    for b in np.flatnonzero(weight > 0):
-                        index = batch["index"][b]
-                        scores[name][index] = grades[b][0].score
-                        answers[name][index] = grades[b][0].answer
-                bar.update()
-        return scores, answers
+        rows = {row["index"]: row for row in kept.rows}
+        for index, row in rows.items():
+            for name, (score, answer) in row["arms"].items():
+                scores[name][index], answers[name][index] = score, answer
+        dropped = {row["id"]: row["dropped"] for _, row in sorted(rows.items()) if row["dropped"]}
+        return Outcome(scores, answers, dropped)
+
+    def _evaluate(self, arms: Mapping[str, Arm], batch: Batch, places: list[int]) -> list[Row]:
+        """Evaluates arms on a batch, whose questions are at `places` of all."""
+        episodes, questions = self.episodes, self.episodes.batch_questions(batch)
+        num_failures = len(episodes.failures)
+        queries: dict[tuple[str, bool], Queries] = {}
+        asked = np.ones(len(questions), bool)  # under every arm
+        graded = {}
+        for name, arm in arms.items():
+            weight = full_weight(batch)
+            selected = self._select(arm, batch, queries, weight)
+            answered = episodes.answer(
+                self.params[arm.mllm]["mllm"],
+                batch,
+                selected.selection,
+                0,
+                temperature=0.0,
+                weight=weight,
+            )
+            think = episodes.text.prompt.think
+            graded[name] = grade_replies(self.task, questions, answered, think)
+            asked &= weight > 0
+        reasons: dict[str, set[str]] = {}
+        for failure in episodes.failures[num_failures:]:
+            reasons.setdefault(failure["question"], set()).add(failure["error"])
+        rows = []
+        for b, index in enumerate(places):
+            name = questions[b].id
+            why = "; ".join(sorted(reasons.get(name, {"cannot be asked"})))
+            grades = {arm: of_batch[b][0] for arm, of_batch in graded.items()}
+            results = {arm: [float(grade.score), grade.answer] for arm, grade in grades.items()}
+            rows.append(
+                {
+                    "index": index,
+                    "id": name,
+                    "arms": results if asked[b] else {},
+                    "dropped": None if asked[b] else why,
+                }
+            )
+        return rows
 
     def _select(
         self,
@@ -136,6 +175,20 @@ class Evaluator:
         return episodes.select(params, batch, queries, 0, selector=arm.selector, weight=weight)
 
 
+class Outcome(NamedTuple):
+    """Results of an evaluation.
+
+    Attributes:
+      scores: of each question under each arm; NaN: dropped.
+      answers: likewise; "": dropped.
+      dropped: why a question was dropped, by its id.
+    """
+
+    scores: dict[str, Float[np.ndarray, "n"]]
+    answers: dict[str, list[str]]
+    dropped: dict[str, str]
+
+
 def queries_of(kind: str, question: Question) -> tuple[str, ...]:
     """Returns the queries that need no MLLM: none, the question, or the record's oracle queries."""
     if kind == "oracle":
@@ -144,7 +197,7 @@ def queries_of(kind: str, question: Question) -> tuple[str, ...]:
 
 
 def load_split(
-    data: DataConfig, split: str, *, limit: int, candidates: int, previews: int, embedded: bool
+    data: DataConfig, split: str, *, limit: int, candidates: int, previews: int, clip: str
 ) -> tuple[list[Question], RecordReader]:
     """Reads a split's questions and their records, and checks that they fit together.
 
@@ -154,7 +207,7 @@ def load_split(
       limit: the first questions only; 0: all.
       candidates: most candidate frames of a video.
       previews: number of preview frames of a video.
-      embedded: False if CLIP's embeddings of the frames do not exist yet.
+      clip: fingerprint of the CLIP that has embedded the frames; empty: it does not exist yet.
 
     Raises:
       UserError: an unset or unreadable field of `config.data`, or a question whose video is not
@@ -164,14 +217,14 @@ def load_split(
         if not getattr(data, name):
             raise UserError(f"config.data.{name} is not set")
     questions = TASKS[data.task].read(getattr(data, f"{split}_questions"))[: limit or None]
-    reader = RecordReader(getattr(data, f"{split}_records"))
+    reader = RecordReader(getattr(data, f"{split}_records"), clip)
     make_pipeline(  # for its checks alone: it reads nothing before a batch is taken
         questions,
         reader,
         batch_size=1,
         num_candidates=candidates,
         num_preview=previews,
-        with_embeddings=embedded,
+        with_embeddings=bool(clip),
     )
     return questions, reader
 
@@ -183,7 +236,7 @@ def load_heldout(
     candidates: int,
     previews: int,
     max_queries: int,
-    embedded: bool = True,
+    clip: str = "",
 ) -> tuple[list[Question], RecordReader]:
     """Reads the held-out questions and their records, and checks them for what the arms need.
 
@@ -193,7 +246,7 @@ def load_heldout(
       candidates: most candidate frames of a video.
       previews: number of preview frames of a video.
       max_queries: most queries that a reply may hold.
-      embedded: False if CLIP's embeddings of the frames do not exist yet.
+      clip: fingerprint of the CLIP whose embeddings are read; "": they are not needed yet.
 
     Raises:
       UserError: an unset or unreadable field of `config.data`, a question whose video is not among
@@ -205,34 +258,42 @@ def load_heldout(
         limit=config.limit,
         candidates=candidates,
         previews=previews,
-        embedded=embedded,
+        clip=clip,
     )
     check_extras(config.arms, questions, max_queries)
     return questions, reader
 
 
 def evaluate(
-    evaluator: Evaluator, names: Sequence[str], workdir: epath.PathLike, meta: Mapping[str, Any]
+    evaluator: Evaluator,
+    names: Sequence[str],
+    workdir: epath.PathLike,
+    meta: Mapping[str, Any],
+    inputs: Inputs,
 ) -> dict[str, Any]:
     """Evaluates arms, prints the table, and writes it as `eval.json`.
 
     `eval_questions.jsonl` holds every question's score, for paired intervals; a task with a
-    submission format gets one file for each arm, `submission-ARM`.
+    submission format gets one file for each arm, `submission-ARM`. Rows of an evaluation of the
+    same inputs that are there already are kept.
 
     Args:
       evaluator: with the questions and the parameters.
       names: of the arms.
       workdir: where the files go.
       meta: further entries of `eval.json`.
+      inputs: what the evaluation is made from.
     """
     workdir, task = epath.Path(workdir), TASKS[evaluator.task]
     questions = evaluator.episodes.questions
-    scores, answers = evaluator.run(names)
+    outcome = evaluator.run(names, KeptRows(workdir / ROWS, inputs))
     if cut := len(evaluator.episodes.cut_queries):
         print(evaluator.episodes.text.cut_note(cut))
+    scores, dropped = outcome.scores, outcome.dropped
     labels = {name: arm_of(name, evaluator.params).label for name in names}
     table = make_table(labels, scores, [task.groups(q) for q in questions])
-    result = {"arms": table, "task": evaluator.task, **meta}
+    left_out = {"count": len(dropped), "reasons": dropped}
+    result = {"arms": table, "dropped": left_out, "task": evaluator.task, **meta}
     write_whole(workdir / "eval.json", json.dumps(result, indent=2) + "\n")
     rows = [
         {"id": q.id, **{n: None if np.isnan(scores[n][i]) else scores[n][i] for n in names}}
@@ -242,9 +303,12 @@ def evaluate(
     if task.submission:
         for name in names:
             entries = [
-                {"id": q.id, "answer": answers[name][i], "score": float(scores[name][i])}
+                {"id": q.id, "answer": outcome.answers[name][i], "score": float(scores[name][i])}
                 for i, q in enumerate(questions)
             ]
             write_whole(workdir / f"submission-{name}", task.submission(entries))
+    if dropped:
+        print(f"{len(dropped)} of {len(questions)} questions are left out of all arms:")
+        print(describe_dropped(dropped))
     print(format_table(table))
     return result

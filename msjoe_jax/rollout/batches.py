@@ -1,13 +1,18 @@
 """Helpers on batches of questions as the pipeline yields them."""
 
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from msjoe_jax.data.questions import Question
+
+if TYPE_CHECKING:
+    from msjoe_jax.rollout.episode import Episodes
+
+SHOWN_REASONS, SHOWN_IDS = 10, 5  # that are printed
 
 Batch = dict[str, Any]  # what data/pipeline.py yields
 
@@ -30,3 +35,39 @@ def by_time(frames: Sequence[int]) -> list[int]:
 def pass_rates(questions: Sequence[Question]) -> Float[np.ndarray, "n"]:
     """Returns the questions' difficulty, the base model's pass rate; NaN where not measured."""
     return np.array([np.nan if q.difficulty is None else q.difficulty for q in questions])
+
+
+def unfinished_batches(
+    episodes: "Episodes", batch_size: int, finished: set[int]
+) -> Iterator[tuple[list[int], Batch]]:
+    """Yields the batches that hold an unfinished question, each the same as in a whole run.
+
+    Args:
+      episodes: over the questions.
+      batch_size: questions of a batch; the last one is filled up.
+      finished: positions of questions.
+
+    Yields:
+      The positions of a batch's questions, without what only fills it up, and the batch.
+    """
+    number = len(episodes.questions)
+    blocks = [range(i, min(i + batch_size, number)) for i in range(0, number, batch_size)]
+    todo = [block for block in blocks if not set(block) <= finished]
+    if todo:
+        places = np.array([i for block in todo for i in block])
+        order = {} if len(todo) == len(blocks) else {"order": places}
+        yield from zip(map(list, todo), episodes.batches(batch_size, **order), strict=True)
+
+
+def describe_dropped(reasons: Mapping[str, str]) -> str:
+    """Formats why questions were dropped, one line a reason, with the first ids of each."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in list(by_reason.items())[:SHOWN_REASONS]:
+        more = f" and {len(names) - SHOWN_IDS} more" if len(names) > SHOWN_IDS else ""
+        lines.append(f"  {reason}: {', '.join(names[:SHOWN_IDS])}{more}")
+    if len(by_reason) > SHOWN_REASONS:
+        lines.append(f"  and {len(by_reason) - SHOWN_REASONS} more reasons")
+    return "\n".join(lines)

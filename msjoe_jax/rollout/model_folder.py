@@ -34,6 +34,7 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
+from msjoe_jax.runtime.digest import Inputs, differences
 from msjoe_jax.runtime.files import partial_path, read_json
 from msjoe_jax.runtime.space import room_for, room_of
 from msjoe_jax.text.prompts import PromptConfig
@@ -45,7 +46,8 @@ from msjoe_jax.weights.folder import (
     write_json,
 )
 
-# The groups of a model folder's settings; its meta also has `trained`, which is for people.
+# The groups of a model folder's settings; its meta also has `trained`, which is for people, and
+# `inputs`, what a run made it from.
 PARTS: dict[str, type] = {
     "mllm": MllmSettings,
     "clip": ClipSettings,
@@ -118,7 +120,7 @@ def load_model_folder(
 def _read_settings(folder: epath.Path) -> dict[str, Any]:
     """Reads the stored settings as the objects of `PARTS`."""
     meta = load_meta(str(folder / "params"))
-    if unknown := sorted(meta.keys() - PARTS.keys() - {"trained"}):
+    if unknown := sorted(meta.keys() - PARTS.keys() - {"trained", "inputs"}):
         raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")
     slips: list[str] = []
     settings = {
@@ -151,8 +153,9 @@ def save_model_folder(
     system: System,
     tokenizers: Tokenizers,
     params: Mapping[str, Params],
+    inputs: Inputs | None = None,
 ) -> None:
-    """Writes the folder; leaves a complete one as it is, and replaces an unfinished one.
+    """Writes the folder; leaves a complete one from the same inputs, and replaces any other.
 
     The side files of the checkpoints that the models came from are copied.
 
@@ -165,22 +168,32 @@ def save_model_folder(
       system: the models.
       tokenizers: both must be present.
       params: parameters of all three models.
+      inputs: what the folder is made from; None: any complete one is left.
 
     Raises:
       UserError: the disk is full.
     """
     folder = epath.Path(folder)
     if folder.exists():
-        return
-    partial = partial_path(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+        before = None if inputs is None else load_meta(folder / "params").get("inputs", {})
+        if before == inputs:
+            return
+        different = ", ".join(differences(before or {}, inputs or {})) or "inputs"
+        print(f"{folder}: made from other {different}; made again")
+    partial, old = partial_path(folder), folder.parent / f"{folder.name}.old"
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    stated = {} if inputs is None else {"inputs": dict(inputs)}
     with room_for(folder.parent, "a model folder", room_of(params)):
         try:
-            _write_model_folder(partial, settings, parts, system, tokenizers, params)
-            partial.rename(folder)
+            _write_model_folder(partial, settings, {**parts, **stated}, system, tokenizers, params)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)  # it may be what has filled the disk
             raise
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_model_folder(

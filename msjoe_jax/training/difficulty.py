@@ -5,11 +5,17 @@ import dataclasses
 import numpy as np
 from etils import epath
 
-from msjoe_jax.data.questions import Question, load_questions, save_questions
+from msjoe_jax.data.questions import Question, questions_text
 from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.batches import Batch, describe_dropped, unfinished_batches
 from msjoe_jax.rollout.collect import grade_replies
 from msjoe_jax.rollout.episode import Episodes, full_weight
+from msjoe_jax.runtime.digest import Inputs
+from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.kept_rows import KeptRows, Row
 from msjoe_jax.runtime.progress import progress
+
+RATES = "rates.jsonl"  # beside the question file: the rates as they are measured
 
 
 def measure_difficulty(
@@ -21,11 +27,13 @@ def measure_difficulty(
     temperature: float,
     task: str,
     batch_size: int,
+    inputs: Inputs,
 ) -> list[Question]:
-    """Measures pass rates and writes the questions with them to `file`, or reads an existing one.
+    """Measures pass rates, and writes the questions with them to `file`.
 
-    A question that cannot be asked (see Episodes) keeps difficulty None; trainings that use the
-    difficulty leave it out.
+    Rates that are there from the same inputs are kept: a killed run goes on with the missing
+    batches. A question that cannot be asked (see Episodes) keeps its difficulty; trainings that use
+    the difficulty leave out those without.
 
     Args:
       file: a question file (JSON lines).
@@ -35,36 +43,73 @@ def measure_difficulty(
       temperature: of the answers, as in training.
       task: name of TASKS, by which they are graded.
       batch_size: questions at a time.
+      inputs: what the rates are made from.
     """
-    file = epath.Path(file)
-    if file.exists():
-        return load_questions(file)
-    questions = list(episodes.questions)
-    batches = episodes.batches(batch_size)
-    total = -(-len(questions) // batch_size)
-    rated = list(questions)
-    with progress("difficulty", total, unit="batch") as bar:
-        for batch in batches:
-            weight = full_weight(batch)
-            queries = [[("",)]] * len(batch["index"])
-            selected = episodes.select(params, batch, queries, 0, selector="uniform")
-            answered = episodes.answer(
-                params["mllm"],
-                batch,
-                selected.selection,
-                0,
-                temperature=temperature,
-                weight=weight,
-                samples=samples,
-            )
-            grades = grade_replies(
-                task, episodes.batch_questions(batch), answered, episodes.text.prompt.think
-            )
-            scores = np.array([[g.score for g in row] for row in grades], np.float32)
-            for index, counts, rate in zip(batch["index"], weight, scores.mean(-1), strict=True):
-                if counts:
-                    rated[index] = dataclasses.replace(questions[index], difficulty=float(rate))
-            bar.update()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_questions(file, rated)
+    file, questions = epath.Path(file), list(episodes.questions)
+    kept = KeptRows(file.parent / RATES, inputs)
+    before = file.read_bytes() if file.exists() else None
+    if before is not None and not kept.found:
+        print(f"{file}: does not say what it was made from; made again")
+    finished = {row["index"] for row in kept.rows}
+    if len(finished) < len(questions):
+        total = -(-len(questions) // batch_size)
+        with progress(
+            "difficulty", total, unit="batch", initial=len(finished) // batch_size
+        ) as bar:
+            for places, batch in unfinished_batches(episodes, batch_size, finished):
+                kept.add(_measure(episodes, params, batch, places, samples, temperature, task))
+                bar.update()
+        dropped = {row["id"]: row["dropped"] for row in kept.rows if row["dropped"]}
+        if dropped:
+            print(f"{len(dropped)} of {len(questions)} questions have no pass rate:")
+            print(describe_dropped(dropped))
+    rates = {row["index"]: row["rate"] for row in kept.rows if row["rate"] is not None}
+    rated = [
+        dataclasses.replace(question, difficulty=rates.get(index, question.difficulty))
+        for index, question in enumerate(questions)
+    ]
+    text = questions_text(rated)
+    if before != text.encode():
+        write_whole(file, text)
     return rated
+
+
+def _measure(
+    episodes: Episodes,
+    params: dict[str, Params],
+    batch: Batch,
+    places: list[int],
+    samples: int,
+    temperature: float,
+    task: str,
+) -> list[Row]:
+    """Measures the rates of a batch's questions, which are at `places` of all."""
+    num_failures, weight = len(episodes.failures), full_weight(batch)
+    selected = episodes.select(
+        params, batch, [[("",)]] * len(batch["index"]), 0, selector="uniform"
+    )
+    answered = episodes.answer(
+        params["mllm"],
+        batch,
+        selected.selection,
+        0,
+        temperature=temperature,
+        weight=weight,
+        samples=samples,
+    )
+    think = episodes.text.prompt.think
+    grades = grade_replies(task, episodes.batch_questions(batch), answered, think)
+    rates = np.array([[g.score for g in row] for row in grades], np.float32).mean(-1)
+    reasons = {row["question"]: row["error"] for row in episodes.failures[num_failures:]}
+    rows = []
+    for b, index in enumerate(places):
+        name, counts = episodes.questions[index].id, bool(weight[b])
+        rows.append(
+            {
+                "index": index,
+                "id": name,
+                "rate": float(rates[b]) if counts else None,
+                "dropped": None if counts else reasons.get(name, "cannot be asked"),
+            }
+        )
+    return rows

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from msjoe_jax.evaluation.table import describe_dropped
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.collect import Rollout
 from msjoe_jax.rollout.collector import Collector
@@ -173,7 +174,12 @@ class Watch:
         if loop.validation is None:
             return False
         params = {**loop.merged(state), "clip": loop.clip}
-        accuracies = loop.validation(params, f"{loop.run.name}: validation at {update}")
+        accuracies, dropped = loop.validation(params, f"{loop.run.name}: validation at {update}")
+        if dropped and not self.validations.rows:
+            self.bar.write(
+                f"{loop.run.name}: {len(dropped)} validation questions are left out:\n"
+                + describe_dropped(dropped)
+            )
         self.writer.summaries(update, {f"validation/{k}": v for k, v in accuracies.items()})
         self.bar.metrics(validation=accuracies[SCORE])
         if self.validations.add(update, accuracies) and update:

@@ -16,6 +16,12 @@ from msjoe_jax.training.curriculum import curriculum_order
 from msjoe_jax.training.epochs import epoch_order
 
 
+def uses_rates(training: TrainingConfig) -> bool:
+    """Says whether a training goes by the questions' pass rates."""
+    absolute = training.sampler_advantage == "difficulty"
+    return bool(absolute or training.curriculum.width or training.difficulty_weight)
+
+
 def usable_questions(
     training: TrainingConfig, name: str, questions: Sequence[Question]
 ) -> list[Question]:
@@ -29,7 +35,7 @@ def usable_questions(
     """
     usable = list(questions)
     absolute = training.sampler_advantage == "difficulty"
-    if absolute or training.curriculum.width or training.difficulty_weight:
+    if uses_rates(training):
         usable = [q for q in usable if q.difficulty is not None]
         if not usable:
             raise UserError(

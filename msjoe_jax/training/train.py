@@ -20,7 +20,7 @@ from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
-from msjoe_jax.runtime.checkpoint import Checkpoints
+from msjoe_jax.runtime.checkpoint import Checkpoints, check_inputs
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.loop import Loop, run_loop
@@ -46,13 +46,15 @@ Split = tuple[list[Question], RecordReader]
 class Trained(NamedTuple):
     """What a training ends with: parameters, whether they are its best or its newest, and of when.
 
-    validation: their accuracies there, if they were validated.
+    accuracies: of their validation, if there was one, as `validation` by arm; folder: below the
+    training's, in which they are kept.
     """
 
     params: dict[str, Params]
     kind: str
     update: int
-    validation: dict[str, float]
+    accuracies: dict[str, dict[str, float]]
+    folder: str
 
 
 def train(
@@ -62,7 +64,7 @@ def train(
     text: Text,
     *,
     episode: EpisodeConfig,
-    records: epath.PathLike,
+    reader: RecordReader,
     params: dict[str, Params],
     questions: list[Question],
     validation: Split | None = None,
@@ -77,21 +79,23 @@ def train(
       programs: compiled programs of the system.
       text: the system's tokenizers and prompts.
       episode: settings of the episodes.
-      records: record folder of the training videos.
+      reader: of the training videos.
       params: starting parameters of mllm, clip and sampler.
       questions: training questions (with pass rates where the objective needs them).
       validation: questions and records of the validation split; None: there is none.
       validation_batch: questions at a time there.
-      meta: saved with every checkpoint.
+      meta: saved with every checkpoint; its `inputs` state what the training is made from.
 
     Returns:
       A function from "best" or "newest" to what the training ended with: without a validation the
       best is the newest.
 
     Raises:
-      UserError: bad data, a checkpoint of another architecture, or too many skipped updates.
+      UserError: bad data, checkpoints of another architecture or from other inputs, or too many
+        skipped updates.
     """
     folder, system = epath.Path(workdir) / run.name, programs.system
+    check_inputs(folder / "checkpoints", meta["inputs"])
     mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
     rules = AxisRules()
     table = state_table(system)
@@ -114,7 +118,7 @@ def train(
     loop = _make_loop(
         run,
         folder,
-        episodes(asked, RecordReader(records)),
+        episodes(asked, reader),
         validation=watched,
         params=params,
         place=lambda tree: jax.device_put(tree, param_shardings(tree, table, mesh, rules)),
@@ -161,15 +165,17 @@ def _ending(
     """
     rows = [row for row in read_validations(folder) if row["step"] <= done]
     best = best_of(rows)
-    chosen, update = last, done
+    chosen, update, kept_in = last, done, "checkpoints"
     if kind == "best" and best is not None and best["step"] != done:
-        update = best["step"]
-        with Checkpoints(folder / "best", keep=1) as kept:
+        update, kept_in = best["step"], "best"
+        with Checkpoints(folder / kept_in, keep=1) as kept:
             chosen, _, _ = kept.restore(like, update)
     row = next((row for row in rows if row["step"] == update), {})
     accuracies = {name: value for name, value in row.items() if name != "step"}
     kind = "best" if best is not None and best["step"] == update else "newest"
-    return Trained({**merged(chosen, system), "clip": clip}, kind, update, accuracies)
+    params = {**merged(chosen, system), "clip": clip}
+    validation = {"validation": accuracies} if accuracies else {}
+    return Trained(params, kind, update, validation, kept_in)
 
 
 def _make_loop(

@@ -13,6 +13,7 @@ from msjoe_jax.evaluation.arms import SETS, extras_missing
 from msjoe_jax.evaluation.evaluate import Evaluator
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.runtime.kept_rows import KeptRows
 from msjoe_jax.runtime.metrics import JsonLines
 
 # Arms of ARMS, whose set `joint` is here what is being trained: everything it learned; its MLLM on
@@ -40,14 +41,20 @@ class Validation:
     task: str
     batch_size: int
 
-    def __call__(self, params: dict[str, Params], label: str) -> dict[str, float]:
-        """Returns the accuracy of each arm."""
+    def __call__(
+        self, params: dict[str, Params], label: str
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """Returns the accuracy of each arm, and why questions were left out, by id."""
         questions = self.episodes.questions
         arms = validation_arms(questions, self.episodes.text.prompt.max_queries)
         sets = dict.fromkeys(SETS, params)  # no arm of these uses another
         evaluator = Evaluator(self.episodes, self.task, sets, self.batch_size)
-        scores, _ = evaluator.run(arms, label)
-        return {name: float(np.nanmean(row)) for name, row in scores.items()}
+        outcome = evaluator.run(arms, KeptRows(None, {}), label)
+        self.episodes.failures.clear()
+        self.episodes.cut_queries.clear()
+        asked = {name: row[~np.isnan(row)] for name, row in outcome.scores.items()}
+        accuracies = {name: float(row.mean()) if len(row) else 0.0 for name, row in asked.items()}
+        return accuracies, outcome.dropped
 
 
 class ValidationLog:

@@ -13,7 +13,8 @@ from msjoe_jax.models.params import Params, fingerprint
 from msjoe_jax.rollout.programs import clip_encoder
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
-from msjoe_jax.runtime.checkpoint import Checkpoints
+from msjoe_jax.runtime.checkpoint import Checkpoints, check_inputs
+from msjoe_jax.runtime.digest import Inputs, digest, digest_of_file
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.world.build import build_world, questions_path, records_path
@@ -57,8 +58,10 @@ def build(config: Any, folder: epath.PathLike) -> Any:
     folder, w = epath.Path(folder), config.extensions["world"]
     build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
     tokenizer = folder / "tokenizer.json"
-    if not tokenizer.exists():
-        build_word_tokenizer(tokenizer, texts_of_world(config.prompt))
+    before = tokenizer.read_bytes() if tokenizer.exists() else None
+    build_word_tokenizer(tokenizer, texts_of_world(config.prompt))
+    if before not in (None, tokenizer.read_bytes()):
+        print(f"{tokenizer}: made from other prompts; made again")
     paths = {}
     for split in SPLITS:
         paths[f"{split}_records"] = str(records_path(folder, split))
@@ -104,7 +107,12 @@ def warm_up(
     loop = clip_loop(
         reader, text.clip_tokenizer, system.clip_config, ClipTraining(config.seed, steps.clip_steps)
     )
-    params = {**params, "clip": run_loop(loop, folder / "clip", "warm up CLIP")}
+    inputs = {
+        "records": reader.digest(),
+        "tokenizer": digest_of_file(text.clip_tokenizer.file),
+        "settings": digest(config.seed, steps.clip_steps, dataclasses.asdict(system.clip_config)),
+    }
+    params = {**params, "clip": run_loop(loop, folder / "clip", "warm up CLIP", inputs)}
     encode = clip_encoder(system, params["clip"])
     name = fingerprint(params["clip"])
     for split in SPLITS:
@@ -112,16 +120,25 @@ def warm_up(
         embed_records(records, encode, name, batch=EMBED_BATCH)
     training = MllmTraining(config.seed, steps.mllm_steps)
     mllm = mllm_loop(config.frames, system, text, reader, training)
-    params["mllm"] = run_loop(mllm, folder / "mllm", "warm up MLLM")
+    settings = digest(config.seed, steps.mllm_steps, config.parts("frames", "prompt"))
+    inputs |= {"tokenizer": digest_of_file(text.tokenizer.file), "settings": settings}
+    params["mllm"] = run_loop(mllm, folder / "mllm", "warm up MLLM", inputs)
     return params
 
 
-def run_loop(loop: Loop, folder: epath.PathLike, label: str) -> Params:
-    """Runs a warm-up loop to its end, resuming from its last checkpoint if there is one."""
+def run_loop(loop: Loop, folder: epath.PathLike, label: str, inputs: Inputs) -> Params:
+    """Runs a warm-up loop to its end, resuming from its last checkpoint if there is one.
+
+    Raises:
+      UserError: the checkpoint is from other `inputs`.
+    """
+    check_inputs(folder, inputs)
     with Checkpoints(folder, keep=1) as checkpoints:
         state, start = jax.jit(loop.init)(), checkpoints.latest_step() or 0
         if start:
             state, _, _ = checkpoints.restore(state)
+        if start >= loop.steps:
+            return state["params"]
         with progress(label, loop.steps, initial=start) as bar:
             for index in range(start, loop.steps):
                 state, metrics = loop.step(state, index)
@@ -129,5 +146,5 @@ def run_loop(loop: Loop, folder: epath.PathLike, label: str) -> Params:
                 count = index + 1
                 if count % SAVE_EVERY == 0 or count == loop.steps:
                     bar.metrics(loss=float(metrics["loss"]))
-                    checkpoints.save(count, state, None, {"phase": label})
+                    checkpoints.save(count, state, None, {"phase": label, "inputs": dict(inputs)})
     return state["params"]

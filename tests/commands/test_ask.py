@@ -218,3 +218,11 @@ def test_predecode_embeds_with_the_clip_of_a_checkpoint(tmp_path, bundle, cache)
     expected = np.asarray(_embed_frames(system, params["clip"], pixels))
     # float16 keeps 11 bits: half a unit in the last place is 2⁻¹¹ of the value
     np.testing.assert_allclose(reader.embeddings("v"), expected, rtol=2**-10, atol=1e-4)
+
+    # What lacks them is embedded without the list of videos.
+    (embedded,) = (tmp_path / "out").glob("clip-*.arrayrecord")
+    before = embedded.read_bytes()
+    embedded.unlink()
+    done = command("predecode", cache, flags[1], f"--clip={bundle}")
+    assert done.returncode == 0 and "1 videos" in done.stdout, done.stderr
+    assert embedded.read_bytes() == before

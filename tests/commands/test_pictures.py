@@ -13,7 +13,7 @@ from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
 from tests.support.commands import command
 from tests.support.embeddings import write_embeddings
-from tests.support.tiny import tiny_model_folder
+from tests.support.tiny import clip_of, tiny_model_folder
 
 STEPS = ["reason", "score", "select", "answer"]
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
         for name, count in (("long", 20), ("short", 3)):
             writer.add(name, enumerate(rng.integers(0, 256, (count, 32, 32, 3), np.uint8)))
     rows = (("long", rng.normal(size=(20, 32))), ("short", rng.normal(size=(3, 32))))
-    write_embeddings(folder / "records", "mark", rows)
+    write_embeddings(folder / "records", clip_of(folder / "final"), rows)
     asked = [Question(v, v, "what colour is the $cup ?", ("red", "blue"), 1) for v, _ in rows]
     save_questions(folder / "questions.jsonl", asked)
     data = {

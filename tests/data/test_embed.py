@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.embed import check_embeddings, embed_records
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
+from tests.support.embeddings import write_embeddings
 from tests.support.records import write_flat
 
 
@@ -102,3 +103,51 @@ def test_a_fingerprint_that_is_no_name_and_a_folder_in_use(tmp_path):
         embed_records(tmp_path / "r", mean_colour, "a-b")
     with lock(tmp_path / "r"), pytest.raises(UserError, match="in use"):
         embed_records(tmp_path / "r", mean_colour, "fp")
+
+
+def refused(folder, clip):
+    with pytest.raises(UserError) as error:
+        check_embeddings(RecordReader(folder, clip), "models/a clip")
+    (line,) = error.value.lines
+    assert line.endswith(f"`msjoe predecode --out={folder} '--clip=models/a clip'` embeds them")
+    return line
+
+
+def test_embeddings_of_another_clip_and_half_a_folder_are_refused(tmp_path):
+    folder = tmp_path / "r"
+    write_flat(folder, {"a": 3, "b": 1, "c": 2}, shard_bytes=1)
+    assert f"{folder}: no CLIP embeddings, and the run's CLIP is f1" in refused(folder, "f1")
+    embed_records(folder, mean_colour, "f1")
+    check_embeddings(RecordReader(folder, "f1"), "any")
+    line = refused(folder, "f2")
+    assert "embedded by CLIP f1" in line and "the run's CLIP is f2 (models/a clip)" in line
+    (folder / "clip-f1-00001.arrayrecord").unlink()
+    assert "the embeddings of 1 of 3 shards by CLIP f1 are missing" in refused(folder, "f1")
+    embed_records(folder, mean_colour, "f1")
+    check_embeddings(RecordReader(folder, "f1"), "any")
+
+
+def test_embeddings_of_other_frames_are_refused_and_made_again(tmp_path):
+    """Equal names and numbers of frames: only the contents differ."""
+    write_flat(tmp_path / "old", {"x": 1, "a": 3}, shard_bytes=1)
+    write_flat(tmp_path / "new", {"a": 3})
+    for name in ("old", "new"):
+        embed_records(tmp_path / name, mean_colour, "fp")
+    stolen = tmp_path / "old" / "clip-fp-00001.arrayrecord"
+    (tmp_path / "new" / "clip-fp-00000.arrayrecord").write_bytes(stolen.read_bytes())
+    assert "1 of 1 shards by CLIP fp are of other frames" in refused(tmp_path / "new", "fp")
+    embed_records(tmp_path / "new", mean_colour, "fp")
+    check_embeddings(RecordReader(tmp_path / "new", "fp"), "any")
+    check(tmp_path / "new", "fp")
+
+
+def test_a_damaged_file_is_embedded_again_and_one_of_before_counts_as_right(tmp_path):
+    folder = tmp_path / "r"
+    write_flat(folder, {"a": 3})
+    write_embeddings(folder, "fp", [("a", np.ones((3, 2)))])  # does not state its frames
+    check_embeddings(RecordReader(folder, "fp"), "any")
+    embed_records(folder, mean_colour, "fp")
+    assert (RecordReader(folder, "fp").embeddings("a") == 1).all()
+    (folder / "clip-fp-00000.arrayrecord").write_bytes(b"damaged")
+    embed_records(folder, mean_colour, "fp")
+    check(folder, "fp")

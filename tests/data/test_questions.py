@@ -1,12 +1,19 @@
 """The question file: what is saved is loaded, and every defect names its line and field."""
 
+import dataclasses
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msjoe_jax.data.questions import DataConfig, Question, load_questions, save_questions
+from msjoe_jax.data.questions import (
+    DataConfig,
+    Question,
+    digest_of_questions,
+    load_questions,
+    save_questions,
+)
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import fields_of
 
@@ -115,3 +122,17 @@ def test_the_config_names_a_folder_and_a_file_for_each_part_of_the_data():
         for kind in ("records", "questions")
     }
     assert all(field.kind is str and field.default == "" for field in fields.values())
+
+
+def test_a_digest_of_questions_is_of_all_but_their_pass_rates():
+    asked = [Question(f"q{i}", "v", "?", ("x", "y"), i % 2, extra={"n": [i]}) for i in range(3)]
+    first, *rest = asked
+    rated = [dataclasses.replace(question, difficulty=0.5) for question in asked]
+    assert digest_of_questions(asked) == digest_of_questions(rated)
+    changes = ({"answer": 1}, {"options": ("x", "z")}, {"question": "!"}, {"video": "w"},
+               {"id": "r"}, {"extra": {"n": [1]}})  # fmt: skip
+    others = [
+        *([dataclasses.replace(first, **change), *rest] for change in changes),
+        rest, [*rest, first], [*asked, dataclasses.replace(first, id="s")], [],
+    ]  # fmt: skip
+    assert len({digest_of_questions(x) for x in (asked, *others)}) == 1 + len(others)

@@ -1,5 +1,6 @@
 """Record folders: what was put in comes out, and damage is told apart from data."""
 
+import json
 import os
 import signal
 import subprocess
@@ -161,3 +162,29 @@ def test_kill_9_leaves_no_folder_and_the_next_writer_clears_up(tmp_path):
     write_flat(tmp_path / "r", {"a": 2})
     check_flat(tmp_path / "r", {"a": 2})
     assert os.listdir(tmp_path) == ["r"]
+
+
+def test_a_digest_is_of_the_contents_and_stays_when_the_folder_grows(tmp_path):
+    videos = {"a": 3, "b": 2, "c": 1}
+    write_flat(tmp_path / "one", videos, shard_bytes=1)
+    write_flat(tmp_path / "again", videos, shard_bytes=1)
+    write_flat(tmp_path / "more", {**videos, "d": 1}, shard_bytes=1)
+    write_flat(tmp_path / "other", {"x": 1, **videos}, shard_bytes=1)  # other colours
+    one, again, more, other = (
+        RecordReader(tmp_path / name) for name in ("one", "again", "more", "other")
+    )
+    assert one.digest() == again.digest() == more.digest(videos) != more.digest()
+    assert one.digest(["a", "b"]) == more.digest(["b", "a", "b"]) != one.digest()
+    assert other.digest(videos) != one.digest()
+
+
+def test_a_manifest_without_digests_still_tells_names_and_counts(tmp_path):
+    for name, videos in (("one", {"a": 3}), ("other", {"a": 4})):
+        write_flat(tmp_path / name, videos)
+        file = tmp_path / name / "manifest.json"
+        manifest = json.loads(file.read_text())
+        for shard in manifest["shards"]:
+            del shard["digest"]
+        file.write_text(json.dumps(manifest))
+    one, other = (RecordReader(tmp_path / name).digest() for name in ("one", "other"))
+    assert one == RecordReader(tmp_path / "one").digest() != other

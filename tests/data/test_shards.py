@@ -77,7 +77,9 @@ def test_a_shard_says_what_it_holds(tmp_path):
         shard.add(name, frames, 2.0, lambda: (None, {"x": 1}))
     with pytest.raises(UserError, match="video c: no frames"):
         shard.add("c", [], 2.0, lambda: (None, {}))
-    assert shard.finish() == {"name": "00007", "frames": 5, "videos": ["a", "b"]}
+    entry = shard.finish()
+    assert len(entry.pop("digest")) == 16
+    assert entry == {"name": "00007", "frames": 5, "videos": ["a", "b"]}
     assert {path.name for path in tmp_path.iterdir()} == {
         shard_path(tmp_path, kind, "00007").name for kind in ("frames", "videos")
     }

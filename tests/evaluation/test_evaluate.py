@@ -1,10 +1,14 @@
 """Which models, queries and frames an arm gets, what is checked before, what is written after."""
 
 import json
+import pathlib
+import tempfile
 import types
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from msjoe_jax import tasks
 from msjoe_jax.data.questions import DataConfig, Question, save_questions
@@ -17,6 +21,7 @@ from msjoe_jax.evaluation.evaluate import (
     load_heldout,
     queries_of,
 )
+from msjoe_jax.runtime.kept_rows import KeptRows
 from msjoe_jax.tasks import TASKS
 
 OPTIONS = ("red", "blue")
@@ -34,13 +39,15 @@ class FakeEpisodes:
         prompt = types.SimpleNamespace(think=False)
         self.text = types.SimpleNamespace(prompt=prompt, cut_note="{} queries cut".format)
         self.cut_queries: set[tuple[str, str]] = set()
+        self.failures: list[dict[str, str]] = []
         self.reasoned: list[str] = []
         self.chosen: dict[str, str] = {}
 
-    def batches(self, size):
-        for start in range(0, len(self.questions), size):
-            index = np.arange(start, start + size)
-            valid = index < len(self.questions)
+    def batches(self, size, order=None):
+        places = np.arange(len(self.questions)) if order is None else order
+        for start in range(0, len(places), size):
+            index = np.resize(places[start:], size)
+            valid = np.arange(start, start + size) < len(places)
             mark = np.arange(size)
             preview = {"preview": (mark, mark), "preview_mask": mark, "preview_times": mark}
             yield {"index": np.where(valid, index, 0), "valid": valid, "duration": mark, **preview}
@@ -63,7 +70,9 @@ class FakeEpisodes:
     def answer(self, mllm, batch, selection, update, *, temperature, weight):
         texts = []
         for b, asked in enumerate(self.batch_questions(batch)):
-            if asked.id == "bad":
+            if asked.id == "bad" or asked.extra.get("bad_for") == selection[b][2]:
+                if weight[b]:
+                    self.failures.append({"question": asked.id, "error": f"no {selection[b][2]}"})
                 weight[b] = 0
             letter = "B" if self.right(asked, *selection[b]) else "A"
             texts.append([f"<answer>{letter}</answer>"])
@@ -76,7 +85,13 @@ PARAMS = {
 }
 
 
-def test_what_each_arm_gets():
+def run(episodes, names, folder, batch_size=2):
+    """Scores, answers and dropped questions of the arms."""
+    kept = KeptRows(folder / "rows.jsonl", {"questions": "these"})
+    return Evaluator(episodes, "jsonl", PARAMS, batch_size).run(names, kept)
+
+
+def test_what_each_arm_gets(tmp_path):
     seen = {}
 
     def right(asked, mllm, sampler, selector, query):
@@ -85,7 +100,7 @@ def test_what_each_arm_gets():
 
     episodes = FakeEpisodes([question("a"), question("bad"), question("c")], right)
     names = ("uniform", "joint", "pretrained", "topk_question", "topk")
-    scores, answers = Evaluator(episodes, "jsonl", PARAMS, 2).run(names)
+    scores, answers, dropped = run(episodes, names, tmp_path)
     assert seen["uniform", ""] == ("base mllm", "base sampler")
     assert seen["msjoe", "by joint mllm"] == ("joint mllm", "joint sampler")
     assert seen["msjoe", "by base mllm"] == ("base mllm", "pretrain sampler")
@@ -96,6 +111,71 @@ def test_what_each_arm_gets():
     np.testing.assert_array_equal(scores["joint"], [1, np.nan, 1])
     np.testing.assert_array_equal(scores["uniform"], [0, np.nan, 0])
     assert answers["joint"] == ["B", "", "B"] and answers["topk"] == ["A", "", "A"]
+    assert dropped == {"bad": "no msjoe; no topk; no uniform"}
+
+
+@given(st.permutations(("uniform", "topk_question", "joint")), st.integers(1, 8))
+def test_all_arms_answer_the_same_questions_in_any_order(names, batch_size):
+    """What one arm cannot be asked counts for none; right answers are those of the others."""
+    bad_for = ["", "topk", "uniform", "", "msjoe", "topk", ""]
+    asked = [question(f"q{i}", bad_for=bad) for i, bad in enumerate(bad_for)]
+    episodes = FakeEpisodes(asked, lambda q, *arm: (int(q.id[1:]) + len(arm[2])) % 2)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run(episodes, names, pathlib.Path(folder), batch_size)
+    counted = [0, 3, 6]
+    assert outcome.dropped == {f"q{i}": f"no {bad}" for i, bad in enumerate(bad_for) if bad}
+    for name, selector in (("uniform", "uniform"), ("topk_question", "topk"), ("joint", "msjoe")):
+        want = [(i + len(selector)) % 2 if i in counted else np.nan for i in range(7)]
+        np.testing.assert_array_equal(outcome.scores[name], want)
+        assert [bool(answer) for answer in outcome.answers[name]] == [
+            i in counted for i in range(7)
+        ]
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_killed_evaluation_goes_on_with_the_missing_batches(tmp_path, at):
+    """Killed in batch `at`, of five; a kill may also tear the last row."""
+    asked = [question(f"q{i}", bad_for="topk" if i == 4 else "") for i in range(9)]
+    names, inputs = ("uniform", "topk_question"), {"questions": "these"}
+
+    def right(asked, *arm):
+        return int(asked.id[1:]) % 3 == 0
+
+    def evaluated(folder, episodes):
+        evaluator = Evaluator(episodes, "jsonl", PARAMS, 2)
+        result = evaluate(evaluator, names, folder, {}, inputs)
+        files = ("eval.json", "eval_questions.jsonl", "eval_rows.jsonl")
+        return result, [(folder / name).read_bytes() for name in files]
+
+    whole = evaluated(tmp_path / "whole", FakeEpisodes(asked, right))
+    victim, calls = FakeEpisodes(asked, right), []
+    answer = victim.answer
+
+    def until_killed(*args, **named):
+        calls.append(1)
+        if len(calls) == len(names) * at:
+            raise Killed
+        return answer(*args, **named)
+
+    victim.answer = until_killed
+    with pytest.raises(Killed):
+        evaluated(tmp_path / "killed", victim)
+    with (tmp_path / "killed" / "eval_rows.jsonl").open("a") as rows:
+        rows.write('{"index": 8, "id": "q')
+    again, batches = FakeEpisodes(asked, right), []
+    plain = again.batches
+    again.batches = lambda *a, **b: (
+        batches.append(x["index"].tolist()) or x for x in plain(*a, **b)
+    )
+    assert evaluated(tmp_path / "killed", again) == whole
+    assert batches == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 0]][at - 1 :]
+    idle = FakeEpisodes(asked, right)
+    idle.batches = lambda *_, **__: pytest.fail("all is there")
+    assert evaluated(tmp_path / "killed", idle) == whole
 
 
 def test_what_is_written(tmp_path, monkeypatch, capsys):
@@ -107,7 +187,7 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     asked = [question("a", **groups), question("bad"), question("c")]
     episodes = FakeEpisodes(asked, lambda asked, *arm: asked.id == "a")
     evaluator = Evaluator(episodes, "jsonl", PARAMS, 50)
-    result = evaluate(evaluator, ("uniform", "joint"), tmp_path, {"frames": 6, "seed": 0})
+    result = evaluate(evaluator, ("uniform", "joint"), tmp_path, {"frames": 6, "seed": 0}, {})
     assert json.loads((tmp_path / "eval.json").read_text()) == result
     row = result["arms"]["uniform"]
     assert (row["accuracy"], row["questions"], row["label"]) == (0.5, 2, "uniform")
@@ -118,8 +198,11 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     assert rows[0] == {"id": "a", "uniform": 1.0, "joint": 1.0}
     assert rows[1] == {"id": "bad", "uniform": None, "joint": None}
     assert json.loads((tmp_path / "submission-joint").read_text()) == ["B", "", "A"]
+    assert result["dropped"] == {"count": 1, "reasons": {"bad": "no msjoe; no uniform"}}
+    printed = capsys.readouterr().out
     # Three questions with the query "" of uniform, and the same with the policy's.
-    assert (out := capsys.readouterr().out).startswith("6 queries cut\n") and "half first" in out
+    assert "6 queries cut\n" in printed and "half first" in printed
+    assert "1 of 3 questions are left out of all arms:\n  no msjoe; no uniform: bad" in printed
 
 
 def test_queries_that_need_no_model():
@@ -140,16 +223,15 @@ def test_heldout_data_are_checked_before_training(tmp_path):
     def load(data=data, arms=("uniform",), **more):
         return load_heldout(data, EvaluateConfig(arms=arms, limit=1), **sizes, **more)
 
-    questions, reader = load(embedded=False)
-    assert (len(questions), reader.ids) == (1, ["v"])
-    with pytest.raises(UserError, match="no CLIP embeddings"):
-        load()
+    questions, reader = load()
+    assert (len(questions), reader.ids, reader.clip) == (1, ["v"], None)
+    assert load(clip="fp")[1].clip == "fp"
     with pytest.raises(UserError, match=r"extra\.oracle_frames must be lists"):
-        load(arms=("oracle",), embedded=False)
+        load(arms=("oracle",))
     with pytest.raises(UserError, match="other_previews needs questions of two videos at least"):
-        load(arms=("uniform", "joint_other_previews"), embedded=False)
+        load(arms=("uniform", "joint_other_previews"))
     with pytest.raises(UserError, match=r"config\.data\.heldout_questions is not set"):
         load(DataConfig(heldout_records="x"))
     save_questions(file, [question("q", "elsewhere")])
     with pytest.raises(UserError, match="video 'elsewhere' is not in"):
-        load(embedded=False)
+        load()

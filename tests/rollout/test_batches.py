@@ -1,12 +1,20 @@
 """What batches of questions are asked for: numbers of ids, order in time, pass rates."""
 
 import dataclasses
+import types
+from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msjoe_jax.rollout.batches import by_time, pass_rates, question_number
+from msjoe_jax.rollout.batches import (
+    by_time,
+    describe_dropped,
+    pass_rates,
+    question_number,
+    unfinished_batches,
+)
 from tests.support.system import colour_questions
 
 
@@ -36,3 +44,25 @@ def test_a_rate_that_was_not_measured_is_not_a_number():
     asked[1] = dataclasses.replace(asked[1], difficulty=None)
     np.testing.assert_array_equal(pass_rates(asked), [0, np.nan, 0.5, 0.75])
     assert pass_rates([]).shape == (0,)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.sets(st.integers(0, 11)))
+def test_unfinished_batches_are_those_of_a_whole_run(count, size, finished):
+    """The very same batches, of which some question is missing."""
+
+    def batches(batch_size, order=None):
+        places = list(range(count) if order is None else order)
+        return [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+
+    episodes: Any = types.SimpleNamespace(questions=range(count), batches=batches)
+    got = list(unfinished_batches(episodes, size, finished))
+    want = [block for block in batches(size) if not finished.issuperset(block)]
+    assert got == [(block, block) for block in want]
+
+
+def test_reasons_are_told_once_with_some_of_the_ids():
+    reasons = {f"q{i}": "too long" if i else "damaged" for i in range(8)}
+    lines = describe_dropped(reasons).splitlines()
+    assert lines == ["  damaged: q0", "  too long: q1, q2, q3, q4, q5 and 2 more"]
+    many = describe_dropped({f"q{i}": f"reason {i}" for i in range(12)}).splitlines()
+    assert len(many) == 11 and many[-1] == "  and 2 more reasons"

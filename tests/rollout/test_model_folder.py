@@ -140,3 +140,33 @@ def test_a_whole_folder_is_left_and_half_a_one_replaced(folder, tmp_path):
     assert system.family.read_config(written) == system.mllm_config
     save_model_folder(tmp_path / "out", **{**rest, "parts": {}})
     assert "trained" in load_meta(str(tmp_path / "out" / "params"))
+
+
+def test_a_folder_of_other_inputs_is_replaced_with_a_line(tmp_path, capsys):
+    settings = tiny_settings(tmp_path)
+    tokenizers = load_tokenizers(settings)
+    system = make_system(settings, tokenizers)
+    params, out = tiny_params(system.abstract), tmp_path / "out"
+
+    def save(change, **inputs):
+        sampler = jax.tree.map(lambda x: x + change, params["sampler"])
+        save_model_folder(
+            out,
+            settings=settings,
+            parts={},
+            system=system,
+            tokenizers=tokenizers,
+            params={**params, "sampler": sampler},
+            inputs=inputs,
+        )
+        stored = load_model_folder(out, ["sampler"]).params["sampler"]["skip_scale"]
+        return float(stored - params["sampler"]["skip_scale"]), capsys.readouterr().out
+
+    assert save(1, weights="a") == (pytest.approx(1), "")
+    assert save(2, weights="a") == (pytest.approx(1), "")
+    line = f"{out}: made from other weights (was a, is b); made again\n"
+    assert save(2, weights="b") == (pytest.approx(2), line)
+    # Killed between the removal of the old folder and the naming of the new one.
+    out.rename(tmp_path / "out.old")
+    assert save(3, weights="b") == (pytest.approx(3), "")
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("out")] == ["out"]

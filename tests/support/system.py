@@ -41,16 +41,21 @@ def noise_videos(
     height: int = 56,
     width: int = 56,
     uneven: bool = False,
+    clip: str = "random",
+    **writing: Any,
 ) -> RecordReader:
-    """Videos of noise with so many frames each, and embeddings of noise; `uneven`: at odd times."""
+    """Videos of noise with so many frames each, and embeddings of noise by the CLIP of that name.
+
+    uneven: at odd times; writing: options of RecordWriter.
+    """
     rng = np.random.default_rng(0)
-    with RecordWriter(folder) as writer:
+    with RecordWriter(folder, **writing) as writer:
         for video, count in counts.items():
             times = np.cumsum(rng.uniform(0.5, 3, count)) if uneven else np.arange(count)
             frames = rng.integers(0, 256, (count, height, width, 3), np.uint8)
             writer.add(video, zip(times, frames, strict=True))
     rows = {video: rng.normal(size=(counts[video], EMBEDDING)) for video in counts}
-    write_embeddings(folder, "random", rows.items())
+    write_embeddings(folder, clip, rows.items())
     return RecordReader(folder)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from msjoe_jax.fields import plain, read
+from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout.frames import FrameConfig
-from msjoe_jax.rollout.model_folder import save_model_folder
+from msjoe_jax.rollout.model_folder import load_model_folder, save_model_folder
 from msjoe_jax.rollout.system import NAMES, ModelSettings, load_tokenizers, make_system
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
@@ -92,6 +93,11 @@ def tiny_model_folder(folder: pathlib.Path) -> pathlib.Path:
         params=tiny_params(system.abstract),
     )
     return folder / "model"
+
+
+def clip_of(model: pathlib.Path) -> str:
+    """The fingerprint of a model folder's CLIP, which names its embeddings."""
+    return fingerprint(load_model_folder(model, ["clip"]).params["clip"])
 
 
 def tiny_video(

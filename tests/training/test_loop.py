@@ -236,7 +236,7 @@ def test_validations_come_when_they_are_due_and_are_saved(tmp_path):
         lambda n: {},
         steps=5,
         saves=100,
-        validation=lambda params, label: {"joint": next(scores)},
+        validation=lambda params, label: ({"joint": next(scores)}, {}),
         validate_every=2,
     )
     assert curve(tmp_path) == [(0, 0.1), (2, 0.3), (4, 0.5), (5, 0.4)]
@@ -252,7 +252,7 @@ def test_a_training_may_end_early(tmp_path, capsys):
         lambda n: {},
         steps=8,
         saves=100,
-        validation=lambda params, label: {"joint": next(scores)},
+        validation=lambda params, label: ({"joint": next(scores)}, {}),
         validate_every=1,
         patience=2,
     )

@@ -17,7 +17,7 @@ from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.runtime.files import lock
 from tests.support.embeddings import write_embeddings
-from tests.support.tiny import tiny_model_folder
+from tests.support.tiny import clip_of, tiny_model_folder
 
 pytestmark = pytest.mark.slow
 
@@ -36,16 +36,15 @@ def made(tmp_path_factory):
         for v in range(VIDEOS):
             pictures = rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
             writer.add(f"v{v}", enumerate(pictures))
-    ids = RecordReader(folder / "records").ids
+    ids, model = RecordReader(folder / "records").ids, tiny_model_folder(folder)
     write_embeddings(
-        folder / "records", "random", ((v, rng.normal(size=(FRAMES, 32))) for v in ids)
+        folder / "records", clip_of(model), ((v, rng.normal(size=(FRAMES, 32))) for v in ids)
     )
     questions = [
         Question(f"q{i}", ids[i % VIDEOS], "what colour is the cup ?", COLOURS, i % 4, i / 10)
         for i in range(2 * VIDEOS)
     ]
     save_questions(folder / "questions.jsonl", questions)
-    model = tiny_model_folder(folder)
     (folder / "config.py").write_text(
         "import pathlib\n"
         "from tests.support.tiny import tiny_config\n"
@@ -161,6 +160,43 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(made, whole):
     assert "mllm/language/embedding" in state and any("mu" in name for name in state)
     reader = EventAccumulator(str(made / "killed" / "joint" / "tensorboard"))
     assert [event.step for event in reader.Reload().Tensors("reward")] == list(range(1, STEPS + 1))
+
+
+# `main` that kills itself when so many rows of pass rates or results are on disk.
+KILLED_AT_ROWS = """
+import os, runpy, signal
+from msjoe_jax.runtime.kept_rows import KeptRows
+add = KeptRows.add
+def add_and_die(self, rows):
+    add(self, rows)
+    if self._path.name == os.environ["KILL_IN"] and len(self.rows) >= int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+KeptRows.add = add_and_die
+runpy.run_module("msjoe_jax.main", run_name="__main__")
+"""
+
+
+def test_killed_measurements_end_where_uninterrupted_ones_do(made):
+    """Pass rates and an evaluation, each killed after some of its batches."""
+    flags = (
+        "--config.phases=('difficulty','evaluate')",
+        "--config.evaluate.arms=('uniform','topk_queries')",
+        "--config.evaluate.batch=3",
+        f"--config.data.heldout_records={made / 'records'}",
+        f"--config.data.heldout_questions={made / 'questions.jsonl'}",
+    )
+    assert run(made, "measured", *flags).returncode == 0
+    for file, at in (("rates.jsonl", 3), ("rates.jsonl", 9), ("eval_rows.jsonl", 6)):
+        victim = run(
+            made, "cut", *flags, program=("-c", KILLED_AT_ROWS), KILL_IN=file, KILL_AT=str(at)
+        )
+        assert victim.returncode == -signal.SIGKILL, victim.stderr[-3000:]
+    done = run(made, "cut", *flags)
+    assert done.returncode == 0 and "made again" not in done.stdout, done.stderr[-3000:]
+    files = ("difficulty/rates.jsonl", "difficulty/questions.jsonl", "eval.json",
+             "eval_questions.jsonl", "eval_rows.jsonl")  # fmt: skip
+    for file in files:
+        assert (made / "cut" / file).read_bytes() == (made / "measured" / file).read_bytes(), file
 
 
 def test_training_moved_both_models(made, whole):

@@ -1,0 +1,65 @@
+"""Warm-ups go on from checkpoints of the same inputs only; the tokenizer is that of the prompts."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from msjoe_jax.data.questions import DataConfig
+from msjoe_jax.errors import UserError
+from msjoe_jax.text.prompts import PromptConfig
+from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.world.phase import WorldConfig, build, run_loop
+from msjoe_jax.world.warmup_clip import Loop
+
+INPUTS = {"records": "1", "tokenizer": "2", "settings": "3"}
+
+
+def counting(steps, done):
+    """A warm-up that counts its steps, and notes them in `done`."""
+
+    def step(state, index):
+        done.append(index)
+        return {"params": state["params"] + 1}, {"loss": jnp.float32(0)}
+
+    return Loop(lambda: {"params": jnp.int32(0)}, step, steps)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_warm_up_of_other_inputs_is_refused(tmp_path, name):
+    done: list[int] = []
+    for _ in range(2):
+        assert run_loop(counting(3, done), tmp_path / "clip", "warm up", INPUTS) == 3
+    assert done == [0, 1, 2]
+    with pytest.raises(UserError, match=rf"clip holds a training from other {name} \(was \d, is 9"):
+        run_loop(counting(3, done), tmp_path / "clip", "warm up", {**INPUTS, name: "9"})
+    assert done == [0, 1, 2]
+
+
+def test_the_worlds_tokenizer_knows_the_words_of_the_prompts(tmp_path, capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Part:
+        tokenizer: str = ""
+
+    @dataclasses.dataclass(frozen=True)
+    class Stub:
+        prompt: PromptConfig
+        data: Any
+        extensions: Any
+        mllm: Part = Part()
+        clip: Part = Part()
+
+    def built(instruction):
+        prompt = PromptConfig(query_instruction=instruction)
+        world = {"world": WorldConfig(0, 1, 1, 1)}
+        return build(Stub(prompt, DataConfig(), world), tmp_path).mllm.tokenizer
+
+    file = built("find")
+    first = Tokenizer(file)
+    capsys.readouterr()
+    assert built("find") == file and capsys.readouterr().out == ""
+    built("search zebras")
+    assert "tokenizer.json: made from other prompts; made again" in capsys.readouterr().out
+    unknown = first.token_id("<unk>")
+    assert first.encode("zebras") == [unknown] != Tokenizer(file).encode("zebras")
