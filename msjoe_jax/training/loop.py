@@ -10,8 +10,8 @@ from typing import Any
 
 from etils import epath
 
-from msjoe_jax.evaluation.table import describe_dropped
 from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.rollout.collect import Rollout
 from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes, fetch
