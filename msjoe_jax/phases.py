@@ -25,7 +25,8 @@ from msjoe_jax.rollout.model_folder import save_model_folder
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.system import System, Tokenizers, load_tokenizers, make_system
 from msjoe_jax.rollout.text import Text, make_text
-from msjoe_jax.runtime.checkpoint import check_inputs, load_meta, load_params, newest_meta
+from msjoe_jax.runtime.checkpoint import load_meta, load_params
+from msjoe_jax.runtime.checkpoint_inputs import check_inputs, newest_meta
 from msjoe_jax.runtime.digest import (
     Inputs,
     Remembered,

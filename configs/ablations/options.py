@@ -35,9 +35,12 @@ VARIANTS: Variants = {
     "marginal": ("the paper's likelihood of a draw", {"objective.likelihood": "marginal"}),
     "no_frame_entropy": ("no entropy bonus on frames", {"objective.frame_entropy": 0.0}),
     "no_query_entropy": ("no entropy bonus on queries", {"objective.query_entropy": 0.0}),
-    "refill": ("silent questions replaced, two further batches at most", {"rollout.refill": 2}),
+    "refill": (
+        "questions answered all alike replaced, two further batches at most",
+        {"rollout.refill": 2},
+    ),
     "mask_silent": (
-        "questions whose rewards are all equal count nowhere",
+        "silent questions left out of entropy and KL",
         {"objective.mask_silent": True},
     ),
     "overlong_mask": (
@@ -58,9 +61,14 @@ VARIANTS: Variants = {
         "KL to the base model, 0.01, k3+",
         {"objective.kl_coef": 0.01, "objective.kl_kind": "k3+"},
     ),
+    "uniform_share": (
+        "a quarter of the questions shown uniform frames",
+        {"rollout.uniform_share": 0.25},
+    ),
+    "answer_weight": ("answers' advantages at half weight", {"objective.answer_weight": 0.5}),
     "sequence_mean": ("loss: mean of replies' means", {"objective.aggregation": "sequence-mean"}),
     "fixed_length": ("loss: sums over a fixed length", {"objective.aggregation": "fixed-length"}),
-    "two_updates": ("two updates a batch, clipped token ratios", TWO),
+    "two_updates": ("two updates a batch, clipped ratios of tokens and draws", TWO),
     "gspo": ("two updates a batch, sequence ratios", TWO | {"objective.ratio": "sequence"}),
     "micro_batches": (
         "gradients of four parts added: the default's",

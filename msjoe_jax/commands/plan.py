@@ -33,7 +33,13 @@ from msjoe_jax.runtime.mesh import (
     param_shardings,
     with_shardings,
 )
-from msjoe_jax.training.state import abstract_state, make_step, trains_vision
+from msjoe_jax.training.state import (
+    abstract_state,
+    make_step,
+    reference,
+    trains_vision,
+    with_scores,
+)
 
 GIB = 2**30
 # Usable memory of a chip as the compiler reports it, in GiB, by TPU generation.
@@ -151,7 +157,8 @@ def plan_joint_step(
     """Compiles the joint step of a training for a slice.
 
     Returns:
-      The report, the mesh, and the bytes per chip that CLIP takes beside the step's arguments.
+      The report, the mesh, and the bytes per chip that CLIP, and the reference of a KL term, take
+      beside the step's arguments.
 
     Raises:
       UserError: an impossible topology, mesh or size.
@@ -169,6 +176,7 @@ def plan_joint_step(
         config.rollout,
         encode_in_step=run.training.train_mllm and trains_vision(run, system),
     )
+    batch = with_scores(run, batch)
     by_question = batch_sharding(mesh, rules)
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.rollout.questions % parts:
@@ -187,11 +195,12 @@ def plan_joint_step(
         donate=(0,),
         effort=effort,
     )
-    clip = system.abstract["clip"]
-    places = param_shardings(clip, table, mesh, rules)
+    beside = jax.eval_shape(lambda params: reference(run, params), system.abstract)
+    beside = {"clip": system.abstract["clip"], "reference": beside}
+    places = param_shardings(beside, table, mesh, rules)
     other_bytes = sum(
         math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, place in zip(jax.tree.leaves(clip), jax.tree.leaves(places), strict=True)
+        for leaf, place in zip(jax.tree.leaves(beside), jax.tree.leaves(places), strict=True)
     )
     return report, mesh, other_bytes
 
@@ -202,7 +211,7 @@ def format_report(report: PlanReport, mesh: Mesh, other_bytes: int) -> str:
         ("chips", f"{report.chips}, mesh " + " × ".join(f"{k} {v}" for k, v in mesh.shape.items())),
         ("arguments", f"{report.arguments / GIB:.2f} GiB a chip"),
         ("peak", "–" if report.peak is None else f"{report.peak / GIB:.2f} GiB a chip"),
-        ("beside it", f"{other_bytes / GIB:.2f} GiB a chip (CLIP)"),
+        ("beside it", f"{other_bytes / GIB:.2f} GiB a chip (CLIP, reference)"),
         ("HBM", f"{report.hbm / GIB:.2f} GiB"),
         ("compiled in", f"{report.seconds:.0f} s"),
     ]

@@ -148,4 +148,5 @@ def abstract_batch(
         weight=_floats(B),
         importance=_floats(B),
         embeddings=embeddings,
+        uniform=_floats(B) if rollout.uniform_share else None,
     )

@@ -21,7 +21,6 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.digest import Inputs, differences
 from msjoe_jax.runtime.mesh import path_name
 from msjoe_jax.runtime.space import full_disk, is_full, room_for, room_of
 
@@ -210,31 +209,6 @@ def load_meta(path: epath.PathLike) -> Meta:
       UserError: no checkpoint there, or a damaged one.
     """
     return _read_document(_absolute(path))["meta"]
-
-
-def newest_meta(directory: epath.PathLike) -> Meta | None:
-    """Reads the `meta` of the newest of a run's checkpoints; None if there is none.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    folder = _absolute(directory)
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    return load_meta(folder / str(max(steps))) if steps else None
-
-
-def check_inputs(directory: epath.PathLike, inputs: Inputs) -> None:
-    """Checks that a run's checkpoints, if there are any, state these `inputs` in their meta.
-
-    Raises:
-      UserError: they were made from others, which are named.
-    """
-    meta = newest_meta(directory)
-    if meta is not None and (different := differences(meta.get("inputs", {}), inputs)):
-        raise UserError(
-            f"{os.fspath(directory)} holds a training from other {', '.join(different)}; restore "
-            f"what it was made from, or remove {os.fspath(directory)} to train again"
-        )
 
 
 def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:

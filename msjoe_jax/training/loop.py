@@ -22,7 +22,7 @@ from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.reporting import DroppedQuestions, MetricReporter, show_rollout
-from msjoe_jax.training.state import State
+from msjoe_jax.training.state import State, scored
 from msjoe_jax.training.validation import SCORE, Validation, ValidationLog
 
 # Metrics of the batch, which its further updates do not change.
@@ -54,19 +54,16 @@ class Loop:
 
     def with_log_probs(self, state: State, rollout: Rollout) -> Rollout:
         """Adds the reference's and the old log-probs, where the objective needs them."""
-        arrays, training = rollout.arrays, self.run.training
-        sources: dict[str, Any] = {"ref": self.reference}
-        if self.run.rollout.updates > 1:
-            trains = {"mllm": training.train_mllm, "sampler": training.train_sampler}
-            sources["old"] = {name: state[name] for name, on in trains.items() if on}
-        for kind, params in sources.items():
-            if "mllm" in params:
+        arrays, sources = rollout.arrays, {"ref": self.reference, "old": state}
+        for kind, models in scored(self.run).items():
+            params = sources[kind]
+            if "mllm" in models:
                 query, answer = self.scoring(params["mllm"], arrays)
                 arrays = arrays._replace(
                     queries=arrays.queries._replace(**{f"{kind}_log_probs": query}),
                     answers=arrays.answers._replace(**{f"{kind}_log_probs": answer}),
                 )
-            if "sampler" in params:
+            if "sampler" in models:
                 scores = self.draw_scoring(params["sampler"], arrays)
                 arrays = arrays._replace(**{f"{kind}_draw_log_probs": scores})
         return rollout._replace(arrays=arrays)

@@ -11,6 +11,7 @@ import optax
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.lora import add_lora
 from msjoe_jax.models.params import Params
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rl.joint_step import (
     make_draw_scores,
     make_joint_step,
@@ -91,6 +92,47 @@ def make_scoring(run: TrainingRun, system: System) -> Callable:
 def make_draw_scoring(run: TrainingRun, system: System) -> Callable:
     """Makes (sampler parameters, batch) → log-probs of draws; not yet jitted."""
     return make_draw_scores(run.step, model_fns(run, system))
+
+
+def scored(run: TrainingRun) -> dict[str, tuple[str, ...]]:
+    """Returns the models whose log-probs a batch holds: {"ref": at the start, "old": as drawn}."""
+    trains = {"mllm": run.training.train_mllm, "sampler": run.training.train_sampler}
+    kept = {"mllm": run.objective.mllm_reference, "sampler": run.objective.sampler_reference}
+    return {
+        "ref": tuple(name for name in trains if trains[name] and kept[name]),
+        "old": tuple(name for name in trains if trains[name] and run.rollout.updates > 1),
+    }
+
+
+def reference(run: TrainingRun, params: dict[str, Params]) -> dict[str, Params]:
+    """Returns what KL terms need of the starting parameters, in the type that computes with them.
+
+    A copy for computing alone needs no more: in bfloat16 it is half of what trains.
+    """
+    out = {name: params[name] for name in scored(run)["ref"]}
+    if "mllm" in out:
+        dtype = jnp.dtype(run.mllm.dtype)
+        out["mllm"] = jax.tree.map(lambda x: x.astype(dtype), out["mllm"])
+    return out
+
+
+def with_scores(run: TrainingRun, batch: RolloutBatch) -> RolloutBatch:
+    """Adds to a batch of shapes those of the log-probs that the run's objective needs."""
+    for kind, models in scored(run).items():
+        if "mllm" in models:
+            batch = batch._replace(
+                queries=_scored_part(batch.queries, kind), answers=_scored_part(batch.answers, kind)
+            )
+        if "sampler" in models:
+            draws = jax.ShapeDtypeStruct(batch.draw.indices.shape[:3], jnp.float32)
+            scores: dict[str, Any] = {f"{kind}_draw_log_probs": draws}
+            batch = batch._replace(**scores)
+    return batch
+
+
+def _scored_part(part: TokenRollouts, kind: str) -> TokenRollouts:
+    scores: dict[str, Any] = {f"{kind}_log_probs": part.log_probs}
+    return part._replace(**scores)
 
 
 def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:

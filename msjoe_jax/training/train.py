@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
 from msjoe_jax.data.questions import Question
@@ -20,7 +19,8 @@ from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
-from msjoe_jax.runtime.checkpoint import Checkpoints, check_inputs
+from msjoe_jax.runtime.checkpoint import Checkpoints
+from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.loop import Loop, run_loop
@@ -36,10 +36,12 @@ from msjoe_jax.training.state import (
     make_draw_scoring,
     make_scoring,
     make_step,
+    reference,
     trains_vision,
 )
 from msjoe_jax.training.validation import Validation, best_of, read_validations
 
+TRAINED = ("mllm", "sampler")
 Split = tuple[list[Question], RecordReader]
 
 
@@ -112,9 +114,8 @@ def train(
     asked = training_questions(run.training, run.name, run.difficulty, questions)
     watched = None
     if validation and run.loop.validate_every:
-        parts = mesh.shape["data"] * mesh.shape["fsdp"]
-        size = min(validation_batch, len(validation[0]))
-        watched = Validation(episodes(*validation), run.task, -(-size // parts) * parts)
+        size = _divided(min(validation_batch, len(validation[0])), mesh)
+        watched = Validation(episodes(*validation), run.task, size)
     loop = _make_loop(
         run,
         folder,
@@ -126,21 +127,33 @@ def train(
         meta=meta,
     )
     with Checkpoints(folder / "checkpoints", keep=run.loop.keep_checkpoints) as checkpoints:
-        done = checkpoints.latest_step() or 0
-        if done:
-            state, position, _ = checkpoints.restore(like)
-            loop.stream.set_state(position)
-        else:
-            init = functools.partial(init_state, run)
-            state = jax.jit(init, out_shardings=shardings)(params["mllm"], params["sampler"])
+        state, done = _start(loop, checkpoints, like, params)
         if done < run.training.steps:
             with jax.set_mesh(mesh):  # attention kernels run on each device's part of it
                 state, done = run_loop(loop, state, checkpoints, done)
+    last = {name: state[name] for name in TRAINED}
+    kept = {name: like[name] for name in TRAINED}
+    return functools.partial(_ending, folder, system, last, done, kept, params["clip"])
 
-    last = {name: state[name] for name in ("mllm", "sampler")}
-    return functools.partial(
-        _ending, folder, system, last, done, {name: like[name] for name in last}, params["clip"]
-    )
+
+def _start(
+    loop: Loop, checkpoints: Checkpoints, like: State, params: dict[str, Params]
+) -> tuple[State, int]:
+    """Returns the state of the newest checkpoint, or a fresh one, and the updates behind it."""
+    done = checkpoints.latest_step() or 0
+    if done:
+        state, position, _ = checkpoints.restore(like)
+        loop.stream.set_state(position)
+        return state, done
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    init = jax.jit(functools.partial(init_state, loop.run), out_shardings=shardings)
+    return init(params["mllm"], params["sampler"]), 0
+
+
+def _divided(size: int, mesh: jax.sharding.Mesh) -> int:
+    """Returns the least number from `size` on that divides over the mesh's batch axes."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-size // parts) * parts
 
 
 def _ending(
@@ -225,20 +238,6 @@ def _make_loop(
         reference={name: place(tree) for name, tree in reference(run, params).items()},
         validation=validation,
     )
-
-
-def reference(run: TrainingRun, params: dict[str, Params]) -> dict[str, Params]:
-    """Returns what KL terms need of the starting parameters, in the type that computes with them.
-
-    A copy for computing alone needs no more: in bfloat16 it is half of what trains.
-    """
-    out: dict[str, Params] = {}
-    if run.training.train_mllm and run.objective.mllm_reference:
-        dtype = jnp.dtype(run.mllm.dtype)
-        out["mllm"] = jax.tree.map(lambda x: x.astype(dtype), params["mllm"])
-    if run.training.train_sampler and run.objective.sampler_reference:
-        out["sampler"] = params["sampler"]
-    return out
 
 
 def merged(state: State, system: System) -> dict[str, Params]:

@@ -13,7 +13,8 @@ from msjoe_jax.models.params import Params, fingerprint
 from msjoe_jax.rollout.programs import clip_encoder
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
-from msjoe_jax.runtime.checkpoint import Checkpoints, check_inputs
+from msjoe_jax.runtime.checkpoint import Checkpoints
+from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.runtime.digest import Inputs, digest, digest_of_file
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.text.prompts import PromptConfig

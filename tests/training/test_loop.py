@@ -170,9 +170,17 @@ class Part:
         ({}, {}, ()),
         ({"rollout.updates": 2}, {}, ("mllm", "sampler")),
         ({"rollout.updates": 2, "joint.train_mllm": False}, {}, ("sampler",)),
-        ({"rollout.updates": 3, "joint.train_sampler": False}, {"mllm": "base"}, ("mllm",)),
-        ({}, {"mllm": "base", "sampler": "start"}, ()),
-        ({"rollout.updates": 2}, {"sampler": "start"}, ("mllm", "sampler")),
+        (
+            {"rollout.updates": 3, "joint.train_sampler": False, "objective.kl_coef": 0.1},
+            {"mllm": "base"},
+            ("mllm",),
+        ),
+        ({"objective.log_kl": True}, {"mllm": "base", "sampler": "start"}, ()),
+        (
+            {"rollout.updates": 2, "objective.frame_kl_coef": 0.1},
+            {"sampler": "start"},
+            ("mllm", "sampler"),
+        ),
     ],
 )
 def test_log_probs_are_added_where_the_objective_needs_them(fields, reference, old):

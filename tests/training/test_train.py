@@ -10,7 +10,8 @@ import pytest
 
 from msjoe_jax.config import base, read_config
 from msjoe_jax.models.lora import add_lora, merge_lora
-from msjoe_jax.training.train import merged, reference
+from msjoe_jax.training.state import reference
+from msjoe_jax.training.train import merged
 
 
 def test_adapters_are_merged_at_the_end():
