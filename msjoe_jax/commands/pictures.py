@@ -1,10 +1,11 @@
-"""Draws the pictures of the README: pipeline.png, and with a finished run rollout.png.
+"""Draws the pictures of the README: pipeline.png, and of a finished run rollout.png and curves.
 
     msjoe pictures --out=docs                          # pipeline.png: the steps of an episode
     msjoe pictures --run=runs/tiny --out=docs          # rollout.png too
 
 rollout.png shows how the run's trained model answers one of its held-out questions: the queries'
-similarities, the logits, the key frames and the answer.
+similarities, the logits, the key frames and the answer. validation-NAME.png has the accuracies of
+each training that was validated.
 """
 
 import itertools
@@ -20,15 +21,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from msjoe_jax.commands.cli import run_app
+from msjoe_jax.config import TRAININGS
 from msjoe_jax.data.embed import check_embeddings
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
-from msjoe_jax.report.figures import keyframe_figure
+from msjoe_jax.evaluation.arms import ARMS
+from msjoe_jax.report.figures import keyframe_figure, validation_figure
 from msjoe_jax.rollout.answerer import Answerer
 from msjoe_jax.rollout.episode import Episodes, fetch, full_weight
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.tasks import TASKS
+from msjoe_jax.training.validation import PLAIN, WITH_TRUTH, best_of, read_validations
 
 BLUE, GREEN, ORANGE, GREY = "#dbe8f6", "#dff0dc", "#fbe6cf", "#eeeeee"
 INK, MLLM_INK, SAMPLER_INK = "#333333", "#3a6ea5", "#3f8f3a"
@@ -130,6 +134,18 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
     )
 
 
+def curves_of(rows: list[dict[str, Any]], name: str) -> Figure:
+    """Draws the validations of the training `name`, rows of its `validation.jsonl`."""
+    best = best_of(rows)
+    curves = {
+        ARMS[arm].label: [row[arm] for row in rows]
+        for arm in (*PLAIN, *WITH_TRUTH)
+        if all(arm in row for row in rows)
+    }
+    updates = [row["step"] for row in rows]
+    return validation_figure(updates, curves, best["step"] if best else None, f"{name}: validation")
+
+
 def make_pictures(run: str, number: int, out: str) -> None:
     """Writes the pictures.
 
@@ -148,6 +164,11 @@ def make_pictures(run: str, number: int, out: str) -> None:
     if not run:
         return
     questions, records = heldout_data(pathlib.Path(run))
+    for name in TRAININGS:
+        if rows := read_validations(epath.Path(run) / name):
+            picture = folder / f"validation-{name}.png"
+            curves_of(rows, name).savefig(picture, dpi=90)
+            print(picture)
     if not -len(questions) <= number < len(questions):
         raise UserError(f"--question={number}: the run has {len(questions)} held-out questions")
     model = pathlib.Path(run) / "final"

@@ -1,7 +1,7 @@
-"""Figures of one answered question: the queries' similarities, the logits and the key frames."""
+"""Figures: of one answered question, and of the validations of a training."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -54,6 +54,33 @@ def keyframe_figure(
     if title:
         # parse_math off, here and below: a "$" in a question is a dollar.
         figure.suptitle(textwrap.fill(title, 130), fontsize=10, parse_math=False)
+    return figure
+
+
+def validation_figure(
+    updates: Sequence[int], curves: Mapping[str, Sequence[float]], chosen: int | None, title: str
+) -> Figure:
+    """Draws accuracy on the validation split over the updates of a training.
+
+    Args:
+      updates: at which it was validated.
+      curves: accuracies by the label of the arm.
+      chosen: the update with the best, marked; None: none is.
+      title: text at the top.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for label, values in curves.items():
+        axes.plot(updates, values, marker="o", markersize=3, label=label)
+    if chosen is not None:
+        axes.axvline(chosen, color=KEY_COLOUR, linestyle=":", label=f"best: update {chosen}")
+    axes.set_xlabel("update")
+    axes.set_ylabel("validation accuracy")
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    axes.set_title(title, fontsize=10, parse_math=False)
     return figure
 
 

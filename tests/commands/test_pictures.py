@@ -55,6 +55,20 @@ def test_the_pipeline_names_the_steps_and_needs_no_run(tmp_path):
     assert not any("stage" in text for text in texts)
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_validations_of_a_training_are_curves(run, tmp_path):
+    (run / "joint").mkdir()
+    rows = [{"step": 0, "joint": 0.1, "joint_uniform": 0.3}]
+    rows += [{"step": n, "joint": 0.1 * n, "joint_uniform": 0.3} for n in (2, 4, 6)]
+    (run / "joint" / "validation.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    pictures.make_pictures(str(run), 0, str(tmp_path))
+    assert drawn(tmp_path / "validation-joint.png")
+    axes = pictures.curves_of(rows, "joint").axes[0]
+    named = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    assert named["joint"] == [0.1, 0.2, 0.4, pytest.approx(0.6)]
+    assert {"joint MLLM, uniform", "best: update 6"} < named.keys()
+
+
 @pytest.mark.parametrize("number", [0, -1])  # more candidates than K; fewer frames than K
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_rollout_of_a_finished_run(run, tmp_path, number):
