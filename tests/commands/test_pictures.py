@@ -64,8 +64,8 @@ def test_validations_of_a_training_are_curves(run, tmp_path):
     pictures.make_pictures(str(run), 0, str(tmp_path))
     assert drawn(tmp_path / "validation-joint.png")
     axes = pictures.curves_of(rows, "joint").axes[0]
-    named = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
-    assert named["joint"] == [0.1, 0.2, 0.4, pytest.approx(0.6)]
+    named = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert named["joint"] == pytest.approx([0.1, 0.2, 0.4, 0.6])
     assert {"joint MLLM, uniform", "best: update 6"} < named.keys()
 
 

@@ -164,3 +164,26 @@ def test_an_update_that_is_not_finite_is_left_out(where):
     same(later["mllm"], direct["mllm"])
     same(later["sampler_opt"], direct["sampler_opt"])
     assert later["skipped"] == 1
+
+
+@pytest.mark.parametrize("what", ["replies cut off", "questions dropped"])
+def test_decay_and_momentum_alone_move_nothing(what):
+    """A second update, on a batch that leaves nothing to learn from: no optimizer state changes."""
+    config = dataclasses.replace(ROUTED, overlong="mask")
+    batch = make_batch()
+    _, state, _ = run(config, batch, "decay")
+    if what == "questions dropped":
+        batch = batch._replace(weight=np.zeros_like(batch.weight))
+    else:
+        cut = [
+            part._replace(finished=np.zeros_like(part.finished))
+            for part in (batch.queries, batch.answers)
+        ]
+        batch = batch._replace(queries=cut[0], answers=cut[1])
+    _, after, metrics = run(config, batch, "decay", state=state)
+    same((after["mllm"], after["mllm_opt"]), (state["mllm"], state["mllm_opt"]))
+    assert metrics["moved_share/mllm"] == metrics["update_norm/mllm"] == 0
+    if what == "questions dropped":
+        same((after["sampler"], after["sampler_opt"]), (state["sampler"], state["sampler_opt"]))
+    else:  # its draws still count
+        assert metrics["moved_share/sampler"] > 0

@@ -164,7 +164,11 @@ def step_of(config, optimizer="descent", trainable=""):
 
 
 def make_step_of(config, optimizer, trainable):
-    make = {"descent": lambda: optax.sgd(1.0), "adam": lambda: optax.adam(0.1)}[optimizer]
+    make = {
+        "descent": lambda: optax.sgd(1.0),
+        "adam": lambda: optax.adam(0.1),
+        "decay": lambda: optax.adamw(0.1, weight_decay=0.5),
+    }[optimizer]
     fns = (make_joint_step(config, FNS, make(), make(), trainable), make)
     return jax.jit(fns[0], compiler_options=FAST), make
 

@@ -57,7 +57,10 @@ def made(tmp_path_factory):
         f"    c.joint.steps, c.checkpoint_every, c.media_every = {STEPS}, {SAVE_EVERY}, 100\n"
         "    c.rollout.questions, c.rollout.query_rollouts = 3, 2\n"
         "    c.rollout.updates, c.rollout.refill, c.joint.curriculum.width = 2, 1, 0.3\n"
-        "    c.objective.kl_coef = 0.01\n"
+        "    c.objective.kl_coef = c.objective.frame_kl_coef = 0.01\n"
+        f"    c.data.validation_records = {str(folder / 'records')!r}\n"
+        f"    c.data.validation_questions = {str(folder / 'questions.jsonl')!r}\n"
+        f"    c.validate_every, c.validation_limit = {SAVE_EVERY}, 4\n"
         "    c.objective.query_entropy, c.optimizer.mllm_lr = 0.1, 1e-3\n"
         "    return c\n"
     )
@@ -158,6 +161,16 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(made, whole):
     for name, value in state.items():
         np.testing.assert_array_equal(resumed[name], value, name)
     assert "mllm/language/embedding" in state and any("mu" in name for name in state)
+    # The rollouts with their rewards and advantages, the validations, and the best of them.
+    for file in ("rollouts.jsonl", "validation.jsonl"):
+        texts = [(made / name / "joint" / file).read_text() for name in ("whole", "killed")]
+        assert texts[0] == texts[1] and texts[0]
+    validated = [json.loads(line)["step"] for line in texts[0].splitlines()]
+    assert validated == [0, SAVE_EVERY, STEPS]
+    best = [sorted((made / name / "joint" / "best").iterdir()) for name in ("whole", "killed")]
+    assert [p.name for p in best[0]] == [p.name for p in best[1]] != []
+    for name, value in read(best[0][0] / "state").items():
+        np.testing.assert_array_equal(read(best[1][0] / "state")[name], value, name)
     reader = EventAccumulator(str(made / "killed" / "joint" / "tensorboard"))
     assert [event.step for event in reader.Reload().Tensors("reward")] == list(range(1, STEPS + 1))
 
