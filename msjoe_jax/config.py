@@ -105,7 +105,10 @@ class Config(LoopConfig):
             task=self.data.task,
             training=getattr(self, name),
             objective=self.objective,
-            rollout=self.rollout,
+            # Uniform frames keep the MLLM reading: a sampler that trains alone is shown none.
+            rollout=self.rollout
+            if getattr(self, name).train_mllm
+            else dataclasses.replace(self.rollout, uniform_share=0.0),
             difficulty=self.difficulty,
             optimizer=self.optimizer,
             mesh=self.mesh,

@@ -125,6 +125,11 @@ def _relations(config: Config) -> Iterator[str]:
                 f"config.{name}.train_sampler=True needs a selector that is trained, not "
                 f"config.rollout.selector={rollout.selector}"
             )
+        if rollout.uniform_share == 1 and training.train_mllm and training.train_sampler:
+            yield (
+                f"config.rollout.uniform_share=1 leaves no question to teach the sampler; set "
+                f"config.{name}.train_sampler=False, or less"
+            )
         narrow = config.mllm.param_dtype == "bfloat16" and not config.mllm.lora_rank
         if training.train_mllm and narrow:
             yield (
@@ -132,6 +137,17 @@ def _relations(config: Config) -> Iterator[str]:
                 "most updates would be rounded away; use float32 (config.mllm.dtype says in what "
                 "type they compute)"
             )
+    validated = config.validate_every and (config.data.validation_questions or "world" in phases)
+    if not validated and set(TRAININGS) & set(phases):
+        for name, value in (
+            ("patience", config.patience),
+            ("evaluate.model", config.evaluate.model),
+        ):
+            if value not in (0, "final", "newest"):
+                yield (
+                    f"config.{name}={value} needs validations: config.data.validation_questions "
+                    "and config.validate_every"
+                )
     if config.evaluate.smooth > config.frames.candidates:
         yield (
             f"config.evaluate.smooth={config.evaluate.smooth} is more than "

@@ -20,7 +20,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one
 # holds for the updates to come, whatever the checkpoint was made with.
 MAY_DIFFER = frozenset(
     {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
-    | {"evaluate.arms", "evaluate.batch", "evaluate.limit"}
+    | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
+    | {"final_model", "patience"}
     | {"optimizer.mllm_lr", "optimizer.sampler_lr", "optimizer.max_skipped"}
 )
 

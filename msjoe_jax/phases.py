@@ -97,7 +97,7 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
     if "difficulty" in phases:
         episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
         questions = _difficulty(config, workdir, episodes, base.params, inputs)
-    sets, weights = {"base": base}, base
+    sets, weights, which = {"base": base}, base, {}
     for name in TRAININGS:
         if name in phases:
             before = [training for training in sets if training != "base"]
@@ -125,17 +125,19 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
             trained = ending(config.final_model)
             start, how = weights, (config, workdir, name)
             weights = sets[name] = _trained(*how, start, trained, memory)
-            if (wanted := config.evaluate.model) not in ("final", trained.kind):
+            wanted = config.evaluate.model
+            if "evaluate" in phases and wanted not in ("final", trained.kind):
                 sets[name] = _trained(*how, start, ending(wanted), memory)
             if getattr(config, name).steps:
                 print(f"{name} ends with its {trained.kind} parameters, of update {trained.update}")
+                which = {"model": trained.kind, "update": trained.update} | trained.accuracies
+            del ending, trained  # they hold parameters
     if weights is not base:
         learned = [phase for phase in LEARNED if phase in phases]
         if later := _later_training(workdir, learned):
             print(f"{workdir / 'final'}: holds {later}, which config.phases leaves out; it stays")
         else:
-            which = {"model": trained.kind, "update": trained.update}
-            _save(workdir / "final", config, models, weights, learned, which | trained.accuracies)
+            _save(workdir / "final", config, models, weights, learned, which)
     if "evaluate" in phases:
         _evaluate(config, workdir, models, sets)
 
@@ -304,7 +306,9 @@ def _check_records(config: Config, clip: str, checkpoint: epath.PathLike) -> Non
     trains = {"difficulty", *TRAININGS} & set(config.phases)
     read = {
         config.data.train_records: bool(trains),
-        config.data.validation_records: bool(trains),
+        config.data.validation_records: bool(trains)
+        and config.validate_every > 0
+        and bool(config.data.validation_questions),
         config.data.heldout_records: "evaluate" in config.phases,
     }
     for folder, needed in read.items():
@@ -389,7 +393,7 @@ def _evaluate(
     }
     params = {name: weights.params for name, weights in sets.items()}
     evaluate(
-        Evaluator(episodes, config.data.task, params, config.evaluate.batch),
+        Evaluator(episodes, config.data.task, params, min(config.evaluate.batch, len(questions))),
         names,
         workdir,
         {"frames": config.frames.key, "seed": config.seed},

@@ -89,6 +89,7 @@ SLIPS = [
     ("evaluate.smooth", 97, "is more than config.frames.candidates=96"),
     ("evaluate.smooth", 4, "must be odd"),
     ("phases", ("world", "warm_up", "pretrain"), "goes by the questions' difficulty"),
+    ("rollout.uniform_share", 1.0, "leaves no question to teach the sampler"),
     ("mllm.param_dtype", "bfloat16", "most updates would be rounded away"),
     ("frames.key", 97, "is more than candidates=96"),
     ("pretrain.train_sampler", False, "leaves nothing to train"),
@@ -141,6 +142,25 @@ def test_validation_questions_need_their_records(tmp_path):
     with pytest.raises(UserError) as error:
         check(c, devices=16)
     assert any("config.data.validation_records is not set" in x for x in error.value.lines)
+
+
+def test_what_needs_validations_is_refused_without():
+    c = load_config("tiny")
+    c.validate_every, c.patience, c.evaluate.model = 0, 3, "best"
+    with pytest.raises(UserError) as error:
+        check(c)
+    for words in ("config.patience=3 needs validations", "config.evaluate.model=best needs"):
+        assert any(words in line for line in error.value.lines)
+    c.validate_every = 50
+    check(c)
+
+
+def test_one_answer_a_question_cannot_be_refilled():
+    c = load_config("tiny")
+    c.rollout.query_rollouts = c.rollout.frame_draws = c.rollout.refill = 1
+    c.joint.steps = 0
+    with pytest.raises(UserError, match="refill=1: one answer a question"):
+        check(c)
 
 
 def test_lora_that_matches_nothing():

@@ -57,10 +57,7 @@ VARIANTS: Variants = {
     ),
     "curriculum": ("questions from easy to hard", {"joint.curriculum.width": 0.3}),
     "difficulty_weight": ("easy and hard questions weigh more", {"joint.difficulty_weight": 0.5}),
-    "kl": (
-        "KL to the base model, 0.01, k3+",
-        {"objective.kl_coef": 0.01, "objective.kl_kind": "k3+"},
-    ),
+    "no_kl": ("no KL to the base model", {"objective.kl_coef": 0.0}),
     "uniform_share": (
         "a quarter of the questions shown uniform frames",
         {"rollout.uniform_share": 0.25},

@@ -173,7 +173,7 @@ def plan_joint_step(
         system,
         config.frames,
         config.prompt,
-        config.rollout,
+        run.rollout,
         encode_in_step=run.training.train_mllm and trains_vision(run, system),
     )
     batch = with_scores(run, batch)

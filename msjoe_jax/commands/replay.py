@@ -19,16 +19,17 @@ from msjoe_jax.rollout.log import redraw
 from msjoe_jax.runtime.files import read_json_lines
 
 
-def find_row(log: epath.PathLike, update: int, question: str) -> dict[str, Any]:
-    """Returns the row of an update's question.
+def find_row(log: epath.PathLike, update: int, question: str, copy: int = 0) -> dict[str, Any]:
+    """Returns the row of an update's question; `copy`: of which copy, where the batch held several.
 
     Raises:
       UserError: the log cannot be read, or has no such row.
     """
     for _, row in read_json_lines(log):
-        if row.get("step") == update and row.get("id") == question:
+        if (row.get("step"), row.get("id"), row.get("copy", 0)) == (update, question, copy):
             return row
-    raise UserError(f"{log}: no row of step {update} and question {question!r}")
+    of = f", copy {copy}" if copy else ""
+    raise UserError(f"{log}: no row of step {update} and question {question!r}{of}")
 
 
 def cli() -> None:
@@ -36,11 +37,12 @@ def cli() -> None:
     log = flags.DEFINE_string("log", "", "rollouts.jsonl of a training.")
     step = flags.DEFINE_integer("step", 0, "Update.")
     question = flags.DEFINE_string("question", "", "Question id.")
+    copy = flags.DEFINE_integer("copy", 0, "Which copy, where a batch held the question again.")
 
     def start() -> None:
         if not log.value:
             raise UserError("--log is missing: WORKDIR/joint/rollouts.jsonl")
-        row = find_row(log.value, step.value, question.value)
+        row = find_row(log.value, step.value, question.value, copy.value)
         draws = redraw(row)
         for queries, logged, again in zip(row["queries"], row["draws"], draws, strict=True):
             print(f"queries {' | '.join(queries)}")

@@ -75,22 +75,21 @@ class Evaluator:
         batch_size: int,
     ):
         self.episodes, self.task, self.params = episodes, task, params
-        self.batch_size = min(batch_size, len(episodes.questions))
+        self.batch_size = batch_size
         self._other_previews = OtherPreviews(episodes)
 
-    def run(self, names: Sequence[str], kept: KeptRows, label: str = "evaluate") -> "Outcome":
+    def run(self, arms: Mapping[str, Arm], kept: KeptRows, label: str = "evaluate") -> "Outcome":
         """Evaluates arms on the questions whose rows are not kept yet.
 
         A question that cannot be asked under one of the arms counts under none, so that all arms
         are judged by the same questions, whatever their order.
 
         Args:
-          names: of the arms.
+          arms: by name.
           kept: gets the rows, batch by batch.
           label: of the display of progress.
         """
         episodes, n = self.episodes, len(self.episodes.questions)
-        arms = {name: arm_of(name, self.params) for name in names}
         finished = {row["index"] for row in kept.rows}
         if len(finished) < n:
             total, initial = -(-n // self.batch_size), len(finished) // self.batch_size
@@ -98,8 +97,8 @@ class Evaluator:
                 for places, batch in unfinished_batches(episodes, self.batch_size, finished):
                     kept.add(self._evaluate(arms, batch, places))
                     bar.update()
-        scores = {name: np.full(n, np.nan) for name in names}
-        answers = {name: [""] * n for name in names}
+        scores = {name: np.full(n, np.nan) for name in arms}
+        answers = {name: [""] * n for name in arms}
         rows = {row["index"]: row for row in kept.rows}
         for index, row in rows.items():
             for name, (score, answer) in row["arms"].items():
@@ -286,11 +285,12 @@ def evaluate(
     """
     workdir, task = epath.Path(workdir), TASKS[evaluator.task]
     questions = evaluator.episodes.questions
-    outcome = evaluator.run(names, KeptRows(workdir / ROWS, inputs))
+    arms = {name: arm_of(name, evaluator.params) for name in names}
+    outcome = evaluator.run(arms, KeptRows(workdir / ROWS, inputs))
     if cut := len(evaluator.episodes.cut_queries):
         print(evaluator.episodes.text.cut_note(cut))
     scores, dropped = outcome.scores, outcome.dropped
-    labels = {name: arm_of(name, evaluator.params).label for name in names}
+    labels = {name: arm.label for name, arm in arms.items()}
     table = make_table(labels, scores, [task.groups(q) for q in questions])
     left_out = {"count": len(dropped), "reasons": dropped}
     result = {"arms": table, "dropped": left_out, "task": evaluator.task, **meta}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts, Tree, drawn
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts, Tree
 from msjoe_jax.rl.config import StepConfig
 from msjoe_jax.rl.credit import Advantages, batch_advantages
 from msjoe_jax.rl.objective import (
@@ -62,9 +62,10 @@ def make_joint_step(
 
     The state holds `mllm` and `sampler` (parameters), `mllm_opt`, `sampler_opt`, `step`, and
     `skipped`: the count of updates left out because a gradient was not finite, which change no
-    parameter. Nor does an update change a model whose every reply or draw is left out: weight decay
-    and momentum alone move nothing. Micro-batches are summed under denominators of the whole batch,
-    so their number does not change the update beyond the order of float addition.
+    parameter. Nor does an update change a model whose every reply is left out, or whose every draw
+    is or had no choice: weight decay and momentum alone move nothing. Micro-batches are summed
+    under denominators of the whole batch, so their number does not change the update beyond the
+    order of float addition.
 
     Args:
       config: the objective, and what to train.

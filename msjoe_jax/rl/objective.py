@@ -75,13 +75,13 @@ def denominators(config: ObjectiveConfig, batch: RolloutBatch) -> Denominators:
         sizes = [sizes[0] + sizes[1]] * 2
     draws = (batch.weight * drawn(batch)).sum() * shapes[1] * shapes[2]
     counts = [mask.sum() for mask in masks]
-    choices = _had_choice(batch).sum()
+    choices = had_choice(batch).sum()
     everything = (*sizes, *counts, counts[0] + counts[1], draws, choices)
     # What is 0 divides nothing but zeros.
     return Denominators(*(jnp.maximum(x.astype(jnp.float32), 1.0) for x in everything))
 
 
-def _had_choice(batch: RolloutBatch) -> Bool[Array, "B I J"]:
+def had_choice(batch: RolloutBatch) -> Bool[Array, "B I J"]:
     """Returns the draws of questions that count, of more frames than were drawn."""
     B, I, J, K = batch.draw.indices.shape
     choice = (batch.weight * drawn(batch) > 0) & (batch.frame_mask.sum(-1) > K)
@@ -258,7 +258,7 @@ def sampler_loss(
     def rows(x: AnyArray) -> AnyArray:
         return jnp.reshape(x, (-1, 1))
 
-    counts = rows(_had_choice(batch))
+    counts = rows(had_choice(batch))
     policy, ratios = losses.policy_loss_sum(
         rows(log_p),
         None if batch.old_draw_log_probs is None else rows(batch.old_draw_log_probs),

@@ -55,7 +55,7 @@ class RolloutConfig:
     refill: int = option(
         0,
         "Rollout batches at most that are drawn to replace questions whose answers were all right "
-        "or all wrong, which teach nothing (DAPO's dynamic sampling); 0: none.",
+        "or all wrong (DAPO's dynamic sampling); 0: none.",
         low=0,
     )
     counterfactual: bool = option(
@@ -83,6 +83,8 @@ class RolloutConfig:
         """Yields what does not go together."""
         if self.questions % self.waves:
             yield f"waves={self.waves} does not divide config.rollout.questions={self.questions}"
+        if self.refill and self.query_rollouts * self.frame_draws == 1:
+            yield f"refill={self.refill}: one answer a question is always all right or all wrong"
         if self.selector in ("blind",):
             yield f"selector={self.selector} shows no frames: nothing to train on"
 

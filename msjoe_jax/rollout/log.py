@@ -97,7 +97,7 @@ def redraw(row: dict[str, Any]) -> Int[np.ndarray, "I J K"]:
     for i, text in enumerate(row["logits"]):
         logits[i, :n] = _decode(text, "<f4")
     mask = np.arange(T) < n
-    number = jnp.array([question_number(row["id"], row["copy"])], jnp.uint32)
+    number = jnp.array([question_number(row["id"], row.get("copy", 0))], jnp.uint32)
     seeds = Seeds(jnp.uint32(row["seed"]), jnp.uint32(row["step"]), number)
     keys = draw_keys(seeds, rollouts=I, draws=J)[0]
     wide = jnp.broadcast_to(logits[:, None], (I, J, T))

@@ -91,7 +91,8 @@ class MetricWriter:
 
     def summaries(self, step: int, values: Mapping[str, float]) -> None:
         """Writes numbers to TensorBoard alone, for what has a JSONL file of its own."""
-        self._tensorboard.write_scalars(step, dict(values))
+        with room_for(self._folder):
+            self._tensorboard.write_scalars(step, dict(values))
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         """Writes texts, shown verbatim (TensorBoard would read them as Markdown)."""

@@ -61,15 +61,17 @@ class OptimizerConfig:
     mllm_lr: float = option(1e-6, "Learning rate of the MLLM.", low=0, high=1)
     sampler_lr: float = option(5e-4, "Learning rate of the sampler.", low=0, high=1)
     mllm_schedule: str = option(
-        "constant", "How the MLLM's rate goes on after the warm-up.", choices=SCHEDULES
+        "constant", "How the MLLM's rate falls over the training.", choices=SCHEDULES
     )
     sampler_schedule: str = option(
-        "cosine", "How the sampler's rate goes on after the warm-up.", choices=SCHEDULES
+        "cosine", "How the sampler's rate falls over the training.", choices=SCHEDULES
     )
     final_rate: float = option(
         0.1, "Share of the rate at which linear and cosine end.", low=0, high=1
     )
-    warmup_steps: int = option(10, "Updates over which both rates rise.", low=0)
+    warmup_steps: int = option(
+        10, "Updates over which both rates rise; several on one batch count each.", low=0
+    )
     mllm_decay: float = option(0.01, "Weight decay of the MLLM's matrices.", low=0)
     sampler_decay: float = option(0.01, "Weight decay of the sampler's matrices.", low=0)
     clip_by: str = option(
@@ -100,8 +102,8 @@ class LoopConfig:
     keep_checkpoints: int = option(2, "Newest checkpoints that are kept.", low=1)
     validate_every: int = option(
         50,
-        "Updates between validations, on config.data.validation_questions if they are given; the "
-        "last update is validated too; 0: none.",
+        "Updates between validations, on config.data.validation_questions if they are given; one "
+        "more comes before the first update and one after the last; 0: none.",
         low=0,
     )
     validation_limit: int = option(250, "The first questions of that split; 0: all.", low=0)
@@ -131,6 +133,13 @@ class TrainingRun:
     mesh: MeshConfig
     loop: LoopConfig
     mllm: MllmSettings
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The models that train."""
+        training = self.training
+        on = {"mllm": training.train_mllm, "sampler": training.train_sampler}
+        return tuple(name for name, trains in on.items() if trains)
 
     @property
     def step(self) -> StepConfig:

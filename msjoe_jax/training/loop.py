@@ -92,18 +92,19 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
     compiles = CompileCounter()
     pending: tuple[int, dict[str, Any]] | None = None
     update = start
+    first = start + 1 if start else 0  # what is written from here on: a fresh start validates at 0
     with (
-        MetricWriter(loop.folder, start + 1) as writer,
+        MetricWriter(loop.folder, first) as writer,
         JsonLines(loop.folder / "rollouts.jsonl", start + 1) as log,
-        ValidationLog(loop.folder, start, every.patience) as validations,
-        Checkpoints(loop.folder / "best", keep=1) as best,
+        ValidationLog(loop.folder, first, every.patience) as validations,
+        best_checkpoints(loop.folder, every.keep_checkpoints) as best,
         progress(run.name, steps, unit="update", initial=start) as bar,
         DroppedQuestions(run.name, loop.folder, start, bar) as dropped,
     ):
         best.remove_after(start)
         report = MetricReporter(run, writer, bar, start, int(state.get("skipped", 0)))
         watch = Watch(loop, writer, validations, best, bar)
-        if not start:
+        if not start and loop.validation:
             watch.validate(0, state)
         due, ended = False, time.perf_counter()
         while update < steps and not validations.exhausted:
@@ -132,13 +133,16 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             bar.update()
             if update % every.media_every == 0 or update == steps:
                 show_rollout(writer, update, episodes, rollout.records)
-            due |= watch.due(update) and watch.validate(update, state)
+            if watch.due(update):
+                watch.validate(update, state)
+                due, ended = True, time.perf_counter()
             due |= update % every.checkpoint_every == 0
-            if due or update == steps:
+            last = update == steps or validations.exhausted
+            if due or last:
                 report(*pending)
                 pending = None
                 # After a gradient that is not finite the state may be beyond repair.
-                if report.finite or update == steps:
+                if report.finite or last:
                     due = False
                     writer.flush()
                     checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
@@ -148,6 +152,15 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 f"without a new best (config.patience)"
             )
     return state, update
+
+
+def best_checkpoints(folder: epath.Path, keep: int) -> Checkpoints:
+    """Opens the best parameters of a training.
+
+    One for every checkpoint that is kept and one more: from whichever a run resumes, what was the
+    best then is still there.
+    """
+    return Checkpoints(folder / "best", keep=keep + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +176,14 @@ class Watch:
     def due(self, update: int) -> bool:
         """Whether the update is one of those that are validated."""
         run = self.loop.run
+        if self.loop.validation is None:
+            return False
         return update % run.loop.validate_every == 0 or update == run.training.steps
 
-    def validate(self, update: int, state: State) -> bool:
-        """Measures the state, and keeps it if it is the best; returns whether there is a split."""
+    def validate(self, update: int, state: State) -> None:
+        """Measures the state, and keeps what trains of it if it is the best."""
         loop = self.loop
-        if loop.validation is None:
-            return False
+        assert loop.validation is not None
         params = {**loop.merged(state), "clip": loop.clip}
         accuracies, dropped = loop.validation(params, f"{loop.run.name}: validation at {update}")
         if dropped and not self.validations.rows:
@@ -180,9 +194,9 @@ class Watch:
         self.writer.summaries(update, {f"validation/{k}": v for k, v in accuracies.items()})
         self.bar.metrics(validation=accuracies[SCORE])
         if self.validations.add(update, accuracies) and update:
-            kept = {name: state[name] for name in ("mllm", "sampler")}
+            kept = {name: state[name] for name in loop.run.trained}
             self.best.save(update, kept, None, loop.meta | {"validation": accuracies})
-        return True
+            self.best.wait()  # it must be there once a checkpoint says that it was validated
 
 
 def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:

@@ -96,11 +96,10 @@ def make_draw_scoring(run: TrainingRun, system: System) -> Callable:
 
 def scored(run: TrainingRun) -> dict[str, tuple[str, ...]]:
     """Returns the models whose log-probs a batch holds: {"ref": at the start, "old": as drawn}."""
-    trains = {"mllm": run.training.train_mllm, "sampler": run.training.train_sampler}
     kept = {"mllm": run.objective.mllm_reference, "sampler": run.objective.sampler_reference}
     return {
-        "ref": tuple(name for name in trains if trains[name] and kept[name]),
-        "old": tuple(name for name in trains if trains[name] and run.rollout.updates > 1),
+        "ref": tuple(name for name in run.trained if kept[name]),
+        "old": run.trained if run.rollout.updates > 1 else (),
     }
 
 

@@ -23,7 +23,7 @@ from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.training.config import TrainingRun
-from msjoe_jax.training.loop import Loop, run_loop
+from msjoe_jax.training.loop import Loop, best_checkpoints, run_loop
 from msjoe_jax.training.question_weights import (
     importance_weights,
     question_order,
@@ -115,7 +115,7 @@ def train(
     watched = None
     if validation and run.loop.validate_every:
         size = _divided(min(validation_batch, len(validation[0])), mesh)
-        watched = Validation(episodes(*validation), run.task, size)
+        watched = Validation(episodes(*validation), run.task, run.rollout, size)
     loop = _make_loop(
         run,
         folder,
@@ -132,8 +132,8 @@ def train(
             with jax.set_mesh(mesh):  # attention kernels run on each device's part of it
                 state, done = run_loop(loop, state, checkpoints, done)
     last = {name: state[name] for name in TRAINED}
-    kept = {name: like[name] for name in TRAINED}
-    return functools.partial(_ending, folder, system, last, done, kept, params["clip"])
+    kept = {name: like[name] for name in run.trained}
+    return functools.partial(_ending, run, folder, system, last, done, kept, params["clip"])
 
 
 def _start(
@@ -157,6 +157,7 @@ def _divided(size: int, mesh: jax.sharding.Mesh) -> int:
 
 
 def _ending(
+    run: TrainingRun,
     folder: epath.Path,
     system: System,
     last: State,
@@ -168,11 +169,12 @@ def _ending(
     """Returns what a training ended with.
 
     Args:
-      folder: of the training.
+      run: the training.
+      folder: its own.
       system: its models.
       last: the state after the last update.
       done: the number of that update.
-      like: shapes and shardings of `last`.
+      like: shapes and shardings of what trains.
       clip: CLIP's parameters.
       kind: "best" or "newest".
     """
@@ -181,8 +183,9 @@ def _ending(
     chosen, update, kept_in = last, done, "checkpoints"
     if kind == "best" and best is not None and best["step"] != done:
         update, kept_in = best["step"], "best"
-        with Checkpoints(folder / kept_in, keep=1) as kept:
-            chosen, _, _ = kept.restore(like, update)
+        with best_checkpoints(folder, run.loop.keep_checkpoints) as kept:
+            restored, _, _ = kept.restore(like, update)
+        chosen = {**last, **restored}
     row = next((row for row in rows if row["step"] == update), {})
     accuracies = {name: value for name, value in row.items() if name != "step"}
     kind = "best" if best is not None and best["step"] == update else "newest"
@@ -240,9 +243,15 @@ def _make_loop(
     )
 
 
+@functools.cache
+def _merge(scale: float) -> Callable[[Params], Params]:
+    """Returns the program that merges adapters, one for every use of a scale."""
+    return jax.jit(functools.partial(merge_lora, scale=scale))
+
+
 def merged(state: State, system: System) -> dict[str, Params]:
     """Returns the parameters of a state, with adapters merged into the MLLM's."""
     mllm = state["mllm"]
     if "lora" in mllm:
-        mllm = jax.jit(functools.partial(merge_lora, scale=system.lora_scale))(mllm)
+        mllm = _merge(system.lora_scale)(mllm)
     return {"mllm": mllm, "sampler": state["sampler"]}

@@ -9,19 +9,24 @@ import numpy as np
 from etils import epath
 
 from msjoe_jax.data.questions import Question
-from msjoe_jax.evaluation.arms import SETS, extras_missing
+from msjoe_jax.errors import UserError
+from msjoe_jax.evaluation.arms import ARMS, SETS, Arm, extras_missing
 from msjoe_jax.evaluation.evaluate import Evaluator
 from msjoe_jax.models.params import Params
+from msjoe_jax.rollout.batches import describe_dropped
+from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.runtime.kept_rows import KeptRows
 from msjoe_jax.runtime.metrics import JsonLines
 
-# Arms of ARMS, whose set `joint` is here what is being trained: everything it learned; its MLLM on
-# frames that no sampler chose; and where the questions hold the truth, its sampler on worse and on
-# perfect queries, and its MLLM on perfect frames, which tell the two halves' progress apart.
-PLAIN = ("joint", "joint_uniform", "joint_topk_smooth")
-WITH_TRUTH = ("joint_question", "joint_oracle_queries", "joint_oracle")
-SCORE = "joint"  # the arm by which the best is chosen
+# The arm by which the best is chosen: what is being trained, with the queries and the selector that
+# it is trained with. The others are arms of ARMS, whose set `joint` is here what is being trained:
+# its MLLM on frames that no sampler chose, its sampler on the bare question, and where the
+# questions hold the truth, its sampler on perfect queries and its MLLM on perfect frames, which
+# tell the two halves' progress apart.
+SCORE = "joint"
+PLAIN = (SCORE, "joint_uniform", "joint_topk_smooth", "joint_question")
+WITH_TRUTH = ("joint_oracle_queries", "joint_oracle")
 
 
 def validation_arms(questions: Sequence[Question], max_queries: int) -> tuple[str, ...]:
@@ -34,27 +39,45 @@ def validation_arms(questions: Sequence[Question], max_queries: int) -> tuple[st
 class Validation:
     """A function that measures parameters on a split; greedy, so that it repeats itself exactly.
 
-    episodes: over the split's questions; task: a name of TASKS; batch_size: questions at a time.
+    episodes: over the split's questions; task: a name of TASKS; rollout: of the training;
+    batch_size: questions at a time.
     """
 
     episodes: Episodes
     task: str
+    rollout: RolloutConfig
     batch_size: int
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """What is measured, by name."""
+        questions = self.episodes.questions
+        names = validation_arms(questions, self.episodes.text.prompt.max_queries)
+        own = dataclasses.replace(
+            ARMS[SCORE], queries=self.rollout.queries, selector=self.rollout.selector
+        )
+        return {name: own if name == SCORE else ARMS[name] for name in names}
 
     def __call__(
         self, params: dict[str, Params], label: str
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Returns the accuracy of each arm, and why questions were left out, by id."""
-        questions = self.episodes.questions
-        arms = validation_arms(questions, self.episodes.text.prompt.max_queries)
+        """Returns the accuracy of each arm, and why questions were left out, by id.
+
+        Raises:
+          UserError: all were.
+        """
         sets = dict.fromkeys(SETS, params)  # no arm of these uses another
         evaluator = Evaluator(self.episodes, self.task, sets, self.batch_size)
-        outcome = evaluator.run(arms, KeptRows(None, {}), label)
+        outcome = evaluator.run(self.arms, KeptRows(None, {}), label)
         self.episodes.failures.clear()
         self.episodes.cut_queries.clear()
         asked = {name: row[~np.isnan(row)] for name, row in outcome.scores.items()}
-        accuracies = {name: float(row.mean()) if len(row) else 0.0 for name, row in asked.items()}
-        return accuracies, outcome.dropped
+        if not asked[SCORE].size:
+            raise UserError(
+                "config.data.validation_questions: none of them can be asked:\n"
+                + describe_dropped(outcome.dropped)
+            )
+        return {name: float(row.mean()) for name, row in asked.items()}, outcome.dropped
 
 
 class ValidationLog:
@@ -62,14 +85,14 @@ class ValidationLog:
 
     Args:
       folder: of the training.
-      start: the update from which it goes on; what was validated after that is forgotten.
+      first: the first update that will be validated; what was from there on is forgotten.
       patience: validations without a new best after which to stop; 0: never.
     """
 
-    def __init__(self, folder: epath.Path, start: int, patience: int):
-        self.rows = [row for row in read_validations(folder) if row["step"] <= start]
+    def __init__(self, folder: epath.Path, first: int, patience: int):
+        self.rows = [row for row in read_validations(folder) if row["step"] < first]
         self.patience = patience
-        self._file = JsonLines(folder / "validation.jsonl", start + 1)
+        self._file = JsonLines(folder / "validation.jsonl", first)
 
     @property
     def best(self) -> dict[str, Any] | None:

@@ -56,9 +56,9 @@ def test_variants_differ():
 def test_choices():
     v = ablations.Variant
     assert ablations.parse_variants([]) == [ablations.DEFAULT]
-    assert ablations.parse_variants(["options:kl", "frames:k6"]) == [
+    assert ablations.parse_variants(["options:no_kl", "frames:k6"]) == [
         ablations.DEFAULT,
-        v("options", "kl"),
+        v("options", "no_kl"),
     ]
     for wrong in ("colours", "options:none"):
         with pytest.raises(ValueError, match="--only: "):
@@ -183,7 +183,7 @@ def made_up(root, variant, seed, right, reward, steps=30):
 @pytest.fixture
 def runs(tmp_path):
     first = lambda n: [float(i < n) for i in range(N)]  # noqa: E731
-    kl, none = ablations.Variant("options", "kl"), ablations.Variant("parts", "none")
+    kl, none = ablations.Variant("options", "no_kl"), ablations.Variant("parts", "none")
     for seed in range(3):
         three = {"uniform": first(10), "topk_queries": first(20), "joint": first(30)}
         made_up(tmp_path, ablations.DEFAULT, seed, three, 0.8)
@@ -196,7 +196,7 @@ def runs(tmp_path):
 def test_table(runs):
     rows = ablations.table(*runs)
     found = {(r["variant"], r["arm"]): r for r in rows}
-    default, kl, none = (found[n, "joint"] for n in ("k6", "kl", "none"))
+    default, kl, none = (found[n, "joint"] for n in ("k6", "no_kl", "none"))
     assert default["accuracy"] == 0.75 and default["minus_default"] == [0, 0, 0]
     assert found["k6", "uniform"]["accuracy"] == 0.25
     # The question that was dropped counts in neither; seeds got 24 and 28 of the other 39.
@@ -207,7 +207,7 @@ def test_table(runs):
     assert none["reward_at_end"] is None and none["minus_default"][0] == pytest.approx(-22 / 40)
     text = ablations.format_table(rows)
     assert len(text.splitlines()) == 2 + 5
-    assert "| options:kl | KL to the base model" in text and "| –" in text
+    assert "| options:no_kl | no KL to the base model" in text and "| –" in text
     assert "(0.615 0.718)" in text and "(0.750" not in text  # where seeds differ
     assert "K = 6, the default: uniform | 0.250" in text
 
@@ -218,7 +218,7 @@ def test_curves(runs):
     axes = {a.get_title(): a for a in figure.axes if a.get_title()}
     assert list(axes) == ["frames", "parts", "options"]
     lines = {line.get_label(): line.get_ydata() for line in axes["options"].get_lines()}
-    np.testing.assert_allclose(lines["kl"], 0.55)
+    np.testing.assert_allclose(lines["no_kl"], 0.55)
     np.testing.assert_allclose(lines["default"], 0.8)
     assert [line.get_label() for line in axes["parts"].get_lines()] == ["default"]
     figure.savefig(root / "curves.png")

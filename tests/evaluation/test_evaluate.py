@@ -14,6 +14,7 @@ from msjoe_jax import tasks
 from msjoe_jax.data.questions import DataConfig, Question, save_questions
 from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
+from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.evaluation.evaluate import (
     EvaluateConfig,
     Evaluator,
@@ -88,7 +89,8 @@ PARAMS = {
 def run(episodes, names, folder, batch_size=2):
     """Scores, answers and dropped questions of the arms."""
     kept = KeptRows(folder / "rows.jsonl", {"questions": "these"})
-    return Evaluator(episodes, "jsonl", PARAMS, batch_size).run(names, kept)
+    arms = {name: arm_of(name, PARAMS) for name in names}
+    return Evaluator(episodes, "jsonl", PARAMS, batch_size).run(arms, kept)
 
 
 def test_what_each_arm_gets(tmp_path):
@@ -186,7 +188,7 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     groups = {"groups": {"half": "first"}}
     asked = [question("a", **groups), question("bad"), question("c")]
     episodes = FakeEpisodes(asked, lambda asked, *arm: asked.id == "a")
-    evaluator = Evaluator(episodes, "jsonl", PARAMS, 50)
+    evaluator = Evaluator(episodes, "jsonl", PARAMS, 3)
     result = evaluate(evaluator, ("uniform", "joint"), tmp_path, {"frames": 6, "seed": 0}, {})
     assert json.loads((tmp_path / "eval.json").read_text()) == result
     row = result["arms"]["uniform"]
