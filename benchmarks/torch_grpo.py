@@ -101,34 +101,36 @@ def advantages(
 
 def backward(
     model: torch.nn.Module,
-    pieces: list[tuple[Inputs, torch.Tensor, torch.Tensor, torch.Tensor]],
+    pieces: list[tuple[Inputs, torch.Tensor, torch.Tensor, torch.Tensor, int]],
     total: float,
     banned: tuple[int, ...],
 ) -> tuple[float, float]:
-    """Adds gradients of the clipped loss, mean over the batch's `total` tokens.
+    """Adds gradients of the clipped loss, mean over the tokens of the batch's rollouts.
 
     On policy, so that the ratio is 1.
 
     Args:
       model: its gradients are added to.
-      pieces: (inputs, tokens [R, C], mask [R, C], advantages [R]) of every micro-batch and step.
-      total: tokens of the batch.
+      pieces: (inputs, tokens [R, C], mask [R, C], advantages [R], copies) of every micro-batch and
+        step; a query reply counts for each of the rollouts that share it.
+      total: tokens of the batch's rollouts.
       banned: ids that are never sampled.
 
     Returns:
-      The loss and the mean negative log-prob.
+      The loss and the mean negative log-prob of the sampled tokens.
     """
-    loss, surprise = 0.0, 0.0
-    for inputs, tokens, mask, advantage in pieces:
+    loss, surprise, sampled = 0.0, 0.0, 0.0
+    for inputs, tokens, mask, advantage, copies in pieces:
         log_p = log_probs(model, inputs, tokens, banned)
         ratio = torch.exp(log_p - log_p.detach())
         clipped = ratio.clamp(0.8, 1.28)
         a = advantage[:, None]
-        part = -(torch.minimum(ratio * a, clipped * a) * mask).sum() / total
+        part = -(torch.minimum(ratio * a, clipped * a) * mask).sum() * copies / total
         part.backward()
         loss += part.item()
-        surprise -= (log_p.detach() * mask).sum().item() / total
-    return loss, surprise
+        surprise -= (log_p.detach() * mask).sum().item()
+        sampled += mask.sum().item()
+    return loss, surprise / sampled
 
 
 def make_pieces(
@@ -144,13 +146,14 @@ def make_pieces(
       device, dtype: of the model.
 
     Returns:
-      The pieces, and the number of tokens to train on.
+      The pieces, and the number of tokens of the rollouts.
     """
     pieces = []
+    copies = s.draws, 1
     each = s.questions // micro
     for start in range(0, s.questions, each):
         questions = slice(start, start + each)
-        for part, advantage in zip(parts, advantages(*rewards(s)), strict=True):
+        for part, advantage, shared in zip(parts, advantages(*rewards(s)), copies, strict=True):
             rows = [
                 torch.from_numpy(x[questions].reshape(-1, x.shape[-1]).copy()).to(device)
                 for x in (part.tokens.astype(np.int64), part.mask.astype(np.float32))
@@ -159,5 +162,6 @@ def make_pieces(
                 torch.from_numpy(advantage[questions].reshape(-1).copy()).float().to(device)
             )
             inputs = on_device(their_inputs(c, part, questions), device, dtype)
-            pieces.append((inputs, *rows, row_advantages))
-    return pieces, float(sum(part.mask.sum() for part in parts))
+            pieces.append((inputs, *rows, row_advantages, shared))
+    total = sum(part.mask.sum() * shared for part, shared in zip(parts, copies, strict=True))
+    return pieces, float(total)

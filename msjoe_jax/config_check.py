@@ -53,6 +53,7 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
     bad_fields = [re.split(r"[=:]", slip)[0] for slip in slips]
     relations = [
         *_relations(result),
+        *_trainings(result),
         *_files(result),
         *_rates(result),
         *_mesh(result, len(jax.devices()) if devices is None else devices),
@@ -66,7 +67,7 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
 
 def _relations(config: Config) -> Iterator[str]:
     """Yields what does not go together in groups that do not know of each other."""
-    phases, rollout, objective = config.phases, config.rollout, config.objective
+    phases, rollout = config.phases, config.rollout
     if config.data.task not in TASKS:
         yield f"config.data.task={config.data.task} is not one of {', '.join(TASKS)}"
     for name in ("world", "warm_up"):
@@ -93,6 +94,23 @@ def _relations(config: Config) -> Iterator[str]:
             f"config.rollout.selector={rollout.selector} draws by its own network: set "
             f"config.sampler.network={rollout.selector}"
         )
+    if config.evaluate.smooth > config.frames.candidates:
+        yield (
+            f"config.evaluate.smooth={config.evaluate.smooth} is more than "
+            f"config.frames.candidates={config.frames.candidates}"
+        )
+    if "evaluate" in phases:
+        sets = {"base", *(name for name in SETS if name in phases)}
+        if not config.evaluate.arms:
+            yield "config.evaluate.arms is empty: name one, or leave the phase evaluate out"
+        for line in missing_sets(config.evaluate.arms, sets):
+            yield f"config.evaluate.arms: {line}"
+
+
+def _trainings(config: Config) -> Iterator[str]:
+    """Yields what the trainings cannot do with the rest."""
+    phases, rollout, objective = config.phases, config.rollout, config.objective
+    network = SELECTORS[rollout.selector].network
     for name in (name for name in TRAININGS if name in phases):
         training: TrainingConfig = getattr(config, name)
         if not training.steps:
@@ -148,17 +166,6 @@ def _relations(config: Config) -> Iterator[str]:
                     f"config.{name}={value} needs validations: config.data.validation_questions "
                     "and config.validate_every"
                 )
-    if config.evaluate.smooth > config.frames.candidates:
-        yield (
-            f"config.evaluate.smooth={config.evaluate.smooth} is more than "
-            f"config.frames.candidates={config.frames.candidates}"
-        )
-    if "evaluate" in phases:
-        sets = {"base", *(name for name in SETS if name in phases)}
-        if not config.evaluate.arms:
-            yield "config.evaluate.arms is empty: name one, or leave the phase evaluate out"
-        for line in missing_sets(config.evaluate.arms, sets):
-            yield f"config.evaluate.arms: {line}"
 
 
 def _files(config: Config) -> Iterator[str]:

@@ -129,7 +129,6 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
             if "evaluate" in phases and wanted not in ("final", trained.kind):
                 sets[name] = _trained(*how, start, ending(wanted), memory)
             if getattr(config, name).steps:
-                print(f"{name} ends with its {trained.kind} parameters, of update {trained.update}")
                 which = {"model": trained.kind, "update": trained.update} | trained.accuracies
             del ending, trained  # they hold parameters
     if weights is not base:
@@ -304,14 +303,13 @@ def _start_inputs(
 def _check_records(config: Config, clip: str, checkpoint: epath.PathLike) -> None:
     """Checks that the run's CLIP has embedded every frame of the record folders that it reads."""
     trains = {"difficulty", *TRAININGS} & set(config.phases)
-    read = {
-        config.data.train_records: bool(trains),
-        config.data.validation_records: bool(trains)
-        and config.validate_every > 0
-        and bool(config.data.validation_questions),
-        config.data.heldout_records: "evaluate" in config.phases,
-    }
-    for folder, needed in read.items():
+    validates = trains and config.validate_every and config.data.validation_questions
+    read = (
+        (config.data.train_records, trains),
+        (config.data.validation_records, validates),
+        (config.data.heldout_records, "evaluate" in config.phases),
+    )
+    for folder, needed in read:
         if folder and needed:
             check_embeddings(RecordReader(folder, clip), checkpoint)
 

@@ -56,7 +56,7 @@ def home(made, tmp_path, monkeypatch):
         state = {**state, **{n: jax.tree.map(lambda x: x + 1, state[n]) for n in trained}}
         position = loop.stream.get_state()
         checkpoints.save(loop.run.training.steps, state, position, loop.meta)
-        return state
+        return state, loop.run.training.steps
 
     def complete(self, place, mllm, rows, *_, samples, **__):
         """What is answered depends on the first token alone, and a little on the model."""
@@ -231,9 +231,9 @@ def test_frames_of_one_clip_and_text_of_another_are_refused(home, split):
     for folder in {"train", "heldout", "validation"} - {split}:
         shutil.rmtree(home / folder)
         noise_videos(home / folder, VIDEOS, clip=now)
-    line = refused(
-        home, "difficulty", "joint", "evaluate", **{"data.validation_records": str(home / split)}
-    )
+    asked = {"data.validation_records": str(home / split)}
+    asked["data.validation_questions"] = str(home / "train.jsonl")
+    line = refused(home, "difficulty", "joint", "evaluate", **asked)
     command = f"`msjoe predecode --out={home / split} --clip={home / 'model'}`"
     assert f"{home / split}: " in line and before in line and now in line and command in line
     assert {p.name for p in (home / "w").iterdir()} == {"digests.json"}

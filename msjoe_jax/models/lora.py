@@ -55,8 +55,10 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
             elif value.ndim > 2 and not name.endswith("_bias") and pattern.search(leaf_path):
                 Y, ins, outs = _matrix_shape(name, value.shape)
                 leaf_key = jax.random.fold_in(key, zlib.crc32(leaf_path.encode()))
-                a = jax.random.normal(leaf_key, (Y, ins, rank), value.dtype) * ins**-0.5
-                out[name] = {"a": a, "b": jnp.zeros((Y, rank, outs), value.dtype)}
+                # Float32 beside narrower weights: most updates would be rounded away.
+                dtype = jnp.promote_types(value.dtype, jnp.float32)
+                a = jax.random.normal(leaf_key, (Y, ins, rank), dtype) * ins**-0.5
+                out[name] = {"a": a, "b": jnp.zeros((Y, rank, outs), dtype)}
         return out
 
     factors = walk(params, "")

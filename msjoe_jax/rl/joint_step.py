@@ -20,6 +20,7 @@ from msjoe_jax.rl.objective import (
     ModelFns,
     denominators,
     draw_log_probs,
+    had_choice,
     mllm_loss,
     sampler_loss,
     trained_tokens,
@@ -105,10 +106,7 @@ def make_joint_step(
         metrics = stats | reward_metrics
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
 
-        counts = {
-            "sampler": (batch.weight * drawn(batch)).sum() > 0,
-            "mllm": _has_tokens(config, batch),
-        }
+        counts = {"sampler": jnp.any(had_choice(batch)), "mllm": _has_tokens(config, batch)}
 
         new_state = dict(state)
         for name, optimizer in (("mllm", mllm_optimizer), ("sampler", sampler_optimizer)):

@@ -128,12 +128,17 @@ def train(
     )
     with Checkpoints(folder / "checkpoints", keep=run.loop.keep_checkpoints) as checkpoints:
         state, done = _start(loop, checkpoints, like, params)
-        if done < run.training.steps:
+        fresh = done < run.training.steps
+        if fresh:
             with jax.set_mesh(mesh):  # attention kernels run on each device's part of it
                 state, done = run_loop(loop, state, checkpoints, done)
     last = {name: state[name] for name in TRAINED}
     kept = {name: like[name] for name in run.trained}
-    return functools.partial(_ending, run, folder, system, last, done, kept, params["clip"])
+    ending = functools.partial(_ending, run, folder, system, last, done, kept, params["clip"])
+    if fresh:
+        final = _chosen(folder, done, run.loop.final_model)
+        print(f"{run.name} ends with its {final.kind} parameters, of update {final.update}")
+    return ending
 
 
 def _start(
@@ -154,6 +159,27 @@ def _divided(size: int, mesh: jax.sharding.Mesh) -> int:
     """Returns the least number from `size` on that divides over the mesh's batch axes."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     return -(-size // parts) * parts
+
+
+class Chosen(NamedTuple):
+    """The update whose parameters are chosen, why, what was measured, and where they are kept."""
+
+    kind: str
+    update: int
+    accuracies: dict[str, float]
+    folder: str
+
+
+def _chosen(folder: epath.Path, done: int, kind: str) -> Chosen:
+    """Returns which update's parameters are the `kind` ("best" or "newest") after `done`."""
+    rows = [row for row in read_validations(folder) if row["step"] <= done]
+    best = best_of(rows)
+    is_best = best is not None and (kind == "best" or best["step"] == done)
+    update = best["step"] if best is not None and is_best else done
+    row = next((row for row in rows if row["step"] == update), {})
+    accuracies = {name: value for name, value in row.items() if name != "step"}
+    kept_in = "checkpoints" if update == done else "best"
+    return Chosen("best" if is_best else "newest", update, accuracies, kept_in)
 
 
 def _ending(
@@ -178,20 +204,14 @@ def _ending(
       clip: CLIP's parameters.
       kind: "best" or "newest".
     """
-    rows = [row for row in read_validations(folder) if row["step"] <= done]
-    best = best_of(rows)
-    chosen, update, kept_in = last, done, "checkpoints"
-    if kind == "best" and best is not None and best["step"] != done:
-        update, kept_in = best["step"], "best"
+    chosen, parameters = _chosen(folder, done, kind), last
+    if chosen.folder == "best":
         with best_checkpoints(folder, run.loop.keep_checkpoints) as kept:
-            restored, _, _ = kept.restore(like, update)
-        chosen = {**last, **restored}
-    row = next((row for row in rows if row["step"] == update), {})
-    accuracies = {name: value for name, value in row.items() if name != "step"}
-    kind = "best" if best is not None and best["step"] == update else "newest"
-    params = {**merged(chosen, system), "clip": clip}
-    validation = {"validation": accuracies} if accuracies else {}
-    return Trained(params, kind, update, validation, kept_in)
+            restored, _, _ = kept.restore(like, chosen.update)
+        parameters = {**last, **restored}
+    params = {**merged(parameters, system), "clip": clip}
+    validation = {"validation": chosen.accuracies} if chosen.accuracies else {}
+    return Trained(params, chosen.kind, chosen.update, validation, chosen.folder)
 
 
 def _make_loop(

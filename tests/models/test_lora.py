@@ -98,3 +98,12 @@ def test_only_factors_train_and_their_gradient_is_the_chain_rule():
     np.testing.assert_allclose(
         got["b"], 0.5 * np.einsum("Yir,Yio->Yro", factors["a"], full), atol=1e-5
     )
+
+
+def test_factors_beside_narrow_weights_are_float32():
+    """And merge into weights of the same type as before."""
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_params())
+    adapted = add_lora(params, "layers/", 2, 0)
+    assert {x.dtype for x in jax.tree.leaves(adapted["lora"])} == {jnp.dtype("float32")}
+    merged = merge_lora(adapted, 2.0)
+    assert {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype("bfloat16")}

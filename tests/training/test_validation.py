@@ -111,7 +111,7 @@ def test_a_split_that_cannot_be_asked_ends_the_run_by_name(monkeypatch):
     outcome = Outcome({name: np.full(1, np.nan) for name in PLAIN}, {}, reasons)
     stub: Any = lambda *_: types.SimpleNamespace(run=lambda *_: outcome)  # noqa: E731
     monkeypatch.setattr(module, "Evaluator", stub)
-    with pytest.raises(UserError, match="none of them can be asked: .*prompt too long"):
+    with pytest.raises(UserError, match=r"none of them can be asked: .*prompt too long"):
         validation()({}, "joint")
     outcome.scores["joint"][0] = outcome.scores["joint_uniform"][0] = 1.0
     outcome.scores["joint_topk_smooth"][0] = outcome.scores["joint_question"][0] = 0.0
