@@ -116,13 +116,13 @@ def train(
     if validation and run.loop.validate_every:
         size = _divided(min(validation_batch, len(validation[0])), mesh)
         watched = Validation(episodes(*validation), run.task, run.rollout, size)
+    params = jax.device_put(params, param_shardings(params, table, mesh, rules))
     loop = _make_loop(
         run,
         folder,
         episodes(asked, reader),
         validation=watched,
         params=params,
-        place=lambda tree: jax.device_put(tree, param_shardings(tree, table, mesh, rules)),
         shardings=shardings,
         meta=meta,
     )
@@ -221,7 +221,6 @@ def _make_loop(
     *,
     validation: Validation | None,
     params: dict[str, Params],
-    place: Callable[[Params], Params],
     shardings: Any,
     meta: dict[str, Any],
 ) -> Loop:
@@ -257,8 +256,8 @@ def _make_loop(
         draw_scoring=jax.jit(make_draw_scoring(run, system)),
         credit=jax.jit(lambda batch: batch_advantages(run.step, batch)[:2]),
         merged=functools.partial(merged, system=system),
-        clip=place(params["clip"]),
-        reference={name: place(tree) for name, tree in reference(run, params).items()},
+        clip=params["clip"],
+        reference=reference(run, params),
         validation=validation,
     )
 

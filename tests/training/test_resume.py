@@ -228,6 +228,21 @@ def test_a_finished_run_has_nothing_left_to_do(made, whole):
     assert (made / "whole" / "joint" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_from_checkpoints_on_two_devices(made):
+    """The parameters that a folder gives are laid out on the mesh; the update is that of one."""
+    flags = ("--config.joint.steps=1", "--config.rollout.questions=4", "--config.validate_every=1")
+    two = f"{environment(made)['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    for name, variables, mesh in (("one", {}, ()), ("two", {"XLA_FLAGS": two}, ("fsdp=2",))):
+        done = run(made, name, *flags, *(f"--config.mesh.{x}" for x in mesh), **variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+    (one,), (both,) = rows(made, "one"), rows(made, "two")
+    assert both["reward"] == one["reward"] and both["num_tokens"] == one["num_tokens"]
+    for name in ("grad_norm/mllm", "grad_norm/sampler", "loss/mllm"):
+        np.testing.assert_allclose(both[name], one[name], rtol=1e-4)  # order of float32 additions
+    validations = [(made / n / "joint" / "validation.jsonl").read_text() for n in ("one", "two")]
+    assert validations[0] == validations[1]
+
+
 def test_rates_may_change_and_are_recorded(made, whole):
     done = run(made, "whole", "--config.optimizer.sampler_lr=1e-4")
     assert done.returncode == 0, done.stderr
