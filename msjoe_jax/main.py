@@ -16,12 +16,17 @@ from msjoe_jax.runtime.workdir import record_config
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
 
+SPLITS = ("train", "validation", "heldout")
 # Fields that may change when a run is resumed: they do not change what has been computed. A rate
 # holds for the updates to come, whatever the checkpoint was made with.
 MAY_DIFFER = frozenset(
     {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
     | {"final_model", "patience"}
+    # Contents count, wherever they lie: phases.py compares their digests.
+    | {f"data.{split}_{kind}" for split in SPLITS for kind in ("records", "questions")}
+    | {f"{model}.{kind}" for model in ("mllm", "clip") for kind in ("checkpoint", "tokenizer")}
+    | {"sampler.checkpoint"}
     | {"optimizer.mllm_lr", "optimizer.sampler_lr", "optimizer.max_skipped"}
 )
 

@@ -8,18 +8,25 @@ import dataclasses
 import functools
 import importlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from msjoe_jax.config import NAMES, TRAININGS, Config
 from msjoe_jax.data.embed import check_embeddings
-from msjoe_jax.data.questions import Question, digest_of_questions
+from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate, load_heldout, load_split
 from msjoe_jax.models.params import Params, fingerprint
+from msjoe_jax.phase_inputs import (
+    data_inputs,
+    settings_of,
+    start_inputs,
+    weights_inputs,
+    without_rates,
+)
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_folder import save_model_folder
 from msjoe_jax.rollout.programs import Programs
@@ -31,12 +38,10 @@ from msjoe_jax.runtime.digest import (
     Inputs,
     Remembered,
     digest,
-    digest_of_file,
     digest_of_folder,
 )
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
-from msjoe_jax.training.question_weights import uses_rates
 from msjoe_jax.training.train import Split, Trained, train
 
 # The tiny world's phases, which a run on real data never imports.
@@ -89,9 +94,9 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
     if {"difficulty", *TRAININGS} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
         reader = RecordReader(config.data.train_records, clip)
-    inputs = _weights_inputs(base, models)
+    inputs = weights_inputs(base.names, models.system, models.tokenizers)
     for name in TRAININGS:  # before anything is made again that they started from
-        data = _data_inputs(questions, reader) if name in phases else {}
+        data = data_inputs(questions, reader) if name in phases else {}
         check_inputs(workdir / name / "checkpoints", {**inputs, **data})
     _save(workdir / "base", config, models, base, [p for p in phases if p == "warm_up"])
     if "difficulty" in phases:
@@ -104,11 +109,11 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
             validation = _validation(config, clip)
             made_from = {
                 **inputs,
-                **_data_inputs(questions, reader),
-                **_start_inputs(config, name, weights, before, questions),
+                **data_inputs(questions, reader),
+                **start_inputs(getattr(config, name), weights.names, before, questions),
             }
             if validation:
-                made_from["validation split"] = digest(_data_inputs(*validation))
+                made_from["validation split"] = digest(data_inputs(*validation))
             ending = train(
                 config.training_run(name),
                 workdir,
@@ -242,9 +247,9 @@ def _save(
         tokenizers=models.tokenizers,
         params=weights.params,
         inputs={
-            **_weights_inputs(weights, models),
+            **weights_inputs(weights.names, models.system, models.tokenizers),
             **files,
-            "settings": digest(parts, _settings(config, *NAMES)),
+            "settings": digest(without_rates(parts), settings_of(config, *NAMES)),
         },
     )
 
@@ -259,45 +264,6 @@ def _later_training(workdir: epath.Path, learned: list[str]) -> str | None:
 
 
 # --- inputs -----------------------------------------------------------------------------------
-
-
-def _settings(config: Config, *groups: str) -> dict[str, Any]:
-    """Returns groups as plain values without paths, whose contents count instead."""
-    parts = config.parts(*groups)
-    paths = ("checkpoint", "tokenizer")
-    return {name: {k: v for k, v in part.items() if k not in paths} for name, part in parts.items()}
-
-
-def _weights_inputs(weights: Weights, models: Models) -> dict[str, str]:
-    system, tokenizers = models.system, models.tokenizers
-    assert tokenizers.mllm is not None and tokenizers.clip is not None
-    return {
-        **{f"{name} weights": value for name, value in sorted(weights.names.items())},
-        "mllm sizes": digest(system.family.write_config(system.mllm_config)),
-        "clip sizes": digest(system.clip_config.to_hf()),
-        "mllm tokenizer": digest_of_file(tokenizers.mllm.file),
-        "clip tokenizer": digest_of_file(tokenizers.clip.file),
-    }
-
-
-def _data_inputs(questions: Sequence[Question], reader: RecordReader) -> dict[str, str]:
-    return {
-        "questions": digest_of_questions(questions),
-        "records": reader.digest({question.video for question in questions}),
-    }
-
-
-def _start_inputs(
-    config: Config, name: str, weights: Weights, before: list[str], questions: list[Question]
-) -> dict[str, str]:
-    """Returns what a training starts from, beside the base models and the data."""
-    inputs = {
-        "trainings before it": ", ".join(before) or "none",
-        "starting weights": digest(weights.names),
-    }
-    if uses_rates(getattr(config, name)):
-        inputs["pass rates"] = digest([question.difficulty for question in questions])
-    return inputs
 
 
 def _check_records(config: Config, clip: str, checkpoint: epath.PathLike) -> None:
@@ -322,9 +288,9 @@ def _difficulty(
     workdir: epath.Path,
     episodes: Episodes,
     params: dict[str, Params],
-    weights_inputs: Inputs,
+    base_inputs: Inputs,
 ) -> list[Question]:
-    settings = _settings(config, "mllm", "frames", "prompt", "difficulty")
+    settings = settings_of(config, "mllm", "frames", "prompt", "difficulty")
     return measure_difficulty(
         workdir / "difficulty" / "questions.jsonl",
         episodes,
@@ -335,8 +301,8 @@ def _difficulty(
         batch_size=config.evaluate.batch,
         inputs={
             # The base model alone answers, from uniform frames.
-            **{name: weights_inputs[name] for name in ("mllm weights", "mllm tokenizer")},
-            **_data_inputs(episodes.questions, episodes.reader),
+            **{name: base_inputs[name] for name in ("mllm weights", "mllm tokenizer")},
+            **data_inputs(episodes.questions, episodes.reader),
             "settings": digest(
                 settings, config.rollout.answer_temperature, config.data.task, config.seed
             ),
@@ -377,11 +343,16 @@ def _evaluate(
     names = config.evaluate.arms
     arms = [arm_of(name, sets) for name in names]
     used = dict.fromkeys(part for arm in arms for part in (arm.mllm, arm.sampler))
-    settings = _settings(config, *NAMES, "frames", "prompt")
+    settings = settings_of(config, *NAMES, "frames", "prompt")
     inputs = {
         "arms": ", ".join(sorted(names)),
-        **_data_inputs(questions, reader),
-        **{f"{name} models": digest(_weights_inputs(sets[name], models)) for name in sorted(used)},
+        **data_inputs(questions, reader),
+        **{
+            f"{name} models": digest(
+                weights_inputs(sets[name].names, models.system, models.tokenizers)
+            )
+            for name in sorted(used)
+        },
         "settings": digest(
             settings,
             dataclasses.asdict(config.episode),

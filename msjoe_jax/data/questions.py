@@ -14,6 +14,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.fields import option
 from msjoe_jax.runtime.digest import digest
 from msjoe_jax.runtime.files import read_json_lines, write_whole
+from msjoe_jax.text.characters import visible
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def check_unicode(row: dict[str, Any]) -> None:
 def _text(row: dict[str, Any], key: str) -> str:
     if key not in row:
         raise UserError(f"field {key!r} is missing")
-    if not isinstance(row[key], str) or not row[key].strip():
+    if not isinstance(row[key], str) or not visible(row[key]):
         raise UserError(f"field {key!r} must be a non-empty string")
     return row[key]
 
@@ -94,7 +95,7 @@ def _parse(row: dict[str, Any]) -> Question:
     options = row.get("options")
     if not isinstance(options, list) or not options:
         raise UserError("field 'options' must be a non-empty list of strings")
-    if not all(isinstance(option, str) and option.strip() for option in options):
+    if not all(isinstance(option, str) and visible(option) for option in options):
         raise UserError("field 'options' holds something other than non-empty strings")
     if len(options) > len(ascii_uppercase):
         raise UserError(f"field 'options' has {len(options)} entries, more than letters")

@@ -18,7 +18,7 @@ from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.table import format_table, make_table
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.batches import Batch, describe_dropped, unfinished_batches
+from msjoe_jax.rollout.batches import Batch, describe_dropped, finished_rows, unfinished_batches
 from msjoe_jax.rollout.collect import grade_replies
 from msjoe_jax.rollout.episode import Episodes, full_weight
 from msjoe_jax.rollout.results import Selected
@@ -90,7 +90,7 @@ class Evaluator:
           label: of the display of progress.
         """
         episodes, n = self.episodes, len(self.episodes.questions)
-        finished = {row["index"] for row in kept.rows}
+        finished = finished_rows(kept.rows)
         if len(finished) < n:
             total, initial = -(-n // self.batch_size), len(finished) // self.batch_size
             with progress(label, total, unit="batch", initial=initial) as bar:
@@ -161,7 +161,7 @@ class Evaluator:
             if key not in cache:
                 cache[key] = episodes.reason(
                     self.params[arm.mllm]["mllm"],
-                    batch if arm.own_previews else self._other_previews(batch),
+                    batch if arm.own_previews else self._other_previews(batch, weight),
                     0,
                     rollouts=1,
                     temperature=0.0,
@@ -300,6 +300,8 @@ def evaluate(
         for i, q in enumerate(questions)
     ]
     write_whole(workdir / "eval_questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    for old in workdir.glob("submission-*"):
+        old.unlink()
     if task.submission:
         for name in names:
             entries = [
@@ -307,6 +309,10 @@ def evaluate(
                 for i, q in enumerate(questions)
             ]
             write_whole(workdir / f"submission-{name}", task.submission(entries))
+    if len(dropped) == len(questions):
+        raise UserError(
+            f"config.data.heldout_questions: none can be asked: {describe_dropped(dropped)}"
+        )
     if dropped:
         print(f"{len(dropped)} of {len(questions)} questions are left out of all arms:")
         print(describe_dropped(dropped))

@@ -1,8 +1,8 @@
 """Shows reason another video's previews: what queries are worth that have not seen their video."""
 
 import numpy as np
+from jaxtyping import Float
 
-from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.batches import Batch
 from msjoe_jax.rollout.episode import Episodes
 
@@ -21,28 +21,39 @@ class OtherPreviews:
         self._episodes = episodes
         self._unreadable: set[str] = set()  # videos
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Returns the batch with other previews.
+    def __call__(self, batch: Batch, weight: Float[np.ndarray, "B"]) -> Batch:
+        """Returns the batch with other previews; a question for which there are none is dropped.
 
-        Raises:
-          UserError: no other video's previews can be read.
+        Args:
+          batch: of the pipeline.
+          weight: set to 0 for what is dropped; what is dropped already needs no previews.
         """
-        questions = self._episodes.questions
+        episodes, questions = self._episodes, self._episodes.questions
         while True:
-            places = np.array([self._next(int(index)) for index in batch["index"]])
-            other = next(iter(self._episodes.batches(len(places), order=places)))
-            damaged = {questions[places[b]].video for b in np.flatnonzero(other["error"] != "")}
+            own = [int(index) for index in batch["index"]]
+            found = [
+                self._next(i) if counts else None for i, counts in zip(own, weight, strict=True)
+            ]
+            places = np.array([i if p is None else p for i, p in zip(own, found, strict=True)])
+            other = next(iter(episodes.batches(len(places), order=places)))
+            damaged = {
+                questions[p].video
+                for b, p in enumerate(found)
+                if p is not None and other["error"][b] != ""
+            }
             if not damaged:
-                return {**batch, **{name: other[name] for name in MOVED}}
+                break
             self._unreadable |= damaged
+        for b in np.flatnonzero(weight > 0):
+            if found[b] is None:
+                episodes.drop(
+                    batch, weight, int(b), "previews unreadable: those of every other video"
+                )
+        return {**batch, **{name: other[name] for name in MOVED}}
 
-    def _next(self, index: int) -> int:
+    def _next(self, index: int) -> int | None:
+        """Returns the next question of another video that can be read, or None."""
         questions = self._episodes.questions
         useless = {questions[index].video, *self._unreadable}
-        for place in (*range(index + 1, len(questions)), *range(index)):
-            if questions[place].video not in useless:
-                return place
-        raise UserError(
-            f"previews of another video: there is none beside question {questions[index].id}'s "
-            "that can be read"
-        )
+        later = (*range(index + 1, len(questions)), *range(index))
+        return next((place for place in later if questions[place].video not in useless), None)

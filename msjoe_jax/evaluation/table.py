@@ -42,7 +42,7 @@ def make_table(
 def _accuracy(scores: Scores) -> dict[str, Any]:
     counted = scores[~np.isnan(scores)]
     return {
-        "accuracy": float(counted.mean()) if len(counted) else 0.0,
+        "accuracy": float(counted.mean()) if len(counted) else None,
         "ci95": list(wilson(float(counted.sum()), len(counted))),
         "questions": len(counted),
     }
@@ -73,4 +73,6 @@ def format_table(table: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _line(label: str, row: Mapping[str, Any]) -> str:
     low, high = row["ci95"]
+    if row["accuracy"] is None:
+        return f"{label:32} {'–':>8}   no question"
     return f"{label:32} {row['accuracy']:8.3f}   [{low:.3f}, {high:.3f}]"

@@ -1,7 +1,7 @@
 """Helpers on batches of questions as the pipeline yields them."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,14 @@ def by_time(frames: Sequence[int]) -> list[int]:
 def pass_rates(questions: Sequence[Question]) -> Float[np.ndarray, "n"]:
     """Returns the questions' difficulty, the base model's pass rate; NaN where not measured."""
     return np.array([np.nan if q.difficulty is None else q.difficulty for q in questions])
+
+
+def finished_rows(rows: Iterable[dict[str, Any]]) -> set[int]:
+    """Returns the `index` of the rows that stand: not those dropped for data that were unreadable.
+
+    Such a question is asked again by the next start, when its data may have been mended.
+    """
+    return {row["index"] for row in rows if "unreadable" not in (row["dropped"] or "")}
 
 
 def unfinished_batches(

@@ -178,7 +178,7 @@ class Episodes:
                 row = self.assembler.row(text, frames, c.query_prompt_tokens, seconds)
             except PromptTooLong as error:
                 row = empty_row(c.query_prompt_tokens)
-                self._drop(batch, weight, b, f"prompt too long: {error}")
+                self.drop(batch, weight, b, f"prompt too long: {error}")
             rows.append([row])
         return rows, Patches(pixels, grids)
 
@@ -304,7 +304,7 @@ class Episodes:
         length = self.text.prompt.answer_prompt_tokens
 
         def drop(b: int, why: str) -> None:
-            self._drop(batch, weight, b, why)
+            self.drop(batch, weight, b, why)
 
         encoded = self.loader.load(batch, self.batch_questions(batch), sets, drop)
         rows: list[list[dict[str, np.ndarray]]] = []
@@ -376,7 +376,8 @@ class Episodes:
         """Stacks rows of B × G prompts to arrays on the devices, cut to a compiled length."""
         return self.put(stack_rows(rows, self.text.prompt.length_buckets))
 
-    def _drop(self, batch: Batch, weight: np.ndarray, b: int, why: str) -> None:
+    def drop(self, batch: Batch, weight: np.ndarray, b: int, why: str) -> None:
+        """Drops question `b` of a batch by weight 0, and reports why, once."""
         if weight[b]:
             self._report(self.questions[batch["index"][b]], why)
         weight[b] = 0.0

@@ -34,7 +34,7 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
-from msjoe_jax.runtime.digest import Inputs, differences
+from msjoe_jax.runtime.digest import Inputs, differences, digest_of_file
 from msjoe_jax.runtime.files import partial_path, read_json
 from msjoe_jax.runtime.space import room_for, room_of
 from msjoe_jax.text.prompts import PromptConfig
@@ -175,7 +175,7 @@ def save_model_folder(
     """
     folder = epath.Path(folder)
     if folder.exists():
-        before = None if inputs is None else load_meta(folder / "params").get("inputs", {})
+        before = None if inputs is None else _inputs_of(folder)
         if before == inputs:
             return
         different = ", ".join(differences(before or {}, inputs or {})) or "inputs"
@@ -194,6 +194,19 @@ def save_model_folder(
             folder.rename(old)
         partial.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _inputs_of(folder: epath.Path) -> dict[str, str]:
+    """Returns what a model folder states and holds; nothing if it is damaged or not whole."""
+    try:
+        check_folder(folder, NAMES)
+        stated = dict(load_meta(folder / "params").get("inputs", {}))
+        for name in ("mllm", "clip"):
+            if f"{name} tokenizer" in stated:  # which somebody may have edited
+                stated[f"{name} tokenizer"] = digest_of_file(folder / name / "tokenizer.json")
+        return stated
+    except (OSError, UserError):
+        return {}
 
 
 def _write_model_folder(

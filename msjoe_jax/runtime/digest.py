@@ -61,8 +61,9 @@ class Remembered:
         self._file = epath.Path(file)
         try:
             self._entries = read_json(file) if self._file.exists() else {}
-        except UserError as error:
-            raise UserError(f"{error}; remove it") from None
+        except UserError as error:  # it only saves time
+            print(f"{error}; made again")
+            self._entries = {}
 
     def of(self, folder: epath.PathLike, name: str, compute: Callable[[], str]) -> str:
         """Returns what `compute` returned when the folder's files last changed.
@@ -77,7 +78,8 @@ class Remembered:
             return compute()
         key, stamp = f"{folder} {name}", digest([_stamp(p) for p in _files(folder)])
         entry = self._entries.get(key)
-        if not isinstance(entry, dict) or entry.get("files") != stamp:
+        fits = isinstance(entry, dict) and isinstance(entry.get("digest"), str)
+        if entry is None or not fits or entry.get("files") != stamp:
             self._entries[key] = entry = {"files": stamp, "digest": compute()}
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._file, json.dumps(self._entries, indent=1) + "\n")
@@ -95,6 +97,8 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _stamp(file: epath.Path) -> list[Any]:
+    if not file.exists():  # a link to nowhere
+        raise UserError(f"{file} leads to no file; remove it or copy the folder again")
     status = os.stat(file)
     # The time of change is the kernel's: a copy that keeps its time of writing does not hide.
     return [os.fspath(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns]

@@ -35,7 +35,8 @@ class KeptRows:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.found = self._path.exists()
         header, *self.rows = _whole_rows(self._path) or [{}]
-        before = header.get("inputs") or {}
+        before = header.get("inputs")
+        before = before if isinstance(before, dict) else {}
         if before != dict(inputs):
             self.rows = []
             if self.found:
@@ -60,7 +61,7 @@ def _whole_rows(path: epath.Path) -> list[Row]:
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not isinstance(row, dict):
             break

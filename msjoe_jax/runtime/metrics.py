@@ -136,11 +136,11 @@ def _drop_rows(path: epath.Path, start_step: int) -> None:
     if not path.exists():
         return
     rows = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
             before = json.loads(line)["step"] < start_step
-        except ValueError:  # torn
+        except (ValueError, KeyError, TypeError, RecursionError):  # torn or damaged
             continue
-        if before and line.endswith("\n"):
+        if before and line.endswith(b"\n"):
             rows.append(line)
-    write_whole(path, "".join(rows))
+    write_whole(path, b"".join(rows))

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+MAX_STACK = 30  # combining marks on a character, as Unicode's stream-safe format has it
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # Unicode's default ignorable code points (joiners, directions, variation selectors, fillers),
@@ -23,25 +24,39 @@ def visible(text: str) -> str:
     Invisible characters are left out, white space is one space, and accents are composed (NFC). A
     text of nothing but combining marks is empty too.
     """
-    seen = _BLANKS.sub(" ", _INVISIBLES.sub("", text))
+    seen = _BLANKS.sub(" ", _short_stacks(_INVISIBLES.sub("", text)))
     seen = " ".join(unicodedata.normalize("NFC", seen).split())
     return seen if any(unicodedata.category(c)[0] not in "MZ" for c in seen) else ""
 
 
+def _short_stacks(text: str) -> str:
+    """Cuts stacks of combining marks, whose sorting by NFC takes the square of their height."""
+    height, kept = 0, []
+    for c in text:
+        height = height + 1 if unicodedata.combining(c) else 0
+        if height <= MAX_STACK:
+            kept.append(c)
+    return "".join(kept)
+
+
 # An option's own letter: "(A) x", "A. x", "A) x", "A: x", "A - x" and their full-width forms.
-# "A.D." and "A:B" have none: no lone letter may follow a bare point or colon.
+# "A.D.", "A:B" and "A.1" have none: no lone letter and no digit may follow a bare point or colon,
+# nor "(A)pple": no small letter a bracket.
 _LETTER = r"([A-Za-zＡ-Ｚａ-ｚ])\s*"
 _LABEL = re.compile(
-    rf"[\s{_INVISIBLE}]*(?:[(（\[【]\s*{_LETTER}[)）\]】][.:．：、]?"
-    rf"|{_LETTER}(?:[.:]?[)）]|[．：、。]|[.:](?![A-Za-z](?![A-Za-z]))|(?<=\s)[-–—](?=\s)))\s*"
+    rf"[\s{_INVISIBLE}]*(?:[(（\[【]\s*{_LETTER}[)）\]】](?![a-z])[.:．：、]?"
+    rf"|{_LETTER}(?:[.:]?[)）](?![a-z])|[．：、。]|[.:](?!\d)(?![^\W\d_](?![^\W_]))"
+    r"|(?<=\s)[-–—](?=\s)))\s*"
 )
 
 
 def without_letters(options: Sequence[str]) -> Sequence[str]:
     """Takes away the options' own letters, if all have them in order.
 
-    The options stay as they are where one would be left empty or two alike.
+    The options stay as they are where one would be left empty or two alike, or is the only one.
     """
+    if len(options) < 2:
+        return options
     rest = []
     for letter, text in zip(LETTERS, options, strict=False):
         label = _LABEL.match(text)

@@ -119,12 +119,12 @@ def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) ->
     return turns(style.system, "\n".join(part for part in parts if part))
 
 
-_THINK_TAG = re.compile(r"(?ai)<\s*(?:(/)\s*)?think\s*>")
+_THINK_TAG = re.compile(r"(?i)<\s*(?:(/)\s*)?think\s*>")
 _THOUGHT = re.compile(r"\s*<think>(.*)</think>", re.DOTALL)
 _QUERY = re.compile(r"<query>([^<>]*)</query>")
 _QUERIES = re.compile(r"(?:\s*<query>[^<>]*</query>)+\s*")
 _ANSWER = re.compile(r"<answer>([^<>]*)</answer>")
-_ANSWER_TAG = re.compile(r"(?ai)<\s*answer\b[^<>]*>")  # however it is spelled
+_ANSWER_TAG = re.compile(r"(?i)<\s*answer\b")  # however it is spelled, and whether it ends
 _ONE_ANSWER = re.compile(r"\s*<answer>[^<>]*</answer>\s*")
 
 

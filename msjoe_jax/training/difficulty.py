@@ -7,7 +7,7 @@ from etils import epath
 
 from msjoe_jax.data.questions import Question, questions_text
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.batches import Batch, describe_dropped, unfinished_batches
+from msjoe_jax.rollout.batches import Batch, describe_dropped, finished_rows, unfinished_batches
 from msjoe_jax.rollout.collect import grade_replies
 from msjoe_jax.rollout.episode import Episodes, full_weight
 from msjoe_jax.runtime.digest import Inputs
@@ -50,7 +50,7 @@ def measure_difficulty(
     before = file.read_bytes() if file.exists() else None
     if before is not None and not kept.found:
         print(f"{file}: does not say what it was made from; made again")
-    finished = {row["index"] for row in kept.rows}
+    finished = finished_rows(kept.rows)
     if len(finished) < len(questions):
         total = -(-len(questions) // batch_size)
         with progress(
@@ -59,7 +59,8 @@ def measure_difficulty(
             for places, batch in unfinished_batches(episodes, batch_size, finished):
                 kept.add(_measure(episodes, params, batch, places, samples, temperature, task))
                 bar.update()
-        dropped = {row["id"]: row["dropped"] for row in kept.rows if row["dropped"]}
+        last = {row["index"]: row for row in kept.rows}  # of one that was asked again
+        dropped = {row["id"]: row["dropped"] for row in last.values() if row["dropped"]}
         if dropped:
             print(f"{len(dropped)} of {len(questions)} questions have no pass rate:")
             print(describe_dropped(dropped))

@@ -16,8 +16,9 @@ from msjoe_jax.data.questions import (
 )
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import fields_of
+from msjoe_jax.text.characters import visible
 
-TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(str.strip)
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(visible)
 GOOD = {"id": "q", "video": "v", "question": "?", "options": ["x", "y"], "answer": "B"}
 
 

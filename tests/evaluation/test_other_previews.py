@@ -9,7 +9,6 @@ import pytest
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
-from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.other_previews import OtherPreviews
 
 VIDEOS = ["a", "a", "b", "c", "c", "broken", "a"]
@@ -42,7 +41,15 @@ def episodes(reader, videos):
         sizes = {"batch_size": size, "num_candidates": 4, "num_preview": 2}
         return make_pipeline(questions, reader, order=order, with_embeddings=False, **sizes)
 
-    made: Any = types.SimpleNamespace(questions=questions, batches=batches)
+    dropped: list[tuple[str, str]] = []
+
+    def drop(batch, weight, b, why):
+        weight[b] = 0
+        dropped.append((questions[batch["index"][b]].id, why))
+
+    made: Any = types.SimpleNamespace(
+        questions=questions, batches=batches, drop=drop, dropped=dropped
+    )
     return made
 
 
@@ -52,7 +59,7 @@ def test_whose_previews_are_seen(reader, size):
     work = episodes(reader, VIDEOS)
     others, seen = OtherPreviews(work), []
     for batch in work.batches(size):
-        moved = others(batch)
+        moved = others(batch, np.ones(size))
         assert moved.keys() == batch.keys()
         for name in batch.keys() - {"preview", "preview_mask", "preview_times", "duration"}:
             assert moved[name] is batch[name]
@@ -65,7 +72,11 @@ def test_whose_previews_are_seen(reader, size):
     assert seen == want
 
 
-def test_where_no_other_video_can_be_read(reader):
+def test_where_no_other_video_can_be_read_its_questions_are_dropped(reader):
+    """Not the run; one that is dropped already needs no previews."""
     work = episodes(reader, ["a", "a", "broken"])
-    with pytest.raises(UserError, match="there is none beside question q0's that can be read"):
-        OtherPreviews(work)(next(iter(work.batches(1))))
+    batch, weight = next(iter(work.batches(3))), np.array([1.0, 0.0, 1.0])
+    moved = OtherPreviews(work)(batch, weight)
+    assert weight.tolist() == [0, 0, 1]
+    assert work.dropped == [("q0", "previews unreadable: those of every other video")]
+    assert np.abs(moved["preview"][2].astype(int) - COLOURS["a"]).max() <= 3

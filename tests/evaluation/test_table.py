@@ -50,3 +50,5 @@ def test_format():
 def test_no_questions():
     table = make_table({"uniform": "u"}, {"uniform": np.zeros(0)}, [])
     assert table["uniform"]["questions"] == 0 and table["uniform"]["ci95"] == [0.0, 1.0]
+    assert table["uniform"]["accuracy"] is None  # nothing was measured
+    assert "no question" in format_table(table) and "0.000" not in format_table(table)

@@ -89,7 +89,25 @@ def test_unchanged_files_are_not_read_again(tmp_path):
     assert remembered() == digest_of_folder(folder) and len(calls) == 5
 
 
-def test_a_damaged_memory_is_told(tmp_path):
-    (tmp_path / "digests.json").write_text("{")
-    with pytest.raises(UserError, match=r"digests\.json: not JSON .*; remove it"):
-        Remembered(tmp_path / "digests.json")
+@pytest.mark.parametrize("text", ["{", '{"x": 1}', "[]"])
+def test_a_damaged_memory_is_made_again(tmp_path, capsys, text):
+    """It only saves time: nothing is refused for it."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("b")
+    (tmp_path / "digests.json").write_text(text)
+    assert Remembered(tmp_path / "digests.json").of(folder, "x", lambda: "found") == "found"
+    assert ("made again" in capsys.readouterr().out) == (text != '{"x": 1}')
+    entries = json.loads((tmp_path / "digests.json").read_text())
+    (key,) = [key for key in entries if key.endswith(" x")]
+    del entries[key]["digest"]
+    (tmp_path / "digests.json").write_text(json.dumps(entries))
+    assert Remembered(tmp_path / "digests.json").of(folder, "x", lambda: "again") == "again"
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="gone leads to no file"):
+        Remembered(tmp_path / "digests.json").of(folder, "x", lambda: "found")

@@ -16,7 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from msjoe_jax.runtime.event_files import drop_events
+from msjoe_jax.runtime.event_files import ASIDE, drop_events
+from msjoe_jax.runtime.files import PARTIAL
 from msjoe_jax.runtime.metrics import MetricWriter
 from tests.support.commands import PYTHON, ROOT
 
@@ -72,7 +73,7 @@ def test_every_step_is_there_once_after_kills(tmp_path):
         assert done.returncode == -signal.SIGKILL, done.stderr
         for file in board.iterdir():  # what a kill in the middle of a write leaves
             with file.open("ab") as torn:
-                torn.write(struct.pack("<Q", 100) + b"torn")
+                torn.write(file.read_bytes()[:20])  # the beginning of a record
     with MetricWriter(tmp_path, 5) as writer:
         for step in range(5, 9):
             write(writer, step)
@@ -143,3 +144,35 @@ def test_a_disk_that_refuses_leaves_the_old_file(tmp_path, monkeypatch):
     assert len(list(board.iterdir())) == 1
     drop_events(board, 2)
     assert raw(board) == before[:3]
+
+
+def written(folder, steps):
+    with MetricWriter(folder) as writer:
+        for step in steps:
+            writer.scalars(step, {"x": step})
+    (file,) = (folder / "tensorboard").iterdir()
+    return file
+
+
+def test_what_a_kill_in_here_left_is_removed(tmp_path):
+    file = written(tmp_path, range(1, 6))
+    (file.parent / (file.name + PARTIAL)).write_bytes(file.read_bytes())
+    drop_events(file.parent, 4)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_what_is_damaged_or_foreign_is_not_lost(tmp_path, capsys):
+    """A byte in the middle of a sound file, another's file, a folder of such a name, a link."""
+    file = written(tmp_path, range(1, 6))
+    board, before = file.parent, bytearray(file.read_bytes())
+    before[len(before) // 2] ^= 0xFF
+    file.write_bytes(before)
+    (board / "events.out.tfevents.1.gz").write_bytes(b"\x1f\x8b" + b"?" * 500)
+    (board / "events.out.tfevents.folder").mkdir()
+    (board / "events.out.tfevents.link").symlink_to(board / "nowhere")
+    for _ in range(2):  # and what was put aside stays as it is
+        drop_events(board, 100)
+    aside = board / (file.name + ASIDE)
+    assert aside.read_bytes() == before
+    assert (board / f"events.out.tfevents.1.gz{ASIDE}").read_bytes()[:2] == b"\x1f\x8b"
+    assert f"kept as {file.name}{ASIDE}" in capsys.readouterr().out

@@ -378,3 +378,14 @@ def test_prompts_hold_what_they_should():
     bare = prompts.PromptConfig(system="")
     assert prompts.query_prompt(bare, "q", [], 2)[0] == "<|im_start|>user\n"
     assert STYLE.think_instruction not in prompts.answer_prompt(STYLE, "q", ["a"])[1]
+
+
+@pytest.mark.parametrize(
+    "second",
+    ["<answer B", "<answer\n<b>B</answer>", "<\u00a0answer>B</answer>", "< ANSWER>B", "<answer"],
+)
+def test_a_second_tag_in_any_spelling_leaves_no_answer(second):
+    reply = prompts.parse_answer(
+        f"<answer>A</answer>{second}", num_options=4, think=False, finished=True
+    )
+    assert reply.answer is None and not reply.valid
