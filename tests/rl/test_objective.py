@@ -206,3 +206,22 @@ def test_a_selector_may_read_embeddings():
             want -= advantages["draw"][b, i, j] * (score @ embeddings[b, :n]) / (B * I * J)
     assert np.abs(want).max() > 0.01
     close(w - np.asarray(after["sampler"]), want)
+
+
+def test_a_kl_of_weight_0_is_logged_and_teaches_nothing():
+    """Where the batch holds the reference's log-probs, as `log_kl` asks for."""
+    batch = make_later_batch()
+    silent = dataclasses.replace(LATER, kl_coef=0.0, frame_kl_coef=0.0)
+    grads, metrics = gradients(silent, batch)
+
+    def forget(part):
+        return part._replace(ref_log_probs=None)
+
+    bare = batch._replace(
+        queries=forget(batch.queries), answers=forget(batch.answers), ref_draw_log_probs=None
+    )
+    without, fewer = gradients(silent, bare)
+    same(grads, without)
+    assert metrics.keys() - fewer.keys() == {"kl", "sampler/kl"}
+    _, weighed = gradients(LATER, batch)
+    assert metrics["kl"] == weighed["kl"] > 0 and metrics["sampler/kl"] == weighed["sampler/kl"] > 0
