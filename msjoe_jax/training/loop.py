@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from msjoe_jax.models.params import Params
+from msjoe_jax.rl.credit import Advantages, Rewards
 from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.rollout.collect import Rollout
 from msjoe_jax.rollout.collector import Collector
@@ -114,10 +115,12 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             rollout, refills = loop.collector.collect(params, update)
             rolled_out = time.perf_counter()
             dropped(update, episodes.failures, rollout.records)
-            if update % every.rollouts_every == 0:
-                for row in _log_rows(loop, rollout, update):
-                    log.write(row)
+            logged = update % every.rollouts_every == 0
+            credit = loop.credit(rollout.arrays) if logged else None
             state, metrics = loop.update(state, loop.with_log_probs(state, rollout))
+            if logged:  # its numbers are there before the update's: fetching them waits for neither
+                for row in _log_rows(loop, rollout, fetch(credit), update):
+                    log.write(row)
             episodes.clock.follow("joint_step", metrics["reward"])
             if pending:
                 report(*pending)
@@ -212,10 +215,12 @@ def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _log_rows(loop: Loop, rollout: Rollout, update: int) -> list[dict[str, Any]]:
+def _log_rows(
+    loop: Loop, rollout: Rollout, credit: tuple[Advantages, Rewards], update: int
+) -> list[dict[str, Any]]:
     """Makes a row of every question, with what each part was paid and its advantages."""
     run = loop.run
-    advantages, rewards = fetch(loop.credit(rollout.arrays))
+    advantages, rewards = credit
     parts = {"query": advantages.query, "sampler": advantages.draw, "answer": advantages.answer}
     rows = []
     for b, record in enumerate(rollout.records):
