@@ -4,6 +4,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+# Exit statuses of every command; 1 is a fault of the program, with a traceback.
+USER_ERROR = 2
+UNFINISHED = 75  # saved before the end; the same command resumes
+INTERRUPTED = 130
+
 
 class UserError(Exception):
     """An error in the user's input. Its message is one line: which file or field, and what to do.
@@ -44,10 +49,10 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
         _fail(f"{prefix}{error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _fail(*messages: str) -> NoReturn:
     for message in messages:
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(USER_ERROR)

@@ -11,7 +11,6 @@ weight 0 and reported; it never stops a run.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -19,7 +18,14 @@ from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.assemble import Assembler, Frame, PromptTooLong, empty_row, stack_rows
+from msjoe_jax.rollout.assemble import (
+    Assembler,
+    Frame,
+    PromptTooLong,
+    empty_row,
+    longest_prompt,
+    stack_rows,
+)
 from msjoe_jax.rollout.batches import Batch, question_number
 from msjoe_jax.rollout.candidates import BatchCandidates
 from msjoe_jax.rollout.clock import DeviceClock
@@ -34,9 +40,13 @@ from msjoe_jax.rollout.key_frames import FrameSet, KeyFrameLoader, frame_sets, t
 from msjoe_jax.rollout.programs import ANSWER, REASON, Patches, Programs, Seeds
 from msjoe_jax.rollout.results import Completed, EpisodeConfig, Queries, Reasoned, Selected
 from msjoe_jax.rollout.text import Text
+from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Selection
 from msjoe_jax.text import prompts
+
+PromptRows = Sequence[Sequence[dict[str, np.ndarray]]]  # B × G
 
 
 class Episodes:
@@ -48,9 +58,10 @@ class Episodes:
       text: the system's tokenizers and prompts.
       reader: the record folder.
       questions: all questions that batches are made of.
-      put: places a pytree of host arrays with leading axis B on the devices (see runtime/mesh.py).
 
     Attributes:
+      machine: of the programs; every batch here is this host's rows of one.
+      put: lays this host's rows of a batch out on the devices.
       failures: a record of every question that was dropped, and why.
       cut_queries: question id and text of every query that was longer than CLIP's context.
       clock: device seconds by step.
@@ -63,11 +74,11 @@ class Episodes:
         text: Text,
         reader: RecordReader,
         questions: Sequence[Question],
-        put: Callable[[Any], Any] = jax.device_put,
     ):
         system = programs.system
         self.config, self.system, self.programs, self.text = config, system, programs, text
-        self.reader, self.questions, self.put = reader, questions, put
+        self.reader, self.questions, self.machine = reader, questions, programs.machine
+        self.put = self.machine.put
         self.vision = system.mllm_config.vision
         self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
         self.per_unit = frames_per_unit(config.frames, system)
@@ -78,12 +89,18 @@ class Episodes:
 
     # --- batches -----------------------------------------------------------------------------
 
-    def batches(self, batch_size: int, order: Int[np.ndarray, "n"] | None = None) -> Any:
+    def batches(
+        self,
+        batch_size: int,
+        order: Int[np.ndarray, "n"] | None = None,
+        rows: Int[np.ndarray, "b"] | None = None,
+    ) -> Any:
         """Makes batches of the questions, by default each question once and in order.
 
         Args:
           batch_size: questions per batch; the last one is filled up.
           order: another order, see `make_pipeline`.
+          rows: those of each batch that are made here; None: those on this host's devices.
         """
         return make_pipeline(
             self.questions,
@@ -93,6 +110,7 @@ class Episodes:
             num_preview=self.config.frames.preview,
             preview_fn=preview_fn(self.config.frames, self.system),
             order=order,
+            rows=self.machine.rows(batch_size) if rows is None else rows,
         )
 
     def batch_questions(self, batch: Batch) -> list[Question]:
@@ -118,7 +136,22 @@ class Episodes:
         temperature: float,
         weight: Float[np.ndarray, "B"],
     ) -> Reasoned:
-        """Writes queries from the previews.
+        """Writes queries from the previews; see `begin_reason`."""
+        return self.begin_reason(
+            mllm, batch, update, rollouts=rollouts, temperature=temperature, weight=weight
+        )()
+
+    def begin_reason(
+        self,
+        mllm: Params,
+        batch: Batch,
+        update: int,
+        *,
+        rollouts: int,
+        temperature: float,
+        weight: Float[np.ndarray, "B"],
+    ) -> Callable[[], Reasoned]:
+        """Begins to write queries from the previews; the result waits for them.
 
         Args:
           mllm: parameters of the MLLM.
@@ -130,7 +163,7 @@ class Episodes:
         """
         c = self.text.prompt
         rows, patches = self.preview_prompts(batch, weight)
-        completed = self.complete(
+        finish = self.begin(
             REASON,
             mllm,
             rows,
@@ -139,20 +172,25 @@ class Episodes:
             samples=rollouts,
             sampling=self.text.sampling(c.query_tokens, temperature),
         )
-        replies = [
-            [
-                prompts.parse_queries(
-                    completed.texts[b][i],
-                    question.question,
-                    max_queries=c.max_queries,
-                    think=c.think,
-                    finished=bool(completed.finished[b, i]),
-                )
-                for i in range(rollouts)
+
+        def result() -> Reasoned:
+            completed = finish()
+            replies = [
+                [
+                    prompts.parse_queries(
+                        completed.texts[b][i],
+                        question.question,
+                        max_queries=c.max_queries,
+                        think=c.think,
+                        finished=bool(completed.finished[b, i]),
+                    )
+                    for i in range(rollouts)
+                ]
+                for b, question in enumerate(self.batch_questions(batch))
             ]
-            for b, question in enumerate(self.batch_questions(batch))
-        ]
-        return Reasoned(completed, replies)
+            return Reasoned(completed, replies)
+
+        return result
 
     def preview_prompts(
         self, batch: Batch, weight: Float[np.ndarray, "B"]
@@ -242,9 +280,6 @@ class Episodes:
     ) -> Completed:
         """Answers every question from each of its G = I·J sets of frames.
 
-        Each distinct unit of a question (see rollout/frames.py) is encoded once. This step also
-        reports what the pipeline dropped, as every rollout of a question ends here.
-
         Args:
           mllm: parameters.
           batch: of the pipeline.
@@ -254,23 +289,52 @@ class Episodes:
           weight: set to 0 where a prompt is too long or a frame unreadable.
           samples: answers to each set.
         """
+        shown = self.answer_prompts(batch, selection, weight)
+        return self.begin_answer(
+            mllm, batch, shown, update, temperature=temperature, samples=samples
+        )()
+
+    def answer_prompts(
+        self, batch: Batch, selection: Selection, weight: Float[np.ndarray, "B"]
+    ) -> tuple[PromptRows, Patches]:
+        """Reads the chosen frames and makes the prompts of answer: work of the host alone.
+
+        Each distinct unit of a question (see rollout/frames.py) is encoded once. This step also
+        reports what the pipeline dropped, as every rollout of a question ends here.
+
+        Args:
+          batch: of the pipeline.
+          selection: the frames to show.
+          weight: set to 0 where a prompt is too long or a frame unreadable.
+        """
         c, questions = self.text.prompt, self.batch_questions(batch)
         for question, error in zip(questions, batch["error"], strict=True):
             if error:
                 self._report(question, str(error))
         texts = [prompts.answer_prompt(c, q.question, q.options) for q in questions]
         sets = self._frame_sets(selection)
-        rows, patches = self.frame_prompts(
+        return self.frame_prompts(
             batch, [[text] * len(row) for text, row in zip(texts, sets, strict=True)], sets, weight
         )
-        return self.complete(
+
+    def begin_answer(
+        self,
+        mllm: Params,
+        batch: Batch,
+        shown: tuple[PromptRows, Patches],
+        update: int,
+        *,
+        temperature: float,
+        samples: int = 1,
+    ) -> Callable[[], Completed]:
+        """Begins to answer the prompts of `answer_prompts`; the result waits for the replies."""
+        return self.begin(
             ANSWER,
             mllm,
-            rows,
-            patches,
+            *shown,
             self.seeds(batch, update),
             samples=samples,
-            sampling=self.text.sampling(c.answer_tokens, temperature),
+            sampling=self.text.sampling(self.text.prompt.answer_tokens, temperature),
         )
 
     def _frame_sets(self, selection: Selection) -> list[list[FrameSet]]:
@@ -331,14 +395,28 @@ class Episodes:
         self,
         place: int,
         mllm: Params,
-        rows: Sequence[Sequence[dict[str, np.ndarray]]],
+        rows: PromptRows,
         patches: Patches,
         seeds: Seeds,
         *,
         samples: int,
         sampling: Sampling,
     ) -> Completed:
-        """Draws replies to each of B × G prompts and fetches them.
+        """Draws replies to each of B × G prompts and fetches them; see `begin`."""
+        return self.begin(place, mllm, rows, patches, seeds, samples=samples, sampling=sampling)()
+
+    def begin(
+        self,
+        place: int,
+        mllm: Params,
+        rows: PromptRows,
+        patches: Patches,
+        seeds: Seeds,
+        *,
+        samples: int,
+        sampling: Sampling,
+    ) -> Callable[[], Completed]:
+        """Begins to draw replies to each of B × G prompts; the result waits for them.
 
         Args:
           place: of the step in the method, from which keys derive (see rollout/programs.py).
@@ -351,30 +429,43 @@ class Episodes:
         """
         stacked = self.stack(rows)
         on_device = self.put(patches)
-        with self.clock("reason" if place == REASON else "answer"):
-            completions, features = self.programs.complete(
-                mllm, stacked, on_device, seeds, place=place, samples=samples, sampling=sampling
-            )
-            fetched = fetch((completions.tokens, completions.mask, completions.finished))
-        B, G = fetched[0].shape[:2]
-        tokens, mask, finished = (x.reshape(B, G * samples, *x.shape[3:]) for x in fetched)
-        texts = [
-            [self.text.decode(t, m) for t, m in zip(tokens[b], mask[b], strict=True)]
-            for b in range(B)
-        ]
-        return Completed(
-            prompts=stacked,
-            patches=on_device,
-            features=features,
-            completions=completions,
-            texts=texts,
-            finished=finished,
-            num_tokens=int(mask.sum()),
+        completions, features = self.programs.complete(
+            mllm, stacked, on_device, seeds, place=place, samples=samples, sampling=sampling
         )
+        kind = "reason" if place == REASON else "answer"
+        ended = self.clock.follow(kind, completions.tokens)
 
-    def stack(self, rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> Prompts:
-        """Stacks rows of B × G prompts to arrays on the devices, cut to a compiled length."""
-        return self.put(stack_rows(rows, self.text.prompt.length_buckets))
+        def result() -> Completed:
+            fetched = fetch((completions.tokens, completions.mask, completions.finished))
+            ended()
+            B, G = fetched[0].shape[:2]
+            tokens, mask, finished = (x.reshape(B, G * samples, *x.shape[3:]) for x in fetched)
+            texts = [
+                [self.text.decode(t, m) for t, m in zip(tokens[b], mask[b], strict=True)]
+                for b in range(B)
+            ]
+            return Completed(
+                prompts=stacked,
+                patches=on_device,
+                features=features,
+                completions=completions,
+                texts=texts,
+                finished=finished,
+                num_tokens=int(mask.sum()),
+            )
+
+        return result
+
+    def stack(self, rows: PromptRows) -> Prompts:
+        """Stacks rows of B × G prompts to arrays on the devices, cut to a compiled length.
+
+        The longest prompt of all hosts counts: they all run the same program.
+        """
+        buckets = self.text.prompt.length_buckets
+        longest = None
+        if buckets > 1:
+            longest = max(hosts.gather(longest_prompt(rows), "the length of the prompts"))
+        return self.put(stack_rows(rows, buckets, longest))
 
     def drop(self, batch: Batch, weight: np.ndarray, b: int, why: str) -> None:
         """Drops question `b` of a batch by weight 0, and reports why, once."""
@@ -384,11 +475,6 @@ class Episodes:
 
     def _report(self, question: Question, why: str) -> None:
         self.failures.append({"question": question.id, "video": question.video, "error": why})
-
-
-def fetch(tree: Any) -> Any:
-    """Copies device arrays to NumPy; all transfers start before the first is awaited."""
-    return jax.device_get(tree)
 
 
 def full_weight(batch: Batch) -> Float[np.ndarray, "B"]:

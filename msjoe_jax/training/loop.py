@@ -15,10 +15,12 @@ from msjoe_jax.rl.credit import Advantages, Rewards
 from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.rollout.collect import Rollout
 from msjoe_jax.rollout.collector import Collector
-from msjoe_jax.rollout.episode import Episodes, fetch
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.log import log_row
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.compile_counter import CompileCounter
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.training.config import TrainingRun
@@ -203,14 +205,17 @@ class Watch:
 
 
 def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
+    """Returns the counts of all hosts, and this host's times."""
     busy, idle = episodes.clock.take()
-    cut = len(episodes.cut_queries)
+    queries, answers, cut = hosts.total(
+        [rollout.query_tokens, rollout.answer_tokens, len(episodes.cut_queries)], "counts"
+    )
     episodes.cut_queries.clear()
     return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
         "device_idle_share": idle,
-        "num_tokens": rollout.query_tokens + rollout.answer_tokens,
-        "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
-        "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
+        "num_tokens": queries + answers,
+        "tokens_per_s/reason": queries / busy["reason"],
+        "tokens_per_s/answer": answers / busy["answer"],
         "queries/cut": cut,
     }
 
@@ -218,12 +223,13 @@ def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
 def _log_rows(
     loop: Loop, rollout: Rollout, credit: tuple[Advantages, Rewards], update: int
 ) -> list[dict[str, Any]]:
-    """Makes a row of every question, with what each part was paid and its advantages."""
+    """Makes a row of every host's questions, with what each part was paid and its advantages."""
     run = loop.run
     advantages, rewards = credit
     parts = {"query": advantages.query, "sampler": advantages.draw, "answer": advantages.answer}
-    rows = []
-    for b, record in enumerate(rollout.records):
+    rows = {}
+    for record in rollout.records:
+        b = record.place
         row = log_row(
             record,
             update=update,
@@ -234,5 +240,5 @@ def _log_rows(
         row["rewards"] = {"total": rewards.total[b].tolist()}
         row["rewards"] |= {name: values[b].tolist() for name, values in rewards.parts.items()}
         row["advantages"] = {name: values[b].tolist() for name, values in parts.items()}
-        rows.append(row)
-    return rows
+        rows[b] = row
+    return list(hosts.merge(rows, f"the log of update {update}").values())

@@ -9,9 +9,10 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.report.figures import figure_to_image, keyframe_figure
-from msjoe_jax.rollout.episode import Episodes, fetch
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.log import RolloutRecord
 from msjoe_jax.runtime.files import read_json_lines
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.training.config import TrainingRun
 
