@@ -306,7 +306,7 @@ def _difficulty(
         samples=config.difficulty.samples,
         temperature=config.rollout.answer_temperature,
         task=config.data.task,
-        batch_size=config.evaluate.batch,
+        batch_size=episodes.machine.padded(config.evaluate.batch),
         inputs={
             # The base model alone answers, from uniform frames.
             **{name: base_inputs[name] for name in ("mllm weights", "mllm tokenizer")},
@@ -369,8 +369,9 @@ def _evaluate(
         ),
     }
     params = {name: weights.params for name, weights in sets.items()}
+    size = models.programs.machine.padded(min(config.evaluate.batch, len(questions)))
     evaluate(
-        Evaluator(episodes, config.data.task, params, min(config.evaluate.batch, len(questions))),
+        Evaluator(episodes, config.data.task, params, size),
         names,
         workdir,
         {"frames": config.frames.key, "seed": config.seed},

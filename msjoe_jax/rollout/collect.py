@@ -16,8 +16,8 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
-from msjoe_jax.rollout.batches import Batch, pass_rates, question_number
-from msjoe_jax.rollout.episode import Episodes, full_weight
+from msjoe_jax.rollout.batches import Batch, full_weight, pass_rates, question_number
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.log import RolloutRecord
 from msjoe_jax.rollout.results import Completed, Reasoned, Selected
 from msjoe_jax.runtime.machine import fetch

@@ -1,7 +1,7 @@
 """Collects rollout batches: in overlapping parts, with what teaches nothing replaced."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -93,13 +93,14 @@ def replace_rows(
 
         return jax.lax.fori_loop(0, count, replace, batch)
 
-    return jax.shard_map(
+    apart: Callable = jax.shard_map(
         on_part,
         mesh=machine.mesh,
         in_specs=(split, split, whole, whole, whole),
         out_specs=split,
         check_vma=False,  # the loop carries what no collective has made alike
-    )(batch, extra, places, sources, count)
+    )
+    return apart(batch, extra, places, sources, count)
 
 
 class Collector:

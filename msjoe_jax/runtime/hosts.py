@@ -28,6 +28,7 @@ class _Exchange:
     """The counters of this process: they name what is exchanged, and show that it goes on."""
 
     def __init__(self) -> None:
+        self.count, self.index = 1, 0  # of the hosts
         self.number = 0
         self.beats = 0
         self.doing = "starting"
@@ -48,8 +49,6 @@ def connect(coordinator: str = "", hosts: int = 0, host: int = -1) -> None:
     Raises:
       UserError: only some of the three are given, or the others do not come.
     """
-    import jax
-
     given = [bool(coordinator), hosts > 0, host >= 0]
     if any(given) and not all(given):
         raise UserError("--coordinator, --hosts and --host go together: give all three or none")
@@ -60,6 +59,10 @@ def connect(coordinator: str = "", hosts: int = 0, host: int = -1) -> None:
     where: dict[str, Any] = {}
     if coordinator:
         where = {"coordinator_address": coordinator, "num_processes": hosts, "process_id": host}
+    import jax
+
+    # Two programs at once on CPU devices would mix up their messages to the other hosts.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_S)
     except Exception as error:
@@ -70,20 +73,17 @@ def connect(coordinator: str = "", hosts: int = 0, host: int = -1) -> None:
             f"the hosts of this run do not find each other ({reason}); start the same command on "
             "every host at about the same time"
         ) from None
+    _exchange.count, _exchange.index = jax.process_count(), jax.process_index()
 
 
 def count() -> int:
-    """Returns the number of hosts."""
-    import jax
-
-    return jax.process_count()
+    """Returns the number of hosts that `connect` has joined."""
+    return _exchange.count
 
 
 def index() -> int:
     """Returns which of the hosts this is, from 0."""
-    import jax
-
-    return jax.process_index()
+    return _exchange.index
 
 
 def is_first() -> bool:

@@ -98,7 +98,7 @@ class Machine:
         number = self._number(len(x))
         held = self.rows(number)
 
-        def part(where: tuple[slice, ...]) -> np.ndarray:
+        def part(where: Any) -> np.ndarray:
             start, stop, _ = where[0].indices(number)
             first = int(np.searchsorted(held, start))
             return x[first : first + stop - start]

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from msjoe_jax.errors import Unfinished
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.credit import Advantages, Rewards
 from msjoe_jax.rollout.batches import describe_dropped
@@ -17,7 +18,7 @@ from msjoe_jax.rollout.collect import Rollout
 from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.log import log_row
-from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime import hosts, stopping
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.runtime.machine import fetch
@@ -110,6 +111,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         if not start and loop.validation:
             watch.validate(0, state)
         due, ended = False, time.perf_counter()
+        saved = ended
         while update < steps and not validations.exhausted:
             update += 1
             began = time.perf_counter()
@@ -142,7 +144,12 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 watch.validate(update, state)
                 due, ended = True, time.perf_counter()
             due |= update % every.checkpoint_every == 0
-            last = update == steps or validations.exhausted
+            minutes = (ended - saved) / 60
+            late = bool(every.checkpoint_minutes and minutes >= every.checkpoint_minutes)
+            told = hosts.gather([stopping.signal_here(), late], f"update {update}")
+            asked, due = next((name for name, _ in told if name), ""), due | told[0][1]
+            finished = update == steps or validations.exhausted
+            last = finished or bool(asked)
             if due or last:
                 report(*pending)
                 pending = None
@@ -151,6 +158,13 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                     due = False
                     writer.flush()
                     checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
+                    saved = time.perf_counter()
+            if asked and not finished:
+                checkpoints.wait()
+                raise Unfinished(
+                    f"{asked}: {run.name} is saved at update {update} of {steps}; "
+                    "the same command resumes"
+                )
         if validations.exhausted and update < steps:
             bar.write(
                 f"{run.name} ends at update {update} of {steps}: {every.patience} validations "
