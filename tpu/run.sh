@@ -121,7 +121,7 @@ judge() {
       "exit 0") finished=$((finished + 1)) ;;
       "exit 2") bad=1 ;;
       "exit 75" | lost* | none*) ;;
-      *) died=1 ;;
+      *) ((code > 128)) || died=1 ;; # above: told to end, and could not save
     esac
   done
   if ((bad)); then VERDICT=bad

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.fake_cloud import SLICE, Cloud, happen
+from tests.support.fake_cloud import SLICE, Cloud
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a TPU host is Linux")
 WORKDIR = ("--workdir", "gs://b/run")
@@ -68,7 +68,9 @@ def test_setup_waits_for_the_package_lock_before_each_use(cloud):
     used = [line.split()[1] for line in cloud.read("sudo").splitlines() if "host-0" in line]
     assert used == ["fuser"] * 4 + ["add-apt-repository", "fuser", "apt-get", "apt-get"]
     assert "host-0 add-apt-repository --yes --no-update ppa:deadsnakes/ppa" in cloud.read("sudo")
-    assert "-o DPkg::Lock::Timeout=900 install --yes python3.11 python3.11-venv" in cloud.read("sudo")
+    assert "-o DPkg::Lock::Timeout=900 install --yes python3.11 python3.11-venv" in cloud.read(
+        "sudo"
+    )
 
 
 def test_setup_does_not_wait_for_ever(cloud):
@@ -140,7 +142,7 @@ def test_launch_starts_the_parent_on_every_host(cloud):
     assert wait_for(cloud, "host-1").splitlines() == [
         "pod: ACTIVE", f"host-0: {run} on", f"host-1: {run} on",
     ]  # fmt: skip
-    happen(cloud.folder, "end 0")
+    cloud.happen("end 0")
     wait_for(cloud, f"host-1: {run} exit 0")
     started = cloud.read("launched")
     arguments = (
@@ -155,7 +157,7 @@ def test_launch_starts_the_parent_on_every_host(cloud):
 
 def test_a_log_is_never_written_to_by_another_start(cloud):
     first = setup_and_launch(cloud)
-    happen(cloud.folder, "end 1")
+    cloud.happen("end 1")
     wait_for(cloud, f"host-1: {first} exit 1")
     second = cloud.succeed("launch.sh", *WORKDIR).strip()
     assert second != first
@@ -177,7 +179,9 @@ def test_a_log_is_never_written_to_by_another_start(cloud):
 def test_nothing_is_started_beside_a_run_or_before_setup(cloud):
     refused = cloud.call("launch.sh", *SLICE, *WORKDIR)
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith("error: nothing was started: a host is not set")
+    assert refused.stderr.splitlines()[-1].startswith(
+        "error: nothing was started: a host is not set"
+    )
     run = setup_and_launch(cloud)
     refused = cloud.call("launch.sh", *SLICE, *WORKDIR)
     assert refused.returncode == 1
@@ -219,14 +223,14 @@ def test_logs_of_any_or_all_hosts(cloud):
     assert wrong.returncode == 1
     assert "host-0: there is no run-0" in wrong.stderr
     assert "--host x is neither" in cloud.call("logs.sh", *SLICE, "--host", "x").stderr
-    happen(cloud.folder, "end 0")  # following a log ends with the run
+    cloud.happen("end 0")  # following a log ends with the run
     assert "host-0: line 4" in cloud.succeed("logs.sh", "--follow", "--host", "0")
 
 
 def test_status_tells_a_host_that_went_down(cloud):
     assert cloud.succeed("status.sh").splitlines()[1:] == ["host-0: - none", "host-1: - none"]
     run = setup_and_launch(cloud)
-    happen(cloud.folder, "down 1")
+    cloud.happen("down 1")
     assert f"host-0: {run} on\n" in wait_for(cloud, f"host-1: {run} lost")
     cloud.fail("ssh")
     failed = cloud.call("status.sh", *SLICE)
@@ -235,5 +239,5 @@ def test_status_tells_a_host_that_went_down(cloud):
     cloud.fail(" list ")
     failed = cloud.call("status.sh", *SLICE)
     assert "error: the request's state could not be read" in failed.stderr
-    happen(cloud.folder, "state SUSPENDED")
+    cloud.happen("state SUSPENDED")
     assert cloud.succeed("status.sh") == "pod: SUSPENDED\n"

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from configs import joint_v4
-from tests.support.fake_cloud import SLICE, TPU, Cloud
+from tests.support.fake_cloud import PROGRAMS, SLICE, TPU, Cloud, split
 
-SCRIPTS = sorted(path.name for path in TPU.glob("*.sh") if path.name not in ("common.sh", "host.sh"))
+SCRIPTS = sorted(
+    path.name for path in TPU.glob("*.sh") if path.name not in ("common.sh", "host.sh")
+)
 ALL = sorted(str(path.relative_to(TPU)) for path in TPU.rglob("*.sh"))
 WORKDIR = ("--workdir", "gs://b/run")
 NEEDS = {"launch.sh": WORKDIR, "run.sh": WORKDIR, "copy.sh": ("gs://b/x=/x",)}
@@ -25,14 +27,6 @@ def cloud(tmp_path: pathlib.Path) -> Iterator[Cloud]:
     made = Cloud(tmp_path)
     yield made
     made.end()
-
-
-def words(text: str) -> list[list[str]]:
-    """The commands of a dry run. bash reads its own quoting back; shlex would not."""
-    program = "p() { printf '%s\\0' \"$@\" $'\\1'; }\n"
-    program += "".join(f"p {line}\n" for line in text.splitlines())
-    parts = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    return [line.split("\0")[:-1] for line in parts.stdout.split("\1\0")[:-1]]
 
 
 @pytest.mark.parametrize("script", ALL)
@@ -46,7 +40,7 @@ def test_shellcheck_finds_nothing():
     shellcheck = shutil.which("shellcheck", path=f"{here}{os.pathsep}{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")
-    subprocess.run([shellcheck, *(TPU / script for script in ALL)], check=True)
+    subprocess.run([shellcheck, *(TPU / script for script in ALL), PROGRAMS], check=True)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -77,7 +71,7 @@ def test_a_dry_run_calls_nothing_and_prints_what_a_shell_can_read(cloud, script)
         script, "--project", "p q", "--internal-ip", "--dry-run", *NEEDS.get(script, ())
     )
     assert not cloud.calls
-    commands = [line for line in words(printed) if line[0] == "gcloud"]
+    commands = [line for line in split(printed) if line[0] == "gcloud"]
     assert commands
     for command in commands:
         assert {"--zone=us-x1-b", "--project=p q"} <= set(command)
@@ -98,7 +92,8 @@ def test_create_waits_until_the_slice_is_there(cloud):
     assert set(create[6:]) == {
         "--node-id=pod", "--zone=us-x1-b", "--accelerator-type=v4-32",
         "--runtime-version=tpu-ubuntu2204-base", "--spot", "--service-account=me@p",
-        "--data-disk=source=projects/p/d,mode=read-only", "--valid-until-duration=6h", "--network=n",
+        "--data-disk=source=projects/p/d,mode=read-only", "--valid-until-duration=6h",
+        "--network=n",
     }  # fmt: skip
     assert printed.splitlines() == [
         f"pod: {state}" for state in ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
@@ -124,9 +119,9 @@ def test_the_default_slice_has_the_chips_of_the_full_size_config():
     ],
 )
 def test_the_image_follows_from_the_type(cloud, kind, image):
-    (command,) = words(cloud.succeed("create.sh", "--dry-run", "--type", kind))
+    (command,) = split(cloud.succeed("create.sh", "--dry-run", "--type", kind))
     assert f"--runtime-version={image}" in command
-    (command,) = words(
+    (command,) = split(
         cloud.succeed("create.sh", "--dry-run", "--type", kind, "--runtime-version", "mine")
     )
     assert "--runtime-version=mine" in command
