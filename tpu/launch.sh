@@ -1,59 +1,62 @@
 #!/usr/bin/env bash
-# Starts, follows or stops a run on every host of a slice.
+# Starts or stops a run on every host of a slice.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 usage() {
   cat <<'TEXT'
-usage: tpu/launch.sh --name NAME --zone ZONE --workdir /mnt/BUCKET/RUN
-                     [--config configs/joint_v4.py] [--project PROJECT] [--dry-run]
+usage: tpu/launch.sh --name NAME --zone ZONE --workdir gs://BUCKET/RUN [OPTION ...]
                      [-- --config.FIELD=VALUE ...]
-       tpu/launch.sh --name NAME --zone ZONE --logs | --stop
+       tpu/launch.sh --name NAME --zone ZONE --stop | --kill
 
-Starts `python -m msjoe_jax.main` on every host of the slice and returns; the run
-outlives the connection. Its output is in ~/run.log of each host. The same command
-again resumes from the newest checkpoint of the work folder.
+Starts `python -m msjoe_jax.main` under `msjoe_jax launch` on every host of the slice
+and returns; the run outlives the connection. Each start has a log of its own,
+~/logs/run-TIME.log on each host, and its exit status beside it (tpu/logs.sh,
+tpu/status.sh). The same command again resumes from the newest checkpoint of the
+work folder.
 
-  --workdir DIR      where checkpoints and metrics go: a disk or a mounted bucket (gcsfuse)
+  --workdir DIR      where checkpoints and metrics go: one place that all hosts see
   --config FILE      (default: configs/joint_v4.py)
-  --logs             print the log of host 0 and follow it
-  --stop             send every host SIGTERM
+  --restarts N       how often a died process is started again on its host (default: 3);
+                     never after exit 0, 2 (bad input) or 75 (saved, unfinished)
+  --env NAME=VALUE   an environment variable of the run; may be repeated
+  --stop             send every host SIGTERM: the run saves its state and ends
+  --kill             end it at once, for a run that hangs; since the last checkpoint is lost
 TEXT
   common_usage
 }
 
 CONFIG=configs/joint_v4.py
 WORKDIR=''
+RESTARTS=3
+VARIABLES=()
 ACTION=start
 while (($#)); do
   if common_option "$@"; then shift "$TAKEN"; continue; fi
   case "$1" in
     --workdir) take "$@"; WORKDIR=$VALUE; shift 2 ;;
     --config) take "$@"; CONFIG=$VALUE; shift 2 ;;
-    --logs) ACTION=logs; shift ;;
+    --restarts) take_number "$@"; RESTARTS=$VALUE; shift 2 ;;
+    --env) take "$@"; VARIABLES+=("$VALUE"); shift 2
+      [[ $VALUE =~ ^[A-Za-z_][A-Za-z_0-9]*= ]] || fail "--env $VALUE is not NAME=VALUE" ;;
     --stop) ACTION=stop; shift ;;
+    --kill) ACTION='kill'; shift ;;
     --) shift; break ;;
     *) fail "unknown argument $1" ;;
   esac
 done
 need_slice
 
-# shellcheck disable=SC2016  # what is in single quotes, the host expands
-case "$ACTION" in
-  logs) on_workers 0 'tail -n 200 -F run.log' ;;
-  stop) on_workers all 'kill -TERM "$(cat run.pid)" 2>/dev/null || echo "not running"' ;;
-  start)
-    [[ -n $WORKDIR ]] || fail "--workdir is missing"
-    # Each argument quoted for the remote shell.
-    COMMAND=$(printf '%q ' ../venv/bin/python -u -m msjoe_jax.main \
-      --config="$CONFIG" --workdir="$WORKDIR" "$@")
-    on_workers all "set -e
-if [ -e run.pid ] && kill -0 \"\$(cat run.pid)\" 2>/dev/null; then
-  echo 'a run is on: stop it first' >&2
-  exit 1
+if [[ $ACTION != start ]]; then
+  on_hosts all "$ACTION" || die "not every host was told to $ACTION: see above"
+  exit 0
 fi
-cd msjoe_jax
-nohup $COMMAND >../run.log 2>&1 </dev/null &
-echo \$! >../run.pid"
-    ;;
-esac
+[[ -n $WORKDIR ]] || fail "--workdir is missing"
+
+# One name on all hosts. The first command starts nothing: all hosts start, or none.
+RUN=run-$(date -u +%Y%m%dT%H%M%SZ)-$$
+on_hosts all idle || die "nothing was started: a host is not set up (tpu/setup.sh) or a run is on"
+on_hosts all start "$RUN" "${VARIABLES[@]}" ../venv/bin/python -u -m msjoe_jax launch \
+  --restarts="$RESTARTS" -- --config="$CONFIG" --workdir="$WORKDIR" "$@" ||
+  die "$RUN was not started on all hosts: see above; tpu/launch.sh --kill ends it on the others"
+echo "$RUN"

@@ -9,8 +9,10 @@ usage: tpu/setup.sh --name NAME --zone ZONE [--project PROJECT] [--dry-run]
 
 Copies the committed files of this checkout (git archive HEAD) to ~/msjoe_jax on
 every host of the slice, makes a Python 3.11 virtual environment there, installs
-requirements.txt and checks that JAX sees all chips. Run it again after a commit:
-it replaces the code and keeps the environment. Uncommitted changes stay behind.
+the exact versions of tpu/requirements.txt and checks that JAX sees all chips. The
+project itself is not installed: it runs from its folder. Run this again after a
+commit: it replaces the code and keeps the environment. Uncommitted changes stay
+behind. It refuses while a run is on.
 
 TEXT
   common_usage
@@ -22,32 +24,27 @@ while (($#)); do
 done
 need_slice
 
-ROOT=$(cd "$(dirname "$0")/.." && pwd)
-ARCHIVE=$(mktemp -d)/msjoe_jax.tar.gz
-trap 'rm -rf "$(dirname "$ARCHIVE")"' EXIT
+FOLDER=$(mktemp -d)
+ARCHIVE=$FOLDER/msjoe_jax.tar.gz
+trap 'rm -rf "$FOLDER"' EXIT
+COPY=(gcloud compute tpus tpu-vm scp "$ARCHIVE" "$NAME:msjoe_jax.tar.gz")
 
-run git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" HEAD
-run gcloud compute tpus tpu-vm scp "$ARCHIVE" "$NAME:msjoe_jax.tar.gz" "${WHERE[@]}" --worker=all
+run git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" HEAD ||
+  die "git archive failed: this must be a git checkout with a commit"
+run "${COPY[@]}" "${WHERE[@]}" "${SSH[@]}" --worker=all ||
+  die "the code was not copied to all hosts: is your key known (ssh-add ~/.ssh/google_compute_engine)?"
 
-# Ubuntu 22.04 has Python 3.10; 3.11 comes from deadsnakes. The images start unattended upgrades at
-# first boot, which hold dpkg's lock for minutes: apt-get waits for it.
 on_workers all 'set -e
-command -v python3.11 >/dev/null || {
-  sudo add-apt-repository -y ppa:deadsnakes/ppa
-  sudo apt-get -o DPkg::Lock::Timeout=600 install -y python3.11 python3.11-venv
-}
+if [ -e logs/lock ] && ! flock -n logs/lock true; then
+  echo "a run is on: stop it first (tpu/launch.sh --stop)" >&2
+  exit 1
+fi
 rm -rf msjoe_jax.new
 mkdir msjoe_jax.new
 tar -xzf msjoe_jax.tar.gz -C msjoe_jax.new
 rm -rf msjoe_jax
 mv msjoe_jax.new msjoe_jax
-[ -d venv ] || python3.11 -m venv venv
-venv/bin/pip install --quiet --upgrade pip
-venv/bin/pip install --quiet -r msjoe_jax/requirements.txt
-venv/bin/pip install --quiet --no-deps --editable ./msjoe_jax'
+exec bash msjoe_jax/tpu/host.sh install' || die "the installation failed on a host: see above"
 
-# All hosts must run this at once: it waits for the others.
-on_workers all 'venv/bin/python -c "
-import jax
-jax.distributed.initialize()
-print(jax.process_index(), jax.local_device_count(), jax.device_count(), jax.devices()[0].device_kind)"'
+# All hosts must run this at once: each waits for the others.
+on_hosts all check || die "JAX does not see the slice's chips: see above"
