@@ -1,6 +1,7 @@
 """Measures the base MLLM's pass rates: the share of right answers sampled from uniform frames."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -21,7 +22,7 @@ RATES = "rates.jsonl"  # beside the question file: the rates as they are measure
 def measure_difficulty(
     file: epath.PathLike,
     episodes: Episodes,
-    params: dict[str, Params],
+    load: Callable[[], dict[str, Params]],
     *,
     samples: int,
     temperature: float,
@@ -38,7 +39,7 @@ def measure_difficulty(
     Args:
       file: a question file (JSON lines).
       episodes: of the base model, over the training questions.
-      params: parameters of mllm, clip and sampler.
+      load: gives the parameters of mllm and clip, if rates are missing.
       samples: answers drawn for each question.
       temperature: of the answers, as in training.
       task: name of TASKS, by which they are graded.
@@ -56,6 +57,7 @@ def measure_difficulty(
         with progress(
             "difficulty", total, unit="batch", initial=len(finished) // batch_size
         ) as bar:
+            params = load()
             for places, batch in unfinished_batches(episodes, batch_size, finished):
                 kept.add(_measure(episodes, params, batch, places, samples, temperature, task))
                 bar.update()

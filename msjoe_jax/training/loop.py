@@ -25,7 +25,7 @@ from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.reporting import DroppedQuestions, MetricReporter, show_rollout
-from msjoe_jax.training.state import State, scored
+from msjoe_jax.training.state import State, scored, stored
 from msjoe_jax.training.validation import SCORE, Validation, ValidationLog
 
 # Metrics of the batch, which its further updates do not change.
@@ -150,7 +150,8 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 if report.finite or last:
                     due = False
                     writer.flush()
-                    checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
+                    position = loop.stream.get_state()
+                    checkpoints.save(update, stored(run, state), position, loop.meta)
         if validations.exhausted and update < steps:
             bar.write(
                 f"{run.name} ends at update {update} of {steps}: {every.patience} validations "
