@@ -108,16 +108,18 @@ class Evaluator:
                         bar.update()
         scores = {name: np.full(n, np.nan) for name in arms}
         answers = {name: [""] * n for name in arms}
+        # Of a question that was asked again the last row counts.
         rows = {(row["index"], row["mllm"]): row for row in kept.rows}
-        dropped = {
-            row["index"]: (row["id"], row["dropped"])
-            for _, row in sorted(rows.items(), key=lambda item: item[0][0])
-            if row["dropped"]
-        }
+        why: dict[int, set[str]] = {}
         for (index, _), row in rows.items():
-            for name, (score, answer) in row["arms"].items() if index not in dropped else ():
+            if row["dropped"]:
+                why.setdefault(index, set()).update(row["dropped"].split("; "))
+        for (index, _), row in rows.items():
+            for name, (score, answer) in row["arms"].items() if index not in why else ():
                 scores[name][index], answers[name][index] = score, answer
-        return Outcome(scores, answers, dict(dropped.values()))
+        ids = [question.id for question in episodes.questions]
+        dropped = {ids[index]: "; ".join(sorted(why[index])) for index in sorted(why)}
+        return Outcome(scores, answers, dropped)
 
     def _load(self, mllm: str, arms: Mapping[str, Arm]) -> dict[str, dict[str, Params]]:
         """Loads what arms of one set's MLLM take, by the set of the sampler."""

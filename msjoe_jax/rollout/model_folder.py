@@ -84,19 +84,18 @@ class ModelFolder(NamedTuple):
 def load_model_folder(
     folder: epath.PathLike,
     names: Sequence[str] = NAMES,
-    machine: Machine | None = None,
-    *,
     dtype: str = "",
     attention: str = "",
+    machine: Machine | None = None,
 ) -> ModelFolder:
     """Reads a model folder onto a machine.
 
     Args:
       folder: the folder.
       names: the models whose parameters to read.
-      machine: where they go; None: this process's devices (see `machine.local_machine`).
       dtype: of the MLLM's computation and parameters, in place of the stored ones.
       attention: the MLLM's backend of attention, in place of the stored one.
+      machine: where they go; None: this process's devices (see `machine.local_machine`).
 
     Raises:
       UserError: the folder is missing, is no model folder, lacks one of `names`, or holds another

@@ -303,7 +303,8 @@ def _groups(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield group
             group = {}
         group[name] = leaf
-    yield group
+    if group:
+        yield group
 
 
 def _stored(path: epath.Path) -> dict[str, Any]:
