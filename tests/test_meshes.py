@@ -3,7 +3,7 @@
 The base model, tests/golden/tiny_base, is the tiny world's after its whole warm-up, so that an
 answer depends on the frames that are shown. It was made by
 
-    python -m msjoe_jax.main --config=configs/tiny.py --workdir=W --config.phases=world,warm_up
+    python -m msjoe_jax.main --config=tiny --workdir=W --config.phases="('world','warm_up')"
     msjoe export --checkpoint=W/base --out=tests/golden/tiny_base   # less README.md and sampler/
 """
 
@@ -17,12 +17,14 @@ from etils import epath
 
 from msjoe_jax.commands.convert import convert
 from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.questions import load_questions
 from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import clip_encoder
 from msjoe_jax.world.build import build_world, questions_path, records_path
 from msjoe_jax.world.spec import WorldSpec
-from tests.support.commands import PYTHON, ROOT
+from tests.support.commands import PYTHON, ROOT, program
+from tests.support.tiny import tiny_video
 
 pytestmark = pytest.mark.slow
 
@@ -84,18 +86,18 @@ def flags(home, workdir, mesh):
     ]
 
 
+def xla_flags(devices):
+    count = f"--xla_force_host_platform_device_count={devices}"
+    return f"{count} --xla_backend_optimization_level=0"  # compiles in half the time
+
+
 def run(home, mesh):
     """All phases in a process with as many virtual devices; returns the folder of the run."""
     data, fsdp, tensor = mesh
     workdir = home / "x".join(map(str, mesh))
-    options = (
-        f"--xla_force_host_platform_device_count={data * fsdp * tensor} "
-        "--xla_backend_optimization_level=0"
-    )
     line = [sys.executable, "-m", "msjoe_jax.main", *flags(home, workdir, mesh)]
-    done = subprocess.run(
-        line, capture_output=True, text=True, env=PYTHON | {"XLA_FLAGS": options}, cwd=ROOT
-    )
+    environment = PYTHON | {"XLA_FLAGS": xla_flags(data * fsdp * tensor)}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -132,3 +134,29 @@ def test_a_mesh_changes_no_answer(home, alone, mesh):
         if mesh not in ROUNDED:
             assert (alone / file).read_bytes() == (other / file).read_bytes()
     assert not (other / "base").exists()
+
+
+ASK = """
+    import json, sys, msjoe_jax
+    answerer = msjoe_jax.load(sys.argv[1])
+    question, *options = json.loads(sys.argv[3])
+    answer = answerer.answer(sys.argv[2], question, options)
+    mesh = tuple(answerer.machine.mesh.shape.values())
+    print(json.dumps([mesh, answer.query_text, answer.answer_text, answer.selected.tolist()]))
+"""
+
+
+@pytest.mark.parametrize(("devices", "mesh"), [(4, [1, 4, 1]), (3, [3, 1, 1])])
+def test_one_question_on_several_devices(home, alone, devices, mesh):
+    """Of three devices each holds the weights whole, which do not divide; a line says so."""
+    video = tiny_video(home / f"{devices}.mp4", frames=60)
+    asked = load_questions(questions_path(home / "world", "heldout"))[0]
+    given = json.dumps([asked.question, *asked.options])
+    one, several = (
+        program(ASK, alone / "final", video, given, XLA_FLAGS=xla_flags(n)) for n in (1, devices)
+    )
+    (_, *before), (found, *now) = (json.loads(done.stdout) for done in (one, several))
+    assert (found, now) == (mesh, before)
+    assert (f"{devices} devices: weights are split over 1 of them" in several.stderr) == (
+        devices == 3
+    )

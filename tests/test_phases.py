@@ -5,6 +5,7 @@ Programs of the models are stubbed: an update adds 1 to what trains, an answer i
 
 import dataclasses
 import functools
+import gc
 import json
 import re
 import shutil
@@ -48,11 +49,25 @@ def made_system(folder):
     return load_model_folder(folder / "model").system
 
 
+def like_embeddings(system, arrays):
+    """How many of the arrays have the shape of the MLLM's embedding, as its moments have."""
+    shape = system.abstract["mllm"]["language"]["embedding"].shape
+    return sum(x.shape == shape and not x.is_deleted() for x in arrays)
+
+
+def held(system):
+    """How many the process holds."""
+    gc.collect()
+    return like_embeddings(system, jax.live_arrays())
+
+
 @pytest.fixture
 def home(made, tmp_path, monkeypatch):
     """A copy of it, in which updates and answers are stubs."""
 
     def run_loop(loop, state, checkpoints, start):
+        system = made_system(made)  # what it started from is gone
+        assert held(system) == like_embeddings(system, jax.tree.leaves(state))
         trained = [n for n in ("mllm", "sampler") if getattr(loop.run.training, f"train_{n}")]
         state = {**state, **{n: jax.tree.map(lambda x: x + 1, state[n]) for n in trained}}
         position = loop.stream.get_state()
@@ -62,6 +77,7 @@ def home(made, tmp_path, monkeypatch):
 
     def complete(self, place, mllm, rows, *_, samples, **__):
         """What is answered depends on the first token alone, and a little on the model."""
+        assert held(made_system(made)) == 1
         spread = [zlib.crc32(np.asarray(row[0]["positions"]).tobytes()) for row in rows]
         texts = [
             [f"<answer>{'ABCD'[(n + i) % 4]}</answer>" for i in range(samples)] for n in spread
