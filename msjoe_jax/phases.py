@@ -20,7 +20,7 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate, load_heldout, load_split
-from msjoe_jax.models.params import Params, fingerprint
+from msjoe_jax.models.params import Params
 from msjoe_jax.phase_inputs import (
     data_inputs,
     settings_of,
@@ -29,11 +29,19 @@ from msjoe_jax.phase_inputs import (
     without_rates,
 )
 from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.model_folder import save_model_folder
+from msjoe_jax.rollout.model_folder import made_from, save_model_folder
 from msjoe_jax.rollout.programs import Programs
-from msjoe_jax.rollout.system import System, Tokenizers, load_tokenizers, make_system
+from msjoe_jax.rollout.stored_models import StoredModel
+from msjoe_jax.rollout.system import (
+    System,
+    Tokenizers,
+    load_tokenizers,
+    make_system,
+    state_table,
+)
 from msjoe_jax.rollout.text import Text, make_text
-from msjoe_jax.runtime.checkpoint import load_meta, load_params
+from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.checkpoint import load_meta
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs, newest_meta
 from msjoe_jax.runtime.digest import (
     Inputs,
@@ -44,6 +52,7 @@ from msjoe_jax.runtime.digest import (
 from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
+from msjoe_jax.training.state import State, abstract_state
 from msjoe_jax.training.train import Split, Trained, train
 
 # The tiny world's phases, which a run on real data never imports.
@@ -60,12 +69,16 @@ class Models:
     text: Text
     programs: Programs
 
+    def load(self, model: StoredModel) -> Params:
+        """Loads parameters onto the run's machine."""
+        return model.load(self.system, self.programs.machine)
+
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Parameters of the three models, and what names the values of each."""
+    """Where the parameters of the three models lie, and what names the values of each."""
 
-    params: dict[str, Params]
+    stored: dict[str, StoredModel]
     names: dict[str, str]
 
 
@@ -92,11 +105,12 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if set(TRAININGS) & set(phases):
         _validation(config, clip="")
     models = _make_models(config, machine)
-    base = _stored_weights(config, models.system, memory)
+    base = _stored_weights(config, models, memory)
     if world and "warm_up" in phases:
         folder = workdir / "warm_up"
-        params = world.warm_up(config, folder, models.system, models.text, base.params)
-        base = _moved(base, params, memory, {name: folder / name for name in ("clip", "mllm")})
+        made = world.warm_up(config, folder, models.system, models.text)
+        moved = {name: StoredModel(name, path, "params") for name, path in made.items()}
+        base = _moved(base, moved, {n: path.parent for n, path in made.items()}, models, memory)
     clip = base.names["clip"]
     _check_records(config, clip, config.clip.checkpoint or workdir / "base")
     questions: list[Question] = []
@@ -107,10 +121,11 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     for name in TRAININGS:  # before anything is made again that they started from
         data = data_inputs(questions, reader) if name in phases else {}
         check_inputs(workdir / name / "checkpoints", {**inputs, **data})
-    _save(workdir / "base", config, models, base, [p for p in phases if p == "warm_up"])
+    if "warm_up" in phases:  # what came from checkpoints is there already
+        _save(workdir / "base", config, models, base, ["warm_up"])
     if "difficulty" in phases:
         episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
-        questions = _difficulty(config, workdir, episodes, base.params, inputs)
+        questions = _difficulty(config, workdir, episodes, base.stored, inputs)
     sets, weights, which = {"base": base}, base, {}
     for name in TRAININGS:
         if name in phases:
@@ -130,21 +145,19 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
                 models.text,
                 episode=config.episode,
                 reader=reader,
-                params=weights.params,
+                start=weights.stored,
                 questions=questions,
                 validation=validation,
                 validation_batch=config.evaluate.batch,
                 meta={"config": config.parts(), "phase": name, "inputs": made_from},
             )
             trained = ending(config.final_model)
-            start, how = weights, (config, workdir, name)
-            weights = sets[name] = _trained(*how, start, trained, memory)
-            wanted = config.evaluate.model
+            start, wanted = weights, config.evaluate.model
+            weights = sets[name] = _trained(start, trained, models, memory)
             if "evaluate" in phases and wanted not in ("final", trained.kind):
-                sets[name] = _trained(*how, start, ending(wanted), memory)
+                sets[name] = _trained(start, ending(wanted), models, memory)
             if getattr(config, name).steps:
                 which = {"model": trained.kind, "update": trained.update} | trained.accuracies
-            del ending, trained  # they hold parameters
     if weights is not base:
         learned = [phase for phase in LEARNED if phase in phases]
         if later := _later_training(workdir, learned):
@@ -159,62 +172,62 @@ def _make_models(config: Config, machine: Machine) -> Models:
     tokenizers = load_tokenizers(config.models)
     system = make_system(config.models, tokenizers)
     text = make_text(system, tokenizers, config.prompt)
+    for tree in (system.abstract, *_states(config, system)):  # before anything is allocated
+        machine.places(tree, state_table(system))
     return Models(system, tokenizers, text, Programs(system, machine))
+
+
+def _states(config: Config, system: System) -> list[State]:
+    names = [name for name in TRAININGS if name in config.phases]
+    return [abstract_state(config.training_run(name), system) for name in names]
 
 
 # --- weights ----------------------------------------------------------------------------------
 
 
-def _stored_weights(config: Config, system: System, memory: Remembered) -> Weights:
-    """Loads the weights of the config's checkpoints; a sampler without one starts fresh."""
-    params, folders = {}, {}
-    for name in NAMES:
-        checkpoint = getattr(config, name).checkpoint
-        if checkpoint:
-            folders[name] = epath.Path(checkpoint) / "params"
-            params[name] = load_params(folders[name], system.abstract[name], prefix=name)
-        elif name == "sampler":
-            params[name] = system.init("sampler", config.seed)
+def _stored_weights(config: Config, models: Models, memory: Remembered) -> Weights:
+    """Returns the weights of the config's checkpoints; a sampler without one starts fresh."""
     # Not by values, whose last bits may be other ones on other hardware.
-    return _moved(Weights({}, {"sampler": f"fresh, seed {config.seed}"}), params, memory, folders)
+    fresh = {"sampler": f"fresh, seed {config.seed}"}
+    base = Weights({"sampler": StoredModel("sampler", None, seed=config.seed)}, fresh)
+    checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
+    folders = {name: epath.Path(c) / "params" for name, c in checkpoints.items() if c}
+    given = {name: StoredModel(name, folder, name) for name, folder in folders.items()}
+    return _moved(base, given, folders, models, memory)
 
 
 def _moved(
     weights: Weights,
-    params: dict[str, Params],
-    memory: Remembered,
+    moved: Mapping[str, StoredModel],
     folders: Mapping[str, epath.Path],
-) -> Weights:
-    """Returns `params` as weights; the models that `folders` holds have new values."""
-    names = dict(weights.names)
-    for name, folder in folders.items():
-        names[name] = memory.of(folder, name, functools.partial(fingerprint, params[name]))
-    return Weights(params, names)
-
-
-def _trained(
-    config: Config,
-    workdir: epath.Path,
-    name: str,
-    start: Weights,
-    trained: Trained,
+    models: Models,
     memory: Remembered,
 ) -> Weights:
-    """Returns the weights with which the training `name` ended.
+    """Returns weights of which some models are others.
 
     Args:
-      config: the run's.
-      workdir: its folder.
-      name: of the training.
-      start: what it started from.
-      trained: what it ended with.
-      memory: of the weights' names.
+      weights: as they were.
+      moved: the others.
+      folders: whose files their names depend on.
+      models: of the run.
+      memory: of the names.
     """
-    training = getattr(config, name)
-    moved = {"mllm": training.train_mllm, "sampler": training.train_sampler}
-    folder = workdir / name / trained.folder
-    folders = {model: folder for model, moves in moved.items() if moves and training.steps}
-    return _moved(start, trained.params, memory, folders)
+
+    def name_all() -> dict[str, str]:
+        of_values = {
+            name: functools.partial(model.fingerprint, models.system)
+            for name, model in moved.items()
+        }
+        return {n: memory.of(folders[n], n, compute) for n, compute in of_values.items()}
+
+    names = hosts.on_first(name_all, "the names of weights")
+    return Weights({**weights.stored, **moved}, {**weights.names, **names})
+
+
+def _trained(start: Weights, trained: Trained, models: Models, memory: Remembered) -> Weights:
+    """Returns the weights with which a training from `start` ended."""
+    folders = dict.fromkeys(trained.moved, trained.folder)
+    return _moved(start, trained.moved, folders, models, memory)
 
 
 def _save(
@@ -225,13 +238,13 @@ def _save(
     trained: list[str],
     ending: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
-    """Writes a model folder.
+    """Writes a model folder, if it is not there.
 
     Args:
       folder: where.
       config: the run's.
       models: the models.
-      weights: their parameters.
+      weights: where their parameters lie.
       trained: the phases that the parameters have been through.
       ending: which of the last training's parameters they are.
     """
@@ -248,18 +261,21 @@ def _save(
         for name, source in sources.items()
         if source
     }
+    inputs = {
+        **weights_inputs(weights.names, models.system, models.tokenizers),
+        **files,
+        "settings": digest(without_rates(parts), settings_of(config, *NAMES)),
+    }
+    if hosts.on_first(lambda: made_from(folder, inputs), f"{folder}"):
+        return
     save_model_folder(
         folder,
         settings=config.models,
         parts=parts,
         system=models.system,
         tokenizers=models.tokenizers,
-        params=weights.params,
-        inputs={
-            **weights_inputs(weights.names, models.system, models.tokenizers),
-            **files,
-            "settings": digest(without_rates(parts), settings_of(config, *NAMES)),
-        },
+        params={name: models.load(model) for name, model in weights.stored.items()},
+        inputs=inputs,
     )
 
 
@@ -296,14 +312,14 @@ def _difficulty(
     config: Config,
     workdir: epath.Path,
     episodes: Episodes,
-    params: dict[str, Params],
+    stored: Mapping[str, StoredModel],
     base_inputs: Inputs,
 ) -> list[Question]:
     settings = settings_of(config, "mllm", "frames", "prompt", "difficulty")
     return measure_difficulty(
         workdir / "difficulty" / "questions.jsonl",
         episodes,
-        params,
+        lambda: {n: stored[n].load(episodes.system, episodes.machine) for n in ("mllm", "clip")},
         samples=config.difficulty.samples,
         temperature=config.rollout.answer_temperature,
         task=config.data.task,
@@ -350,8 +366,8 @@ def _evaluate(
     questions, reader = _heldout(config, sets["base"].names["clip"])
     episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
     names = config.evaluate.arms
-    arms = [arm_of(name, sets) for name in names]
-    used = dict.fromkeys(part for arm in arms for part in (arm.mllm, arm.sampler))
+    arms = {name: arm_of(name, sets) for name in names}
+    used = dict.fromkeys(part for arm in arms.values() for part in (arm.mllm, arm.sampler))
     settings = settings_of(config, *NAMES, "frames", "prompt")
     inputs = {
         "arms": ", ".join(sorted(names)),
@@ -369,11 +385,14 @@ def _evaluate(
             config.evaluate.batch,
         ),
     }
-    params = {name: weights.params for name, weights in sets.items()}
     size = models.programs.machine.padded(min(config.evaluate.batch, len(questions)))
+
+    def load(set_name: str, model: str) -> Params:
+        return models.load(sets[set_name].stored[model])
+
     evaluate(
-        Evaluator(episodes, config.data.task, params, size),
-        names,
+        Evaluator(episodes, config.data.task, load, size),
+        arms,
         workdir,
         {"frames": config.frames.key, "seed": config.seed},
         inputs,

@@ -269,7 +269,7 @@ def run(
         raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
     # The attention that every machine has, so that a prompt gives the same reply everywhere.
-    model = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype, attention="xla")
+    model = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype=dtype, attention="xla")
     visuals = [_image(path, picture, model, max_pixels) for path, picture in pictures]
     visuals += [_video(path, fps, model, max_pixels) for path in videos]
     models, tokenizer = model.system, model.tokenizers.mllm
@@ -281,10 +281,15 @@ def run(
         banned_ids=models.banned_ids(),
         **sampling,
     )
+    machine = model.machine
     program = jax.jit(
-        functools.partial(complete, models.family, models.mllm_def), static_argnames="sampling"
+        functools.partial(complete, models.family, models.mllm_def),
+        static_argnames="sampling",
+        out_shardings=machine.whole,
     )
-    out = jax.device_get(program(model.params["mllm"], inputs, np.int32(seed), sampling=settings))
+    on_devices = jax.device_put((inputs, np.int32(seed)), machine.whole)  # one row: on all alike
+    with jax.set_mesh(machine.mesh):
+        out = jax.device_get(program(model.params["mllm"], *on_devices, sampling=settings))
     mask = out.mask[0, 0, 0]
     ids = [int(t) for t in out.tokens[0, 0, 0][mask]]
     reply = tokenizer.decode([t for t in ids if t not in settings.end_ids])

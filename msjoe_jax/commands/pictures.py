@@ -13,6 +13,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from etils import epath
@@ -109,7 +110,7 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
     """
     config = EpisodeConfig(answerer.frames, signals=answerer.system.signals)
     episodes = Episodes(config, answerer.programs, answerer.text, reader, [question])
-    batch, params = next(iter(episodes.batches(1))), answerer.params
+    batch, params = next(iter(episodes.batches(answerer.machine.padded(1)))), answerer.params
     weight = full_weight(batch)
     reasoned = episodes.reason(params["mllm"], batch, 0, rollouts=1, temperature=0.0, weight=weight)
     selected = episodes.select(
@@ -177,7 +178,8 @@ def make_pictures(run: str, number: int, out: str) -> None:
     answerer = Answerer(model)
     reader = RecordReader(records, answerer.fingerprint)
     check_embeddings(reader, model)
-    figure = rollout_figure(answerer, questions[number], reader)
+    with jax.set_mesh(answerer.machine.mesh):
+        figure = rollout_figure(answerer, questions[number], reader)
     figure.savefig(folder / "rollout.png", dpi=90, bbox_inches="tight")
     print(folder / "rollout.png")
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import DataConfig, Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluation.arms import Arm, arm_names, arm_of, check_extras
+from msjoe_jax.evaluation.arms import Arm, arm_names, check_extras
 from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.table import format_table, make_table
 from msjoe_jax.fields import option
@@ -71,7 +71,8 @@ class Evaluator:
     Args:
       episodes: over the held-out questions.
       task: name of TASKS, by which replies are graded.
-      params: sets of parameters (base, pretrain, joint) of mllm, clip and sampler.
+      load: gives the parameters of a set (base, pretrain, joint) and a model (mllm, clip,
+        sampler); one set's MLLM is held at a time.
       batch_size: questions at a time.
     """
 
@@ -79,10 +80,10 @@ class Evaluator:
         self,
         episodes: Episodes,
         task: str,
-        params: Mapping[str, dict[str, Params]],
+        load: Callable[[str, str], Params],
         batch_size: int,
     ):
-        self.episodes, self.task, self.params = episodes, task, params
+        self.episodes, self.task, self.load = episodes, task, load
         self.batch_size = batch_size
         self._other_previews = OtherPreviews(episodes)
 
@@ -98,26 +99,53 @@ class Evaluator:
           label: of the display of progress.
         """
         episodes, n = self.episodes, len(self.episodes.questions)
-        finished = finished_rows(kept.rows)
-        if len(finished) < n:
-            total, initial = -(-n // self.batch_size), len(finished) // self.batch_size
+        sets = list(dict.fromkeys(arm.mllm for arm in arms.values()))
+        finished = {s: finished_rows(row for row in kept.rows if row["mllm"] == s) for s in sets}
+        if any(len(rows) < n for rows in finished.values()):
+            total = len(sets) * -(-n // self.batch_size)
+            initial = sum(len(rows) for rows in finished.values()) // self.batch_size
             with progress(label, total, unit="batch", initial=initial) as bar:
-                for places, batch in unfinished_batches(episodes, self.batch_size, finished):
-                    kept.add(_of_all_hosts(self._evaluate(arms, batch, places), label))
-                    bar.update()
-                    if kept.on_disk:
-                        end_if_asked(f"a batch of {label} ({len(kept.rows)} of {n} questions)")
+                for name in sets:
+                    own = {key: arm for key, arm in arms.items() if arm.mllm == name}
+                    params: dict[str, dict[str, Params]] = {}
+                    for places, batch in unfinished_batches(
+                        episodes, self.batch_size, finished[name]
+                    ):
+                        params = params or self._load(name, own)
+                        made = self._evaluate(own, params, batch, places)
+                        kept.add(_of_all_hosts(made, label))
+                        bar.update()
+                        if kept.on_disk:
+                            end_if_asked(f"a batch of {label} ({len(kept.rows)} rows)")
         scores = {name: np.full(n, np.nan) for name in arms}
         answers = {name: [""] * n for name in arms}
-        rows = {row["index"]: row for row in kept.rows}
-        for index, row in rows.items():
-            for name, (score, answer) in row["arms"].items():
+        # Of a question that was asked again the last row counts.
+        rows = {(row["index"], row["mllm"]): row for row in kept.rows}
+        why: dict[int, set[str]] = {}
+        for (index, _), row in rows.items():
+            if row["dropped"]:
+                why.setdefault(index, set()).update(row["dropped"].split("; "))
+        for (index, _), row in rows.items():
+            for name, (score, answer) in row["arms"].items() if index not in why else ():
                 scores[name][index], answers[name][index] = score, answer
-        dropped = {row["id"]: row["dropped"] for _, row in sorted(rows.items()) if row["dropped"]}
+        ids = [question.id for question in episodes.questions]
+        dropped = {ids[index]: "; ".join(sorted(why[index])) for index in sorted(why)}
         return Outcome(scores, answers, dropped)
 
-    def _evaluate(self, arms: Mapping[str, Arm], batch: Batch, places: list[int]) -> list[Row]:
-        """Evaluates arms on a batch, whose questions are at `places` of all."""
+    def _load(self, mllm: str, arms: Mapping[str, Arm]) -> dict[str, dict[str, Params]]:
+        """Loads what arms of one set's MLLM take, by the set of the sampler."""
+        shared = {"mllm": self.load(mllm, "mllm"), "clip": self.load(mllm, "clip")}
+        samplers = dict.fromkeys(arm.sampler for arm in arms.values())
+        return {name: {**shared, "sampler": self.load(name, "sampler")} for name in samplers}
+
+    def _evaluate(
+        self,
+        arms: Mapping[str, Arm],
+        params: Mapping[str, dict[str, Params]],
+        batch: Batch,
+        places: list[int],
+    ) -> list[Row]:
+        """Evaluates arms of one set's MLLM on a batch, whose questions are at `places` of all."""
         episodes, questions = self.episodes, self.episodes.batch_questions(batch)
         num_failures = len(episodes.failures)
         queries: dict[tuple[str, bool], Queries] = {}
@@ -125,9 +153,10 @@ class Evaluator:
         graded = {}
         for name, arm in arms.items():
             weight = full_weight(batch)
-            selected = self._select(arm, batch, queries, weight)
+            own = params[arm.sampler]
+            selected = self._select(arm, own, batch, queries, weight)
             answered = episodes.answer(
-                self.params[arm.mllm]["mllm"],
+                own["mllm"],
                 batch,
                 selected.selection,
                 0,
@@ -150,6 +179,7 @@ class Evaluator:
                 {
                     "index": index,
                     "id": name,
+                    "mllm": next(iter(arms.values())).mllm,
                     "arms": results if asked[b] else {},
                     "dropped": None if asked[b] else why,
                 }
@@ -159,6 +189,7 @@ class Evaluator:
     def _select(
         self,
         arm: Arm,
+        params: dict[str, Params],
         batch: Batch,
         cache: dict[tuple[str, bool], Queries],
         weight: Float[np.ndarray, "B"],
@@ -170,7 +201,7 @@ class Evaluator:
             key = arm.mllm, arm.own_previews
             if key not in cache:
                 cache[key] = episodes.reason(
-                    self.params[arm.mllm]["mllm"],
+                    params["mllm"],
                     batch if arm.own_previews else self._other_previews(batch, weight),
                     0,
                     rollouts=1,
@@ -180,7 +211,6 @@ class Evaluator:
             queries = cache[key]
         else:
             queries = [[queries_of(arm.queries, question)] for question in questions]
-        params = {**self.params[arm.sampler], "mllm": self.params[arm.mllm]["mllm"]}
         return episodes.select(params, batch, queries, 0, selector=arm.selector, weight=weight)
 
 
@@ -279,7 +309,7 @@ def load_heldout(
 
 def evaluate(
     evaluator: Evaluator,
-    names: Sequence[str],
+    arms: Mapping[str, Arm],
     workdir: epath.PathLike,
     meta: Mapping[str, Any],
     inputs: Inputs,
@@ -292,14 +322,13 @@ def evaluate(
 
     Args:
       evaluator: with the questions and the parameters.
-      names: of the arms.
+      arms: by name.
       workdir: where the files go.
       meta: further entries of `eval.json`.
       inputs: what the evaluation is made from.
     """
     workdir, task = epath.Path(workdir), TASKS[evaluator.task]
-    questions = evaluator.episodes.questions
-    arms = {name: arm_of(name, evaluator.params) for name in names}
+    questions, names = evaluator.episodes.questions, list(arms)
     outcome = evaluator.run(arms, KeptRows(workdir / ROWS, inputs))
     if cut := int(hosts.total([len(evaluator.episodes.cut_queries)], "cut queries")[0]):
         print(evaluator.episodes.text.cut_note(cut))

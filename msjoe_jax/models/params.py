@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]
+FINGERPRINT_DIGITS = 12
 
 
 def split_module(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
@@ -36,4 +37,4 @@ def fingerprint(params: Params) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)  # no copy
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()[:FINGERPRINT_DIGITS]

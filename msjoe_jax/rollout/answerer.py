@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
@@ -17,13 +18,13 @@ from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import read
 from msjoe_jax.models.params import fingerprint
-from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.rollout.episode import Episodes, full_weight
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.rollout.results import Completed, EpisodeConfig
 from msjoe_jax.rollout.text import Text
-from msjoe_jax.runtime.machine import fetch
+from msjoe_jax.runtime.machine import Machine, fetch
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.text.prompts import LETTERS, AnswerReply, QueryReply, parse_answer
 
@@ -77,13 +78,14 @@ class Answerer:
 
     Args:
       folder: a model folder.
+      machine: where it runs; None: this process's devices (see `machine.local_machine`).
 
     Raises:
       UserError: it does not exist, or lacks one of the three models or a tokenizer.
     """
 
-    def __init__(self, folder: epath.PathLike):
-        model = load_model_folder(folder)
+    def __init__(self, folder: epath.PathLike, machine: Machine | None = None):
+        model = load_model_folder(folder, machine=machine)
         if model.text is None:
             raise UserError(f"{folder}: holds no tokenizer; it can neither read nor write text")
         slips: list[str] = []
@@ -94,7 +96,7 @@ class Answerer:
         self.system, self.params = model.system, model.params
         self.settings, self.text = model.settings, model.text
         self.frames = frames
-        self.programs = Programs(model.system)
+        self.programs, self.machine = Programs(model.system, model.machine), model.machine
         self.clip = clip_encoder(model.system, model.params["clip"])
         self.fingerprint = fingerprint(model.params["clip"])
 
@@ -127,15 +129,17 @@ class Answerer:
                 damaged = write_records(video, records)
             with watch("embed frames"):
                 embed_records(records, self.clip, self.fingerprint, EMBED_BATCH)
-            return self._answer(request, RecordReader(records), damaged, watch)
+            with jax.set_mesh(self.machine.mesh):
+                return self._answer(request, RecordReader(records), damaged, watch)
 
     def _answer(
         self, question: Question, reader: RecordReader, damaged: int, watch: Watch
     ) -> Answer:
         config = EpisodeConfig(self.frames, signals=self.system.signals)
         episodes = Episodes(config, self.programs, self.text, reader, [question])
-        batch, params = next(iter(episodes.batches(1))), self.params
-        weight = np.ones(1, np.float32)
+        # A row a part of the machine, of which the first is asked.
+        batch, params = next(iter(episodes.batches(self.machine.padded(1)))), self.params
+        weight = full_weight(batch)
         with watch("reason"):
             reasoned = episodes.reason(
                 params["mllm"], batch, 0, rollouts=1, temperature=0.0, weight=weight

@@ -31,11 +31,13 @@ from msjoe_jax.rollout.system import (
     Tokenizers,
     load_tokenizers,
     make_system,
+    state_table,
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
 from msjoe_jax.runtime.digest import Inputs, differences, digest_of_file
 from msjoe_jax.runtime.files import partial_path, read_json
+from msjoe_jax.runtime.machine import Machine, local_machine
 from msjoe_jax.runtime.space import room_for, room_of
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.weights.folder import (
@@ -65,6 +67,7 @@ class ModelFolder(NamedTuple):
       system: the models.
       text: None if a tokenizer is absent.
       params: parameters of the requested models.
+      machine: on which they lie.
       files: JSON files of the MLLM by stem, such as `preprocessor_config`; read with the MLLM.
       tokenizers: those that the folder has.
     """
@@ -73,6 +76,7 @@ class ModelFolder(NamedTuple):
     system: System
     text: Text | None
     params: dict[str, Params]
+    machine: Machine
     files: dict[str, dict[str, Any]]
     tokenizers: Tokenizers
 
@@ -82,14 +86,16 @@ def load_model_folder(
     names: Sequence[str] = NAMES,
     dtype: str = "",
     attention: str = "",
+    machine: Machine | None = None,
 ) -> ModelFolder:
-    """Reads a model folder onto the first device.
+    """Reads a model folder onto a machine.
 
     Args:
       folder: the folder.
       names: the models whose parameters to read.
       dtype: of the MLLM's computation and parameters, in place of the stored ones.
       attention: the MLLM's backend of attention, in place of the stored one.
+      machine: where they go; None: this process's devices (see `machine.local_machine`).
 
     Raises:
       UserError: the folder is missing, is no model folder, lacks one of `names`, or holds another
@@ -106,12 +112,15 @@ def load_model_folder(
     models = ModelSettings(mllm, stored["clip"], stored["sampler"])
     tokenizers = load_tokenizers(models, folder)
     system = make_system(models, tokenizers, folder)
-    path = str(folder / "params")
+    path, table = str(folder / "params"), state_table(system)
+    wanted = {name: system.abstract[name] for name in names}
+    machine = machine or local_machine(wanted, table)
     return ModelFolder(
         settings={part: plain(stored[part]) for part in PARTS},
         system=system,
         text=None if None in tokenizers else make_text(system, tokenizers, stored["prompt"]),
-        params={name: load_params(path, system.abstract[name], prefix=name) for name in names},
+        params={n: load_params(path, machine.laid(x, table), n) for n, x in wanted.items()},
+        machine=machine,
         files=read_side_files(folder / "mllm") if "mllm" in names else {},
         tokenizers=tokenizers,
     )
@@ -194,6 +203,12 @@ def save_model_folder(
             folder.rename(old)
         partial.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def made_from(folder: epath.PathLike, inputs: Inputs) -> bool:
+    """Whether a complete model folder is there that these inputs made."""
+    folder = epath.Path(folder)
+    return folder.exists() and _inputs_of(folder) == inputs
 
 
 def _inputs_of(folder: epath.Path) -> dict[str, str]:

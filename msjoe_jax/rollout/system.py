@@ -234,9 +234,18 @@ class System:
         assert network is not None
         return network.logits(nnx.merge(self.sampler_def, params), inputs)
 
-    def init(self, name: str, seed: int) -> Params:
-        """Draws fresh parameters of `mllm`, `clip` or `sampler`."""
-        return jax.jit(lambda: split_module(self.build[name](nnx.Rngs(seed)))[1])()
+    def init(self, name: str, seed: int, places: Any = None) -> Params:
+        """Draws fresh parameters of a model, the same values wherever they lie.
+
+        Args:
+          name: `mllm`, `clip` or `sampler`.
+          seed: of the drawing.
+          places: the sharding of every leaf; None: inside a jitted function, which decides.
+        """
+        draw = jax.jit(
+            lambda: split_module(self.build[name](nnx.Rngs(seed)))[1], out_shardings=places
+        )
+        return draw()
 
     def banned_ids(self) -> tuple[int, ...]:
         """Returns the placeholders' ids, which are never sampled and have no probability."""

@@ -95,7 +95,7 @@ class Checkpoints:
 
         Args:
           like: the state as arrays or `ShapeDtypeStruct`s. Their shardings say where each leaf
-            goes, whatever mesh it was saved from; without one it goes to the first device.
+            goes, whatever mesh it was saved from; all have one.
           step: which one; the newest if not given.
 
         Returns:
@@ -174,7 +174,8 @@ def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:
     Args:
       path: the folder.
       like: arrays or `ShapeDtypeStruct`s; values are cast to their dtypes and laid out by their
-        shardings (none: the first device).
+        shardings, which all of them have. A host reads the parts of its devices, and holds no
+        more than one leaf beside them.
       prefix: where the tree lies in the checkpoint, "params/mllm" say; the rest is not read.
 
     Raises:
@@ -266,17 +267,20 @@ def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> An
     stored = {name: leaf for name, leaf in stored.items() if name.startswith(start)}
     if difference := _difference(expected, stored, any_dtype):
         raise UserError(f"{path} holds another architecture: {difference}")
-    try:
-        values = ocp.PyTreeCheckpointHandler().restore(
-            path / STATE,
-            args=ocp.args.PyTreeRestore(
-                item=expected,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
-                partial_restore=True,
-            ),
-        )
-    except Exception as error:
-        raise _damaged(path, error) from error
+    values: dict[str, jax.Array] = {}
+    for group in _groups(expected):
+        try:
+            part = ocp.PyTreeCheckpointHandler().restore(
+                path / STATE,
+                args=ocp.args.PyTreeRestore(
+                    item=group,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(group),
+                    partial_restore=True,
+                ),
+            )
+            values |= jax.block_until_ready(part)
+        except Exception as error:
+            raise _damaged(path, error) from error
     leaves = [
         jax.random.wrap_key_data(values[name], impl=_key_impl(leaf))
         if _is_key(leaf)
@@ -284,6 +288,22 @@ def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> An
         for name, (_, leaf) in zip(names, keyed_leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, leaves)
+
+
+def _groups(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the leaves in groups that hold no more bytes than the largest one.
+
+    What is read at once lies in the host's memory a second time.
+    """
+    sizes = {name: leaf.size * leaf.dtype.itemsize for name, leaf in leaves.items()}
+    group: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        if group and sum(map(sizes.__getitem__, [*group, name])) > max(sizes.values()):
+            yield group
+            group = {}
+        group[name] = leaf
+    if group:
+        yield group
 
 
 def _stored(path: epath.Path) -> dict[str, Any]:
@@ -296,10 +316,10 @@ def _stored(path: epath.Path) -> dict[str, Any]:
 
 
 def _stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Returns what is stored for a leaf: its own form, or an RNG key's words; with a sharding."""
+    """Returns what is stored for a leaf: its own form, or an RNG key's words; with its sharding."""
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        raise ValueError(f"a leaf {leaf.shape} to be read has no sharding")
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
+from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.mesh import (
     MESH_AXES,
@@ -148,6 +150,31 @@ def make_machine(config: MeshConfig | None = None, devices: Sequence[Any] | None
     """
     config = config or MeshConfig()
     return Machine(make_mesh(config.data, config.fsdp, config.tensor, devices))
+
+
+def local_machine(params: Any, table: Table) -> Machine:
+    """Makes the machine of a command that names no mesh: all devices of this process.
+
+    Weights are split over all of them, or, as a line on stderr says, over as many as divide them.
+
+    Args:
+      params: (possibly abstract) parameters that it will hold.
+      table: of their models.
+    """
+    devices = jax.local_devices()
+    number = len(devices)
+    for fsdp in (n for n in range(number, 0, -1) if number % n == 0):
+        machine = Machine(make_mesh(number // fsdp, fsdp, 1, devices))
+        try:
+            machine.places(params, table)
+        except UserError:
+            if fsdp > 1:
+                continue
+            raise
+        if fsdp < number:
+            print(f"{number} devices: weights are split over {fsdp} of them", file=sys.stderr)
+        break
+    return machine
 
 
 def fetch(tree: Any) -> Any:

@@ -45,6 +45,11 @@ class MeshConfig:
             yield f"{name}=-1 must be positive, since {inferred[0]} is -1 already"
 
 
+# Logical axes that stay whole where the mesh does not divide them: a vision tower is small beside
+# its decoder, and may have any number of heads.
+WHOLE_IF_UNEVEN = frozenset({"tower_heads"})
+
+
 @dataclasses.dataclass(frozen=True)
 class AxisRules:
     """The mesh axis or axes on which each logical axis lies (None: not split).
@@ -56,6 +61,7 @@ class AxisRules:
     embed: MeshAxes = "fsdp"
     mlp: MeshAxes = "tensor"
     heads: MeshAxes = "tensor"
+    tower_heads: MeshAxes = "tensor"
     kv: MeshAxes = "tensor"
     vocab: MeshAxes = "tensor"
     layers: MeshAxes = None
@@ -116,7 +122,8 @@ def param_shardings(params: Any, table: Table, mesh: Mesh, rules: AxisRules) -> 
 
     Raises:
       UserError: a leaf without a row, of another rank than its row, or with a dimension that the
-        mesh does not divide. Nothing is replicated silently; the message names the leaf.
+        mesh does not divide. Only axes of WHOLE_IF_UNEVEN are then not split; the message names
+        the leaf.
     """
     rows = [(re.compile(rf"(?:^|.*/)(?:{pattern})"), axes) for pattern, axes in table]
 
@@ -131,11 +138,27 @@ def param_shardings(params: Any, table: Table, mesh: Mesh, rules: AxisRules) -> 
             return NamedSharding(mesh, PartitionSpec())
         if len(axes) != leaf.ndim:
             raise UserError(f"the sharding table gives {name} {leaf.shape} the axes {axes}")
-        spec = rules.spec(axes)
+        spec = rules.spec(_that_divide(leaf.shape, axes, rules, mesh))
         _check_divides(name, leaf.shape, axes, spec, mesh)
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, params)
+
+
+def _that_divide(
+    shape: Sequence[int], axes: Sequence[str | None], rules: AxisRules, mesh: Mesh
+) -> list[str | None]:
+    """Returns the logical axes, None for those of WHOLE_IF_UNEVEN that the mesh does not divide."""
+    specs = zip(shape, axes, rules.spec(axes), strict=True)
+    return [
+        None if logical in WHOLE_IF_UNEVEN and size % _parts(mesh_axes, mesh) else logical
+        for size, logical, mesh_axes in specs
+    ]
+
+
+def _parts(mesh_axes: MeshAxes, mesh: Mesh) -> int:
+    names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+    return math.prod(mesh.shape[axis] for axis in names)
 
 
 def _check_divides(
@@ -146,12 +169,12 @@ def _check_divides(
     mesh: Mesh,
 ) -> None:
     for size, logical, mesh_axes in zip(shape, axes, spec, strict=True):
-        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
-        parts = math.prod(mesh.shape[axis] for axis in names)
+        parts = _parts(mesh_axes, mesh)
         if size % parts:
+            over = mesh_axes if isinstance(mesh_axes, str) else ", ".join(mesh_axes or ())
             raise UserError(
                 f"{name} {tuple(shape)}: its {logical} dimension of {size} does not divide into "
-                f"{parts} ({', '.join(names)}); choose another mesh"
+                f"{parts} ({over}); choose another mesh"
             )
 
 

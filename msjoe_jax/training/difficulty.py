@@ -1,6 +1,7 @@
 """Measures the base MLLM's pass rates: the share of right answers sampled from uniform frames."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -29,7 +30,7 @@ RATES = "rates.jsonl"  # beside the question file: the rates as they are measure
 def measure_difficulty(
     file: epath.PathLike,
     episodes: Episodes,
-    params: dict[str, Params],
+    load: Callable[[], dict[str, Params]],
     *,
     samples: int,
     temperature: float,
@@ -46,7 +47,7 @@ def measure_difficulty(
     Args:
       file: a question file (JSON lines).
       episodes: of the base model, over the training questions.
-      params: parameters of mllm, clip and sampler.
+      load: gives the parameters of mllm and clip, if rates are missing.
       samples: answers drawn for each question.
       temperature: of the answers, as in training.
       task: name of TASKS, by which they are graded.
@@ -64,6 +65,7 @@ def measure_difficulty(
         with progress(
             "difficulty", total, unit="batch", initial=len(finished) // batch_size
         ) as bar:
+            params = load()
             for places, batch in unfinished_batches(episodes, batch_size, finished):
                 own = _measure(episodes, params, batch, places, samples, temperature, task)
                 by_place = hosts.merge({row["index"]: row for row in own}, "pass rates")

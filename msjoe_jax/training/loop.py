@@ -26,7 +26,7 @@ from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.reporting import DroppedQuestions, MetricReporter, show_rollout
-from msjoe_jax.training.state import State, scored
+from msjoe_jax.training.state import State, scored, stored
 from msjoe_jax.training.validation import SCORE, Validation, ValidationLog
 
 # Metrics of the batch, which its further updates do not change.
@@ -189,7 +189,8 @@ class Saving:
         """Saves the state, and before it the rows of metrics."""
         self.due, self._last = False, time.monotonic()
         self._writer.flush()
-        self._checkpoints.save(update, state, self._loop.stream.get_state(), self._loop.meta)
+        loop, position = self._loop, self._loop.stream.get_state()
+        self._checkpoints.save(update, stored(loop.run, state), position, loop.meta)
 
 
 def best_checkpoints(folder: epath.Path, keep: int) -> Checkpoints:

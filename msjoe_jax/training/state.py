@@ -103,16 +103,21 @@ def scored(run: TrainingRun) -> dict[str, tuple[str, ...]]:
     }
 
 
-def reference(run: TrainingRun, params: dict[str, Params]) -> dict[str, Params]:
-    """Returns what KL terms need of the starting parameters, in the type that computes with them.
+def reference_dtypes(run: TrainingRun) -> dict[str, str | None]:
+    """Returns the models whose starting parameters KL terms need, and in which type (None: own).
 
-    A copy for computing alone needs no more: in bfloat16 it is half of what trains.
+    A copy for computing alone needs no wider one than that: in bfloat16 it is half of what trains.
     """
-    out = {name: params[name] for name in scored(run)["ref"]}
-    if "mllm" in out:
-        dtype = jnp.dtype(run.mllm.dtype)
-        out["mllm"] = jax.tree.map(lambda x: x.astype(dtype), out["mllm"])
-    return out
+    dtypes = {"mllm": run.mllm.dtype, "sampler": None}
+    return {name: dtypes[name] for name in scored(run)["ref"]}
+
+
+def reference(run: TrainingRun, params: dict[str, Params]) -> dict[str, Params]:
+    """Returns what KL terms need of the starting parameters."""
+    return {
+        name: jax.tree.map(lambda x, dtype=dtype: x.astype(dtype or x.dtype), params[name])
+        for name, dtype in reference_dtypes(run).items()
+    }
 
 
 def with_scores(run: TrainingRun, batch: RolloutBatch) -> RolloutBatch:
@@ -155,6 +160,12 @@ def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
         "step": jnp.zeros((), jnp.int32),
         "skipped": jnp.zeros((), jnp.int32),
     }
+
+
+def stored(run: TrainingRun, state: State) -> State:
+    """Returns what a checkpoint holds of a state: all but the models that do not train."""
+    kept = ("mllm", "sampler")
+    return {name: x for name, x in state.items() if name not in kept or name in run.trained}
 
 
 def abstract_state(run: TrainingRun, system: System) -> State:

@@ -1,7 +1,7 @@
 """Trains: pretrain (the sampler alone) and joint are one RL loop with different configs."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +17,13 @@ from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
+from msjoe_jax.rollout.stored_models import StoredModel
 from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.training.config import TrainingRun
-from msjoe_jax.training.loop import Loop, best_checkpoints, run_loop
+from msjoe_jax.training.loop import Loop, run_loop
 from msjoe_jax.training.question_weights import (
     importance_weights,
     question_order,
@@ -35,7 +36,8 @@ from msjoe_jax.training.state import (
     make_draw_scoring,
     make_scoring,
     make_step,
-    reference,
+    reference_dtypes,
+    stored,
     trains_vision,
 )
 from msjoe_jax.training.validation import Validation, best_of, read_validations
@@ -45,17 +47,17 @@ Split = tuple[list[Question], RecordReader]
 
 
 class Trained(NamedTuple):
-    """What a training ends with: parameters, whether they are its best or its newest, and of when.
+    """What a training ends with: its best parameters or its newest, of which update.
 
-    accuracies: of their validation, if there was one, as `validation` by arm; folder: below the
-    training's, in which they are kept.
+    accuracies: of their validation, if there was one, as `validation` by arm; folder: in which
+    they are kept, a folder an update; moved: those of what trained.
     """
 
-    params: dict[str, Params]
     kind: str
     update: int
     accuracies: dict[str, dict[str, float]]
-    folder: str
+    folder: epath.Path
+    moved: dict[str, StoredModel]
 
 
 def train(
@@ -66,7 +68,7 @@ def train(
     *,
     episode: EpisodeConfig,
     reader: RecordReader,
-    params: dict[str, Params],
+    start: Mapping[str, StoredModel],
     questions: list[Question],
     validation: Split | None = None,
     validation_batch: int = 50,
@@ -81,7 +83,7 @@ def train(
       text: the system's tokenizers and prompts.
       episode: settings of the episodes.
       reader: of the training videos.
-      params: starting parameters of mllm, clip and sampler.
+      start: starting parameters of mllm, clip and sampler, loaded if there is something to train.
       questions: training questions (with pass rates where the objective needs them).
       validation: questions and records of the validation split; None: there is none.
       validation_batch: questions at a time there.
@@ -95,52 +97,82 @@ def train(
       UserError: bad data, checkpoints of another architecture or from other inputs, or too many
         skipped updates.
     """
-    folder, system = epath.Path(workdir) / run.name, programs.system
+    folder, machine = epath.Path(workdir) / run.name, programs.machine
     check_inputs(folder / "checkpoints", meta["inputs"])
-    machine, table = programs.machine, state_table(system)
-    like = machine.laid(abstract_state(run, system), table)
     asked = training_questions(run.training, run.name, run.difficulty, questions)
-    watched = None
-    if validation and run.loop.validate_every:
-        size = machine.padded(min(validation_batch, len(validation[0])))
-        own = Episodes(episode, programs, text, validation[1], validation[0])
-        watched = Validation(own, run.task, run.rollout, size)
-    params = jax.device_put(params, machine.places(params, table))
-    loop = _make_loop(
-        run,
-        folder,
-        Episodes(episode, programs, text, reader, asked),
-        validation=watched,
-        params=params,
-        shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
-        meta=meta,
-    )
     with Checkpoints(folder / "checkpoints", keep=run.loop.keep_checkpoints) as checkpoints:
-        state, done = _start(loop, checkpoints, like, params)
+        done = checkpoints.latest_step() or 0
         fresh = done < run.training.steps
         if fresh:
-            state, done = run_loop(loop, state, checkpoints, done)
-    last = {name: state[name] for name in TRAINED}
-    kept = {name: like[name] for name in run.trained}
-    ending = functools.partial(_ending, run, folder, system, last, done, kept, params["clip"])
+            watched = None
+            if validation and run.loop.validate_every:
+                size = machine.padded(min(validation_batch, len(validation[0])))
+                own = Episodes(episode, programs, text, validation[1], validation[0])
+                watched = Validation(own, run.task, run.rollout, size)
+            episodes = Episodes(episode, programs, text, reader, asked)
+            done = _train(run, folder, episodes, watched, start, checkpoints, meta)
     if fresh:
         final = _chosen(folder, done, run.loop.final_model)
         print(f"{run.name} ends with its {final.kind} parameters, of update {final.update}")
-    return ending
+    return functools.partial(_ending, run, folder, done)
+
+
+def _train(
+    run: TrainingRun,
+    folder: epath.Path,
+    episodes: Episodes,
+    validation: Validation | None,
+    start: Mapping[str, StoredModel],
+    checkpoints: Checkpoints,
+    meta: dict[str, Any],
+) -> int:
+    """Trains on from the newest checkpoint; returns the last update.
+
+    Args:
+      run, start, meta: as of `train`.
+      folder: the training's.
+      episodes: over the training questions.
+      validation: if there is one.
+      checkpoints: of the training.
+    """
+    system, machine = episodes.system, episodes.machine
+    like = machine.laid(abstract_state(run, system), state_table(system))
+    loop = _make_loop(
+        run,
+        folder,
+        episodes,
+        validation=validation,
+        clip=start["clip"].load(system, machine),
+        reference={
+            name: start[name].load(system, machine, dtype)
+            for name, dtype in reference_dtypes(run).items()
+        },
+        shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
+        meta=meta,
+    )
+    state, done = _start(loop, checkpoints, like, start)
+    return run_loop(loop, state, checkpoints, done)[1]
 
 
 def _start(
-    loop: Loop, checkpoints: Checkpoints, like: State, params: dict[str, Params]
+    loop: Loop, checkpoints: Checkpoints, like: State, start: Mapping[str, StoredModel]
 ) -> tuple[State, int]:
     """Returns the state of the newest checkpoint, or a fresh one, and the updates behind it."""
+    run, episodes = loop.run, loop.episodes
+
+    def load(name: str) -> Params:
+        return start[name].load(episodes.system, episodes.machine)
+
     done = checkpoints.latest_step() or 0
     if done:
-        state, position, _ = checkpoints.restore(like)
+        state, position, _ = checkpoints.restore(stored(run, like))
         loop.stream.set_state(position)
-        return state, done
+        return state | {name: load(name) for name in TRAINED if name not in run.trained}, done
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-    init = jax.jit(functools.partial(init_state, loop.run), out_shardings=shardings)
-    return init(params["mllm"], params["sampler"]), 0
+    init = jax.jit(
+        functools.partial(init_state, run), out_shardings=shardings, donate_argnums=(0, 1)
+    )
+    return init(load("mllm"), load("sampler")), 0
 
 
 class Chosen(NamedTuple):
@@ -164,36 +196,20 @@ def _chosen(folder: epath.Path, done: int, kind: str) -> Chosen:
     return Chosen("best" if is_best else "newest", update, accuracies, kept_in)
 
 
-def _ending(
-    run: TrainingRun,
-    folder: epath.Path,
-    system: System,
-    last: State,
-    done: int,
-    like: State,
-    clip: Params,
-    kind: str,
-) -> Trained:
+def _ending(run: TrainingRun, folder: epath.Path, done: int, kind: str) -> Trained:
     """Returns what a training ended with.
 
     Args:
       run: the training.
       folder: its own.
-      system: its models.
-      last: the state after the last update.
-      done: the number of that update.
-      like: shapes and shardings of what trains.
-      clip: CLIP's parameters.
+      done: its last update.
       kind: "best" or "newest".
     """
-    chosen, parameters = _chosen(folder, done, kind), last
-    if chosen.folder == "best":
-        with best_checkpoints(folder, run.loop.keep_checkpoints) as kept:
-            restored, _, _ = kept.restore(like, chosen.update)
-        parameters = {**last, **restored}
-    params = {**merged(parameters, system), "clip": clip}
+    chosen = _chosen(folder, done, kind)
+    kept = folder / chosen.folder
+    moved = {n: StoredModel(n, kept / str(chosen.update), n) for n in run.trained if done}
     validation = {"validation": chosen.accuracies} if chosen.accuracies else {}
-    return Trained(params, chosen.kind, chosen.update, validation, chosen.folder)
+    return Trained(chosen.kind, chosen.update, validation, kept, moved)
 
 
 def _make_loop(
@@ -202,7 +218,8 @@ def _make_loop(
     episodes: Episodes,
     *,
     validation: Validation | None,
-    params: dict[str, Params],
+    clip: Params,
+    reference: dict[str, Params],
     shardings: Any,
     meta: dict[str, Any],
 ) -> Loop:
@@ -240,8 +257,8 @@ def _make_loop(
             lambda batch: batch_advantages(run.step, batch)[:2], out_shardings=machine.whole
         ),
         merged=functools.partial(merged, system=system),
-        clip=params["clip"],
-        reference=reference(run, params),
+        clip=clip,
+        reference=reference,
         validation=validation,
     )
 

@@ -10,7 +10,7 @@ from etils import epath
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluation.arms import ARMS, SETS, Arm, extras_missing
+from msjoe_jax.evaluation.arms import ARMS, Arm, extras_missing
 from msjoe_jax.evaluation.evaluate import Evaluator
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import describe_dropped
@@ -67,8 +67,11 @@ class Validation:
         Raises:
           UserError: all were.
         """
-        sets = dict.fromkeys(SETS, params)  # no arm of these uses another
-        evaluator = Evaluator(self.episodes, self.task, sets, self.batch_size)
+
+        def load(_: str, model: str) -> Params:  # no arm of these uses another set
+            return params[model]
+
+        evaluator = Evaluator(self.episodes, self.task, load, self.batch_size)
         outcome = evaluator.run(self.arms, KeptRows(None, {}), label)
         self.episodes.failures.clear()
         self.episodes.cut_queries.clear()

@@ -103,16 +103,14 @@ def warm_up(
     folder: epath.Path,
     system: System,
     text: Text,
-    params: dict[str, Params],
-) -> dict[str, Params]:
-    """Trains CLIP, embeds all frames, trains the MLLM; returns all three models' parameters.
+) -> dict[str, epath.Path]:
+    """Trains CLIP, embeds all frames, trains the MLLM; returns the checkpoints of both.
 
     Args:
       config: the run's config.
       folder: where the checkpoints of both trainings go.
       system: the tiny models.
       text: their tokenizers and prompts.
-      params: parameters of the sampler, which are passed through.
     """
     steps = config.extensions["warm_up"]
     reader = RecordReader(config.data.train_records)
@@ -124,16 +122,16 @@ def warm_up(
         "tokenizer": digest_of_file(text.clip_tokenizer.file),
         "settings": digest(config.seed, steps.clip_steps, dataclasses.asdict(system.clip_config)),
     }
-    params = {**params, "clip": run_loop(loop, folder / "clip", "warm up CLIP", inputs)}
-    clip = fetch(params["clip"])
+    clip = fetch(run_loop(loop, folder / "clip", "warm up CLIP", inputs))
     folders = [getattr(config.data, f"{split}_records") for split in SPLITS]
     hosts.on_first(lambda: _embed(folders, system, clip), "the embeddings")
     training = MllmTraining(config.seed, steps.mllm_steps)
     mllm = mllm_loop(config.frames, system, text, reader, training)
     settings = digest(config.seed, steps.mllm_steps, config.parts("frames", "prompt"))
     inputs |= {"tokenizer": digest_of_file(text.tokenizer.file), "settings": settings}
-    params["mllm"] = run_loop(mllm, folder / "mllm", "warm up MLLM", inputs)
-    return params
+    run_loop(mllm, folder / "mllm", "warm up MLLM", inputs)
+    ends = {"clip": steps.clip_steps, "mllm": steps.mllm_steps}
+    return {name: folder / name / str(step) for name, step in ends.items()}
 
 
 def _embed(folders: Sequence[str], system: System, clip: Params) -> None:
@@ -159,6 +157,8 @@ def run_loop(loop: Loop, folder: epath.PathLike, label: str, inputs: Inputs) -> 
         start = checkpoints.latest_step() or 0
         if start:
             state, _, _ = checkpoints.restore(state)
+        elif not loop.steps:  # what starts from here reads it
+            checkpoints.save(0, state, None, {"phase": label, "inputs": dict(inputs)})
         if start >= loop.steps:
             return state["params"]
         with progress(label, loop.steps, initial=start) as bar:

@@ -31,6 +31,7 @@ from msjoe_jax.weights.tables import to_hf
 from tests.support.clip_oracle import config as clip_sizes
 from tests.support.clip_oracle import embeddings, hugging_face_model, open_clip_model
 from tests.support.commands import command
+from tests.support.placed import placed
 from tests.support.published import clip_folder, published, qwen_folder
 from tests.support.qwen_oracle import numpy_of
 
@@ -124,7 +125,7 @@ def test_sizes_tokenizers_and_settings_go_with_a_run(tmp_path):
     system = make_system(settings, tokenizers)
     assert system.clip_config == clip_sizes(True) and system.mllm_config.text.layers == 2
     params = {
-        name: load_params(str(tmp_path / name / "params"), system.abstract[name], prefix=name)
+        name: load_params(tmp_path / name / "params", placed(system.abstract[name]), name)
         for name in ("mllm", "clip")
     }
     params["sampler"] = system.init("sampler", 0)

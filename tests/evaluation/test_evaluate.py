@@ -86,11 +86,18 @@ PARAMS = {
 }
 
 
+def load(name, model):
+    return PARAMS[name][model]
+
+
+def arms_of(names):
+    return {name: arm_of(name, PARAMS) for name in names}
+
+
 def run(episodes, names, folder, batch_size=2):
     """Scores, answers and dropped questions of the arms."""
     kept = KeptRows(folder / "rows.jsonl", {"questions": "these"})
-    arms = {name: arm_of(name, PARAMS) for name in names}
-    return Evaluator(episodes, "jsonl", PARAMS, batch_size).run(arms, kept)
+    return Evaluator(episodes, "jsonl", load, batch_size).run(arms_of(names), kept)
 
 
 def test_what_each_arm_gets(tmp_path):
@@ -138,6 +145,34 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
+def test_one_mllm_is_held_at_a_time_and_a_kill_between_two_repeats_none(tmp_path):
+    asked = [question(f"q{i}") for i in range(5)]
+    names, loaded = ("uniform", "joint", "pretrained", "joint_uniform"), []
+
+    def noted(name, model):
+        loaded.append((name, model))
+        if killed and (name, model) == ("joint", "mllm"):
+            raise Killed
+        return load(name, model)
+
+    def evaluated():
+        kept = KeptRows(tmp_path / "rows.jsonl", {"questions": "these"})
+        episodes = FakeEpisodes(asked, lambda asked, mllm, *_: mllm == "joint mllm")
+        return Evaluator(episodes, "jsonl", noted, 2).run(arms_of(names), kept), episodes
+
+    killed = True
+    with pytest.raises(Killed):
+        evaluated()
+    assert [x for x in loaded if "mllm" in x] == [("base", "mllm"), ("joint", "mllm")]
+    loaded.clear()
+    killed = False
+    outcome, episodes = evaluated()
+    assert [x for x in loaded if "mllm" in x] == [("joint", "mllm")]
+    assert set(episodes.reasoned) == {"joint mllm"}
+    for name, score in zip(names, (0, 1, 0, 1), strict=True):
+        np.testing.assert_array_equal(outcome.scores[name], score)
+
+
 @pytest.mark.parametrize("at", range(1, 6))
 def test_a_killed_evaluation_goes_on_with_the_missing_batches(tmp_path, at):
     """Killed in batch `at`, of five; a kill may also tear the last row."""
@@ -148,8 +183,8 @@ def test_a_killed_evaluation_goes_on_with_the_missing_batches(tmp_path, at):
         return int(asked.id[1:]) % 3 == 0
 
     def evaluated(folder, episodes):
-        evaluator = Evaluator(episodes, "jsonl", PARAMS, 2)
-        result = evaluate(evaluator, names, folder, {}, inputs)
+        evaluator = Evaluator(episodes, "jsonl", load, 2)
+        result = evaluate(evaluator, arms_of(names), folder, {}, inputs)
         files = ("eval.json", "eval_questions.jsonl", "eval_rows.jsonl")
         return result, [(folder / name).read_bytes() for name in files]
 
@@ -188,8 +223,9 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     groups = {"groups": {"half": "first"}}
     asked = [question("a", **groups), question("bad"), question("c")]
     episodes = FakeEpisodes(asked, lambda asked, *arm: asked.id == "a")
-    evaluator = Evaluator(episodes, "jsonl", PARAMS, 3)
-    result = evaluate(evaluator, ("uniform", "joint"), tmp_path, {"frames": 6, "seed": 0}, {})
+    evaluator = Evaluator(episodes, "jsonl", load, 3)
+    arms = arms_of(("uniform", "joint"))
+    result = evaluate(evaluator, arms, tmp_path, {"frames": 6, "seed": 0}, {})
     assert json.loads((tmp_path / "eval.json").read_text()) == result
     row = result["arms"]["uniform"]
     assert (row["accuracy"], row["questions"], row["label"]) == (0.5, 2, "uniform")
@@ -222,18 +258,18 @@ def test_heldout_data_are_checked_before_training(tmp_path):
     data = DataConfig(heldout_records=str(tmp_path / "records"), heldout_questions=str(file))
     sizes = {"candidates": 4, "previews": 1, "max_queries": 2}
 
-    def load(data=data, arms=("uniform",), **more):
+    def read(data=data, arms=("uniform",), **more):
         return load_heldout(data, EvaluateConfig(arms=arms, limit=1), **sizes, **more)
 
-    questions, reader = load()
+    questions, reader = read()
     assert (len(questions), reader.ids, reader.clip) == (1, ["v"], None)
-    assert load(clip="fp")[1].clip == "fp"
+    assert read(clip="fp")[1].clip == "fp"
     with pytest.raises(UserError, match=r"extra\.oracle_frames must be lists"):
-        load(arms=("oracle",))
+        read(arms=("oracle",))
     with pytest.raises(UserError, match="other_previews needs questions of two videos at least"):
-        load(arms=("uniform", "joint_other_previews"))
+        read(arms=("uniform", "joint_other_previews"))
     with pytest.raises(UserError, match=r"config\.data\.heldout_questions is not set"):
-        load(DataConfig(heldout_records="x"))
+        read(DataConfig(heldout_records="x"))
     save_questions(file, [question("q", "elsewhere")])
     with pytest.raises(UserError, match="video 'elsewhere' is not in"):
-        load()
+        read()

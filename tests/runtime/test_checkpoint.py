@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_meta, load_params, save_params
 from tests.support.commands import PYTHON, ROOT
+from tests.support.placed import placed
 
 
 def make_state(step: int) -> dict:
@@ -48,7 +50,9 @@ def test_restores_bit_for_bit(tmp_path, iterator_state):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, state, iterator_state, meta)
     with Checkpoints(tmp_path) as checkpoints:
-        restored, iterator, read_meta = checkpoints.restore(jax.eval_shape(lambda: make_state(0)))
+        restored, iterator, read_meta = checkpoints.restore(
+            placed(jax.eval_shape(lambda: make_state(0)))
+        )
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert [x.dtype for x in jax.tree.leaves(restored)] == [x.dtype for x in jax.tree.leaves(state)]
     assert bits(restored) == bits(state)
@@ -251,7 +255,7 @@ def test_missing_and_damaged_checkpoints_are_named(tmp_path):
 def test_parameters_on_their_own_and_out_of_a_run(tmp_path):
     state, meta = make_state(7), {"architecture": "tiny", "sizes": [1, 2]}
     save_params(tmp_path / "params", state["params"], meta)
-    like = jax.eval_shape(lambda: make_state(0)["params"])
+    like = placed(jax.eval_shape(lambda: make_state(0)["params"]))
     assert bits(load_params(tmp_path / "params", like)) == bits(state["params"])
     assert load_meta(tmp_path / "params") == meta
     with pytest.raises(UserError, match="exists"):
@@ -261,8 +265,32 @@ def test_parameters_on_their_own_and_out_of_a_run(tmp_path):
         checkpoints.save(7, state, None, {"config": 1})
     folder = tmp_path / "run" / "7"
     half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), like["mllm"])
+    half = placed(half)
     read = load_params(folder, half, prefix="params/mllm")["layers"]["up"]
     expected = state["params"]["mllm"]["layers"]["up"].astype(jnp.bfloat16)
     assert read.dtype == jnp.bfloat16
     assert np.array_equal(read, expected)
     assert load_meta(folder) == {"config": 1}
+
+
+def test_a_leaf_that_lies_nowhere_is_refused(tmp_path):
+    save_params(tmp_path / "params", {"w": jnp.zeros(3)}, {})
+    with pytest.raises(ValueError, match=r"a leaf \(3,\) to be read has no sharding"):
+        load_params(tmp_path / "params", {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+
+
+def test_what_is_read_at_once_is_no_more_than_the_largest_leaf(tmp_path, monkeypatch):
+    """Whatever is read at once lies in the host's memory beside the result."""
+    sizes = {"a": 10, "b": 30, "c": 100, "d": 60, "e": 40, "f": 1}
+    params = {name: jnp.arange(float(size)) for name, size in sizes.items()}
+    save_params(tmp_path / "params", params, {})
+    read, restore = [], ocp.PyTreeCheckpointHandler.restore
+
+    def noted(self, path, args):
+        read.append(sum(leaf.size for leaf in args.item.values()))
+        return restore(self, path, args=args)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", noted)
+    assert bits(load_params(tmp_path / "params", params)) == bits(params)
+    assert read == [40, 100, 100, 1]
+    assert load_params(tmp_path / "params", {}, prefix="g") == {}

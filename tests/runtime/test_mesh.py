@@ -77,6 +77,21 @@ def test_a_leaf_that_cannot_be_placed_is_named(table, words):
         param_shardings(params(), table, MESH, AxisRules())
 
 
+@pytest.mark.parametrize(("heads", "split"), [(4, "tensor"), (3, None)])
+def test_a_tower_whose_heads_do_not_divide_is_not_split_by_heads(heads, split):
+    """A decoder's must divide."""
+    params = {"q": jnp.zeros((2, 8, heads, 5))}
+    table = ((r"q", ("layers", "embed", "tower_heads", None)),)
+    placed = param_shardings(params, table, MESH, AxisRules())
+    assert placed["q"].spec == PartitionSpec(None, "fsdp", split, None)
+    decoder = ((r"q", ("layers", "embed", "heads", None)),)
+    if split is None:
+        with pytest.raises(UserError, match=r"heads dimension of 3 .* into 2 \(tensor\)"):
+            param_shardings(params, decoder, MESH, AxisRules())
+    else:
+        assert param_shardings(params, decoder, MESH, AxisRules()) == placed
+
+
 def test_mesh_sizes_that_no_machine_can_have():
     def slips(**sizes):
         found = []

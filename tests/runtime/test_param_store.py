@@ -14,6 +14,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import param_store
 from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
 from msjoe_jax.runtime.param_store import ParamReader, ParamWriter
+from tests.support.placed import placed
 
 TYPES = [np.float16, ml_dtypes.bfloat16, np.float32]
 LEAVES = st.dictionaries(
@@ -48,7 +49,7 @@ def test_any_shape_and_chunk(tmp_path_factory, shapes, chunk_bytes, seed):
     assert {p: (x.shape, x.dtype) for p, x in reader.leaves.items()} == {
         p: (x.shape, x.dtype) for p, x in values.items()
     }
-    restored = load_params(str(folder), leaves)
+    restored = load_params(str(folder), placed(leaves))
     for path, x in values.items():
         assert np.asarray(restored[path]).tobytes() == x.tobytes()
         assert reader.read(path).tobytes() == x.tobytes()

@@ -16,7 +16,9 @@ def command(name: str, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, env=PYTHON, cwd=ROOT)
 
 
-def program(text: str, *arguments: pathlib.Path, **variables: str) -> subprocess.CompletedProcess:
+def program(
+    text: str, *arguments: pathlib.Path | str, **variables: str
+) -> subprocess.CompletedProcess:
     """A Python program that has to end well."""
     line = [sys.executable, "-c", textwrap.dedent(text), *map(str, arguments)]
     environment = PYTHON | variables

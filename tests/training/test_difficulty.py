@@ -55,7 +55,7 @@ def measured(run, file, right, inputs=None):
     rated = measure_difficulty(
         file,
         episodes,
-        run.params,
+        lambda: run.params,
         samples=SAMPLES,
         temperature=0.7,
         task="jsonl",

@@ -20,9 +20,9 @@ LANGUAGE: Table = (
 
 VISION: Table = (
     (r"vision/patch_embed", (None, "embed")),
-    (r"vision/layers/[qkv]", ("layers", "embed", "heads", None)),
-    (r"vision/layers/o", ("layers", "heads", None, "embed")),
-    (r"vision/layers/[qkv]_bias", ("layers", "heads", None)),
+    (r"vision/layers/[qkv]", ("layers", "embed", "tower_heads", None)),
+    (r"vision/layers/o", ("layers", "tower_heads", None, "embed")),
+    (r"vision/layers/[qkv]_bias", ("layers", "tower_heads", None)),
     (r"vision/layers/(gate|up)", ("layers", "embed", "mlp")),
     (r"vision/layers/(gate|up)_bias", ("layers", "mlp")),
     (r"vision/layers/down", ("layers", "mlp", "embed")),

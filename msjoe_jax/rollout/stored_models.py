@@ -1,0 +1,116 @@
+"""Parameters by reference: where those of a model lie, and loading them onto the machine.
+
+So a run holds the parameters that a phase needs, and no others.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from msjoe_jax.models.lora import merge_lora
+from msjoe_jax.models.params import FINGERPRINT_DIGITS, Params
+from msjoe_jax.rollout.system import System, state_table
+from msjoe_jax.runtime.checkpoint import STACKED, leaf_shapes, load_params
+from msjoe_jax.runtime.machine import Machine
+from msjoe_jax.runtime.mesh import path_name
+from msjoe_jax.runtime.param_store import ParamReader
+
+LORA = "lora"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """Where a model's parameters lie.
+
+    name: mllm, clip or sampler; folder: a checkpoint folder, or None: they are drawn from `seed`;
+    prefix: of their paths in it.
+    """
+
+    name: str
+    folder: epath.Path | None
+    prefix: str = ""
+    seed: int = 0
+
+    def load(self, system: System, machine: Machine, dtype: Any = None) -> Params:
+        """Loads them onto the machine, with adapters merged.
+
+        Args:
+          system: whose model it is.
+          machine: says where every leaf goes.
+          dtype: in place of the model's own.
+
+        Raises:
+          UserError: another architecture, or a damaged checkpoint.
+        """
+        table = state_table(system)
+        like = machine.laid(_cast_shapes(system.abstract[self.name], dtype), table)
+        places = jax.tree.map(lambda leaf: leaf.sharding, like)
+        if self.folder is None:
+            return system.init(self.name, self.seed, places)
+        adapters = self._adapters()
+        if not adapters:
+            return load_params(self.folder, like, self.prefix)
+        shapes = {**system.abstract[self.name], LORA: adapters}
+        params = load_params(self.folder, machine.laid(shapes, table), self.prefix)
+        factors = params.pop(LORA)
+        merge = jax.jit(
+            functools.partial(_merged, scale=system.lora_scale, dtype=dtype),
+            out_shardings=places,
+            donate_argnums=0,
+        )
+        return merge(params, factors)
+
+    def fingerprint(self, system: System) -> str:
+        """Computes what names their values, as `models.params.fingerprint` does from arrays.
+
+        Values that adapters are merged into have no name before they are: of those the parts count.
+
+        Raises:
+          UserError: a damaged checkpoint.
+        """
+        assert self.folder is not None  # fresh ones are named by their seed
+        shapes, digest = system.abstract[self.name], hashlib.sha256()
+        if adapters := self._adapters():
+            shapes = {**shapes, LORA: adapters}
+            digest.update(str(system.lora_scale).encode())
+        reader = ParamReader(self.folder)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+            digest.update(jax.tree_util.keystr(path).encode())
+            name = f"{self.prefix}/{path_name(path)}" if self.prefix else path_name(path)
+            # The bytes of a leaf are those of its layers, of which one is in memory at a time.
+            for layer in range(leaf.shape[0]) if STACKED.search(name) else (None,):
+                values = reader.read(name, layer).astype(leaf.dtype, copy=False)
+                digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()[:FINGERPRINT_DIGITS]
+
+    def _adapters(self) -> Params:
+        """Returns the shapes of the adapters that lie beside the MLLM, as a tree; {}: none."""
+        out: Params = {}
+        if self.name != "mllm" or self.folder is None:
+            return out
+        start = "/".join(part for part in (self.prefix, LORA, "") if part) + "/"
+        for path, leaf in leaf_shapes(self.folder).items():
+            if path.startswith(start):
+                *parents, last = path.removeprefix(start).split("/")
+                tree = out
+                for parent in parents:
+                    tree = tree.setdefault(parent, {})
+                tree[last] = leaf
+        return out
+
+
+def _cast_shapes(shapes: Params, dtype: Any) -> Params:
+    if dtype is None:
+        return shapes
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
+
+
+def _merged(params: Params, factors: Params, *, scale: float, dtype: Any) -> Params:
+    merged = merge_lora({**params, LORA: factors}, scale)
+    return merged if dtype is None else jax.tree.map(lambda x: x.astype(dtype), merged)
