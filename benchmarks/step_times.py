@@ -22,8 +22,9 @@ from tqdm import tqdm
 from msjoe_jax.data.questions import Question, load_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.rollout.answerer import Answerer
+from msjoe_jax.rollout.batches import full_weight
 from msjoe_jax.rollout.candidates import BatchCandidates
-from msjoe_jax.rollout.episode import Episodes, full_weight
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.runtime.platform import quiet_cpu_default
 from msjoe_jax.selectors import SELECTORS

@@ -4,6 +4,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+# Exit statuses of every command; 1 is a fault of the program, with a traceback.
+USER_ERROR = 2
+UNFINISHED = 75  # saved before the end; the same command resumes
+INTERRUPTED = 130
+
 
 class UserError(Exception):
     """An error in the user's input. Its message is one line: which file or field, and what to do.
@@ -20,6 +25,10 @@ class UserError(Exception):
         return tuple(" ".join(str(line).split()) for line in self.args)
 
 
+class Unfinished(Exception):
+    """A run has ended before its end, and what it had made is on disk; says where."""
+
+
 def plain_output() -> None:
     """Makes text that the terminal cannot show appear escaped, instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
@@ -31,7 +40,8 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
     """Runs `main(*args)`; a `UserError` is printed, one line per mistake, with exit status 2.
 
     So is an error of the operating system (no permission, a full disk). Ctrl-C exits with 130, as a
-    shell expects, and without a traceback, since every long job here can be resumed. Text that the
+    shell expects, and without a traceback, since every long job here can be resumed; a run that was
+    saved before it ended exits with 75. Text that the
     terminal cannot show is escaped, so that it never ends a command.
     """
     plain_output()
@@ -39,15 +49,18 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
         main(*args)
     except UserError as error:
         _fail(*error.lines)
+    except Unfinished as end:
+        print(end, file=sys.stderr)
+        sys.exit(UNFINISHED)
     except OSError as error:
         prefix = "" if error.filename is None else f"{error.filename}: "
         _fail(f"{prefix}{error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _fail(*messages: str) -> NoReturn:
     for message in messages:
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(USER_ERROR)

@@ -1,28 +1,54 @@
-"""`python -m msjoe_jax.main --config=NAME --workdir=DIR`: runs the phases of a config."""
+"""`python -m msjoe_jax.main --config=NAME --workdir=DIR`: runs the phases of a config.
 
+On a TPU slice the same command starts on every host. Exit status: 0 finished; 75 saved before its
+end (SIGTERM, Ctrl-C), the same command resumes; 2 bad input; anything else: died, it resumes too.
+"""
+
+import contextlib
 import json
+import os
+import pathlib
+import sys
 import time
+from collections.abc import Iterator
 
 from absl import flags
 from etils import epath
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.digest import digest
 from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 from msjoe_jax.runtime.space import room_for
+from msjoe_jax.runtime.stopping import signals_wait
 from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "ADDRESS:PORT of the first host, where several hosts are no TPU slice."
+)
+_HOSTS = flags.DEFINE_integer("hosts", 0, "With --coordinator: how many hosts.", lower_bound=0)
+_HOST = flags.DEFINE_integer("host", -1, "With --coordinator: which of them this is, from 0.")
+_STALL = flags.DEFINE_float(
+    "stall_minutes",
+    60.0,
+    "Without progress on any of several hosts for so long the run ends; compiling makes none.",
+    lower_bound=0.05,
+)
 
 SPLITS = ("train", "validation", "heldout")
-# Fields that may change when a run is resumed: they do not change what has been computed. A rate
-# holds for the updates to come, whatever the checkpoint was made with.
+# Fields that may change when a run is resumed: they do not change what has been computed, but for
+# the last bits. A rate holds for the updates to come, whatever the checkpoint was made with.
 MAY_DIFFER = frozenset(
     {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
+    | {"checkpoint_minutes"}
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
     | {"final_model", "patience"}
+    # How the same batch is spread over devices and time.
+    | {"mesh.data", "mesh.fsdp", "mesh.tensor", "rollout.waves", "objective.micro_batches"}
     # Contents count, wherever they lie: phases.py compares their digests.
     | {f"data.{split}_{kind}" for split in SPLITS for kind in ("records", "questions")}
     | {f"{model}.{kind}" for model in ("mllm", "clip") for kind in ("checkpoint", "tokenizer")}
@@ -32,41 +58,61 @@ MAY_DIFFER = frozenset(
 
 
 def run() -> None:
-    """Checks the config, locks the work folder and runs the phases.
+    """Checks the config, joins the hosts, locks the work folder and runs the phases.
 
     Raises:
       UserError: a wrong flag or config, or what a phase raises.
+      Unfinished: a signal has ended the run, and it is saved.
     """
     quiet_cpu_default()  # before JAX is imported
     keep_compiled_programs()
-    import jax
-
-    from msjoe_jax.config_check import check
-    from msjoe_jax.phases import run_phases
-
     config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")
     if "://" in _WORKDIR.value:
         raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
-    if jax.process_count() > 1:
-        raise UserError("several hosts are not supported yet: use a slice of one host")
-    config = check(config_dict)
-    workdir = epath.Path(_WORKDIR.value)
+    hosts.connect(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     began = time.perf_counter()
-    with room_for(workdir), lock(workdir):
-        fresh = not (workdir / "config.json").exists()
-        record_config(workdir, json.loads(config_dict.to_json()), MAY_DIFFER)
-        try:
-            run_phases(config, workdir)
-        except UserError:
-            # A run that ended before it made anything must not tie the folder to its config.
-            made = {p.name for p in workdir.iterdir()} - {".lock"}
-            if fresh and made <= {"config.json", "digests.json"}:
-                for name in made:
-                    (workdir / name).unlink()
-            raise
-    print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
+    stall = hosts.Watchdog(60 * _STALL.value, interval=min(10.0, 15 * _STALL.value))
+    with _only_the_first_talks(), signals_wait(), stall, hosts.failures_told():
+        # After JAX has its hosts: what follows imports it.
+        from msjoe_jax.config_check import check
+        from msjoe_jax.phases import run_phases
+
+        values = json.loads(config_dict.to_json())
+        hosts.agree(_code(), "the code")
+        hosts.agree(values, "the config")
+        config = check(config_dict)
+        workdir = epath.Path(_WORKDIR.value)
+        with room_for(workdir), lock(workdir) if hosts.is_first() else contextlib.nullcontext():
+            fresh = not (workdir / "config.json").exists()
+            hosts.on_first(lambda: record_config(workdir, values, MAY_DIFFER), "the work folder")
+            try:
+                run_phases(config, workdir)
+            except UserError:
+                # A run that ended before it made anything must not tie the folder to its config.
+                made = {p.name for p in workdir.iterdir()} - {".lock"}
+                if hosts.is_first() and fresh and made <= {"config.json", "digests.json"}:
+                    for name in made:
+                        (workdir / name).unlink()
+                raise
+        print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
+
+
+@contextlib.contextmanager
+def _only_the_first_talks() -> Iterator[None]:
+    """Leaves to the first host what all would print; each host prints its own errors."""
+    if hosts.is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _code() -> str:
+    """Returns the digest of the package's files."""
+    package = pathlib.Path(sys.modules["msjoe_jax"].__file__ or "").parent
+    return digest([file.read_text() for file in sorted(package.rglob("*.py"))])
 
 
 if __name__ == "__main__":

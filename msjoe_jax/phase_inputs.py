@@ -7,6 +7,7 @@ from msjoe_jax.config import Config
 from msjoe_jax.data.questions import Question, digest_of_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.rollout.system import System, Tokenizers
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import digest, digest_of_file
 from msjoe_jax.training.config import TrainingConfig
 from msjoe_jax.training.question_weights import uses_rates
@@ -45,11 +46,17 @@ def weights_inputs(
 
 
 def data_inputs(questions: Sequence[Question], reader: RecordReader) -> dict[str, str]:
-    """Returns digests of questions and of the records of their videos."""
-    return {
+    """Returns digests of questions and of the records of their videos.
+
+    Raises:
+      UserError: the hosts of the run have different ones.
+    """
+    inputs = {
         "questions": digest_of_questions(questions),
         "records": reader.digest({question.video for question in questions}),
     }
+    hosts.agree(inputs, f"the questions and the records in {reader.directory}")
+    return inputs
 
 
 def start_inputs(

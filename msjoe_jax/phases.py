@@ -11,6 +11,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
 from msjoe_jax.config import NAMES, TRAININGS, Config
@@ -40,6 +41,7 @@ from msjoe_jax.runtime.digest import (
     digest,
     digest_of_folder,
 )
+from msjoe_jax.runtime.machine import Machine, make_machine
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
 from msjoe_jax.training.train import Split, Trained, train
@@ -73,7 +75,13 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
     Raises:
       UserError: a phase cannot use its input, or a training in the folder had another.
     """
-    workdir, phases = epath.Path(workdir), config.phases
+    machine = make_machine(config.mesh)
+    with jax.set_mesh(machine.mesh):  # attention kernels run on each device's part
+        _run_phases(config, epath.Path(workdir), machine)
+
+
+def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
+    phases = config.phases
     memory = Remembered(workdir / "digests.json")
     world = importlib.import_module(WORLD) if {"world", "warm_up"} & set(phases) else None
     if world and "world" in phases:
@@ -82,7 +90,7 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
         _heldout(config, clip="")
     if set(TRAININGS) & set(phases):
         _validation(config, clip="")
-    models = _make_models(config)
+    models = _make_models(config, machine)
     base = _stored_weights(config, models.system, memory)
     if world and "warm_up" in phases:
         folder = workdir / "warm_up"
@@ -146,11 +154,11 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
         _evaluate(config, workdir, models, sets)
 
 
-def _make_models(config: Config) -> Models:
+def _make_models(config: Config, machine: Machine) -> Models:
     tokenizers = load_tokenizers(config.models)
     system = make_system(config.models, tokenizers)
     text = make_text(system, tokenizers, config.prompt)
-    return Models(system, tokenizers, text, Programs(system))
+    return Models(system, tokenizers, text, Programs(system, machine))
 
 
 # --- weights ----------------------------------------------------------------------------------
@@ -298,7 +306,7 @@ def _difficulty(
         samples=config.difficulty.samples,
         temperature=config.rollout.answer_temperature,
         task=config.data.task,
-        batch_size=config.evaluate.batch,
+        batch_size=episodes.machine.padded(config.evaluate.batch),
         inputs={
             # The base model alone answers, from uniform frames.
             **{name: base_inputs[name] for name in ("mllm weights", "mllm tokenizer")},
@@ -361,8 +369,9 @@ def _evaluate(
         ),
     }
     params = {name: weights.params for name, weights in sets.items()}
+    size = models.programs.machine.padded(min(config.evaluate.batch, len(questions)))
     evaluate(
-        Evaluator(episodes, config.data.task, params, min(config.evaluate.batch, len(questions))),
+        Evaluator(episodes, config.data.task, params, size),
         names,
         workdir,
         {"frames": config.frames.key, "seed": config.seed},

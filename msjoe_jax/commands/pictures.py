@@ -29,8 +29,10 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import ARMS
 from msjoe_jax.report.figures import keyframe_figure, validation_figure
 from msjoe_jax.rollout.answerer import Answerer
-from msjoe_jax.rollout.episode import Episodes, fetch, full_weight
+from msjoe_jax.rollout.batches import full_weight
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.results import EpisodeConfig
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.validation import PLAIN, WITH_TRUTH, best_of, read_validations
 

@@ -1,6 +1,6 @@
 """Batches of questions, by Grain: in a given order; the state is one counter.
 
-A batch is a dict of arrays, B = batch_size // num_hosts, T = num_candidates, n = num_preview:
+A batch is a dict of arrays, B = the rows that are made here, T = num_candidates, n = num_preview:
 
     index [B] int32         position in `questions`
     copy [B] int32          0 but where the batch holds the question already: how many times
@@ -46,22 +46,6 @@ def uniform_indices(count: int, total: int) -> Int[np.ndarray, "n"]:
     return (2 * np.arange(n) + 1) * total // (2 * max(n, 1))
 
 
-def host_shard(num_hosts: int, host_index: int) -> slice:
-    """Returns the rows of the shuffled global order that a host reads: every num_hosts-th.
-
-    Applied after the shuffle, with equal batches a host, it makes the union of the hosts' k-th
-    batches the k-th batch of a single host: how many hosts there are does not change the training.
-
-    Raises:
-      UserError: there is no such host.
-    """
-    if not 0 <= host_index < num_hosts:
-        raise UserError(
-            f"host_index {host_index} must be from 0 to num_hosts - 1 = {num_hosts - 1}"
-        )
-    return slice(host_index, None, num_hosts)
-
-
 def make_pipeline(
     questions: Sequence[Question],
     reader: RecordReader,
@@ -72,8 +56,7 @@ def make_pipeline(
     preview_fn: Callable[[np.ndarray], Any] | None = None,
     with_embeddings: bool = True,
     order: Int[np.ndarray, "n"] | None = None,
-    num_hosts: int = 1,
-    host_index: int = 0,
+    rows: Int[np.ndarray, "b"] | None = None,
 ) -> grain.IterDataset:
     """Makes batches (see above) of questions with their candidate and preview frames.
 
@@ -88,14 +71,13 @@ def make_pipeline(
       with_embeddings: whether to read CLIP embeddings.
       order: positions in `questions` in which to go through them, with any repetitions; None:
         once, as they stand.
-      num_hosts: how many hosts share a batch.
-      host_index: which of them this one is.
+      rows: those of each batch that are made, ascending; None: all. Several hosts with rows of
+        their own make the batches of one host between them.
 
     Raises:
-      UserError: there are no questions, the reader lacks a video or its embeddings, or the batch
-        cannot be split among the hosts.
+      UserError: there are no questions, or the reader lacks a video or its embeddings.
     """
-    _check(questions, reader, batch_size, num_hosts, with_embeddings)
+    _check(questions, reader, batch_size, with_embeddings)
 
     def read_row(question: Question) -> dict[str, Any]:
         row = _candidates(question, reader, num_candidates, with_embeddings)
@@ -110,22 +92,25 @@ def make_pipeline(
         row |= {"valid": np.bool_(valid and not error), "error": np.str_(error)}
         return {"index": np.int32(index), "copy": np.int32(copy), **row}
 
-    items = _Items(np.arange(len(questions)) if order is None else order, batch_size)
-    rows = grain.MapDataset.source(items)[host_shard(num_hosts, host_index)].map(make_row)
-    batches = rows.batch(batch_size // num_hosts, drop_remainder=True)
+    order = np.arange(len(questions)) if order is None else order
+    held = np.arange(batch_size) if rows is None else rows
+    made = grain.MapDataset.source(_Items(order, batch_size, held)).map(make_row)
+    batches = made.batch(len(held), drop_remainder=True)
     return batches.to_iter_dataset(grain.ReadOptions(THREADS, READ_AHEAD))
 
 
 class _Items:
-    """A source of (index, copy, valid) for each row of each batch, the last one filled up."""
+    """A source of (index, copy, valid) of some rows of each batch, the last batch filled up."""
 
-    def __init__(self, order: Int[np.ndarray, "n"], batch_size: int):
-        self.order, self.batch_size = order, batch_size
+    def __init__(self, order: Int[np.ndarray, "n"], batch_size: int, rows: Int[np.ndarray, "b"]):
+        self.order, self.batch_size, self.rows = order, batch_size, rows
 
     def __len__(self) -> int:
-        return len(self.order) + -len(self.order) % self.batch_size
+        return -(-len(self.order) // self.batch_size) * len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[int, int, bool]:
+    def __getitem__(self, item: int) -> tuple[int, int, bool]:
+        batch, row = divmod(item, len(self.rows))
+        place = batch * self.batch_size + int(self.rows[row])
         if place >= len(self.order):
             return 0, 0, False
         index = self.order[place]
@@ -137,13 +122,12 @@ def _check(
     questions: Sequence[Question],
     reader: RecordReader,
     batch_size: int,
-    num_hosts: int,
     with_embeddings: bool,
 ) -> None:
     if not questions:
         raise UserError("no questions to make batches of")
-    if batch_size <= 0 or batch_size % num_hosts:
-        raise UserError(f"batch_size {batch_size} must be a positive multiple of {num_hosts} hosts")
+    if batch_size <= 0:
+        raise UserError(f"batch_size {batch_size} must be positive")
     video_ids = set(reader.ids)
     for question in questions:
         if question.video not in video_ids:

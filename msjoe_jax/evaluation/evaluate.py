@@ -18,14 +18,22 @@ from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.table import format_table, make_table
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.batches import Batch, describe_dropped, finished_rows, unfinished_batches
+from msjoe_jax.rollout.batches import (
+    Batch,
+    describe_dropped,
+    finished_rows,
+    full_weight,
+    unfinished_batches,
+)
 from msjoe_jax.rollout.collect import grade_replies
-from msjoe_jax.rollout.episode import Episodes, full_weight
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.results import Selected
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import Inputs
 from msjoe_jax.runtime.files import write_whole
 from msjoe_jax.runtime.kept_rows import KeptRows, Row
 from msjoe_jax.runtime.progress import progress
+from msjoe_jax.runtime.stopping import end_if_asked
 from msjoe_jax.tasks import TASKS
 
 Queries = list[list[tuple[str, ...]]]
@@ -95,8 +103,9 @@ class Evaluator:
             total, initial = -(-n // self.batch_size), len(finished) // self.batch_size
             with progress(label, total, unit="batch", initial=initial) as bar:
                 for places, batch in unfinished_batches(episodes, self.batch_size, finished):
-                    kept.add(self._evaluate(arms, batch, places))
+                    kept.add(_of_all_hosts(self._evaluate(arms, batch, places), label))
                     bar.update()
+                    end_if_asked(f"a batch of {label} ({len(kept.rows)} of {n} questions)")
         scores = {name: np.full(n, np.nan) for name in arms}
         answers = {name: [""] * n for name in arms}
         rows = {row["index"]: row for row in kept.rows}
@@ -172,6 +181,10 @@ class Evaluator:
             queries = [[queries_of(arm.queries, question)] for question in questions]
         params = {**self.params[arm.sampler], "mllm": self.params[arm.mllm]["mllm"]}
         return episodes.select(params, batch, queries, 0, selector=arm.selector, weight=weight)
+
+
+def _of_all_hosts(rows: list[Row], label: str) -> list[Row]:
+    return list(hosts.merge({row["index"]: row for row in rows}, f"rows of {label}").values())
 
 
 class Outcome(NamedTuple):
@@ -287,13 +300,35 @@ def evaluate(
     questions = evaluator.episodes.questions
     arms = {name: arm_of(name, evaluator.params) for name in names}
     outcome = evaluator.run(arms, KeptRows(workdir / ROWS, inputs))
-    if cut := len(evaluator.episodes.cut_queries):
+    if cut := int(hosts.total([len(evaluator.episodes.cut_queries)], "cut queries")[0]):
         print(evaluator.episodes.text.cut_note(cut))
     scores, dropped = outcome.scores, outcome.dropped
     labels = {name: arm.label for name, arm in arms.items()}
     table = make_table(labels, scores, [task.groups(q) for q in questions])
     left_out = {"count": len(dropped), "reasons": dropped}
     result = {"arms": table, "dropped": left_out, "task": evaluator.task, **meta}
+    if hosts.is_first():
+        _write(workdir, evaluator, outcome, names, result)
+    if len(dropped) == len(questions):
+        raise UserError(
+            f"config.data.heldout_questions: none can be asked: {describe_dropped(dropped)}"
+        )
+    if dropped:
+        print(f"{len(dropped)} of {len(questions)} questions are left out of all arms:")
+        print(describe_dropped(dropped))
+    print(format_table(table))
+    return result
+
+
+def _write(
+    workdir: epath.Path,
+    evaluator: Evaluator,
+    outcome: Outcome,
+    names: Sequence[str],
+    result: Mapping[str, Any],
+) -> None:
+    """Writes the files of an evaluation."""
+    questions, task, scores = evaluator.episodes.questions, TASKS[evaluator.task], outcome.scores
     write_whole(workdir / "eval.json", json.dumps(result, indent=2) + "\n")
     rows = [
         {"id": q.id, **{n: None if np.isnan(scores[n][i]) else scores[n][i] for n in names}}
@@ -309,12 +344,3 @@ def evaluate(
                 for i, q in enumerate(questions)
             ]
             write_whole(workdir / f"submission-{name}", task.submission(entries))
-    if len(dropped) == len(questions):
-        raise UserError(
-            f"config.data.heldout_questions: none can be asked: {describe_dropped(dropped)}"
-        )
-    if dropped:
-        print(f"{len(dropped)} of {len(questions)} questions are left out of all arms:")
-        print(describe_dropped(dropped))
-    print(format_table(table))
-    return result

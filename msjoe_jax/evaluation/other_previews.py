@@ -35,7 +35,8 @@ class OtherPreviews:
                 self._next(i) if counts else None for i, counts in zip(own, weight, strict=True)
             ]
             places = np.array([i if p is None else p for i, p in zip(own, found, strict=True)])
-            other = next(iter(episodes.batches(len(places), order=places)))
+            rows = np.arange(len(places))  # a host by itself
+            other = next(iter(episodes.batches(len(places), order=places, rows=rows)))
             damaged = {
                 questions[p].video
                 for b, p in enumerate(found)

@@ -17,12 +17,13 @@ from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import read
 from msjoe_jax.models.params import fingerprint
-from msjoe_jax.rollout.episode import Episodes, fetch
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.rollout.results import Completed, EpisodeConfig
 from msjoe_jax.rollout.text import Text
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.text.prompts import LETTERS, AnswerReply, QueryReply, parse_answer
 

@@ -196,16 +196,29 @@ def empty_row(length: int) -> dict[str, np.ndarray]:
     }
 
 
-def stack_rows(rows: Sequence[Sequence[dict[str, np.ndarray]]], buckets: int = 1) -> Prompts:
+def longest_prompt(rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> int:
+    """Returns the tokens of the longest of B × G prompts."""
+    return max(int(r["segments"].sum()) for row in rows for r in row)
+
+
+def stack_rows(
+    rows: Sequence[Sequence[dict[str, np.ndarray]]], buckets: int = 1, longest: int | None = None
+) -> Prompts:
     """Stacks B lists of G rows to one `Prompts` of arrays [B, G, …].
 
     They are cut to the shortest of `buckets` evenly spaced lengths that holds the longest prompt: a
     program compiles once for each length that occurs.
+
+    Args:
+      rows: from an `Assembler`.
+      buckets: how many lengths there are.
+      longest: the tokens that must fit; None: of these prompts.
     """
     fields: Any = {
         key: np.stack([[r[key] for r in row] for row in rows]) for key in Prompts._fields
     }
-    full, longest = fields["tokens"].shape[-1], int(fields["segments"].sum(-1).max())
+    full = fields["tokens"].shape[-1]
+    longest = longest_prompt(rows) if longest is None else longest
     length = next(n for i in range(1, buckets + 1) if (n := -(-full * i // buckets)) >= longest)
     for key in ("tokens", "feature_index", "positions", "segments"):
         fields[key] = fields[key][..., :length]

@@ -27,6 +27,11 @@ def question_number(question_id: str, copy: int = 0) -> int:
     return zlib.crc32(f"{question_id}\n{copy}".encode() if copy else question_id.encode())
 
 
+def full_weight(batch: Batch) -> Float[np.ndarray, "B"]:
+    """Returns weight 1 for the questions of a batch, 0 for those that only fill it up."""
+    return batch["valid"].astype(np.float32)
+
+
 def by_time(frames: Sequence[int]) -> list[int]:
     """Returns the places in a set that hold a frame (not −1), earliest frame first."""
     return sorted((i for i, t in enumerate(frames) if t >= 0), key=lambda i: frames[i])
@@ -52,11 +57,12 @@ def unfinished_batches(
 
     Args:
       episodes: over the questions.
-      batch_size: questions of a batch; the last one is filled up.
+      batch_size: questions of a batch, which divide over the devices; the last one is filled up.
       finished: positions of questions.
 
     Yields:
-      The positions of a batch's questions, without what only fills it up, and the batch.
+      This host's rows of a batch: the positions of their questions, without what only fills the
+      batch up, and the rows.
     """
     number = len(episodes.questions)
     blocks = [range(i, min(i + batch_size, number)) for i in range(0, number, batch_size)]
@@ -64,7 +70,10 @@ def unfinished_batches(
     if todo:
         places = np.array([i for block in todo for i in block])
         order = {} if len(todo) == len(blocks) else {"order": places}
-        yield from zip(map(list, todo), episodes.batches(batch_size, **order), strict=True)
+        held = episodes.machine.rows(batch_size)
+        batches = episodes.batches(batch_size, **order)
+        for block, batch in zip(todo, batches, strict=True):
+            yield [block[row] for row in held if row < len(block)], batch
 
 
 def describe_dropped(reasons: Mapping[str, str]) -> str:

@@ -12,7 +12,8 @@ from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import Batch
 from msjoe_jax.rollout.frames import units_of
 from msjoe_jax.rollout.key_frames import FrameSet, ShownUnit
-from msjoe_jax.rollout.programs import ASK, choose_frames, draw_keys
+from msjoe_jax.rollout.programs import ASK
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Ask, Selection, in_time_order
 from msjoe_jax.text import prompts
@@ -96,7 +97,9 @@ class BatchCandidates:
         if not self._sample:
             return None
         seeds = self._episodes.seeds(self._batch, self._update)
-        return draw_keys(seeds, rollouts=len(self.queries[0]), draws=self.num_draws)
+        return self._episodes.programs.draw_keys(
+            seeds, rollouts=len(self.queries[0]), draws=self.num_draws
+        )
 
     def network_logits(self) -> Float[Array, "B I T"]:
         """Computes the trained network's logits, −inf where masked."""
@@ -112,7 +115,7 @@ class BatchCandidates:
 
     def choose(self, logits: Float[Array, "B I T"], k: int) -> Selection:
         """Chooses frames by the configured law of draws, or the top k in evaluation."""
-        draw = choose_frames(
+        draw = self._episodes.programs.choose_frames(
             logits,
             self._on_device["frame_mask"],
             self.keys,
@@ -158,12 +161,12 @@ class BatchCandidates:
         episodes = self._episodes
         rows, patches = episodes.preview_prompts(self._batch, self._weight)
         stacked = episodes.stack(rows)
-        weights = np.asarray(
+        weights = fetch(
             episodes.programs.attention(
                 self._params["mllm"], stacked, episodes.put(patches), layer=layer
             )
         )[:, 0]
-        index = np.asarray(stacked.feature_index)[:, 0]
+        index = fetch(stacked.feature_index)[:, 0]
         per_unit = patches.pixels.shape[-4] // episodes.vision.merge**2
         out = np.zeros(self.frame_mask.shape, np.float32)
         for b in range(len(out)):

@@ -4,13 +4,13 @@ import contextlib
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
 
 class DeviceClock:
-    """A clock of device work, from dispatch to result; work of several threads may overlap.
+    """A clock of device work, from dispatch to result; work may overlap.
 
     busy: seconds in which work of each kind was under way; idle: seconds between the end of one
     and the start of the next in which nothing was. Both since the last `take`.
@@ -34,15 +34,25 @@ class DeviceClock:
         finally:
             self._end(kind)
 
-    def follow(self, kind: str, result: jax.Array) -> None:
-        """Times work that was just dispatched and is not waited for here."""
+    def follow(self, kind: str, result: jax.Array) -> Callable[[], None]:
+        """Times work that was just dispatched, until its result is there.
+
+        Returns:
+          A function to call when the result is known to be there: the end has then been counted.
+        """
         self._start(kind)
+        first = threading.Lock()
+
+        def end() -> None:
+            if first.acquire(blocking=False):  # the first call counts
+                self._end(kind)
 
         def wait() -> None:
             jax.block_until_ready(result)
-            self._end(kind)
+            end()
 
         threading.Thread(target=wait, daemon=True).start()
+        return end
 
     def take(self) -> tuple[dict[str, float], float]:
         """Returns busy seconds by kind and the device's idle share of the time, and starts anew."""

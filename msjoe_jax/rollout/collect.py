@@ -5,11 +5,10 @@ and for the log from which a draw can be replayed.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -17,10 +16,11 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
-from msjoe_jax.rollout.batches import Batch, pass_rates, question_number
-from msjoe_jax.rollout.episode import Episodes, fetch, full_weight
+from msjoe_jax.rollout.batches import Batch, full_weight, pass_rates, question_number
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.log import RolloutRecord
 from msjoe_jax.rollout.results import Completed, Reasoned, Selected
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Selection
 from msjoe_jax.selectors.fixed import uniform_frames
@@ -98,6 +98,40 @@ class Rollout(NamedTuple):
     answer_tokens: int
 
 
+# What `RollOut.steps` is: it yields when reason has begun on the device, when frames are chosen,
+# when they are read, and when answer has begun; it returns the rollout.
+Steps = Generator[None, None, Rollout]
+
+
+def in_turn(waves: Sequence[Steps]) -> list[Rollout]:
+    """Runs waves so that the host reads frames for one while the device works for another.
+
+    One thread starts all programs, in an order that depends on nothing but the number of waves: on
+    several hosts all start the same ones.
+    """
+    before: Steps | None = None
+    for wave in waves:
+        next(wave)  # reason begins
+        if before is not None:
+            next(before)  # frames are read
+        next(wave)  # frames are chosen
+        if before is not None:
+            next(before)  # answer begins
+        before = wave
+    assert before is not None
+    next(before)
+    next(before)
+    return [_result(wave) for wave in waves]
+
+
+def _result(wave: Steps) -> Rollout:
+    try:
+        next(wave)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("a wave has one step more than it should")
+
+
 @dataclasses.dataclass(frozen=True)
 class RollOut:
     """A function that rolls out a batch: I lists of queries × J selections per question.
@@ -115,11 +149,16 @@ class RollOut:
 
     def __call__(self, params: dict[str, Params], batch: Batch, update: int) -> Rollout:
         """Runs the steps of an episode on a batch."""
+        (rollout,) = in_turn([self.steps(params, batch, update)])
+        return rollout
+
+    def steps(self, params: dict[str, Params], batch: Batch, update: int) -> Steps:
+        """Runs the steps of an episode on a batch; see `in_turn`."""
         r, episodes = self.config, self.episodes
         weight = full_weight(batch)
         I, J = r.query_rollouts, r.frame_draws
         questions = episodes.batch_questions(batch)
-        reasoned = episodes.reason(
+        finish_reason = episodes.begin_reason(
             params["mllm"],
             batch,
             update,
@@ -127,6 +166,8 @@ class RollOut:
             temperature=r.query_temperature,
             weight=weight,
         )
+        yield
+        reasoned = finish_reason()
         queries: Any = reasoned.queries
         if r.queries == "question":
             queries = [[(q.question,)] * I for q in questions]
@@ -144,14 +185,16 @@ class RollOut:
             uniform = self._shown_uniform(batch, update)
             selected = _with_uniform_frames(selected, batch, uniform)
             similarity, draw = fetch((selected.similarity, selected.draw))
-        answered = episodes.answer(
-            params["mllm"],
-            batch,
-            self._with_uniform(selected.selection, batch),
-            update,
-            temperature=r.answer_temperature,
-            weight=weight,
+        yield
+        shown = episodes.answer_prompts(
+            batch, self._with_uniform(selected.selection, batch), weight
         )
+        yield
+        finish_answer = episodes.begin_answer(
+            params["mllm"], batch, shown, update, temperature=r.answer_temperature
+        )
+        yield
+        answered = finish_answer()
         grades = grade_replies(self.task, questions, answered, episodes.text.prompt.think)
         measures = self._measures(reasoned, grades)
         arrays = self._arrays(
@@ -264,17 +307,18 @@ class RollOut:
             host["embeddings"] = batch["embeddings"]
         queries = _tokens(reasoned.completed, self.encode_in_step)
         if self.config.queries == "question":  # the replies had no part in what followed
-            queries = queries._replace(mask=jnp.zeros_like(queries.mask))
+            queries = queries._replace(mask=queries.mask & False)
         if self.config.uniform_share:
             host["uniform"] = uniform.astype(np.float32)
-            queries = queries._replace(mask=queries.mask & ~uniform[:, None, None, None])
+            chosen = self.episodes.put(~uniform[:, None, None, None])
+            queries = queries._replace(mask=queries.mask & chosen)
         sets = self.config.query_rollouts * self.config.frame_draws
         return RolloutBatch(
             queries=queries,
             answers=_first_sets(_tokens(answered, self.encode_in_step), sets),
             similarity=selected.similarity,
             query_mask=selected.query_mask,
-            draw=selected.draw,
+            draw=self.episodes.put(selected.draw),
             **self.episodes.put(host),
         )
 

@@ -1,19 +1,21 @@
 """Collects rollout batches: in overlapping parts, with what teaches nothing replaced."""
 
-import concurrent.futures
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.batch import RolloutBatch
-from msjoe_jax.rollout.batches import Batch
-from msjoe_jax.rollout.collect import RollOut, Rollout
+from msjoe_jax.rollout.collect import RollOut, Rollout, in_turn
 from msjoe_jax.rollout.generate import Prompts
+from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.machine import Machine
 
 
 def _one_length(parts: Sequence[Prompts]) -> list[Prompts]:
@@ -35,29 +37,70 @@ def _one_length(parts: Sequence[Prompts]) -> list[Prompts]:
     ]
 
 
-@jax.jit
-def _take(batches: Sequence[RolloutBatch], order: Int[Array, "B"]) -> RolloutBatch:
-    def is_prompts(x: Any) -> bool:
-        return isinstance(x, Prompts)
-
-    def rows(*parts: Any) -> Any:
-        if is_prompts(parts[0]):
-            return jax.tree.map(rows, *_one_length(parts))
-        return jnp.concatenate(parts)[order]
-
-    return jax.tree.map(rows, *batches, is_leaf=is_prompts)
+def _of_one_length(batches: Sequence[RolloutBatch]) -> list[RolloutBatch]:
+    out = list(batches)
+    for name in ("queries", "answers"):
+        prompts = _one_length([getattr(batch, name).prompts for batch in out])
+        out = [
+            batch._replace(**{name: getattr(batch, name)._replace(prompts=padded)})
+            for batch, padded in zip(out, prompts, strict=True)
+        ]
+    return out
 
 
-def join(rollouts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
-    """Joins rollouts to one of the questions `order`, indices into all of theirs in a row."""
-    records = [record for rollout in rollouts for record in rollout.records]
-    arrays = _take([r.arrays for r in rollouts], np.array(order, np.int32))
-    return Rollout(
-        arrays,
-        [records[i] for i in order],
-        sum(r.query_tokens for r in rollouts),
-        sum(r.answer_tokens for r in rollouts),
+def interleave(batches: Sequence[RolloutBatch]) -> RolloutBatch:
+    """Joins W parts of a batch, of which the w-th has rows w, w + W, …; nothing is moved."""
+
+    def rows(*parts: Array) -> Array:
+        return jnp.stack(parts, 1).reshape(-1, *parts[0].shape[1:])
+
+    return jax.tree.map(rows, *_of_one_length(batches))
+
+
+def replace_rows(
+    machine: Machine,
+    batch: RolloutBatch,
+    extra: RolloutBatch,
+    places: Int[Array | np.ndarray, "B"],
+    sources: Int[Array | np.ndarray, "B"],
+    count: Int[Array | np.ndarray, ""],
+) -> RolloutBatch:
+    """Replaces rows of a batch by rows of another, one after the other: of few, little is moved.
+
+    Args:
+      machine: where both lie.
+      batch, extra: of B questions each.
+      places: the rows that are replaced.
+      sources: the row of `extra` for each.
+      count: how many there are; later entries of both are ignored.
+    """
+    batch, extra = _of_one_length([batch, extra])
+    axes = machine.by_rows.spec[0]
+    split, whole = PartitionSpec(axes), PartitionSpec()
+
+    def on_part(batch: Any, extra: Any, places: Array, sources: Array, count: Array) -> Any:
+        me = jax.lax.axis_index(axes)
+
+        def replace(i: Array, rows: Any) -> Any:
+            def leaf(x: Array, y: Array) -> Array:
+                n, kind = x.shape[0], jnp.int32 if x.dtype == bool else x.dtype
+                own = jnp.where(sources[i] // n == me, y[sources[i] % n].astype(kind), 0)
+                row = jax.lax.psum(own, axes).astype(x.dtype)
+                at = jnp.where(places[i] // n == me, places[i] % n, n)  # n: nowhere here
+                return x.at[at].set(row, mode="drop")
+
+            return jax.tree.map(leaf, rows, extra)
+
+        return jax.lax.fori_loop(0, count, replace, batch)
+
+    apart: Callable = jax.shard_map(
+        on_part,
+        mesh=machine.mesh,
+        in_specs=(split, split, whole, whole, whole),
+        out_specs=split,
+        check_vma=False,  # the loop carries what no collective has made alike
     )
+    return apart(batch, extra, places, sources, count)
 
 
 class Collector:
@@ -72,24 +115,31 @@ class Collector:
 
     def __init__(self, roll_out: RollOut, stream: Any, stride: int | None = None):
         self.roll_out, self.stream, self.stride = roll_out, stream, stride
-        self.config = roll_out.config
+        self.config, self.machine = roll_out.config, roll_out.episodes.machine
+        by_rows = self.machine.by_rows
+        self._interleave = jax.jit(interleave, out_shardings=by_rows)
+        self._replace_rows = jax.jit(
+            functools.partial(replace_rows, self.machine), out_shardings=by_rows
+        )
 
     def batch(self, params: dict[str, Params], update: int) -> Rollout:
-        """Rolls out one batch in `waves` threads, each with its share of the questions."""
+        """Rolls out one batch in waves, each with its share of the questions."""
         batch, waves = next(self.stream), self.config.waves
-        if waves == 1:
-            return self.roll_out(params, batch, update)
         parts = [jax.tree.map(lambda x, i=i: x[i::waves], batch) for i in range(waves)]
-        mesh = jax.sharding.get_mesh()  # a new thread has none
-
-        def wave(part: Batch) -> Rollout:
-            with jax.set_mesh(mesh):
-                return self.roll_out(params, part, update)
-
-        with concurrent.futures.ThreadPoolExecutor(waves) as pool:
-            rollouts = list(pool.map(wave, parts))
-        per_wave = len(batch["index"]) // waves
-        return join(rollouts, [i * per_wave + j for j in range(per_wave) for i in range(waves)])
+        rollouts = in_turn([self.roll_out.steps(params, part, update) for part in parts])
+        held = self.machine.rows(self.config.questions)
+        records = [
+            record._replace(place=int(held[i + waves * j]))
+            for i, rollout in enumerate(rollouts)
+            for j, record in enumerate(rollout.records)
+        ]
+        arrays = [rollout.arrays for rollout in rollouts]
+        return Rollout(
+            arrays[0] if waves == 1 else self._interleave(arrays),
+            sorted(records, key=lambda record: record.place),
+            sum(rollout.query_tokens for rollout in rollouts),
+            sum(rollout.answer_tokens for rollout in rollouts),
+        )
 
     def collect(self, params: dict[str, Params], update: int) -> tuple[Rollout, int]:
         """Rolls out a batch; returns it, and how many further ones were drawn to refill it."""
@@ -98,31 +148,54 @@ class Collector:
             if self.stream.get_state() != place:  # setting it throws away what was read ahead
                 self.stream.set_state(place)
         rollout, num_extra = self.batch(params, update), 0
-        while num_extra < self.config.refill and (useless := answers_alike(rollout)):
+        while num_extra < self.config.refill:
+            useless = [place for place, (_, alike) in _questions(rollout).items() if alike]
+            if not useless:
+                break
             extra, num_extra = self.batch(params, update), num_extra + 1
-            skipped = set(answers_alike(extra))
-            question_ids = {record.question.id for record in rollout.records}
-            fresh = []
-            for b, record in enumerate(extra.records):
-                # A question that the batch has already would repeat its rollout, from equal keys.
-                if b not in skipped and record.question.id not in question_ids:
-                    question_ids.add(record.question.id)
-                    fresh.append(b)
-            order = list(range(len(rollout.records)))
-            for b, replacement in zip(useless, fresh, strict=False):
-                order[b] = len(rollout.records) + replacement
-            rollout = join([rollout, extra], order)
+            rollout = self._refilled(rollout, extra, useless)
         return rollout, num_extra
 
+    def _refilled(self, rollout: Rollout, extra: Rollout, useless: Sequence[int]) -> Rollout:
+        """Replaces the rows `useless` by questions of `extra`, as far as those are of use."""
+        question_ids = {name for name, _ in _questions(rollout).values()}
+        fresh = []
+        for place, (name, alike) in _questions(extra).items():
+            # A question that the batch has already would repeat its rollout, from equal keys.
+            if not alike and name not in question_ids:
+                question_ids.add(name)
+                fresh.append(place)
+        moved = dict(zip(fresh, useless, strict=False))  # source: place
+        pairs = np.zeros((2, self.config.questions), np.int32)
+        pairs[:, : len(moved)] = list(moved.values()), list(moved)
+        arrays = self._replace_rows(rollout.arrays, extra.arrays, *pairs, np.int32(len(moved)))
+        taken = set(moved.values())
+        records = [record for record in rollout.records if record.place not in taken]
+        records += [
+            record._replace(place=moved[record.place])
+            for record in extra.records
+            if record.place in moved
+        ]
+        return Rollout(
+            arrays,
+            sorted(records, key=lambda record: record.place),
+            rollout.query_tokens + extra.query_tokens,
+            rollout.answer_tokens + extra.answer_tokens,
+        )
 
-def answers_alike(rollout: Rollout) -> list[int]:
-    """Returns the questions that were dropped, or whose answers were all right or all wrong.
 
-    Refill replaces them. They may still teach something (formats can differ): what teaches nothing
-    is `silent` in rl/credit.py.
+def _questions(rollout: Rollout) -> dict[int, tuple[str, bool]]:
+    """Returns the questions of a rollout on all hosts by place: the id, and whether it is useless.
+
+    Useless is a question that was dropped, or whose answers were all right or all wrong; refill
+    replaces it. It may still teach something (formats can differ): what teaches nothing is `silent`
+    in rl/credit.py.
     """
-    return [
-        b
-        for b, record in enumerate(rollout.records)
-        if record.weight == 0 or record.correct.min() == record.correct.max()
-    ]
+    own = {
+        record.place: (
+            record.question.id,
+            bool(record.weight == 0 or record.correct.min() == record.correct.max()),
+        )
+        for record in rollout.records
+    }
+    return hosts.merge(own, "the answers of a batch")

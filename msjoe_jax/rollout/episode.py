@@ -8,103 +8,26 @@ A question whose prompt is too long or whose frames cannot be read is dropped fr
 weight 0 and reported; it never stops a run.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from msjoe_jax.data.pipeline import make_pipeline
-from msjoe_jax.data.questions import Question
-from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.assemble import Assembler, Frame, PromptTooLong, empty_row, stack_rows
-from msjoe_jax.rollout.batches import Batch, question_number
+from msjoe_jax.rollout.batches import Batch, full_weight
 from msjoe_jax.rollout.candidates import BatchCandidates
-from msjoe_jax.rollout.clock import DeviceClock
-from msjoe_jax.rollout.frames import (
-    frames_per_unit,
-    preview_fn,
-    step_seconds,
-    units_of,
-)
-from msjoe_jax.rollout.generate import Prompts, Sampling
-from msjoe_jax.rollout.key_frames import FrameSet, KeyFrameLoader, frame_sets, times_of
-from msjoe_jax.rollout.programs import ANSWER, REASON, Patches, Programs, Seeds
-from msjoe_jax.rollout.results import Completed, EpisodeConfig, Queries, Reasoned, Selected
-from msjoe_jax.rollout.text import Text
+from msjoe_jax.rollout.episode_batches import EpisodeBatches, PromptRows
+from msjoe_jax.rollout.generate import Sampling
+from msjoe_jax.rollout.programs import ANSWER, REASON, Patches, Seeds
+from msjoe_jax.rollout.results import Completed, Queries, Reasoned, Selected
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Selection
 from msjoe_jax.text import prompts
 
 
-class Episodes:
-    """The steps of an episode over batches of `questions` whose frames lie in `reader`.
-
-    Args:
-      config: see `EpisodeConfig`.
-      programs: the compiled programs of a system.
-      text: the system's tokenizers and prompts.
-      reader: the record folder.
-      questions: all questions that batches are made of.
-      put: places a pytree of host arrays with leading axis B on the devices (see runtime/mesh.py).
-
-    Attributes:
-      failures: a record of every question that was dropped, and why.
-      cut_queries: question id and text of every query that was longer than CLIP's context.
-      clock: device seconds by step.
-    """
-
-    def __init__(
-        self,
-        config: EpisodeConfig,
-        programs: Programs,
-        text: Text,
-        reader: RecordReader,
-        questions: Sequence[Question],
-        put: Callable[[Any], Any] = jax.device_put,
-    ):
-        system = programs.system
-        self.config, self.system, self.programs, self.text = config, system, programs, text
-        self.reader, self.questions, self.put = reader, questions, put
-        self.vision = system.mllm_config.vision
-        self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
-        self.per_unit = frames_per_unit(config.frames, system)
-        self.loader = KeyFrameLoader(config.frames, reader, system)
-        self.failures: list[dict[str, str]] = []
-        self.cut_queries: set[tuple[str, str]] = set()
-        self.clock = DeviceClock()
-
-    # --- batches -----------------------------------------------------------------------------
-
-    def batches(self, batch_size: int, order: Int[np.ndarray, "n"] | None = None) -> Any:
-        """Makes batches of the questions, by default each question once and in order.
-
-        Args:
-          batch_size: questions per batch; the last one is filled up.
-          order: another order, see `make_pipeline`.
-        """
-        return make_pipeline(
-            self.questions,
-            self.reader,
-            batch_size=batch_size,
-            num_candidates=self.config.frames.candidates,
-            num_preview=self.config.frames.preview,
-            preview_fn=preview_fn(self.config.frames, self.system),
-            order=order,
-        )
-
-    def batch_questions(self, batch: Batch) -> list[Question]:
-        """Returns the questions of a batch, in its order."""
-        return [self.questions[i] for i in batch["index"]]
-
-    def seeds(self, batch: Batch, update: int) -> Seeds:
-        """Returns what every random choice of a batch derives from."""
-        asked = zip(self.batch_questions(batch), batch["copy"], strict=True)
-        numbers = [question_number(question.id, copy) for question, copy in asked]
-        question = self.put(np.array(numbers, np.uint32))
-        return Seeds(np.uint32(self.config.seed), np.uint32(update), question)
+class Episodes(EpisodeBatches):
+    """The steps of an episode; for the arguments see `EpisodeBatches`."""
 
     # --- reason ------------------------------------------------------------------------------
 
@@ -118,7 +41,22 @@ class Episodes:
         temperature: float,
         weight: Float[np.ndarray, "B"],
     ) -> Reasoned:
-        """Writes queries from the previews.
+        """Writes queries from the previews; see `begin_reason`."""
+        return self.begin_reason(
+            mllm, batch, update, rollouts=rollouts, temperature=temperature, weight=weight
+        )()
+
+    def begin_reason(
+        self,
+        mllm: Params,
+        batch: Batch,
+        update: int,
+        *,
+        rollouts: int,
+        temperature: float,
+        weight: Float[np.ndarray, "B"],
+    ) -> Callable[[], Reasoned]:
+        """Begins to write queries from the previews; the result waits for them.
 
         Args:
           mllm: parameters of the MLLM.
@@ -130,7 +68,7 @@ class Episodes:
         """
         c = self.text.prompt
         rows, patches = self.preview_prompts(batch, weight)
-        completed = self.complete(
+        finish = self.begin(
             REASON,
             mllm,
             rows,
@@ -139,48 +77,25 @@ class Episodes:
             samples=rollouts,
             sampling=self.text.sampling(c.query_tokens, temperature),
         )
-        replies = [
-            [
-                prompts.parse_queries(
-                    completed.texts[b][i],
-                    question.question,
-                    max_queries=c.max_queries,
-                    think=c.think,
-                    finished=bool(completed.finished[b, i]),
-                )
-                for i in range(rollouts)
-            ]
-            for b, question in enumerate(self.batch_questions(batch))
-        ]
-        return Reasoned(completed, replies)
 
-    def preview_prompts(
-        self, batch: Batch, weight: Float[np.ndarray, "B"]
-    ) -> tuple[list[list[dict[str, np.ndarray]]], Patches]:
-        """Makes the prompts of reason as rows of arrays, and the previews' patches.
-
-        Sets `weight` to 0 where a prompt is too long.
-        """
-        c = self.text.prompt
-        pixels, grids = batch["preview"]
-        features = pixels.shape[-4] // self.vision.merge**2
-        rows = []
-        for b, question in enumerate(self.batch_questions(batch)):
-            times = batch["preview_times"][b][batch["preview_mask"][b]]
-            number = len(units_of(range(len(times)), self.per_unit))
-            frames = [
-                Frame(u * features, (int(grids[b, u, 0]), int(grids[b, u, 1])))
-                for u in range(number)
+        def result() -> Reasoned:
+            completed = finish()
+            replies = [
+                [
+                    prompts.parse_queries(
+                        completed.texts[b][i],
+                        question.question,
+                        max_queries=c.max_queries,
+                        think=c.think,
+                        finished=bool(completed.finished[b, i]),
+                    )
+                    for i in range(rollouts)
+                ]
+                for b, question in enumerate(self.batch_questions(batch))
             ]
-            text = prompts.query_prompt(c, question.question, question.options, c.max_queries)
-            seconds = step_seconds(self.config.frames, self.per_unit, times, batch["duration"][b])
-            try:
-                row = self.assembler.row(text, frames, c.query_prompt_tokens, seconds)
-            except PromptTooLong as error:
-                row = empty_row(c.query_prompt_tokens)
-                self.drop(batch, weight, b, f"prompt too long: {error}")
-            rows.append([row])
-        return rows, Patches(pixels, grids)
+            return Reasoned(completed, replies)
+
+        return result
 
     # --- score and select --------------------------------------------------------------------
 
@@ -242,9 +157,6 @@ class Episodes:
     ) -> Completed:
         """Answers every question from each of its G = I·J sets of frames.
 
-        Each distinct unit of a question (see rollout/frames.py) is encoded once. This step also
-        reports what the pipeline dropped, as every rollout of a question ends here.
-
         Args:
           mllm: parameters.
           batch: of the pipeline.
@@ -254,76 +166,30 @@ class Episodes:
           weight: set to 0 where a prompt is too long or a frame unreadable.
           samples: answers to each set.
         """
-        c, questions = self.text.prompt, self.batch_questions(batch)
-        for question, error in zip(questions, batch["error"], strict=True):
-            if error:
-                self._report(question, str(error))
-        texts = [prompts.answer_prompt(c, q.question, q.options) for q in questions]
-        sets = self._frame_sets(selection)
-        rows, patches = self.frame_prompts(
-            batch, [[text] * len(row) for text, row in zip(texts, sets, strict=True)], sets, weight
-        )
-        return self.complete(
+        shown = self.answer_prompts(batch, selection, weight)
+        return self.begin_answer(
+            mllm, batch, shown, update, temperature=temperature, samples=samples
+        )()
+
+    def begin_answer(
+        self,
+        mllm: Params,
+        batch: Batch,
+        shown: tuple[PromptRows, Patches],
+        update: int,
+        *,
+        temperature: float,
+        samples: int = 1,
+    ) -> Callable[[], Completed]:
+        """Begins to answer the prompts of `answer_prompts`; the result waits for the replies."""
+        return self.begin(
             ANSWER,
             mllm,
-            rows,
-            patches,
+            *shown,
             self.seeds(batch, update),
             samples=samples,
-            sampling=self.text.sampling(c.answer_tokens, temperature),
+            sampling=self.text.sampling(self.text.prompt.answer_tokens, temperature),
         )
-
-    def _frame_sets(self, selection: Selection) -> list[list[FrameSet]]:
-        def flat(x: np.ndarray | None, axes: int) -> np.ndarray | None:
-            return None if x is None else x.reshape(len(x), -1, *x.shape[-axes:])
-
-        if selection.keep is not None and self.per_unit > 1:
-            raise ValueError("a selector that drops visual tokens needs config.frames.mode=image")
-        frames = flat(selection.frames, 1)
-        assert frames is not None
-        return frame_sets(
-            frames,
-            flat(selection.tokens, 1),
-            flat(selection.keep, 2),
-            per_unit=self.per_unit,
-            patches=self.config.frames.key_patches,
-            merge=self.vision.merge,
-        )
-
-    def frame_prompts(
-        self,
-        batch: Batch,
-        texts: Sequence[Sequence[tuple[str, str]]],
-        sets: Sequence[Sequence[FrameSet]],
-        weight: Float[np.ndarray, "B"],
-    ) -> tuple[list[list[dict[str, np.ndarray]]], Patches]:
-        """Makes prompts of texts around candidate frames as rows, and the frames' patches.
-
-        Sets `weight` to 0 where a prompt is too long or a frame unreadable.
-        """
-        length = self.text.prompt.answer_prompt_tokens
-
-        def drop(b: int, why: str) -> None:
-            self.drop(batch, weight, b, why)
-
-        encoded = self.loader.load(batch, self.batch_questions(batch), sets, drop)
-        rows: list[list[dict[str, np.ndarray]]] = []
-        for b, (row_texts, row_sets) in enumerate(zip(texts, sets, strict=True)):
-            rows.append([])
-            for text, one in zip(row_texts, row_sets, strict=True):
-                seconds = step_seconds(
-                    self.config.frames,
-                    self.per_unit,
-                    times_of(batch, b, one),
-                    batch["duration"][b],
-                )
-                frames = encoded.frames(b, one, self.vision.merge)
-                try:
-                    rows[b].append(self.assembler.row(text, frames, length, seconds))
-                except PromptTooLong as error:
-                    rows[b].append(empty_row(length))
-                    drop(b, f"prompt too long: {error}")
-        return rows, Patches(encoded.pixels, encoded.grids)
 
     # --- what the steps share ----------------------------------------------------------------
 
@@ -331,14 +197,28 @@ class Episodes:
         self,
         place: int,
         mllm: Params,
-        rows: Sequence[Sequence[dict[str, np.ndarray]]],
+        rows: PromptRows,
         patches: Patches,
         seeds: Seeds,
         *,
         samples: int,
         sampling: Sampling,
     ) -> Completed:
-        """Draws replies to each of B × G prompts and fetches them.
+        """Draws replies to each of B × G prompts and fetches them; see `begin`."""
+        return self.begin(place, mllm, rows, patches, seeds, samples=samples, sampling=sampling)()
+
+    def begin(
+        self,
+        place: int,
+        mllm: Params,
+        rows: PromptRows,
+        patches: Patches,
+        seeds: Seeds,
+        *,
+        samples: int,
+        sampling: Sampling,
+    ) -> Callable[[], Completed]:
+        """Begins to draw replies to each of B × G prompts; the result waits for them.
 
         Args:
           place: of the step in the method, from which keys derive (see rollout/programs.py).
@@ -351,46 +231,29 @@ class Episodes:
         """
         stacked = self.stack(rows)
         on_device = self.put(patches)
-        with self.clock("reason" if place == REASON else "answer"):
-            completions, features = self.programs.complete(
-                mllm, stacked, on_device, seeds, place=place, samples=samples, sampling=sampling
-            )
-            fetched = fetch((completions.tokens, completions.mask, completions.finished))
-        B, G = fetched[0].shape[:2]
-        tokens, mask, finished = (x.reshape(B, G * samples, *x.shape[3:]) for x in fetched)
-        texts = [
-            [self.text.decode(t, m) for t, m in zip(tokens[b], mask[b], strict=True)]
-            for b in range(B)
-        ]
-        return Completed(
-            prompts=stacked,
-            patches=on_device,
-            features=features,
-            completions=completions,
-            texts=texts,
-            finished=finished,
-            num_tokens=int(mask.sum()),
+        completions, features = self.programs.complete(
+            mllm, stacked, on_device, seeds, place=place, samples=samples, sampling=sampling
         )
+        kind = "reason" if place == REASON else "answer"
+        ended = self.clock.follow(kind, completions.tokens)
 
-    def stack(self, rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> Prompts:
-        """Stacks rows of B × G prompts to arrays on the devices, cut to a compiled length."""
-        return self.put(stack_rows(rows, self.text.prompt.length_buckets))
+        def result() -> Completed:
+            fetched = fetch((completions.tokens, completions.mask, completions.finished))
+            ended()
+            B, G = fetched[0].shape[:2]
+            tokens, mask, finished = (x.reshape(B, G * samples, *x.shape[3:]) for x in fetched)
+            texts = [
+                [self.text.decode(t, m) for t, m in zip(tokens[b], mask[b], strict=True)]
+                for b in range(B)
+            ]
+            return Completed(
+                prompts=stacked,
+                patches=on_device,
+                features=features,
+                completions=completions,
+                texts=texts,
+                finished=finished,
+                num_tokens=int(mask.sum()),
+            )
 
-    def drop(self, batch: Batch, weight: np.ndarray, b: int, why: str) -> None:
-        """Drops question `b` of a batch by weight 0, and reports why, once."""
-        if weight[b]:
-            self._report(self.questions[batch["index"][b]], why)
-        weight[b] = 0.0
-
-    def _report(self, question: Question, why: str) -> None:
-        self.failures.append({"question": question.id, "video": question.video, "error": why})
-
-
-def fetch(tree: Any) -> Any:
-    """Copies device arrays to NumPy; all transfers start before the first is awaited."""
-    return jax.device_get(tree)
-
-
-def full_weight(batch: Batch) -> Float[np.ndarray, "B"]:
-    """Returns weight 1 for the questions of a batch, 0 for those that only fill it up."""
-    return batch["valid"].astype(np.float32)
+        return result

@@ -21,7 +21,8 @@ class RolloutRecord(NamedTuple):
 
     copy: how many times the batch holds the question before;
     frames: candidates in time order, −1: none; draws: the same in draw order, if there is a draw;
-    weight: 0 if the question was dropped; uniform: it was shown uniform frames, without a draw.
+    weight: 0 if the question was dropped; uniform: it was shown uniform frames, without a draw;
+    place: the question's row in the batch of all hosts.
     """
 
     question: Question
@@ -38,6 +39,7 @@ class RolloutRecord(NamedTuple):
     weight: float
     uniform: bool = False
     copy: int = 0
+    place: int = 0
 
 
 def log_row(

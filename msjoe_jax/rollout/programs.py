@@ -27,6 +27,7 @@ from msjoe_jax.rollout.generate import (
     prompt_attention,
 )
 from msjoe_jax.rollout.system import System
+from msjoe_jax.runtime.machine import Machine, make_machine
 
 # Numbers of the steps, from which the keys of their random choices derive.
 REASON, SELECT, ANSWER, ASK = 1, 3, 4, 5
@@ -72,7 +73,6 @@ def question_keys(seeds: Seeds, place: int, shape: tuple[int, ...]) -> Key[Array
     return jax.vmap(lambda q: jax.random.split(jax.random.fold_in(base, q), shape))(seeds.question)
 
 
-@functools.partial(jax.jit, static_argnames=("rollouts", "draws"))
 def draw_keys(seeds: Seeds, *, rollouts: int, draws: int) -> Key[Array, "B I J"]:
     """Makes the keys of the frame draws; a logged draw is replayed with the same (see log.py)."""
     return question_keys(seeds, SELECT, (rollouts, draws))
@@ -81,17 +81,30 @@ def draw_keys(seeds: Seeds, *, rollouts: int, draws: int) -> Key[Array, "B I J"]
 class Programs:
     """Jitted programs for one system. Shapes come in as arrays, choices as static arguments.
 
-    Attributes: complete, embed_queries, frame_logits, attention: see the functions below.
+    Their results lie by rows, as the batches that they take.
+
+    Args:
+      system: the models.
+      machine: where they run; None: on all devices.
+
+    Attributes: complete, embed_queries, frame_logits, choose_frames, draw_keys, attention: see the
+    functions below.
     """
 
-    def __init__(self, system: System):
-        self.system = system
-        self.complete = jax.jit(
-            functools.partial(_complete, system), static_argnames=("place", "samples", "sampling")
+    def __init__(self, system: System, machine: Machine | None = None):
+        self.system, self.machine = system, machine or make_machine()
+
+        def program(function: Callable, *choices: str) -> Callable:
+            return jax.jit(function, static_argnames=choices, out_shardings=self.machine.by_rows)
+
+        self.complete = program(
+            functools.partial(_complete, system), "place", "samples", "sampling"
         )
-        self.embed_queries = jax.jit(functools.partial(_embed_queries, system))
-        self.frame_logits = jax.jit(functools.partial(_frame_logits, system))
-        self.attention = jax.jit(functools.partial(_attention, system), static_argnames=("layer",))
+        self.embed_queries = program(functools.partial(_embed_queries, system))
+        self.frame_logits = program(functools.partial(_frame_logits, system))
+        self.choose_frames = program(choose_frames, "law", "draws", "k")
+        self.draw_keys = program(draw_keys, "rollouts", "draws")
+        self.attention = program(functools.partial(_attention, system), "layer")
 
 
 def _complete(
@@ -151,7 +164,6 @@ def _attention(
     return prompt_attention(model, prompts, frame_features(system, model, patches), layer)
 
 
-@functools.partial(jax.jit, static_argnames=("law", "draws", "k"))
 def choose_frames(
     logits: Float[Array, "B I T"],
     frame_mask: Bool[Array, "B T"],

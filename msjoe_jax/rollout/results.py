@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -71,7 +70,7 @@ class Selected(NamedTuple):
         if self.selection.draw is not None:
             return self.selection.draw
         frames = self.selection.frames
-        return Draw(jnp.asarray(np.maximum(frames, 0)), jnp.asarray(frames >= 0))
+        return Draw(np.maximum(frames, 0), frames >= 0)
 
     @property
     def logits(self) -> Float[Array | np.ndarray, "B I T"]:

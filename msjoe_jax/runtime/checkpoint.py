@@ -7,7 +7,6 @@ appears under its name only when it is whole; a kill at any moment leaves the on
 
 import base64
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.mesh import path_name
 from msjoe_jax.runtime.space import full_disk, is_full, room_for, room_of
 
@@ -223,7 +222,7 @@ def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
 
 def _remove_unfinished(directory: epath.Path, start: str = "") -> None:
     """Removes what Orbax has begun to write there, under names that start so."""
-    if jax.process_index() == 0 and directory.exists():
+    if hosts.is_first() and directory.exists():
         for path in directory.iterdir():
             if path.name.startswith(start) and ocp.utils.is_tmp_checkpoint(path):
                 path.rmtree()
@@ -355,23 +354,18 @@ def _all_hosts(state: IteratorState | None) -> list[Any]:
     """Gathers every host's iterator state, in process order, in a form that JSON can hold."""
     if isinstance(state, bytes):
         state = {"base64": base64.b64encode(state).decode()}
-    if jax.process_count() == 1:
-        return [state]
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    longest = int(multihost_utils.process_allgather(np.int32(text.size)).max())
-    padded = np.pad(text, (0, longest - text.size), constant_values=ord(" "))
-    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
+    return hosts.gather(state, "the data positions")
 
 
 def _this_host(states: list[Any], path: epath.Path) -> IteratorState | None:
     if all(state == states[0] for state in states):  # hosts in step: any number can go on
         state = states[0]
-    elif len(states) == jax.process_count():
-        state = states[jax.process_index()]
+    elif len(states) == hosts.count():
+        state = states[hosts.index()]
     else:
         raise UserError(
             f"{path} holds the data positions of {len(states)} hosts, this run has "
-            f"{jax.process_count()}; resume on as many hosts"
+            f"{hosts.count()}; resume on as many hosts"
         )
     if isinstance(state, dict) and state.keys() == {"base64"}:
         return base64.b64decode(state["base64"])

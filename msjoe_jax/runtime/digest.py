@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.files import read_json, write_whole
 
 Inputs = Mapping[str, str]
@@ -68,11 +69,16 @@ class Remembered:
     def of(self, folder: epath.PathLike, name: str, compute: Callable[[], str]) -> str:
         """Returns what `compute` returned when the folder's files last changed.
 
+        On several hosts the first computes, for all.
+
         Args:
           folder: what the value depends on; one that is not local is never remembered.
           name: tells several values of one folder apart.
           compute: makes the value.
         """
+        return hosts.on_first(lambda: self._of(folder, name, compute), f"{name} in {folder}")
+
+    def _of(self, folder: epath.PathLike, name: str, compute: Callable[[], str]) -> str:
         folder = epath.Path(folder).expanduser().resolve()
         if "://" in os.fspath(folder):
             return compute()

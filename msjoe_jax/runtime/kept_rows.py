@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import Inputs, differences
 from msjoe_jax.runtime.files import write_whole
 
@@ -30,26 +31,31 @@ class KeptRows:
     def __init__(self, file: epath.PathLike | None, inputs: Inputs) -> None:
         self._path, self.found = epath.Path(file) if file else None, False
         self.rows: list[Row] = []
-        if self._path is None:
-            return
+        if self._path is not None:
+            self.found, self.rows = hosts.on_first(lambda: self._begin(inputs), str(file))
+
+    def _begin(self, inputs: Inputs) -> tuple[bool, list[Row]]:
+        """Makes or reads the file; returns whether it was there, and its rows."""
+        assert self._path is not None
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self.found = self._path.exists()
-        header, *self.rows = _whole_rows(self._path) or [{}]
+        found = self._path.exists()
+        header, *rows = _whole_rows(self._path) or [{}]
         before = header.get("inputs")
         before = before if isinstance(before, dict) else {}
         if before != dict(inputs):
-            self.rows = []
-            if self.found:
+            rows = []
+            if found:
                 different = ", ".join(differences(before, inputs)) or "inputs"
                 print(f"{self._path}: made from other {different}; made again")
-        lines = [{"inputs": dict(inputs)}, *self.rows]
+        lines = [{"inputs": dict(inputs)}, *rows]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        if not self.found or self._path.read_bytes() != text.encode():
+        if not found or self._path.read_bytes() != text.encode():
             write_whole(self._path, text)
+        return found, rows
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Appends rows; they are in the file when this returns."""
-        if self._path is not None:
+        """Appends rows of all hosts; the first has them in the file when this returns."""
+        if self._path is not None and hosts.is_first():
             with self._path.open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
         self.rows += rows

@@ -160,6 +160,12 @@ def batch_sharding(mesh: Mesh, rules: AxisRules) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(rules.batch))
 
 
+def everywhere() -> NamedSharding | None:
+    """Returns the sharding of what all devices of the set mesh hold whole; None without a mesh."""
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty else NamedSharding(mesh, PartitionSpec())
+
+
 def with_shardings(tree: Any, shardings: Any) -> Any:
     """Returns the shape, dtype and given sharding of each leaf in place of the leaf."""
     return jax.tree.map(

@@ -4,13 +4,14 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.event_files import drop_events
 from msjoe_jax.runtime.files import write_whole
 from msjoe_jax.runtime.space import room_for
@@ -18,6 +19,8 @@ from msjoe_jax.runtime.space import room_for
 
 class JsonLines:
     """A JSONL file of rows with a `step`, each on disk when `write` returns.
+
+    Of several hosts the first writes.
 
     Args:
       path: the file, on a disk: object storage cannot append.
@@ -28,6 +31,9 @@ class JsonLines:
     def __init__(self, path: epath.PathLike, start_step: int = 0) -> None:
         """Opens the file for appending."""
         self._path = epath.Path(path)
+        self._file: Any = None
+        if not hosts.is_first():
+            return
         with room_for(self._path.parent):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _drop_rows(self._path, start_step)
@@ -39,6 +45,8 @@ class JsonLines:
         Raises:
           UserError: the disk is full.
         """
+        if self._file is None:
+            return
         line = json.dumps(row) + "\n"
         with room_for(self._path.parent, f"a row of {self._path.name}", len(line)):
             self._file.write(line)
@@ -46,6 +54,8 @@ class JsonLines:
 
     def close(self) -> None:
         """Closes the file."""
+        if self._file is None:
+            return
         with room_for(self._path.parent):  # what `write` could not write is tried again
             self._file.close()
 
@@ -60,8 +70,8 @@ class JsonLines:
 class MetricWriter:
     """Writes scalars to TensorBoard and `metrics.jsonl`, texts and images to TensorBoard.
 
-    The JSONL file has one row a call, `{"step": …, name: number, …}`. In a run of several hosts
-    only the first should make a writer. A full disk is a `UserError`, from any method.
+    The JSONL file has one row a call, `{"step": …, name: number, …}`. Of several hosts the first
+    writes. A full disk is a `UserError`, from any method.
 
     Args:
       workdir: the folder of the files.
@@ -70,16 +80,19 @@ class MetricWriter:
 
     def __init__(self, workdir: epath.PathLike, start_step: int = 0) -> None:
         """Opens the files."""
+        self._folder = epath.Path(workdir)
+        self._rows = JsonLines(self._folder / "metrics.jsonl", start_step)
+        self._tensorboard: Any = _Nothing()
+        if not hosts.is_first():
+            return
         # TensorFlow, under CLU, takes over two seconds to import: only runs that write pay.
         from clu import metric_writers
 
-        self._folder = epath.Path(workdir)
         board = self._folder / "tensorboard"
         with room_for(self._folder):
             board.mkdir(parents=True, exist_ok=True)
             drop_events(board, start_step)
             self._tensorboard = metric_writers.SummaryWriter(os.fspath(board))
-        self._rows = JsonLines(self._folder / "metrics.jsonl", start_step)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes numbers (Python, NumPy or JAX scalars); JSON has no NaN, so it gets null."""
@@ -124,6 +137,13 @@ class MetricWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         with contextlib.suppress(*([] if kind is None else [UserError])):  # the block's is the news
             self.close()
+
+
+class _Nothing:
+    """What a host that does not write has in place of a writer."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
 
 
 def _verbatim(text: str) -> str:

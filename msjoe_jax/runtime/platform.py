@@ -9,7 +9,8 @@ import platform
 import warnings
 
 # Device files of the accelerators JAX can use here: TPU v2-v4, TPU v5 and later, NVIDIA.
-ACCELERATOR_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia0")
+TPU_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+ACCELERATOR_FILES = (*TPU_FILES, "/dev/nvidia0")
 
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's C++ start-up lines; its Python errors still raise
@@ -33,6 +34,12 @@ def quiet_cpu_default() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)  # the logger of Orbax, CLU and Grain
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def has_tpu() -> bool:
+    """Whether this machine has TPU chips that JAX may use."""
+    platforms = os.environ.get("JAX_PLATFORMS", "tpu")
+    return "tpu" in platforms and any(glob.glob(pattern) for pattern in TPU_FILES)
 
 
 def keep_compiled_programs() -> None:

@@ -1,6 +1,7 @@
 """The one display of progress: a bar on a terminal, plain lines in a file or a log service."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from msjoe_jax.runtime import hosts
 
 LINE_SECONDS = 30  # between two lines where there is no terminal
 
@@ -139,16 +142,19 @@ def progress(
       total: how many units there are; None if that is not known.
       unit: the name of one unit; "B" for bytes, which are shown as kB, MB, GB.
       initial: units that were done before, by a run that this one resumes.
-      stream: where to print; stderr if not given.
+      stream: where to print; None: stderr, on the first of several hosts.
       clock: tells the time in seconds.
     """
-    bar = Progress(label, total, unit, initial, sys.stderr if stream is None else stream, clock)
-    try:
-        yield bar
-    except BaseException:
-        bar.close(finished=False)
-        raise
-    bar.close()
+    with contextlib.ExitStack() as stack:
+        if stream is None:
+            stream = sys.stderr if hosts.is_first() else stack.enter_context(open(os.devnull, "w"))
+        bar = Progress(label, total, unit, initial, stream, clock)
+        try:
+            yield bar
+        except BaseException:
+            bar.close(finished=False)
+            raise
+        bar.close()
 
 
 def _value(value: Any) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from msjoe_jax.data.questions import Question
 from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.mesh import REPLICATED, Table
 
 
@@ -155,7 +155,7 @@ class Selector(NamedTuple):
 
 def in_time_order(draw: Draw) -> Int[np.ndarray, "B I J K"]:
     """Sorts the drawn candidate indices by time; invalid picks become −1 and come last."""
-    indices, valid = jax.device_get((draw.indices, draw.valid))
+    indices, valid = fetch((draw.indices, draw.valid))
     largest = np.iinfo(np.int32).max
     ordered = np.sort(np.where(valid, indices, largest), -1)
     return np.where(ordered == largest, -1, ordered)

@@ -24,7 +24,7 @@ def uniform(candidates: Candidates, k: int) -> Selection:
     for row, indices in zip(logits, rows, strict=True):
         row[indices[indices >= 0]] = 1.0
     # Training reads a draw of every selector, trained or not; this one has no random picks.
-    draw = Draw(jnp.asarray(np.maximum(frames, 0)), jnp.asarray(frames >= 0))
+    draw = Draw(np.maximum(frames, 0), frames >= 0)
     return Selection(
         frames=np.array(frames),
         draw=draw,

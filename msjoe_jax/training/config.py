@@ -99,6 +99,9 @@ class LoopConfig:
         1, "Updates between rows of rollouts.jsonl, from which draws are replayed.", low=1
     )
     checkpoint_every: int = option(50, "Updates between checkpoints.", low=1)
+    checkpoint_minutes: float = option(
+        30.0, "Minutes between checkpoints at most: what a killed run loses; 0: any.", low=0
+    )
     keep_checkpoints: int = option(2, "Newest checkpoints that are kept.", low=1)
     validate_every: int = option(
         50,

@@ -7,13 +7,21 @@ from etils import epath
 
 from msjoe_jax.data.questions import Question, questions_text
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.batches import Batch, describe_dropped, finished_rows, unfinished_batches
+from msjoe_jax.rollout.batches import (
+    Batch,
+    describe_dropped,
+    finished_rows,
+    full_weight,
+    unfinished_batches,
+)
 from msjoe_jax.rollout.collect import grade_replies
-from msjoe_jax.rollout.episode import Episodes, full_weight
+from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import Inputs
 from msjoe_jax.runtime.files import write_whole
 from msjoe_jax.runtime.kept_rows import KeptRows, Row
 from msjoe_jax.runtime.progress import progress
+from msjoe_jax.runtime.stopping import end_if_asked
 
 RATES = "rates.jsonl"  # beside the question file: the rates as they are measured
 
@@ -57,8 +65,11 @@ def measure_difficulty(
             "difficulty", total, unit="batch", initial=len(finished) // batch_size
         ) as bar:
             for places, batch in unfinished_batches(episodes, batch_size, finished):
-                kept.add(_measure(episodes, params, batch, places, samples, temperature, task))
+                own = _measure(episodes, params, batch, places, samples, temperature, task)
+                by_place = hosts.merge({row["index"]: row for row in own}, "pass rates")
+                kept.add(list(by_place.values()))
                 bar.update()
+                end_if_asked(f"a batch of difficulty ({len(kept.rows)} of {len(questions)})")
         last = {row["index"]: row for row in kept.rows}  # of one that was asked again
         dropped = {row["id"]: row["dropped"] for row in last.values() if row["dropped"]}
         if dropped:
@@ -70,7 +81,7 @@ def measure_difficulty(
         for index, question in enumerate(questions)
     ]
     text = questions_text(rated)
-    if before != text.encode():
+    if before != text.encode() and hosts.is_first():
         write_whole(file, text)
     return rated
 

@@ -10,15 +10,18 @@ from typing import Any
 
 from etils import epath
 
+from msjoe_jax.errors import Unfinished
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.credit import Advantages, Rewards
 from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.rollout.collect import Rollout
 from msjoe_jax.rollout.collector import Collector
-from msjoe_jax.rollout.episode import Episodes, fetch
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.log import log_row
+from msjoe_jax.runtime import hosts, stopping
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.compile_counter import CompileCounter
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.training.config import TrainingRun
@@ -108,6 +111,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         if not start and loop.validation:
             watch.validate(0, state)
         due, ended = False, time.perf_counter()
+        saved = ended
         while update < steps and not validations.exhausted:
             update += 1
             began = time.perf_counter()
@@ -140,7 +144,12 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 watch.validate(update, state)
                 due, ended = True, time.perf_counter()
             due |= update % every.checkpoint_every == 0
-            last = update == steps or validations.exhausted
+            minutes = (ended - saved) / 60
+            late = bool(every.checkpoint_minutes and minutes >= every.checkpoint_minutes)
+            told = hosts.gather([stopping.signal_here(), late], f"update {update}")
+            asked, due = next((name for name, _ in told if name), ""), due | told[0][1]
+            finished = update == steps or validations.exhausted
+            last = finished or bool(asked)
             if due or last:
                 report(*pending)
                 pending = None
@@ -149,6 +158,13 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                     due = False
                     writer.flush()
                     checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
+                    saved = time.perf_counter()
+            if asked and not finished:
+                checkpoints.wait()
+                raise Unfinished(
+                    f"{asked}: {run.name} is saved at update {update} of {steps}; "
+                    "the same command resumes"
+                )
         if validations.exhausted and update < steps:
             bar.write(
                 f"{run.name} ends at update {update} of {steps}: {every.patience} validations "
@@ -203,14 +219,17 @@ class Watch:
 
 
 def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
+    """Returns the counts of all hosts, and this host's times."""
     busy, idle = episodes.clock.take()
-    cut = len(episodes.cut_queries)
+    queries, answers, cut = hosts.total(
+        [rollout.query_tokens, rollout.answer_tokens, len(episodes.cut_queries)], "counts"
+    )
     episodes.cut_queries.clear()
     return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
         "device_idle_share": idle,
-        "num_tokens": rollout.query_tokens + rollout.answer_tokens,
-        "tokens_per_s/reason": rollout.query_tokens / busy["reason"],
-        "tokens_per_s/answer": rollout.answer_tokens / busy["answer"],
+        "num_tokens": queries + answers,
+        "tokens_per_s/reason": queries / busy["reason"],
+        "tokens_per_s/answer": answers / busy["answer"],
         "queries/cut": cut,
     }
 
@@ -218,12 +237,13 @@ def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
 def _log_rows(
     loop: Loop, rollout: Rollout, credit: tuple[Advantages, Rewards], update: int
 ) -> list[dict[str, Any]]:
-    """Makes a row of every question, with what each part was paid and its advantages."""
+    """Makes a row of every host's questions, with what each part was paid and its advantages."""
     run = loop.run
     advantages, rewards = credit
     parts = {"query": advantages.query, "sampler": advantages.draw, "answer": advantages.answer}
-    rows = []
-    for b, record in enumerate(rollout.records):
+    rows = {}
+    for record in rollout.records:
+        b = record.place
         row = log_row(
             record,
             update=update,
@@ -234,5 +254,5 @@ def _log_rows(
         row["rewards"] = {"total": rewards.total[b].tolist()}
         row["rewards"] |= {name: values[b].tolist() for name, values in rewards.parts.items()}
         row["advantages"] = {name: values[b].tolist() for name, values in parts.items()}
-        rows.append(row)
-    return rows
+        rows[b] = row
+    return list(hosts.merge(rows, f"the log of update {update}").values())

@@ -9,9 +9,11 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.report.figures import figure_to_image, keyframe_figure
-from msjoe_jax.rollout.episode import Episodes, fetch
+from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.log import RolloutRecord
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.files import read_json_lines
+from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.training.config import TrainingRun
 
@@ -90,7 +92,8 @@ class DroppedQuestions:
         """
         self._name, self._bar = name, bar
         self._log = JsonLines(folder / "dropped.jsonl", start + 1)
-        rows = [row for _, row in read_json_lines(folder / "dropped.jsonl")]
+        file = folder / "dropped.jsonl"
+        rows = hosts.on_first(lambda: [row for _, row in read_json_lines(file)], str(file))
         self.count = len(rows)
         self._seen = {(row["id"], _kind(row["error"])) for row in rows}
         self._usable = start > 0  # a batch of the run has had a question that was not dropped
@@ -99,14 +102,18 @@ class DroppedQuestions:
     def __call__(
         self, update: int, failures: list[dict[str, str]], records: list[RolloutRecord]
     ) -> None:
-        """Logs and empties the failures of an update, and names those that are new.
+        """Logs the failures of an update on all hosts, and names the new ones; empties the list.
 
         Raises:
           UserError: the update has no question left, and neither had all before it, or the last
             few.
         """
-        last = failures[-1]["error"] if failures else ""
-        for failure in failures:
+        own = [failures.copy(), any(record.weight for record in records)]
+        told = hosts.gather(own, f"dropped questions of update {update}")
+        failures.clear()
+        everywhere = [failure for dropped, _ in told for failure in dropped]
+        last = everywhere[-1]["error"] if everywhere else ""
+        for failure in everywhere:
             question, error = failure["question"], failure["error"]
             row = {"step": update, "id": question, "video": failure["video"], "error": error}
             self._log.write(row)
@@ -116,9 +123,8 @@ class DroppedQuestions:
                     f"{self._name} update {update}: question {question} of video "
                     f"{failure['video']} dropped: {error}"
                 )
-        self.count += len(failures)
-        failures.clear()
-        if any(record.weight for record in records):
+        self.count += len(everywhere)
+        if any(usable for _, usable in told):
             self._usable, self._in_a_row = True, 0
         elif last:
             self._in_a_row += 1

@@ -21,7 +21,6 @@ from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs
-from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.loop import Loop, best_checkpoints, run_loop
 from msjoe_jax.training.question_weights import (
@@ -98,40 +97,29 @@ def train(
     """
     folder, system = epath.Path(workdir) / run.name, programs.system
     check_inputs(folder / "checkpoints", meta["inputs"])
-    mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
-    rules = AxisRules()
-    table = state_table(system)
-    shapes = abstract_state(run, system)
-    shardings = param_shardings(shapes, table, mesh, rules)
-    like = jax.tree.map(
-        lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings
-    )
-
-    def episodes(asked: list[Question], reader: RecordReader) -> Episodes:
-        put = functools.partial(jax.device_put, device=batch_sharding(mesh, rules))
-        return Episodes(episode, programs, text, reader, asked, put)
-
+    machine, table = programs.machine, state_table(system)
+    like = machine.laid(abstract_state(run, system), table)
     asked = training_questions(run.training, run.name, run.difficulty, questions)
     watched = None
     if validation and run.loop.validate_every:
-        size = _divided(min(validation_batch, len(validation[0])), mesh)
-        watched = Validation(episodes(*validation), run.task, run.rollout, size)
-    params = jax.device_put(params, param_shardings(params, table, mesh, rules))
+        size = machine.padded(min(validation_batch, len(validation[0])))
+        own = Episodes(episode, programs, text, validation[1], validation[0])
+        watched = Validation(own, run.task, run.rollout, size)
+    params = jax.device_put(params, machine.places(params, table))
     loop = _make_loop(
         run,
         folder,
-        episodes(asked, reader),
+        Episodes(episode, programs, text, reader, asked),
         validation=watched,
         params=params,
-        shardings=shardings,
+        shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
         meta=meta,
     )
     with Checkpoints(folder / "checkpoints", keep=run.loop.keep_checkpoints) as checkpoints:
         state, done = _start(loop, checkpoints, like, params)
         fresh = done < run.training.steps
         if fresh:
-            with jax.set_mesh(mesh):  # attention kernels run on each device's part of it
-                state, done = run_loop(loop, state, checkpoints, done)
+            state, done = run_loop(loop, state, checkpoints, done)
     last = {name: state[name] for name in TRAINED}
     kept = {name: like[name] for name in run.trained}
     ending = functools.partial(_ending, run, folder, system, last, done, kept, params["clip"])
@@ -153,12 +141,6 @@ def _start(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     init = jax.jit(functools.partial(init_state, loop.run), out_shardings=shardings)
     return init(params["mllm"], params["sampler"]), 0
-
-
-def _divided(size: int, mesh: jax.sharding.Mesh) -> int:
-    """Returns the least number from `size` on that divides over the mesh's batch axes."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    return -(-size // parts) * parts
 
 
 class Chosen(NamedTuple):
@@ -224,7 +206,7 @@ def _make_loop(
     shardings: Any,
     meta: dict[str, Any],
 ) -> Loop:
-    questions, system = episodes.questions, episodes.system
+    questions, system, machine = episodes.questions, episodes.system, episodes.machine
     order = question_order(
         run.training,
         questions,
@@ -250,11 +232,13 @@ def _make_loop(
         ),
         stream=stream,
         joint_step=jax.jit(
-            make_step(run, system), donate_argnums=0, out_shardings=(shardings, None)
+            make_step(run, system), donate_argnums=0, out_shardings=(shardings, machine.whole)
         ),
-        scoring=jax.jit(make_scoring(run, system)),
-        draw_scoring=jax.jit(make_draw_scoring(run, system)),
-        credit=jax.jit(lambda batch: batch_advantages(run.step, batch)[:2]),
+        scoring=jax.jit(make_scoring(run, system), out_shardings=machine.by_rows),
+        draw_scoring=jax.jit(make_draw_scoring(run, system), out_shardings=machine.by_rows),
+        credit=jax.jit(
+            lambda batch: batch_advantages(run.step, batch)[:2], out_shardings=machine.whole
+        ),
         merged=functools.partial(merged, system=system),
         clip=params["clip"],
         reference=reference(run, params),

@@ -16,6 +16,7 @@ from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.kept_rows import KeptRows
 from msjoe_jax.runtime.metrics import JsonLines
 
@@ -132,7 +133,14 @@ def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def read_validations(folder: epath.Path) -> list[dict[str, Any]]:
-    """Reads the rows of a training's validations; a last one torn by a kill is left out."""
+    """Reads the rows of a training's validations; a last one torn by a kill is left out.
+
+    On several hosts the first reads, for all.
+    """
+    return hosts.on_first(lambda: _rows_of(folder), f"validations in {folder}")
+
+
+def _rows_of(folder: epath.Path) -> list[dict[str, Any]]:
     file = folder / "validation.jsonl"
     rows = []
     for line in file.read_text().splitlines(keepends=True) if file.exists() else []:

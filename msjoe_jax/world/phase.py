@@ -1,6 +1,7 @@
 """The tiny world's phases: `world` builds its data, `warm_up` trains its CLIP and its MLLM."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,10 +14,14 @@ from msjoe_jax.models.params import Params, fingerprint
 from msjoe_jax.rollout.programs import clip_encoder
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.runtime.digest import Inputs, digest, digest_of_file
+from msjoe_jax.runtime.machine import fetch, make_machine
+from msjoe_jax.runtime.mesh import everywhere
 from msjoe_jax.runtime.progress import progress
+from msjoe_jax.runtime.stopping import end_if_asked
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.world.build import build_world, questions_path, records_path
 from msjoe_jax.world.spec import (
@@ -56,13 +61,9 @@ class WarmUpConfig:
 
 def build(config: Any, folder: epath.PathLike) -> Any:
     """Builds the world's records, questions and tokenizer; returns the config pointed at them."""
-    folder, w = epath.Path(folder), config.extensions["world"]
-    build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
+    folder = epath.Path(folder)
+    hosts.on_first(lambda: _write(config, folder), "the tiny world")
     tokenizer = folder / "tokenizer.json"
-    before = tokenizer.read_bytes() if tokenizer.exists() else None
-    build_word_tokenizer(tokenizer, texts_of_world(config.prompt))
-    if before not in (None, tokenizer.read_bytes()):
-        print(f"{tokenizer}: made from other prompts; made again")
     paths = {}
     for split in SPLITS:
         paths[f"{split}_records"] = str(records_path(folder, split))
@@ -73,6 +74,16 @@ def build(config: Any, folder: epath.PathLike) -> Any:
         mllm=dataclasses.replace(config.mllm, tokenizer=str(tokenizer)),
         clip=dataclasses.replace(config.clip, tokenizer=str(tokenizer)),
     )
+
+
+def _write(config: Any, folder: epath.Path) -> None:
+    w = config.extensions["world"]
+    build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
+    tokenizer = folder / "tokenizer.json"
+    before = tokenizer.read_bytes() if tokenizer.exists() else None
+    build_word_tokenizer(tokenizer, texts_of_world(config.prompt))
+    if before not in (None, tokenizer.read_bytes()):
+        print(f"{tokenizer}: made from other prompts; made again")
 
 
 def texts_of_world(prompt: PromptConfig) -> list[str]:
@@ -114,11 +125,9 @@ def warm_up(
         "settings": digest(config.seed, steps.clip_steps, dataclasses.asdict(system.clip_config)),
     }
     params = {**params, "clip": run_loop(loop, folder / "clip", "warm up CLIP", inputs)}
-    encode = clip_encoder(system, params["clip"])
-    name = fingerprint(params["clip"])
-    for split in SPLITS:
-        records = getattr(config.data, f"{split}_records")
-        embed_records(records, encode, name, batch=EMBED_BATCH)
+    clip = fetch(params["clip"])
+    folders = [getattr(config.data, f"{split}_records") for split in SPLITS]
+    hosts.on_first(lambda: _embed(folders, system, clip), "the embeddings")
     training = MllmTraining(config.seed, steps.mllm_steps)
     mllm = mllm_loop(config.frames, system, text, reader, training)
     settings = digest(config.seed, steps.mllm_steps, config.parts("frames", "prompt"))
@@ -127,15 +136,27 @@ def warm_up(
     return params
 
 
+def _embed(folders: Sequence[str], system: System, clip: Params) -> None:
+    name = fingerprint(clip)
+    here = make_machine(devices=jax.local_devices()[:1])  # the other hosts wait
+    with jax.set_mesh(here.mesh):
+        encode = clip_encoder(system, clip)
+        for folder in folders:
+            embed_records(folder, encode, name, batch=EMBED_BATCH)
+
+
 def run_loop(loop: Loop, folder: epath.PathLike, label: str, inputs: Inputs) -> Params:
     """Runs a warm-up loop to its end, resuming from its last checkpoint if there is one.
+
+    Every device holds the whole models: they are tiny.
 
     Raises:
       UserError: the checkpoint is from other `inputs`.
     """
     check_inputs(folder, inputs)
     with Checkpoints(folder, keep=1) as checkpoints:
-        state, start = jax.jit(loop.init)(), checkpoints.latest_step() or 0
+        state = jax.jit(loop.init, out_shardings=everywhere())()
+        start = checkpoints.latest_step() or 0
         if start:
             state, _, _ = checkpoints.restore(state)
         if start >= loop.steps:
@@ -148,4 +169,6 @@ def run_loop(loop: Loop, folder: epath.PathLike, label: str, inputs: Inputs) -> 
                 if count % SAVE_EVERY == 0 or count == loop.steps:
                     bar.metrics(loss=float(metrics["loss"]))
                     checkpoints.save(count, state, None, {"phase": label, "inputs": dict(inputs)})
+                if count % SAVE_EVERY == 0:
+                    end_if_asked(f"step {count} of {label}")
     return state["params"]

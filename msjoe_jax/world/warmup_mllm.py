@@ -1,6 +1,7 @@
 """Supervised warm-up of the tiny world's MLLM on its records: seeing, answering, querying."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from msjoe_jax.rollout.generate import Prompts, completion_log_probs
 from msjoe_jax.rollout.programs import Patches, frame_features
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
+from msjoe_jax.runtime.mesh import everywhere
 from msjoe_jax.text.prompts import LETTERS, answer_prompt, query_prompt
 from msjoe_jax.world.spec import (
     CELLS,
@@ -147,7 +149,7 @@ def mllm_loop(
         parts = {"answer": answer, "query": query, "description": described, "vision": vision}
         return loss, {"loss": loss, **parts}
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=everywhere())
     def update(state: State, batch: MllmBatch) -> tuple[State, Metrics]:
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state["params"], batch)
         updates, moments = optimizer.update(grads, state["optimizer"], state["params"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msjoe_jax.data import pipeline as data_pipeline
-from msjoe_jax.data.pipeline import host_shard, make_pipeline, uniform_indices
+from msjoe_jax.data.pipeline import make_pipeline, uniform_indices
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
@@ -116,8 +116,8 @@ def test_copies_of_a_question_in_a_batch_are_numbered(reader):
     order = np.array([3, 3, 1, 3, 3, 0, 1, 1])
     batches = list(pipeline(reader, order=order))
     assert [b["copy"].tolist() for b in batches] == [[0, 1, 0, 2], [0, 0, 0, 1]]
-    hosts = [list(pipeline(reader, order=order, num_hosts=2, host_index=h)) for h in range(2)]
-    assert hosts[0][0]["copy"].tolist() == [0, 0] and hosts[1][0]["copy"].tolist() == [1, 2]
+    halves = [list(pipeline(reader, order=order, rows=np.array(r))) for r in ([0, 1], [2, 3])]
+    assert [half[0]["copy"].tolist() for half in halves] == [[0, 1], [0, 2]]
 
 
 @pytest.mark.parametrize("consumed", [0, 1, 3, 7])
@@ -145,18 +145,15 @@ def test_the_last_batch_is_filled_up(reader):
 
 
 @pytest.mark.parametrize("order", [EPOCHS, None])
-def test_hosts_partition_each_global_batch(reader, order):
+@pytest.mark.parametrize("split", [([0, 1], [2, 3]), ([0, 3], [1, 2]), ([0, 1, 2], [3])])
+def test_hosts_have_the_rows_of_each_batch_between_them(reader, order, split):
     options = {"order": order, "num_preview": 0}
     single = take(iter(pipeline(reader, **options)), 3)
-    hosts = [
-        take(iter(pipeline(reader, num_hosts=2, host_index=h, **options)), 3) for h in range(2)
-    ]
-    for k, whole in enumerate(single):
-        halves = [hosts[h][k] for h in range(2)]
-        assert all(len(half["index"]) == 2 for half in halves)
-        for key in ("index", "valid", "embeddings"):
-            together = np.stack([half[key] for half in halves], 1).reshape(whole[key].shape)
-            np.testing.assert_array_equal(together, whole[key])
+    for rows in map(np.array, split):
+        own = take(iter(pipeline(reader, rows=rows, **options)), 3)
+        for whole, part in zip(single, own, strict=True):
+            for key in ("index", "copy", "valid", "error", "embeddings"):
+                np.testing.assert_array_equal(part[key], whole[key][rows])
 
 
 def test_a_damaged_preview_drops_its_rows_alone(reader, tmp_path):
@@ -255,14 +252,6 @@ def test_where_no_video_can_be_read_the_run_ends(reader, tmp_path):
         next(iter(pipeline(RecordReader(tmp_path / "records"))))
 
 
-@given(st.integers(1, 9), st.integers(0, 50))
-def test_host_shards_partition_any_list(num_hosts, length):
-    rows = list(range(length))
-    shards = [rows[host_shard(num_hosts, h)] for h in range(num_hosts)]
-    assert sorted(row for shard in shards for row in shard) == rows
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
-
-
 def test_bad_use_is_one_clear_line(reader, tmp_path):
     with RecordWriter(tmp_path / "bare") as writer:
         writer.add("v0", [(0.0, np.zeros((8, 8, 3), np.uint8))])
@@ -273,8 +262,7 @@ def test_bad_use_is_one_clear_line(reader, tmp_path):
         (lambda: make_pipeline([], reader, **options), "no questions"),
         (lambda: make_pipeline(lost, reader, **options), "question q9: video 'gone'"),
         (lambda: make_pipeline(QUESTIONS[:1], bare, **options), "no CLIP embeddings"),
-        (lambda: pipeline(reader, num_hosts=3), "multiple of 3 hosts"),
-        (lambda: host_shard(2, 2), "host_index 2"),
+        (lambda: pipeline(reader, batch_size=0), "batch_size 0 must be positive"),
     ]:
         with pytest.raises(UserError, match=said):
             call()

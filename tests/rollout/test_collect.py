@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from msjoe_jax.rollout.collect import RolloutConfig
-from msjoe_jax.rollout.collector import join
 from msjoe_jax.selectors.fixed import uniform_frames
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.tasks.base import Grade, Task
@@ -218,7 +217,8 @@ def test_parts_of_different_length_join(made, plain):
     for part in ("queries", "answers"):
         lengths = [getattr(x.arrays, part).prompts.tokens.shape[-1] for x in (short, extra)]
         assert lengths[0] < lengths[1] == 96
-    for after in (waves, join([short, extra], [0, 5, 2, 7])):
+    refilled = made.collector(cut, [])._refilled(short, extra, [1, 3])
+    for after in (waves, refilled):
         same_rollouts(after, before)
         for part in ("queries", "answers"):
             left, right = (getattr(x.arrays, part).prompts for x in (after, before))

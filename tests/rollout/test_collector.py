@@ -1,18 +1,41 @@
 """Collecting: questions that teach nothing are replaced, and where an update reads the stream."""
 
+import functools
 import types
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msjoe_jax.rollout.collect import Rollout, RolloutConfig
-from msjoe_jax.rollout.collector import Collector
+from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
+from msjoe_jax.rollout.collect import Rollout, RolloutConfig, in_turn
+from msjoe_jax.rollout.collector import Collector, interleave, replace_rows
+from msjoe_jax.rollout.generate import Prompts
+from msjoe_jax.runtime.machine import make_machine
+
+MACHINE = make_machine()
+REPLACE = jax.jit(functools.partial(replace_rows, MACHINE))
+
+
+class Record(NamedTuple):
+    question: Any
+    correct: np.ndarray
+    weight: float
+    place: int = 0
 
 
 def record_of(number, correct, weight=1.0):
-    question = types.SimpleNamespace(id=number)
-    return types.SimpleNamespace(question=question, correct=np.array(correct), weight=weight)
+    return Record(types.SimpleNamespace(id=number), np.array(correct), weight)
+
+
+def stub_of(**settings):
+    """What a collector reads of `RollOut`."""
+    episodes = types.SimpleNamespace(machine=make_machine())
+    return types.SimpleNamespace(config=RolloutConfig(**settings), episodes=episodes)
 
 
 def refilled(made, refill):
@@ -20,13 +43,17 @@ def refilled(made, refill):
     supply = iter(made)
 
     def batch(*_):
-        records = next(supply)
+        records = [record._replace(place=b) for b, record in enumerate(next(supply))]
         ids = np.array([record.question.id for record in records])
         return Rollout(ids, records, 1, 1)
 
-    stub = types.SimpleNamespace(config=RolloutConfig(refill=refill))
-    collector = Collector(stub, iter([]))
-    collector.batch = batch
+    def replaced(ids, extra, places, sources, count):
+        ids = ids.copy()
+        ids[places[:count]] = extra[sources[:count]]
+        return ids
+
+    collector = Collector(stub_of(refill=refill, questions=len(made[0])), iter([]))
+    collector.batch, collector._replace_rows = batch, replaced
     return collector.collect({}, 0)
 
 
@@ -92,14 +119,104 @@ def test_each_update_has_batches_of_its_own_whatever_refill_used():
     """Update 2 of stride 3 begins at batch 3 though update 1 used one; nothing jumps in vain."""
     read = []
 
-    def roll_out(_, place, update):
+    def batch(_, update):
+        place = next(stream)
         read.append(place)
         alike = place == 3  # the first batch of update 2 is to be refilled
         return Rollout(np.array([place]), [record_of(place, [0, 0 if alike else 1])], 1, 1)
 
     stream = Stream()
-    roll_out.config = RolloutConfig(refill=2)
-    collector = Collector(roll_out, stream, stride=3)
+    collector = Collector(stub_of(refill=2, questions=1), stream, stride=3)
+    collector.batch, collector._replace_rows = batch, lambda ids, *_: ids
     for update in (1, 2, 3):
         collector.collect({}, update)
     assert read == [0, 3, 4, 6] and stream.jumps == 2
+
+
+# --- arrays -----------------------------------------------------------------------------------------
+
+
+def batch_of(rng, rows, length):
+    """A batch of noise of every type that one holds; its prompts have so many places."""
+
+    def part():
+        shape = (rows, 2, length)
+        integers = rng.integers(0, 99, (3, *shape), np.int32)
+        positions = rng.integers(0, 99, (rows, 2, 3, length), np.int32)
+        one = rng.integers(0, 99, (rows, 2), np.int32)
+        prompts = Prompts(integers[0], integers[1], positions, integers[2], one, one)
+        noise = rng.normal(size=(rows, 2, 1, 4)).astype(np.float32)
+        visual = jnp.asarray(noise, jnp.bfloat16)
+        tokens = rng.integers(0, 99, noise.shape, np.int32)
+        return TokenRollouts(prompts, visual, tokens, noise > 0, noise, noise[..., 0] > 0)
+
+    noise = rng.normal(size=(rows, 5)).astype(np.float32)
+    return RolloutBatch(
+        queries=part(),
+        answers=part(),
+        similarity=noise,
+        query_mask=noise > 0,
+        frame_mask=noise < 0,
+        draw=(rng.integers(0, 5, (rows, 3)), noise > 0.5),
+        measures={"correct": noise, "pixels": rng.integers(0, 255, (rows, 2), np.uint8)},
+        pass_rate=noise[:, 0],
+        weight=noise[:, 1],
+        importance=noise[:, 2],
+    )
+
+
+@given(st.integers(0, 99), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=4))
+def test_rows_are_replaced_in_their_order(seed, pairs):
+    """Against NumPy; of several pairs of one place the last counts."""
+    rng = np.random.default_rng(seed)
+    batch, extra = batch_of(rng, 4, 6), batch_of(rng, 4, 6)
+    places, sources = np.zeros((2, 4), np.int32)
+    for i, (place, source) in enumerate(pairs):
+        places[i], sources[i] = place, source
+    args = (MACHINE.put(batch), MACHINE.put(extra), places, sources, np.int32(len(pairs)))
+    found = REPLACE(*args)
+
+    def want(x, y):
+        x = np.array(x)
+        for place, source in pairs:
+            x[place] = np.asarray(y)[source]
+        return x
+
+    expected = jax.tree.map(want, batch, extra)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert jax.tree.map(jnp.dtype, found) == jax.tree.map(jnp.dtype, MACHINE.put(batch))
+
+
+def test_parts_are_interleaved_and_padded_to_the_longest_prompt():
+    rng = np.random.default_rng(0)
+    parts = [batch_of(rng, 3, 6), batch_of(rng, 3, 8)]
+    joined = interleave(parts)
+    assert joined.queries.prompts.tokens.shape == (6, 2, 8)
+    for w, part in enumerate(parts):
+        own = jax.tree.map(lambda x, w=w: np.asarray(x)[w::2], joined)
+        np.testing.assert_array_equal(own.similarity, part.similarity)
+        n = part.answers.prompts.tokens.shape[-1]
+        np.testing.assert_array_equal(
+            own.answers.prompts.tokens[..., :n], part.answers.prompts.tokens
+        )
+        assert (own.answers.prompts.feature_index[..., n:] == -1).all()
+        assert (own.answers.prompts.segments[..., n:] == 0).all()
+
+
+@pytest.mark.parametrize("waves", [1, 2, 3])
+def test_frames_are_read_for_one_wave_while_another_is_on_the_device(waves):
+    """Each wave's steps come in their order, and waves take turns."""
+    seen = []
+
+    def wave(w):
+        for step in ("reason", "choose", "read", "answer"):
+            seen.append((step, w))
+            yield
+        return w
+
+    assert in_turn([wave(w) for w in range(waves)]) == list(range(waves))
+    for w in range(waves):
+        assert [step for step, v in seen if v == w] == ["reason", "choose", "read", "answer"]
+    for w in range(waves - 1):
+        assert seen.index(("reason", w + 1)) < seen.index(("read", w))
+        assert seen.index(("answer", w)) < seen.index(("read", w + 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from msjoe_jax.data.questions import Question
-from msjoe_jax.rollout.episode import full_weight
+from msjoe_jax.rollout.batches import full_weight
 from msjoe_jax.rollout.frames import to_patches
 from msjoe_jax.rollout.programs import Patches, frame_features
 from msjoe_jax.selectors import SELECTORS

@@ -1,0 +1,154 @@
+"""The devices and hosts of a run as one object: where everything lies, made once.
+
+Parameters lie by the table of their models. Batches lie by rows: each host reads, decodes and
+parses those rows of a batch that lie on its devices, in the order of the whole batch.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
+
+from msjoe_jax.runtime.mesh import (
+    AxisRules,
+    MeshConfig,
+    Table,
+    batch_sharding,
+    make_mesh,
+    param_shardings,
+    with_shardings,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """A mesh of devices, and what lies where on it."""
+
+    mesh: Mesh
+    rules: AxisRules = dataclasses.field(default_factory=AxisRules)
+
+    @functools.cached_property
+    def by_rows(self) -> NamedSharding:
+        """The sharding of arrays whose leading dimension is the batch."""
+        return batch_sharding(self.mesh, self.rules)
+
+    @functools.cached_property
+    def whole(self) -> NamedSharding:
+        """The sharding of what every device holds whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def parts(self) -> int:
+        """The number of parts into which the rows of a batch are split."""
+        axes = self.rules.batch
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        return math.prod(self.mesh.shape[name] for name in names)
+
+    def padded(self, rows: int) -> int:
+        """Returns the least number of rows, from this one on, that divides into the parts."""
+        return -(-rows // self.parts) * self.parts
+
+    def rows(self, number: int) -> Int[np.ndarray, "n"]:
+        """Returns which of a batch's `number` rows this host holds, in ascending order.
+
+        Raises:
+          ValueError: the number does not divide into the parts.
+        """
+        if number % self.parts:
+            raise ValueError(f"{number} rows do not divide into {self.parts} parts")
+        places = self.by_rows.addressable_devices_indices_map((number,)).values()
+        held = [np.arange(number)[where] for where in places if where is not None]
+        return np.unique(np.concatenate(held))
+
+    def places(self, params: Any, table: Table) -> Any:
+        """Returns the sharding of every leaf of (possibly abstract) parameters or a state.
+
+        Raises:
+          UserError: see `mesh.param_shardings`.
+        """
+        return param_shardings(params, table, self.mesh, self.rules)
+
+    def laid(self, params: Any, table: Table) -> Any:
+        """Returns shape, type and sharding of every leaf, in place of the leaf."""
+        return with_shardings(params, self.places(params, table))
+
+    def put(self, tree: Any) -> Any:
+        """Puts arrays of this host's rows on the devices, as parts of arrays of all rows.
+
+        What is on the devices already stays. A scalar lies whole on every device.
+        """
+        return jax.tree.map(self._put, tree)
+
+    def _put(self, x: Any) -> jax.Array:
+        if isinstance(x, jax.Array):
+            if x.sharding.device_set != self.by_rows.device_set:
+                raise ValueError(f"an array of {x.sharding} is not of this mesh")
+            return x
+        x = np.asarray(x)
+        if not x.ndim:
+            return jax.device_put(x, self.whole)
+        if self.by_rows.is_fully_addressable:
+            return jax.device_put(x, self.by_rows)
+        number = self._number(len(x))
+        held = self.rows(number)
+
+        def part(where: Any) -> np.ndarray:
+            start, stop, _ = where[0].indices(number)
+            first = int(np.searchsorted(held, start))
+            return x[first : first + stop - start]
+
+        return jax.make_array_from_callback((number, *x.shape[1:]), self.by_rows, part)
+
+    def _number(self, held: int) -> int:
+        """Returns the rows of a batch of which a host holds this many."""
+        here = len(self.rows(self.parts))  # the parts of this host
+        return held // here * self.parts
+
+
+def make_machine(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Machine:
+    """Makes the machine of a config's mesh.
+
+    Args:
+      config: the mesh; None: the default one.
+      devices: those of the mesh; None: all of all hosts.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    config = config or MeshConfig()
+    return Machine(make_mesh(config.data, config.fsdp, config.tensor, devices))
+
+
+def fetch(tree: Any) -> Any:
+    """Copies arrays to NumPy: whole ones, and this host's rows of those that lie by rows.
+
+    All transfers start before the first is awaited.
+    """
+    jax.tree.map(_start, tree)
+    return jax.tree.map(_finish, tree)
+
+
+def _start(x: Any) -> None:
+    if isinstance(x, jax.Array):
+        for shard in x.addressable_shards:
+            shard.data.copy_to_host_async()
+
+
+def _finish(x: Any) -> Any:
+    if not isinstance(x, jax.Array):
+        return x
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return jax.device_get(x if x.is_fully_addressable else x.addressable_data(0))
+    parts: dict[int, np.ndarray] = {}
+    for shard in x.addressable_shards:
+        rows, *others = shard.index
+        if any(other != slice(None) for other in others):
+            raise ValueError(f"an array {x.shape} of {x.sharding} lies in parts of rows")
+        parts.setdefault(rows.indices(len(x))[0], np.asarray(shard.data))
+    return np.concatenate([parts[start] for start in sorted(parts)])
