@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
-DONE, USER_ERROR, UNFINISHED = 0, 2, 75  # exit statuses of `msjoe_jax.main` that are no death
+from msjoe_jax.errors import UNFINISHED, USER_ERROR
+
+DONE, FINE = 0, (0, UNFINISHED)  # exit statuses
 RESUMES = "the same command resumes from the newest checkpoint"
 # The kernel kills the child when its parent is gone, however that died. Other systems have no such
 # call: there a child whose parent was killed runs on to its own end.
@@ -57,7 +59,8 @@ class Attempt:
     @property
     def status(self) -> int:
         """The exit status of the whole: 2, 75, 0, or 1 for a death."""
-        if USER_ERROR in self.statuses:  # the others died of it
+        bad = {s for i, s in enumerate(self.statuses) if i not in self.killed and s not in FINE}
+        if USER_ERROR in bad and bad <= {USER_ERROR, -signal.SIGABRT}:  # JAX ended the others
             return USER_ERROR
         if self.first is not None:
             return 1
@@ -144,10 +147,10 @@ class Supervisor:
                 process.wait()
         for pump in pumps:
             pump.join(timeout=5)  # a grandchild may hold the pipe for longer
-        statuses = [process.returncode for process in running]
+        ends = [process.wait() for process in running]
         if first is None:
-            first, since = _death(statuses), time.monotonic()
-        return Attempt(statuses, first, killed, time.monotonic() - since)
+            first, since = _death(ends), time.monotonic()
+        return Attempt(ends, first, killed, time.monotonic() - since)
 
     def _pass_on(self, running: Sequence[subprocess.Popen[str]]) -> None:
         for number in self._sent[self._passed_on :]:
@@ -197,8 +200,7 @@ def held_port() -> Iterator[int]:
 
 def _death(statuses: Sequence[int | None]) -> int | None:
     """The first child that ended in a way the others do not survive."""
-    fine = (None, DONE, UNFINISHED)
-    return next((i for i, status in enumerate(statuses) if status not in fine), None)
+    return next((i for i, status in enumerate(statuses) if status not in (None, *FINE)), None)
 
 
 def _start(child: Child, piped: bool) -> subprocess.Popen[str]:

@@ -54,7 +54,8 @@ def run(children, restarts=0, grace=LONG, pause=0.0):
         ([7], 2, 1, 3),
         ([-9], 0, 1, 1),
         ([0, 75], 1, 75, 2),
-        ([2, 7], 1, 2, 2),
+        ([2, -6], 1, 2, 2),  # JAX ends the others
+        ([2, 7], 1, 1, 4),  # a host that fails is told to the others as an error of theirs
         ([0, 7], 1, 1, 4),
     ],
 )

@@ -29,6 +29,7 @@ from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.system import load_tokenizers, make_system, state_table
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.runtime.supervisor import held_port
 from msjoe_jax.training.state import init_state, make_step
@@ -128,9 +129,7 @@ def main(folder, port="", process=""):
     """
     meshes, folder = SHARED if port else MESHES, pathlib.Path(folder)
     if port:
-        jax.distributed.initialize(
-            f"localhost:{port}", PROCESSES, int(process), heartbeat_timeout_seconds=30
-        )
+        hosts.connect(f"localhost:{port}", PROCESSES, int(process))
         meet(folder)
     own = folder / f"own{process}"  # processes at once would replace each other's tokenizer
     own.mkdir()
@@ -176,7 +175,9 @@ def main(folder, port="", process=""):
 def meet(folder):
     """Waits for the other processes, and connects this one's devices with theirs.
 
-    Gloo's first collective gives the others 30 s to arrive and then fails; the later ones wait.
+    Devices connect at their first collective, and Gloo gives the others 30 s to arrive at it. Who
+    is there earlier fails, and waits five minutes at its end for the others, who wait in Gloo for
+    it. Later collectives have no such limit.
     """
     (folder / f"begun {jax.process_index()}").touch()
     while len(list(folder.glob("begun *"))) < PROCESSES:
@@ -240,7 +241,7 @@ def report(tmp_path_factory):
             started = [subprocess.Popen(line, env=env, stdout=log, stderr=log) for line in lines]
         try:
             for process in started:
-                assert process.wait(600) == 0, (folder / "log.txt").read_text()[-3000:]
+                assert process.wait(1800) == 0, (folder / "log.txt").read_text()[-3000:]
         finally:
             for process in started:
                 process.kill()
