@@ -108,11 +108,9 @@ class Supervisor:
             attempt = self._attempt(children)
             if attempt.first is None:
                 return attempt.status
-            died = describe(attempt)
-            if attempt.status == USER_ERROR:
-                if len(children) > 1:
-                    self.say(died)
+            if attempt.status == USER_ERROR:  # the children have said which
                 return USER_ERROR
+            died = describe(attempt)
             if start < restarts and not self._sent:
                 pause = self.pause * 2**start
                 self.say(f"{died}; restart {start + 1} of {restarts} in {pause:.0f} s")
@@ -176,6 +174,8 @@ def describe(attempt: Attempt) -> str:
                 "answer; its own lines are above"
             )
         return f"this host's process {how}"
+    if status > 0:  # a host that is told of a failure may end before the one that failed
+        how = f"was the first to end, with exit status {status} (the lines above say why)"
     line = f"host {attempt.first} of {hosts} {how}; the others "
     if attempt.killed:
         return line + f"had not ended after {attempt.seconds:.0f} s and were killed"
