@@ -41,7 +41,7 @@ from msjoe_jax.runtime.digest import (
     digest,
     digest_of_folder,
 )
-from msjoe_jax.runtime.machine import Machine, make_machine
+from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
 from msjoe_jax.training.train import Split, Trained, train
@@ -76,6 +76,7 @@ def run_phases(config: Config, workdir: epath.PathLike) -> None:
       UserError: a phase cannot use its input, or a training in the folder had another.
     """
     machine = make_machine(config.mesh)
+    introduce(machine)
     with jax.set_mesh(machine.mesh):  # attention kernels run on each device's part
         _run_phases(config, epath.Path(workdir), machine)
 

@@ -105,7 +105,8 @@ class Evaluator:
                 for places, batch in unfinished_batches(episodes, self.batch_size, finished):
                     kept.add(_of_all_hosts(self._evaluate(arms, batch, places), label))
                     bar.update()
-                    end_if_asked(f"a batch of {label} ({len(kept.rows)} of {n} questions)")
+                    if kept.on_disk:
+                        end_if_asked(f"a batch of {label} ({len(kept.rows)} of {n} questions)")
         scores = {name: np.full(n, np.nan) for name in arms}
         answers = {name: [""] * n for name in arms}
         rows = {row["index"]: row for row in kept.rows}

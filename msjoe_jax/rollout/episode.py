@@ -41,7 +41,11 @@ class Episodes(EpisodeBatches):
         temperature: float,
         weight: Float[np.ndarray, "B"],
     ) -> Reasoned:
-        """Writes queries from the previews; see `begin_reason`."""
+        """Writes queries from the previews.
+
+        Args:
+          mllm, batch, update, rollouts, temperature, weight: as of `begin_reason`.
+        """
         return self.begin_reason(
             mllm, batch, update, rollouts=rollouts, temperature=temperature, weight=weight
         )()
@@ -181,7 +185,12 @@ class Episodes(EpisodeBatches):
         temperature: float,
         samples: int = 1,
     ) -> Callable[[], Completed]:
-        """Begins to answer the prompts of `answer_prompts`; the result waits for the replies."""
+        """Begins to answer the prompts of `answer_prompts`; the result waits for the replies.
+
+        Args:
+          mllm, batch, update, temperature, samples: as of `answer`.
+          shown: what `answer_prompts` has returned.
+        """
         return self.begin(
             ANSWER,
             mllm,
@@ -204,7 +213,11 @@ class Episodes(EpisodeBatches):
         samples: int,
         sampling: Sampling,
     ) -> Completed:
-        """Draws replies to each of B × G prompts and fetches them; see `begin`."""
+        """Draws replies to each of B × G prompts and fetches them.
+
+        Args:
+          place, mllm, rows, patches, seeds, samples, sampling: as of `begin`.
+        """
         return self.begin(place, mllm, rows, patches, seeds, samples=samples, sampling=sampling)()
 
     def begin(

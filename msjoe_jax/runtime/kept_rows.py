@@ -53,6 +53,11 @@ class KeptRows:
             write_whole(self._path, text)
         return found, rows
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows outlive the process."""
+        return self._path is not None
+
     def add(self, rows: Sequence[Row]) -> None:
         """Appends rows of all hosts; the first has them in the file when this returns."""
         if self._path is not None and hosts.is_first():

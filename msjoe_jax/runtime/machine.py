@@ -6,6 +6,7 @@ parses those rows of a batch that lie on its devices, in the order of the whole 
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.mesh import (
+    MESH_AXES,
     AxisRules,
     MeshConfig,
     Table,
@@ -109,6 +112,28 @@ class Machine:
         """Returns the rows of a batch of which a host holds this many."""
         here = len(self.rows(self.parts))  # the parts of this host
         return held // here * self.parts
+
+
+def introduce(machine: Machine) -> None:
+    """Lets the devices of CPU hosts meet, along every set of axes.
+
+    The first message between CPU devices of several hosts waits 30 s for the others and then fails,
+    and hosts may compile what sends it for longer; later ones wait for as long as it takes.
+    """
+    mesh = machine.mesh
+    if hosts.count() == 1 or mesh.devices.flat[0].platform != "cpu":
+        return
+    hosts.gather(None, "the other hosts' devices")
+    for number in range(1, len(MESH_AXES) + 1):
+        for axes in itertools.combinations(MESH_AXES, number):
+            meet = jax.shard_map(
+                functools.partial(jax.lax.psum, axis_name=axes),
+                mesh=mesh,
+                in_specs=PartitionSpec(),
+                out_specs=PartitionSpec(),
+                check_vma=False,
+            )
+            jax.block_until_ready(jax.jit(meet)(jax.device_put(np.ones(()), machine.whole)))
 
 
 def make_machine(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Machine:

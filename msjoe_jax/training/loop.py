@@ -110,8 +110,8 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         watch = Watch(loop, writer, validations, best, bar)
         if not start and loop.validation:
             watch.validate(0, state)
-        due, ended = False, time.perf_counter()
-        saved = ended
+        saving = Saving(loop, checkpoints, writer)
+        ended = time.perf_counter()
         while update < steps and not validations.exhausted:
             update += 1
             began = time.perf_counter()
@@ -142,27 +142,19 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 show_rollout(writer, update, episodes, rollout.records)
             if watch.due(update):
                 watch.validate(update, state)
-                due, ended = True, time.perf_counter()
-            due |= update % every.checkpoint_every == 0
-            minutes = (ended - saved) / 60
-            late = bool(every.checkpoint_minutes and minutes >= every.checkpoint_minutes)
-            told = hosts.gather([stopping.signal_here(), late], f"update {update}")
-            asked, due = next((name for name, _ in told if name), ""), due | told[0][1]
-            finished = update == steps or validations.exhausted
-            last = finished or bool(asked)
-            if due or last:
+                saving.due, ended = True, time.perf_counter()
+            last = update == steps or validations.exhausted
+            signal = saving.agree(update)
+            if saving.due or last or signal:
                 report(*pending)
                 pending = None
                 # After a gradient that is not finite the state may be beyond repair.
-                if report.finite or last:
-                    due = False
-                    writer.flush()
-                    checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
-                    saved = time.perf_counter()
-            if asked and not finished:
+                if report.finite or last or signal:
+                    saving.save(update, state)
+            if signal and not last:
                 checkpoints.wait()
                 raise Unfinished(
-                    f"{asked}: {run.name} is saved at update {update} of {steps}; "
+                    f"{signal}: {run.name} is saved at update {update} of {steps}; "
                     "the same command resumes"
                 )
         if validations.exhausted and update < steps:
@@ -171,6 +163,33 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 f"without a new best (config.patience)"
             )
     return state, update
+
+
+class Saving:
+    """When a training is saved: every so many updates and minutes, and before it ends.
+
+    due: whether it is to be saved after this update.
+    """
+
+    def __init__(self, loop: Loop, checkpoints: Checkpoints, writer: MetricWriter) -> None:
+        self._loop, self._checkpoints, self._writer = loop, checkpoints, writer
+        self._last = time.monotonic()
+        self.due = False
+
+    def agree(self, update: int) -> str:
+        """Sets `due` as all hosts must; returns the signal that ends the run, "" if none does."""
+        every = self._loop.run.loop
+        minutes = (time.monotonic() - self._last) / 60
+        late = bool(every.checkpoint_minutes) and minutes >= every.checkpoint_minutes
+        told = hosts.gather([stopping.signal_here(), late], f"the end of update {update}")
+        self.due |= update % every.checkpoint_every == 0 or told[0][1]
+        return next((name for name, _ in told if name), "")
+
+    def save(self, update: int, state: State) -> None:
+        """Saves the state, and before it the rows of metrics."""
+        self.due, self._last = False, time.monotonic()
+        self._writer.flush()
+        self._checkpoints.save(update, state, self._loop.stream.get_state(), self._loop.meta)
 
 
 def best_checkpoints(folder: epath.Path, keep: int) -> Checkpoints:

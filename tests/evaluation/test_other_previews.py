@@ -37,8 +37,8 @@ def reader(tmp_path_factory):
 def episodes(reader, videos):
     questions = [Question(f"q{i}", video, "?", ("a", "b"), 0) for i, video in enumerate(videos)]
 
-    def batches(size, order=None):
-        sizes = {"batch_size": size, "num_candidates": 4, "num_preview": 2}
+    def batches(size, order=None, rows=None):
+        sizes = {"batch_size": size, "num_candidates": 4, "num_preview": 2, "rows": rows}
         return make_pipeline(questions, reader, order=order, with_embeddings=False, **sizes)
 
     dropped: list[tuple[str, str]] = []

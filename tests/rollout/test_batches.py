@@ -54,7 +54,8 @@ def test_unfinished_batches_are_those_of_a_whole_run(count, size, finished):
         places = list(range(count) if order is None else order)
         return [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
 
-    episodes: Any = types.SimpleNamespace(questions=range(count), batches=batches)
+    machine = types.SimpleNamespace(rows=np.arange)
+    episodes: Any = types.SimpleNamespace(questions=range(count), batches=batches, machine=machine)
     got = list(unfinished_batches(episodes, size, finished))
     want = [block for block in batches(size) if not finished.issuperset(block)]
     assert got == [(block, block) for block in want]

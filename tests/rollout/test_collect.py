@@ -80,8 +80,8 @@ def test_the_counterfactual_shows_uniform_frames(made, plain):
     config = changed(made.config, **{"rollout.counterfactual": True})
     work, shown = made.collector(config, [batch]), []
     episodes = work.roll_out.episodes
-    answer = episodes.answer
-    episodes.answer = lambda *args, **how: shown.append(args[2]) or answer(*args, **how)
+    prompts = episodes.answer_prompts
+    episodes.answer_prompts = lambda *args: shown.append(args[1]) or prompts(*args)
     after = work.batch(made.params, 5)
     frames = shown[0].frames.reshape(B, -1, K)
     assert len(shown) == 1 and frames.shape == (B, I * J + 1, K)
@@ -217,7 +217,12 @@ def test_parts_of_different_length_join(made, plain):
     for part in ("queries", "answers"):
         lengths = [getattr(x.arrays, part).prompts.tokens.shape[-1] for x in (short, extra)]
         assert lengths[0] < lengths[1] == 96
-    refilled = made.collector(cut, [])._refilled(short, extra, [1, 3])
+    rows = np.array([1, 3, 0, 0], np.int32)
+    arrays = made.collector(cut, [])._replace_rows(
+        short.arrays, extra.arrays, rows, rows, np.int32(2)
+    )
+    records = [(short, extra)[b % 2].records[b] for b in range(B)]
+    refilled = short._replace(arrays=arrays, records=records)
     for after in (waves, refilled):
         same_rollouts(after, before)
         for part in ("queries", "answers"):

@@ -133,7 +133,7 @@ def test_each_update_has_batches_of_its_own_whatever_refill_used():
     assert read == [0, 3, 4, 6] and stream.jumps == 2
 
 
-# --- arrays -----------------------------------------------------------------------------------------
+# --- arrays ----------------------------------------------------------------------------------------
 
 
 def batch_of(rng, rows, length):
