@@ -25,6 +25,10 @@ class UserError(Exception):
         return tuple(" ".join(str(line).split()) for line in self.args)
 
 
+class HostDied(Exception):
+    """Another host of the run has died, by no mistake of the user; says which and why."""
+
+
 class Unfinished(Exception):
     """A run has ended before its end, and what it had made is on disk; says where."""
 
@@ -41,14 +45,18 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
 
     So is an error of the operating system (no permission, a full disk). Ctrl-C exits with 130, as a
     shell expects, and without a traceback, since every long job here can be resumed; a run that was
-    saved before it ended exits with 75. Text that the
-    terminal cannot show is escaped, so that it never ends a command.
+    saved before it ended exits with 75. The death of another host is one line too, with status 1:
+    it may be tried again. Text that the terminal cannot show is escaped, so that it never ends a
+    command.
     """
     plain_output()
     try:
         main(*args)
     except UserError as error:
         _fail(*error.lines)
+    except HostDied as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except Unfinished as end:
         print(end, file=sys.stderr)
         sys.exit(UNFINISHED)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from msjoe_jax.errors import UserError, run_cli
+from msjoe_jax.errors import HostDied, UserError, run_cli
 
 
 def outcome(capsys, error):
@@ -30,6 +30,13 @@ def test_what_the_system_refuses_and_ctrl_c(capsys):
     )
     code, text = outcome(capsys, KeyboardInterrupt())
     assert code == 130 and "resumes" in text
+
+
+def test_the_death_of_another_host_is_no_mistake_of_the_user(capsys):
+    assert outcome(capsys, HostDied("host 1: KeyError: 'x'")) == (
+        1,
+        "error: host 1: KeyError: 'x'\n",
+    )
 
 
 def test_text_that_the_terminal_cannot_show_is_escaped(monkeypatch):

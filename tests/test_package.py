@@ -88,7 +88,16 @@ def test_an_installed_copy_lists_its_commands(wheel, tmp_path):
     where = (sys.executable, "-c", "import msjoe_jax; print(msjoe_jax.__file__)")
     assert pathlib.Path(run(*where, cwd=elsewhere, **installed).strip()).is_relative_to(target)
     by_module = run(sys.executable, "-m", "msjoe_jax", "--help", cwd=elsewhere, **installed)
-    for command in ("ask", "convert", "export", "generate", "plan", "predecode", "replay"):
+    for command in (
+        "ask",
+        "convert",
+        "export",
+        "generate",
+        "launch",
+        "plan",
+        "predecode",
+        "replay",
+    ):
         assert re.search(rf"^\s*{command}\b", by_module, re.MULTILINE), by_module
     script = (sys.executable, target / "bin" / "msjoe")
     assert run(*script, "--help", cwd=elsewhere, **installed) == by_module

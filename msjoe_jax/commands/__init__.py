@@ -4,6 +4,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predecode": ("decode videos into a record folder", "msjoe_jax.commands.predecode"),
     "ask": ("answer one question about one video", "msjoe_jax.commands.ask"),
     "generate": ("complete a prompt with images and videos", "msjoe_jax.commands.generate"),
+    "launch": ("run a training and mind its processes", "msjoe_jax.commands.launch"),
     "convert": ("read published weights", "msjoe_jax.commands.convert"),
     "export": ("write a trained model for others to load", "msjoe_jax.commands.export"),
     "plan": ("compile a run for a TPU slice that need not be there", "msjoe_jax.commands.plan"),

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from msjoe_jax.errors import USER_ERROR, UserError
+from msjoe_jax.errors import USER_ERROR, HostDied, UserError
 from msjoe_jax.runtime.platform import has_tpu
 
 HEARTBEAT_S = 30  # without a sign of life from a process, JAX ends the others
@@ -105,7 +105,8 @@ def gather(value: Any, what: str) -> list[Any]:
       what: for people: what a host that does not come was waited for.
 
     Raises:
-      UserError: another host has failed.
+      UserError: another host has raised one.
+      HostDied: another host has failed otherwise.
     """
     beat(what)
     if count() == 1:
@@ -172,7 +173,8 @@ def failures_told() -> Iterator[None]:
     """Tells the other hosts when the block fails here, and ends when they know: they end too.
 
     Raises:
-      UserError: the block has raised one, or another host has failed.
+      UserError: the block has raised one, or another host has.
+      HostDied: another host has failed otherwise.
     """
     try:
         yield
@@ -203,7 +205,8 @@ def _wait(key: str) -> str:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
         if failure := _failure():
-            raise UserError(failure[0])
+            message, code = failure
+            raise UserError(message) if code == USER_ERROR else HostDied(message)
 
 
 def _failure() -> tuple[str, int] | None:

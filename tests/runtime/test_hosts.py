@@ -164,7 +164,7 @@ def test_one_host_that_fails_ends_all_with_its_line(results):
         assert "UserError: " in one.err and "file.json: broken" in one.err
         assert one.status == 1  # a traceback: run_cli is not in this test
     assert "host 1: file.json: broken" in results["failure"][0].err
-    assert "host 0: ZeroDivisionError: by hand" in results["crash"][1].err
+    assert "HostDied: host 0: ZeroDivisionError: by hand" in results["crash"][1].err
 
 
 @pytest.mark.slow

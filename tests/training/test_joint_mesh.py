@@ -8,16 +8,17 @@ import json
 import math
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
+import traceback
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from msjoe_jax.config import read_config
@@ -28,7 +29,9 @@ from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.rollout.system import load_tokenizers, make_system, state_table
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
+from msjoe_jax.runtime.supervisor import held_port
 from msjoe_jax.training.state import init_state, make_step
 
 pytestmark = pytest.mark.slow
@@ -124,9 +127,10 @@ def main(folder, port="", process=""):
     With a port it is one of several processes whose devices make one mesh; the name of its report
     ends in its number.
     """
-    if port:
-        jax.distributed.initialize(f"localhost:{port}", PROCESSES, int(process))
     meshes, folder = SHARED if port else MESHES, pathlib.Path(folder)
+    if port:
+        hosts.connect(f"localhost:{port}", PROCESSES, int(process))
+        meet(folder)
     own = folder / f"own{process}"  # processes at once would replace each other's tokenizer
     own.mkdir()
     config, system = make_parts(own)
@@ -148,11 +152,8 @@ def main(folder, port="", process=""):
             compiler_options={"xla_backend_optimization_level": "0"},  # two thirds of the time
         )
         with jax.set_mesh(mesh):  # as in training
-            meet(folder, f"begun {sizes}")
             state = jax.device_put(state, where)
             placed = jax.device_put(batch, batch_sharding(mesh, rules))
-            step = step.lower(state, placed).compile()
-            meet(folder, f"compiled {sizes}")
             after, metrics = step(state, placed)
         q = after["mllm"]["language"]["layers"]["q"]
         split = q.size // q.addressable_shards[0].data.size
@@ -171,11 +172,17 @@ def main(folder, port="", process=""):
     (folder / f"report{process}.json").write_text(json.dumps(out))
 
 
-def meet(folder, moment):
-    """Waits for the other processes: compiling may take longer than a collective waits (30 s)."""
-    (folder / f"{moment} {jax.process_index()}").touch()
-    while len(list(folder.glob(f"{moment} *"))) < jax.process_count():
+def meet(folder):
+    """Waits for the other processes, and connects this one's devices with theirs.
+
+    Devices connect at their first collective, and Gloo gives the others 30 s to arrive at it. Who
+    is there earlier fails, and waits five minutes at its end for the others, who wait in Gloo for
+    it. Later collectives have no such limit.
+    """
+    (folder / f"begun {jax.process_index()}").touch()
+    while len(list(folder.glob("begun *"))) < PROCESSES:
         time.sleep(0.02)
+    multihost_utils.sync_global_devices("begun")
 
 
 def parts_of(state, model):
@@ -221,7 +228,7 @@ def compare(config, params, one, metrics, other, other_metrics, split):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    def run(*processes, devices, timeout=600):
+    def run(*processes, devices):
         """The reports of processes with these arguments, all at once; none outlives another."""
         folder = tmp_path_factory.mktemp("mesh")
         env = os.environ | {
@@ -234,7 +241,7 @@ def report(tmp_path_factory):
             started = [subprocess.Popen(line, env=env, stdout=log, stderr=log) for line in lines]
         try:
             for process in started:
-                assert process.wait(timeout) == 0, (folder / "log.txt").read_text()[-3000:]
+                assert process.wait(1800) == 0, (folder / "log.txt").read_text()[-3000:]
         finally:
             for process in started:
                 process.kill()
@@ -243,16 +250,8 @@ def report(tmp_path_factory):
 
     (alone,) = run((), devices=8)
 
-    def pair():
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = str(free.getsockname()[1])
-        return run(*((port, str(i)) for i in range(PROCESSES)), devices=1, timeout=280)
-
-    try:
-        first, second = pair()
-    except subprocess.TimeoutExpired:  # of a dozen pairs one stood still, in Gloo, on busy cores
-        first, second = pair()
+    with held_port() as port:
+        first, second = run(*((str(port), str(i)) for i in range(PROCESSES)), devices=1)
     assert first == second
     return alone | first
 
@@ -273,4 +272,8 @@ def test_a_mesh_changes_only_the_order_of_additions(report, name):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BaseException:  # what JAX does at exit waits for the others, and they wait in Gloo
+        traceback.print_exc()
+        os._exit(1)
