@@ -9,8 +9,9 @@ from etils import epath
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
+from msjoe_jax.runtime.goodput import process_ledger
+from msjoe_jax.runtime.heartbeat import FOLDER, Heartbeat
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
-from msjoe_jax.runtime.space import room_for
 from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
@@ -21,6 +22,7 @@ SPLITS = ("train", "validation", "heldout")
 # holds for the updates to come, whatever the checkpoint was made with.
 MAY_DIFFER = frozenset(
     {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
+    | {"profile_start", "profile_updates"}
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
     | {"final_model", "patience"}
     # Contents count, wherever they lie: phases.py compares their digests.
@@ -39,10 +41,13 @@ def run() -> None:
     """
     quiet_cpu_default()  # before JAX is imported
     keep_compiled_programs()
+    process_ledger()  # of wall time and of compilations
     import jax
 
     from msjoe_jax.config_check import check
     from msjoe_jax.phases import run_phases
+    from msjoe_jax.runtime.profiler import listen_for_signal
+    from msjoe_jax.runtime.space import room_for
 
     config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:
@@ -54,17 +59,19 @@ def run() -> None:
     config = check(config_dict)
     workdir = epath.Path(_WORKDIR.value)
     began = time.perf_counter()
-    with room_for(workdir), lock(workdir):
+    with room_for(workdir), lock(workdir), listen_for_signal():
         fresh = not (workdir / "config.json").exists()
         record_config(workdir, json.loads(config_dict.to_json()), MAY_DIFFER)
         try:
-            run_phases(config, workdir)
+            with Heartbeat(workdir, jax.process_index()):
+                run_phases(config, workdir)
         except UserError:
             # A run that ended before it made anything must not tie the folder to its config.
-            made = {p.name for p in workdir.iterdir()} - {".lock"}
+            made = {p.name for p in workdir.iterdir()} - {".lock", FOLDER}
             if fresh and made <= {"config.json", "digests.json"}:
                 for name in made:
                     (workdir / name).unlink()
+                (workdir / FOLDER).rmtree()
             raise
     print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
 

@@ -98,6 +98,16 @@ class LoopConfig:
     rollouts_every: int = option(
         1, "Updates between rows of rollouts.jsonl, from which draws are replayed.", low=1
     )
+    profile_start: int = option(
+        3, "The first update that is profiled, see profile_updates; earlier ones compile.", low=1
+    )
+    profile_updates: int = option(
+        0,
+        "Updates of each training that are profiled, into its folder `profile`; 0: none. SIGUSR1 "
+        "has the next ones profiled, so many or 3 (docs/operations.md#profile).",
+        low=0,
+        high=1000,
+    )
     checkpoint_every: int = option(50, "Updates between checkpoints.", low=1)
     keep_checkpoints: int = option(2, "Newest checkpoints that are kept.", low=1)
     validate_every: int = option(
