@@ -104,7 +104,7 @@ class LoopConfig:
     profile_updates: int = option(
         0,
         "Updates of each training that are profiled, into its folder `profile`; 0: none. SIGUSR1 "
-        "has the next ones profiled, so many or 3 (docs/operations.md#profile).",
+        "has the next ones profiled, so many or 3 (docs/operations.md#a-profile).",
         low=0,
         high=1000,
     )
