@@ -20,6 +20,8 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import digest
 from msjoe_jax.runtime.files import lock
+from msjoe_jax.runtime.goodput import process_ledger
+from msjoe_jax.runtime.heartbeat import FOLDER, Heartbeat
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 from msjoe_jax.runtime.space import room_for
 from msjoe_jax.runtime.stopping import signals_wait
@@ -44,7 +46,7 @@ SPLITS = ("train", "validation", "heldout")
 # the last bits. A rate holds for the updates to come, whatever the checkpoint was made with.
 MAY_DIFFER = frozenset(
     {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
-    | {"checkpoint_minutes"}
+    | {"checkpoint_minutes", "profile_start", "profile_updates"}
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
     | {"final_model", "patience"}
     # How the same batch is spread over devices and time.
@@ -66,6 +68,7 @@ def run() -> None:
     """
     quiet_cpu_default()  # before JAX is imported
     keep_compiled_programs()
+    process_ledger()  # of wall time and of compilations
     config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")
@@ -78,23 +81,27 @@ def run() -> None:
         # After JAX has its hosts: what follows imports it.
         from msjoe_jax.config_check import check
         from msjoe_jax.phases import run_phases
+        from msjoe_jax.runtime.profiler import listen_for_signal
 
         values = json.loads(config_dict.to_json())
         hosts.agree(_code(), "the code")
         hosts.agree(values, "the config")
         config = check(config_dict)
         workdir = epath.Path(_WORKDIR.value)
-        with room_for(workdir), lock(workdir) if hosts.is_first() else contextlib.nullcontext():
+        held = lock(workdir) if hosts.is_first() else contextlib.nullcontext()
+        with room_for(workdir), held, listen_for_signal():
             fresh = not (workdir / "config.json").exists()
             hosts.on_first(lambda: record_config(workdir, values, MAY_DIFFER), "the work folder")
             try:
-                run_phases(config, workdir)
+                with Heartbeat(workdir, hosts.index()):
+                    run_phases(config, workdir)
             except UserError:
                 # A run that ended before it made anything must not tie the folder to its config.
-                made = {p.name for p in workdir.iterdir()} - {".lock"}
+                made = {p.name for p in workdir.iterdir()} - {".lock", FOLDER}
                 if hosts.is_first() and fresh and made <= {"config.json", "digests.json"}:
                     for name in made:
                         (workdir / name).unlink()
+                    (workdir / FOLDER).rmtree()
                 raise
         print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
 

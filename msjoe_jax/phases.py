@@ -18,6 +18,7 @@ from msjoe_jax.config import NAMES, TRAININGS, Config
 from msjoe_jax.data.embed import check_embeddings
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.thinned import count_thinned, thinned_line
 from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate, load_heldout, load_split
 from msjoe_jax.models.params import Params
@@ -113,6 +114,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         base = _moved(base, moved, {n: path.parent for n, path in made.items()}, models, memory)
     clip = base.names["clip"]
     _check_records(config, clip, config.clip.checkpoint or workdir / "base")
+    _tell_thinned(config)
     questions: list[Question] = []
     if {"difficulty", *TRAININGS} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
@@ -293,16 +295,29 @@ def _later_training(workdir: epath.Path, learned: list[str]) -> str | None:
 
 def _check_records(config: Config, clip: str, checkpoint: epath.PathLike) -> None:
     """Checks that the run's CLIP has embedded every frame of the record folders that it reads."""
-    trains = {"difficulty", *TRAININGS} & set(config.phases)
-    validates = trains and config.validate_every and config.data.validation_questions
-    read = (
-        (config.data.train_records, trains),
-        (config.data.validation_records, validates),
-        (config.data.heldout_records, "evaluate" in config.phases),
-    )
-    for folder, needed in read:
-        if folder and needed:
+    for split in _splits(config):
+        if folder := getattr(config.data, f"{split}_records"):
             check_embeddings(RecordReader(folder, clip), checkpoint)
+
+
+def _splits(config: Config) -> list[str]:
+    """Returns the splits that the run reads."""
+    trains = bool({"difficulty", *TRAININGS} & set(config.phases))
+    validates = trains and config.validate_every and config.data.validation_questions
+    needed = {"train": trains, "validation": validates, "heldout": "evaluate" in config.phases}
+    return [split for split, wanted in needed.items() if wanted]
+
+
+def _tell_thinned(config: Config) -> None:
+    """Prints a line for each split that holds videos with more frames than are searched."""
+    limits = {"train": 0, "validation": config.validation_limit, "heldout": config.evaluate.limit}
+    candidates = config.frames.candidates
+    for split in _splits(config):
+        file = getattr(config.data, f"{split}_questions")
+        videos = [q.video for q in TASKS[config.data.task].read(file)[: limits[split] or None]]
+        reader = RecordReader(getattr(config.data, f"{split}_records"), "")
+        if line := thinned_line(split, count_thinned(reader, videos, candidates), candidates):
+            print(line)
 
 
 # --- phases -----------------------------------------------------------------------------------
@@ -390,10 +405,11 @@ def _evaluate(
     def load(set_name: str, model: str) -> Params:
         return models.load(sets[set_name].stored[model])
 
+    thinned = count_thinned(reader, (q.video for q in questions), config.frames.candidates)
     evaluate(
         Evaluator(episodes, config.data.task, load, size),
         arms,
         workdir,
-        {"frames": config.frames.key, "seed": config.seed},
+        {"frames": config.frames.key, "seed": config.seed, "thinned": thinned._asdict()},
         inputs,
     )

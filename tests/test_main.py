@@ -95,3 +95,9 @@ def test_the_command_itself():
     done = command("-m", "msjoe_jax.main", TINY)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: give --workdir=") and done.stderr.count("\n") == 1
+
+
+def test_jax_is_imported_after_its_settings_are_made():
+    """JAX reads the environment once: platform and cache of programs are set there before."""
+    done = command("-c", "import sys, msjoe_jax.main; print('jax' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr

@@ -171,6 +171,12 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
     report = ask(checkpoint, video, question, options)
     # A file name may hold what UTF-8 cannot.
     write_whole(page, render(report).encode("utf-8", "replace"))
+    if report.num_frames > (searched := len(report.timestamps)):
+        print(
+            f"{video}: {searched:,} evenly spaced of its {report.num_frames:,} frames were "
+            "searched, as many as in training (config.frames.candidates)",
+            file=sys.stderr,
+        )
     if report.cut_note:
         print(report.cut_note, file=sys.stderr)
     letter = "no valid answer" if report.answer is None else f"answer {LETTERS[report.answer]}"

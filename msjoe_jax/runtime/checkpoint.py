@@ -20,6 +20,7 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.goodput import CHECKPOINT, doing
 from msjoe_jax.runtime.mesh import path_name
 from msjoe_jax.runtime.space import full_disk, is_full, room_for, room_of
 
@@ -64,6 +65,7 @@ class Checkpoints:
             ),
         )
 
+    @doing(CHECKPOINT)
     def save(self, step: int, state: Any, iterator_state: IteratorState | None, meta: Meta) -> None:
         """Saves the training state as `step`; a step that is there already stays as it is.
 
@@ -90,6 +92,7 @@ class Checkpoints:
         self.wait()
         return self._manager.latest_step()
 
+    @doing(CHECKPOINT)
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, IteratorState | None, Meta]:
         """Reads a checkpoint in the shape of `like`.
 
@@ -120,6 +123,7 @@ class Checkpoints:
             if later > step:
                 self._manager.delete(later)
 
+    @doing(CHECKPOINT)
     def wait(self) -> None:
         """Waits until the last save is on disk."""
         with self._room():

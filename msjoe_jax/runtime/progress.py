@@ -6,13 +6,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
 from msjoe_jax.runtime import hosts
 
 LINE_SECONDS = 30  # between two lines where there is no terminal
+
+
+class Moment(NamedTuple):
+    """Where some work stood when its display last moved; `time` is in seconds since 1970."""
+
+    work: str
+    done: int
+    total: int | None
+    unit: str
+    time: float
+
+
+class _Latest:
+    moment: Moment | None = None
+
+
+def latest() -> Moment | None:
+    """Returns the last moment at which any work of this process moved; None: none has yet."""
+    return _Latest.moment
 
 
 class Progress:
@@ -46,11 +65,13 @@ class Progress:
             )
         self._started = self._shown = clock()
         self._print_line()
+        self._note()
 
     def update(self, n: int = 1, **metrics: object) -> None:
         """Counts `n` more units as done, and shows these metrics as `metrics` does."""
         with self._lock:
             self._count += n
+            self._note()
             self._keep(metrics)
             if self._bar is not None:
                 self._bar.update(n)
@@ -77,6 +98,9 @@ class Progress:
                 self._bar.close()
             else:
                 self._print_line("done in" if finished else "stopped after")
+
+    def _note(self) -> None:
+        _Latest.moment = Moment(self._label, self._count, self._total, self._unit, time.time())
 
     def _keep(self, metrics: dict[str, object]) -> None:
         self._metrics |= {name: _value(value) for name, value in metrics.items()}

@@ -98,6 +98,16 @@ class LoopConfig:
     rollouts_every: int = option(
         1, "Updates between rows of rollouts.jsonl, from which draws are replayed.", low=1
     )
+    profile_start: int = option(
+        3, "The first update that is profiled, see profile_updates; earlier ones compile.", low=1
+    )
+    profile_updates: int = option(
+        0,
+        "Updates of each training that are profiled, into its folder `profile`; 0: none. SIGUSR1 "
+        "has the next ones profiled, so many or 3 (docs/operations.md#a-profile).",
+        low=0,
+        high=1000,
+    )
     checkpoint_every: int = option(50, "Updates between checkpoints.", low=1)
     checkpoint_minutes: float = option(
         30.0, "Minutes between checkpoints at most: what a killed run loses; 0: any.", low=0

@@ -21,10 +21,12 @@ from msjoe_jax.rollout.log import log_row
 from msjoe_jax.runtime import hosts, stopping
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.compile_counter import CompileCounter
+from msjoe_jax.runtime.goodput import VALIDATION, doing, newest_row
 from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.training.config import TrainingRun
+from msjoe_jax.training.operations import Operations
 from msjoe_jax.training.reporting import DroppedQuestions, MetricReporter, show_rollout
 from msjoe_jax.training.state import State, scored, stored
 from msjoe_jax.training.validation import SCORE, Validation, ValidationLog
@@ -96,6 +98,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
     compiles = CompileCounter()
     pending: tuple[int, dict[str, Any]] | None = None
     update = start
+    redone = newest_row(loop.folder / "metrics.jsonl")
     first = start + 1 if start else 0  # what is written from here on: a fresh start validates at 0
     with (
         MetricWriter(loop.folder, first) as writer,
@@ -104,6 +107,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         best_checkpoints(loop.folder, every.keep_checkpoints) as best,
         progress(run.name, steps, unit="update", initial=start) as bar,
         DroppedQuestions(run.name, loop.folder, start, bar) as dropped,
+        Operations(run, loop.folder, start, redone, bar.write) as operations,
     ):
         best.remove_after(start)
         report = MetricReporter(run, writer, bar, start, int(state.get("skipped", 0)))
@@ -114,6 +118,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         ended = time.perf_counter()
         while update < steps and not validations.exhausted:
             update += 1
+            operations.begin(update, state)
             began = time.perf_counter()
             params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
             rollout, refills = loop.collector.collect(params, update)
@@ -129,6 +134,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             if pending:
                 report(*pending)
             before, ended = ended, time.perf_counter()
+            metrics |= operations.end(update, metrics)
             metrics |= _host_metrics(episodes, rollout) | {
                 "time/rollout_s": rolled_out - began,
                 "time/update_s": ended - before,
@@ -219,6 +225,7 @@ class Watch:
             return False
         return update % run.loop.validate_every == 0 or update == run.training.steps
 
+    @doing(VALIDATION)
     def validate(self, update: int, state: State) -> None:
         """Measures the state, and keeps what trains of it if it is the best."""
         loop = self.loop

@@ -22,6 +22,7 @@ from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs
+from msjoe_jax.runtime.goodput import TimedStream
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.loop import Loop, run_loop
 from msjoe_jax.training.question_weights import (
@@ -231,7 +232,7 @@ def _make_loop(
         refill=run.rollout.refill,
         seed=run.seed,
     )
-    stream = iter(episodes.batches(run.rollout.questions, order))
+    stream = TimedStream(iter(episodes.batches(run.rollout.questions, order)))
     roll_out = RollOut(
         run.rollout,
         episodes,

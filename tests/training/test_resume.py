@@ -114,7 +114,7 @@ def rows(made, workdir):
     file = made / workdir / "joint" / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
-    timed = ("time/", "tokens_per_s/", "device_idle_share", "compile_count")
+    timed = ("time/", "tokens_per_s/", "goodput/", "memory/", "device_idle_share", "compile_count")
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in found]
 
 
