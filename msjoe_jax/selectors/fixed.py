@@ -17,7 +17,7 @@ from msjoe_jax.selectors.base import Candidates, Selection, in_time_order
 def uniform(candidates: Candidates, k: int) -> Selection:
     """Chooses the centres of k equal parts of every video, whatever the queries."""
     rows = uniform_frames(candidates.frame_mask, k)
-    B, I = candidates.query_mask.shape[:2]
+    B, I = len(candidates.queries), len(candidates.queries[0])
     shape = (B, I, candidates.num_draws, k)
     frames = np.broadcast_to(rows[:, None, None], shape)
     logits = np.where(candidates.frame_mask, 0.0, -np.inf).astype(np.float32)
@@ -100,7 +100,7 @@ def moving_mean(
 
 def blind(candidates: Candidates, k: int) -> Selection:
     """Chooses no frame at all."""
-    B, I = candidates.query_mask.shape[:2]
+    B, I = len(candidates.queries), len(candidates.queries[0])
     return Selection(frames=np.full((B, I, candidates.num_draws, k), -1, np.int32))
 
 
@@ -110,7 +110,7 @@ def oracle(candidates: Candidates, k: int) -> Selection:
     Raises:
       UserError: a record without `extra.oracle_frames`.
     """
-    B, I = candidates.query_mask.shape[:2]
+    B, I = len(candidates.queries), len(candidates.queries[0])
     rows = np.full((B, 1, 1, k), -1, np.int32)
     for row, question, index, mask in zip(
         rows, candidates.questions, candidates.frame_index, candidates.frame_mask, strict=True
