@@ -1,6 +1,7 @@
 """`python -m msjoe_jax.main --config=NAME --workdir=DIR`: runs the phases of a config."""
 
 import json
+import re
 import time
 
 from absl import flags
@@ -8,7 +9,7 @@ from etils import epath
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import lock
+from msjoe_jax.runtime.files import is_local, lock
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 from msjoe_jax.runtime.space import room_for
 from msjoe_jax.runtime.workdir import record_config
@@ -47,8 +48,8 @@ def run() -> None:
     config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")
-    if "://" in _WORKDIR.value:
-        raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
+    if not is_local(_WORKDIR.value) and not re.match("gs://[^/]+/.", _WORKDIR.value):
+        raise UserError(f"--workdir={_WORKDIR.value} must be a path or gs://BUCKET/FOLDER")
     if jax.process_count() > 1:
         raise UserError("several hosts are not supported yet: use a slice of one host")
     config = check(config_dict)

@@ -10,7 +10,6 @@ each training that was validated.
 
 import itertools
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from msjoe_jax.report.figures import keyframe_figure, validation_figure
 from msjoe_jax.rollout.answerer import Answerer
 from msjoe_jax.rollout.episode import Episodes, fetch, full_weight
 from msjoe_jax.rollout.results import EpisodeConfig
+from msjoe_jax.runtime.files import on_disk
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.validation import PLAIN, WITH_TRUTH, best_of, read_validations
 
@@ -83,7 +83,7 @@ def pipeline_figure() -> Figure:
     return figure
 
 
-def heldout_data(run: pathlib.Path) -> tuple[list[Question], epath.Path]:
+def heldout_data(run: epath.Path) -> tuple[list[Question], epath.Path]:
     """Reads the held-out questions of a finished run, and where its records are.
 
     Raises:
@@ -157,13 +157,13 @@ def make_pictures(run: str, number: int, out: str) -> None:
     Raises:
       UserError: no such run or question, or `out` cannot be written.
     """
-    folder = epath.Path(out)
+    folder = on_disk(out, "the pictures")
     folder.mkdir(parents=True, exist_ok=True)
     pipeline_figure().savefig(folder / "pipeline.png", dpi=110, bbox_inches="tight")
     print(folder / "pipeline.png")
     if not run:
         return
-    questions, records = heldout_data(pathlib.Path(run))
+    questions, records = heldout_data(epath.Path(run))
     for name in TRAININGS:
         if rows := read_validations(epath.Path(run) / name):
             picture = folder / f"validation-{name}.png"
@@ -171,7 +171,7 @@ def make_pictures(run: str, number: int, out: str) -> None:
             print(picture)
     if not -len(questions) <= number < len(questions):
         raise UserError(f"--question={number}: the run has {len(questions)} held-out questions")
-    model = pathlib.Path(run) / "final"
+    model = epath.Path(run) / "final"
     answerer = Answerer(model)
     reader = RecordReader(records, answerer.fingerprint)
     check_embeddings(reader, model)

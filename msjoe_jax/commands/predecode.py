@@ -42,7 +42,7 @@ from msjoe_jax.data.predecode import (
 )
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import lock
+from msjoe_jax.runtime.files import lock, on_disk
 from msjoe_jax.runtime.progress import Progress, progress
 
 FAILURES = "failures.jsonl"
@@ -66,8 +66,8 @@ def predecode(
     Raises:
       UserError: a wrong list, a folder of other settings, a full disk, or no video gave a frame.
     """
+    failures = on_disk(out, "a record folder that is being made") / FAILURES
     entries = load_entries(manifest)
-    failures = epath.Path(out) / FAILURES
     with lock(out):
         packer = resume(out, settings)
         failures.unlink(missing_ok=True)

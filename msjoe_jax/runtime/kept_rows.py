@@ -7,7 +7,8 @@ from typing import Any
 from etils import epath
 
 from msjoe_jax.runtime.digest import Inputs, differences
-from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.files import is_local, write_whole
+from msjoe_jax.runtime.space import room_for
 
 Row = dict[str, Any]
 
@@ -19,7 +20,7 @@ class KeptRows:
     line that names the inputs, and so is what follows a line that a kill has torn.
 
     Args:
-      file: the file, on a disk: object storage cannot append; None: in memory alone.
+      file: the file; None: in memory alone. On object storage it is written again for new rows.
       inputs: what the rows are made from.
 
     Attributes:
@@ -32,7 +33,8 @@ class KeptRows:
         self.rows: list[Row] = []
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with room_for(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self.found = self._path.exists()
         header, *self.rows = _whole_rows(self._path) or [{}]
         before = header.get("inputs")
@@ -42,17 +44,28 @@ class KeptRows:
             if self.found:
                 different = ", ".join(differences(before, inputs)) or "inputs"
                 print(f"{self._path}: made from other {different}; made again")
-        lines = [{"inputs": dict(inputs)}, *self.rows]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        if not self.found or self._path.read_bytes() != text.encode():
-            write_whole(self._path, text)
+        self._header = {"inputs": dict(inputs)}
+        if not self.found or self._path.read_bytes() != self._text().encode():
+            write_whole(self._path, self._text())
 
     def add(self, rows: Sequence[Row]) -> None:
         """Appends rows; they are in the file when this returns."""
-        if self._path is not None:
-            with self._path.open("a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
         self.rows += rows
+        if self._path is None:
+            return
+        with room_for(self._path.parent):
+            if is_local(self._path):
+                with self._path.open("a") as file:
+                    file.write(_lines(rows))
+            else:
+                write_whole(self._path, self._text())
+
+    def _text(self) -> str:
+        return _lines([self._header, *self.rows])
+
+
+def _lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _whole_rows(path: epath.Path) -> list[Row]:

@@ -147,6 +147,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 # After a gradient that is not finite the state may be beyond repair.
                 if report.finite or last:
                     due = False
+                    log.flush()
                     writer.flush()
                     checkpoints.save(update, state, loop.stream.get_state(), loop.meta)
         if validations.exhausted and update < steps:

@@ -116,6 +116,8 @@ class DroppedQuestions:
                     f"{self._name} update {update}: question {question} of video "
                     f"{failure['video']} dropped: {error}"
                 )
+        if failures:
+            self._log.flush()
         self.count += len(failures)
         failures.clear()
         if any(record.weight for record in records):
