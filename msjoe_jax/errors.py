@@ -4,6 +4,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+# Where TensorFlow, through which etils.epath reads gs:// paths, has its errors.
+OBJECT_STORAGE = "tensorflow.python.framework.errors_impl"
+
 
 class UserError(Exception):
     """An error in the user's input. Its message is one line: which file or field, and what to do.
@@ -30,9 +33,9 @@ def plain_output() -> None:
 def run_cli(main: Callable[..., Any], *args: Any) -> None:
     """Runs `main(*args)`; a `UserError` is printed, one line per mistake, with exit status 2.
 
-    So is an error of the operating system (no permission, a full disk). Ctrl-C exits with 130, as a
-    shell expects, and without a traceback, since every long job here can be resumed. Text that the
-    terminal cannot show is escaped, so that it never ends a command.
+    So is an error of the operating system (no permission, a full disk) or of object storage. Ctrl-C
+    exits with 130, as a shell expects, and without a traceback, since every long job here can be
+    resumed. Text that the terminal cannot show is escaped, so that it never ends a command.
     """
     plain_output()
     try:
@@ -42,6 +45,10 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
     except OSError as error:
         prefix = "" if error.filename is None else f"{error.filename}: "
         _fail(f"{prefix}{error.strerror or error}")
+    except Exception as error:
+        if type(error).__module__ != OBJECT_STORAGE:
+            raise
+        _fail(str(error).splitlines()[0][:500])
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)

@@ -33,6 +33,7 @@ from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.system import System, Tokenizers, load_tokenizers, make_system
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime.checkpoint import load_meta, load_params
+from msjoe_jax.runtime.checkpoint_folders import is_finished
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs, newest_meta
 from msjoe_jax.runtime.digest import (
     Inputs,
@@ -257,7 +258,7 @@ def _save(
 def _later_training(workdir: epath.Path, learned: list[str]) -> str | None:
     """Returns the training that `final` holds and this start leaves out, if it is still there."""
     folder = workdir / "final" / "params"
-    held = load_meta(folder).get("trained", {}).get("phases", []) if folder.exists() else []
+    held = load_meta(folder).get("trained", {}).get("phases", []) if is_finished(folder) else []
     later = [name for name in TRAININGS[TRAININGS.index(learned[-1]) + 1 :] if name in held]
     there = [name for name in later if newest_meta(workdir / name / "checkpoints") is not None]
     return there[-1] if there else None

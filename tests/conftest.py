@@ -10,8 +10,12 @@ import pytest
 from etils import epath
 from hypothesis import HealthCheck, settings
 
+from msjoe_jax.runtime.platform import FRESH
 from tests.support import shapes
 from tests.support.object_server import object_server
+
+# Before TensorFlow is imported, which reads it once.
+os.environ.update(FRESH)
 
 # In these rooms every call is checked against its shapes and kinds. Before any of them is imported.
 CHECKED = ("models", "rl", "draws", "selectors")

@@ -61,6 +61,8 @@ CASES = [
     ((TINY, DIR, "--config.phases=('pretrain','evaluate')",
       "--config.evaluate.arms=('uniform',)"), "config.data.heldout_questions is not set"),
     ((TINY, "--workdir=configs/tiny.py"), "configs/tiny.py"),
+    ((TINY, "--workdir=s3://bucket/run"), "must be a path or gs://BUCKET/FOLDER"),
+    ((TINY, "--workdir=gs://bucket"), "must be a path or gs://BUCKET/FOLDER"),
 ]  # fmt: skip
 
 

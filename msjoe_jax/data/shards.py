@@ -1,5 +1,6 @@
 """Shards and manifest of a record folder: what its writers and its reader agree on."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -23,6 +24,7 @@ from msjoe_jax.runtime.files import (
     read_json,
     write_whole,
 )
+from msjoe_jax.runtime.space import room_for
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -132,7 +134,8 @@ class RecordFile:
         Raises:
           UserError: the disk did not take all records.
         """
-        self._writer.close()
+        with room_for(self.path.parent, self.path.name, self.bytes):
+            self._writer.close()
         open_records(self._partial, self.count)
         if self._temporary:
             self._partial.copy(self.path, overwrite=True)
@@ -142,7 +145,8 @@ class RecordFile:
 
     def discard(self) -> None:
         """Removes what has been written."""
-        self._writer.close()
+        with contextlib.suppress(RuntimeError):  # of a disk that is full
+            self._writer.close()
         self._partial.unlink(missing_ok=True)
         if self._temporary:
             self._temporary.cleanup()
