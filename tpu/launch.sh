@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: tpu/launch.sh --name NAME --zone ZONE --workdir /mnt/BUCKET/RUN
+usage: tpu/launch.sh --name NAME --zone ZONE --workdir gs://BUCKET/RUN
                      [--config configs/joint_v4.py] [--project PROJECT] [--dry-run]
                      [-- --config.FIELD=VALUE ...]
        tpu/launch.sh --name NAME --zone ZONE --logs | --stop
@@ -14,7 +14,7 @@ Starts `python -m msjoe_jax.main` on every host of the slice and returns; the ru
 outlives the connection. Its output is in ~/run.log of each host. The same command
 again resumes from the newest checkpoint of the work folder.
 
-  --workdir DIR      where checkpoints and metrics go: a disk or a mounted bucket (gcsfuse)
+  --workdir DIR      where checkpoints and metrics go: gs://BUCKET/FOLDER or a disk
   --config FILE      (default: configs/joint_v4.py)
   --logs             print the log of host 0 and follow it
   --stop             send every host SIGTERM

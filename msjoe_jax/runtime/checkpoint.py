@@ -30,7 +30,7 @@ from msjoe_jax.runtime.checkpoint_folders import (
 )
 from msjoe_jax.runtime.files import absolute
 from msjoe_jax.runtime.mesh import path_name
-from msjoe_jax.runtime.space import full_disk, is_full, room_for, room_of
+from msjoe_jax.runtime.space import is_full, room_for, room_of
 
 STATE, META = "state", "meta"
 # Parameters are stored in pieces of about this size, so that a reader that needs a part of a leaf,
@@ -144,13 +144,13 @@ class Checkpoints:
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
         """Reports a full disk as one line, and removes the half checkpoint that has filled it."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, UserError) or not is_full(error):
+        with room_for(self._directory, "a checkpoint", self._num_bytes):
+            try:
+                yield
+            except Exception as error:
+                if is_full(error):
+                    remove_unfinished(self._directory)
                 raise
-            remove_unfinished(self._directory)
-            raise full_disk(self._directory, "a checkpoint", self._num_bytes) from None
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -68,7 +68,8 @@ def room_for(folder: epath.PathLike, what: str = "", num_bytes: int = 0) -> Iter
         raise
     except Exception as error:
         if is_full(error):
-            raise full_disk(_place(error) or folder, what, num_bytes) from None
+            place = folder if what else _place(error) or folder
+            raise full_disk(place, what, num_bytes) from None
         if is_closed(error) and not _place(error):  # else its own words name the file
             reason = next(os.strerror(_code(e) or 0) for e in _causes(error) if _code(e) in CLOSED)
             raise UserError(
