@@ -12,7 +12,6 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import is_local, lock
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 from msjoe_jax.runtime.space import room_for
-from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
@@ -44,6 +43,7 @@ def run() -> None:
 
     from msjoe_jax.config_check import check
     from msjoe_jax.phases import run_phases
+    from msjoe_jax.runtime.workdir import record_config
 
     config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Importing takes seconds: once, and then a fork for every command line.
 DRIVER = """
 import json, os, sys
-from msjoe_jax import main
+from msjoe_jax import config_check, main, phases
 from msjoe_jax.commands.cli import run_app
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
@@ -97,3 +97,8 @@ def test_the_command_itself():
     done = command("-m", "msjoe_jax.main", TINY)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: give --workdir=") and done.stderr.count("\n") == 1
+
+
+def test_settings_are_made_before_jax_is_imported():
+    program = "import sys, msjoe_jax.main; print('jax' in sys.modules)"
+    assert command("-c", program).stdout == "False\n"

@@ -16,7 +16,10 @@ HERE = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 # Importing takes seconds: once, and then a fork for every command line.
 DRIVER = """
 import json, os, sys
-from msjoe_jax import main
+from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
+quiet_cpu_default()
+keep_compiled_programs()
+from msjoe_jax import main, phases
 from msjoe_jax.commands.cli import run_app
 for name, arguments in json.loads(sys.argv[1]).items():
     child = os.fork()

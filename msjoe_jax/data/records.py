@@ -161,9 +161,13 @@ class RecordWriter:
                     self._shard.discard()
                 self._partial.rmtree()
                 return
-            if self._shard is not None:
-                self._shards.append(self._shard.finish())
-            write_manifest(self._partial, self._shards, self.settings)
+            try:
+                if self._shard is not None:
+                    self._shards.append(self._shard.finish())
+                write_manifest(self._partial, self._shards, self.settings)
+            except BaseException:
+                self._partial.rmtree()  # it may be what has filled the disk
+                raise
             if self._renames:
                 self._partial.rename(self.directory)
                 (self.directory / LOCK).unlink(missing_ok=True)
