@@ -73,10 +73,14 @@ def _copy(
 
         def copy_one(file: epath.Path) -> None:
             partial, (size, _) = partial_path(copy / file.name), stamps[file.name]
-            file.copy(partial, overwrite=True)
-            if partial.stat().length != size:
-                raise UserError(f"{file}: changed while it was copied; run the command again")
-            partial.replace(copy / file.name)
+            try:
+                file.copy(partial, overwrite=True)
+                if partial.stat().length != size:
+                    raise UserError(f"{file}: changed while it was copied; run the command again")
+                partial.replace(copy / file.name)
+            except BaseException:
+                partial.unlink(missing_ok=True)  # it may be what has filled the disk
+                raise
             bar.update(size)
 
         list(pool.map(copy_one, pending))
