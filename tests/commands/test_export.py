@@ -244,7 +244,7 @@ def test_a_model_in_a_bucket_comes_out_the_same(tmp_path, folder, bucket):
     for name in (*names, "orbax/mllm/tokenizer.json", "orbax/clip/config.json"):
         assert (disk / name).read_bytes() == (copy / name).read_bytes(), name
     out = str(bucket / "out")
-    with pytest.raises(UserError, match="gs://.*/out: the new folder must be on a disk"):
+    with pytest.raises(UserError, match=r"gs://.*/out: the new folder must be on a disk"):
         export(folder, out, "hf")
 
 
