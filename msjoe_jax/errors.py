@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 USER_ERROR = 2
 UNFINISHED = 75  # saved before the end; the same command resumes
 INTERRUPTED = 130
+# Where TensorFlow, through which etils.epath reads gs:// paths, has its errors.
+OBJECT_STORAGE = "tensorflow.python.framework.errors_impl"
 
 
 class UserError(Exception):
@@ -43,8 +45,9 @@ def plain_output() -> None:
 def run_cli(main: Callable[..., Any], *args: Any) -> None:
     """Runs `main(*args)`; a `UserError` is printed, one line per mistake, with exit status 2.
 
-    So is an error of the operating system (no permission, a full disk). Ctrl-C exits with 130, as a
-    shell expects, and without a traceback, since every long job here can be resumed; a run that was
+    So is an error of the operating system (no permission, a full disk) or of object storage. Ctrl-C
+    exits with 130, as a shell expects, and without a traceback, since every long job here can be
+    resumed; a run that was
     saved before it ended exits with 75. The death of another host is one line too, with status 1:
     it may be tried again. Text that the terminal cannot show is escaped, so that it never ends a
     command.
@@ -63,6 +66,10 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
     except OSError as error:
         prefix = "" if error.filename is None else f"{error.filename}: "
         _fail(f"{prefix}{error.strerror or error}")
+    except Exception as error:
+        if type(error).__module__ != OBJECT_STORAGE:
+            raise
+        _fail(str(error).splitlines()[0][:500])
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import digest
-from msjoe_jax.runtime.files import lock
+from msjoe_jax.runtime.files import is_local, lock
 from msjoe_jax.runtime.goodput import process_ledger
 from msjoe_jax.runtime.heartbeat import FOLDER, Heartbeat
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
@@ -71,8 +72,8 @@ def run() -> None:
     config_dict = given_config(_CONFIG)
     if not _WORKDIR.value:
         raise UserError("give --workdir=DIR")
-    if "://" in _WORKDIR.value:
-        raise UserError(f"--workdir={_WORKDIR.value}: mount the bucket (gcsfuse) and name its path")
+    if not is_local(_WORKDIR.value) and not re.match("gs://[^/]+/.", _WORKDIR.value):
+        raise UserError(f"--workdir={_WORKDIR.value} must be a path or gs://BUCKET/FOLDER")
     hosts.connect(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     began = time.perf_counter()
     stall = hosts.Watchdog(60 * _STALL.value, interval=min(10.0, 15 * _STALL.value))

@@ -15,13 +15,18 @@ import jax
 from etils import epath
 
 from msjoe_jax.config import NAMES, TRAININGS, Config
-from msjoe_jax.data.embed import check_embeddings
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.data.thinned import count_thinned, thinned_line
+from msjoe_jax.data.thinned import count_thinned
 from msjoe_jax.evaluation.arms import arm_of
-from msjoe_jax.evaluation.evaluate import Evaluator, evaluate, load_heldout, load_split
+from msjoe_jax.evaluation.evaluate import Evaluator, evaluate
 from msjoe_jax.models.params import Params
+from msjoe_jax.phase_data import (
+    check_records,
+    heldout_split,
+    tell_thinned,
+    validation_split,
+)
 from msjoe_jax.phase_inputs import (
     data_inputs,
     settings_of,
@@ -43,6 +48,7 @@ from msjoe_jax.rollout.system import (
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.checkpoint import load_meta
+from msjoe_jax.runtime.checkpoint_folders import is_finished
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs, newest_meta
 from msjoe_jax.runtime.digest import (
     Inputs,
@@ -54,7 +60,7 @@ from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
 from msjoe_jax.training.state import State, abstract_state
-from msjoe_jax.training.train import Split, Trained, train
+from msjoe_jax.training.train import Trained, train
 
 # The tiny world's phases, which a run on real data never imports.
 WORLD = "msjoe_jax.world.phase"
@@ -102,9 +108,9 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if world and "world" in phases:
         config = world.build(config, workdir / "world")
     if "evaluate" in phases:  # checks data that is read after hours
-        _heldout(config, clip="")
+        heldout_split(config, clip="")
     if set(TRAININGS) & set(phases):
-        _validation(config, clip="")
+        validation_split(config, clip="")
     models = _make_models(config, machine)
     base = _stored_weights(config, models, memory)
     if world and "warm_up" in phases:
@@ -113,8 +119,8 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         moved = {name: StoredModel(name, path, "params") for name, path in made.items()}
         base = _moved(base, moved, {n: path.parent for n, path in made.items()}, models, memory)
     clip = base.names["clip"]
-    _check_records(config, clip, config.clip.checkpoint or workdir / "base")
-    _tell_thinned(config)
+    check_records(config, clip, config.clip.checkpoint or workdir / "base")
+    tell_thinned(config)
     questions: list[Question] = []
     if {"difficulty", *TRAININGS} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
@@ -132,7 +138,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     for name in TRAININGS:
         if name in phases:
             before = [training for training in sets if training != "base"]
-            validation = _validation(config, clip)
+            validation = validation_split(config, clip)
             made_from = {
                 **inputs,
                 **data_inputs(questions, reader),
@@ -284,40 +290,10 @@ def _save(
 def _later_training(workdir: epath.Path, learned: list[str]) -> str | None:
     """Returns the training that `final` holds and this start leaves out, if it is still there."""
     folder = workdir / "final" / "params"
-    held = load_meta(folder).get("trained", {}).get("phases", []) if folder.exists() else []
+    held = load_meta(folder).get("trained", {}).get("phases", []) if is_finished(folder) else []
     later = [name for name in TRAININGS[TRAININGS.index(learned[-1]) + 1 :] if name in held]
     there = [name for name in later if newest_meta(workdir / name / "checkpoints") is not None]
     return there[-1] if there else None
-
-
-# --- inputs -----------------------------------------------------------------------------------
-
-
-def _check_records(config: Config, clip: str, checkpoint: epath.PathLike) -> None:
-    """Checks that the run's CLIP has embedded every frame of the record folders that it reads."""
-    for split in _splits(config):
-        if folder := getattr(config.data, f"{split}_records"):
-            check_embeddings(RecordReader(folder, clip), checkpoint)
-
-
-def _splits(config: Config) -> list[str]:
-    """Returns the splits that the run reads."""
-    trains = bool({"difficulty", *TRAININGS} & set(config.phases))
-    validates = trains and config.validate_every and config.data.validation_questions
-    needed = {"train": trains, "validation": validates, "heldout": "evaluate" in config.phases}
-    return [split for split, wanted in needed.items() if wanted]
-
-
-def _tell_thinned(config: Config) -> None:
-    """Prints a line for each split that holds videos with more frames than are searched."""
-    limits = {"train": 0, "validation": config.validation_limit, "heldout": config.evaluate.limit}
-    candidates = config.frames.candidates
-    for split in _splits(config):
-        file = getattr(config.data, f"{split}_questions")
-        videos = [q.video for q in TASKS[config.data.task].read(file)[: limits[split] or None]]
-        reader = RecordReader(getattr(config.data, f"{split}_records"), "")
-        if line := thinned_line(split, count_thinned(reader, videos, candidates), candidates):
-            print(line)
 
 
 # --- phases -----------------------------------------------------------------------------------
@@ -350,35 +326,10 @@ def _difficulty(
     )
 
 
-def _validation(config: Config, clip: str) -> Split | None:
-    """Reads the validation split, if the run has one and validates."""
-    if not (config.validate_every and config.data.validation_questions):
-        return None
-    return load_split(
-        config.data,
-        "validation",
-        limit=config.validation_limit,
-        candidates=config.frames.candidates,
-        previews=config.frames.preview,
-        clip=clip,
-    )
-
-
-def _heldout(config: Config, clip: str) -> tuple[list[Question], RecordReader]:
-    return load_heldout(
-        config.data,
-        config.evaluate,
-        candidates=config.frames.candidates,
-        previews=config.frames.preview,
-        max_queries=config.prompt.max_queries,
-        clip=clip,
-    )
-
-
 def _evaluate(
     config: Config, workdir: epath.Path, models: Models, sets: dict[str, Weights]
 ) -> None:
-    questions, reader = _heldout(config, sets["base"].names["clip"])
+    questions, reader = heldout_split(config, sets["base"].names["clip"])
     episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
     names = config.evaluate.arms
     arms = {name: arm_of(name, sets) for name in names}

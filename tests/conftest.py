@@ -2,13 +2,20 @@
 
 import functools
 import os
+import uuid
 
 import jax
 import jaxtyping
 import pytest
+from etils import epath
 from hypothesis import HealthCheck, settings
 
+from msjoe_jax.runtime.platform import FRESH
 from tests.support import shapes
+from tests.support.object_server import object_server
+
+# Before TensorFlow is imported, which reads it once.
+os.environ.update(FRESH)
 
 # In these rooms every call is checked against its shapes and kinds. Before any of them is imported.
 CHECKED = ("models", "rl", "draws", "selectors")
@@ -42,3 +49,18 @@ def quick_compilation():
     jax.jit = functools.partial(plain, compiler_options={"xla_backend_optimization_level": "0"})
     yield
     jax.jit = plain
+
+
+@pytest.fixture(scope="session")
+def object_storage(tmp_path_factory):
+    """The environment in which Google's libraries find an object server on localhost."""
+    with object_server(tmp_path_factory.mktemp("objects")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(object_storage, monkeypatch):
+    """An empty bucket, gs://…, on an object server on localhost."""
+    for name, value in object_storage.items():
+        monkeypatch.setenv(name, value)
+    return epath.Path(f"gs://{uuid.uuid4().hex}")

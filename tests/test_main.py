@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Importing takes seconds: once, and then a fork for every command line.
 DRIVER = """
 import json, os, sys
-from msjoe_jax import main
+from msjoe_jax import config_check, main, phases
 from msjoe_jax.commands.cli import run_app
 for number, arguments in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
@@ -61,6 +61,8 @@ CASES = [
     ((TINY, DIR, "--config.phases=('pretrain','evaluate')",
       "--config.evaluate.arms=('uniform',)"), "config.data.heldout_questions is not set"),
     ((TINY, "--workdir=configs/tiny.py"), "configs/tiny.py"),
+    ((TINY, "--workdir=s3://bucket/run"), "must be a path or gs://BUCKET/FOLDER"),
+    ((TINY, "--workdir=gs://bucket"), "must be a path or gs://BUCKET/FOLDER"),
 ]  # fmt: skip
 
 

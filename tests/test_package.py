@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Imported by no module of ours: what clu's TensorBoard writer needs, and who reads its files.
-UNIMPORTED = {"tensorflow", "tensorflow-cpu"}
+# Imported by no module of ours: what clu's TensorBoard writer needs, and Orbax of a bucket.
+UNIMPORTED = {"tensorflow", "tensorflow-cpu", "google-cloud-storage"}
 
 
 def run(*command: object, cwd: pathlib.Path, **environment: str) -> str:

@@ -24,6 +24,7 @@ from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_folder import load_model_folder, save_model_folder
 from msjoe_jax.rollout.results import Completed
 from msjoe_jax.rollout.stored_models import StoredModel
+from msjoe_jax.runtime.checkpoint_folders import LAST_FILE
 from msjoe_jax.training import train
 from msjoe_jax.training.state import stored
 from tests.support.system import colour_questions, noise_videos
@@ -91,20 +92,24 @@ def home(made, tmp_path, monkeypatch):
     return tmp_path
 
 
-def start(home, *names, **fields):
-    """Runs phases in the folder `w`, as one more start of the same run."""
+def start(home, *names, at=None, **fields):
+    """Runs phases in the folder `w`, as one more start of the same run.
+
+    `at`: where that folder and the run's inputs are; in `home` if not given.
+    """
+    at = at or home
     c = tiny_config(home)
     c.phases = names
     for name in NAMES:
-        c[name].checkpoint = str(home / "model")
+        c[name].checkpoint = str(at / "model")
     for split in ("train", "heldout"):
-        c.data[f"{split}_records"] = str(home / split)
-        c.data[f"{split}_questions"] = str(home / f"{split}.jsonl")
+        c.data[f"{split}_records"] = str(at / split)
+        c.data[f"{split}_questions"] = str(at / f"{split}.jsonl")
     c.pretrain.steps = c.joint.steps = 1
     c.evaluate.batch, c.evaluate.arms = 2, ("uniform",)
     c.rollout.questions, c.rollout.query_rollouts, c.difficulty.samples = 2, 2, 4
     c.update_from_flattened_dict(fields)
-    run_phases(read_config(c), home / "w")
+    run_phases(read_config(c), at / "w")
 
 
 def refused(home, *names, **fields):
@@ -347,3 +352,27 @@ def test_an_evaluation_is_kept_or_made_again(home, capsys, monkeypatch):
     edit(home / "heldout.jsonl", corrected)
     start(home, "joint", "evaluate")
     assert rows + "arms" in capsys.readouterr().out
+
+
+def test_run_on_object_storage_is_the_run_on_a_disk(home, bucket, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    for kind in ("model", "train", "heldout"):
+        for file in sorted(p for p in (home / kind).rglob("*") if p.is_file()):
+            (bucket / file.relative_to(home)).write_bytes(file.read_bytes())
+    for split in ("train", "heldout"):
+        (bucket / f"{split}.jsonl").write_bytes((home / f"{split}.jsonl").read_bytes())
+    every = ("difficulty", "pretrain", "evaluate")
+    start(home, *every)
+    capsys.readouterr()
+    start(home, *every, at=bucket)
+    assert f"{bucket}/train: copying 9 files" in capsys.readouterr().out
+    there, here = bucket / "w", home / "w"
+    for name in ("difficulty/questions.jsonl", "eval_questions.jsonl", "eval.json"):
+        assert (there / name).read_bytes() == (here / name).read_bytes(), name
+    assert np.array_equal(sampler_of(there / "final"), sampler_of(here / "final"))
+    written = sorted(p.name for p in there.iterdir())
+    assert written == sorted({p.name for p in here.iterdir()} - {"digests.json"})
+    (there / "final" / "params" / LAST_FILE).unlink()  # a kill before the last file was written
+    start(home, *every, at=bucket)
+    assert f"{there}/final: made from other" in capsys.readouterr().out
+    assert np.array_equal(sampler_of(there / "final"), sampler_of(here / "final"))

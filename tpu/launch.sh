@@ -15,7 +15,7 @@ and returns; the run outlives the connection. Each start has a log of its own,
 tpu/status.sh). The same command again resumes from the newest checkpoint of the
 work folder.
 
-  --workdir DIR      where checkpoints and metrics go: one place that all hosts see
+  --workdir DIR      where checkpoints and metrics go: gs://BUCKET/FOLDER or a disk
   --config FILE      (default: configs/joint_v4.py)
   --restarts N       how often a died process is started again on its host (default: 3);
                      never after exit 0, 2 (bad input) or 75 (saved, unfinished)

@@ -23,7 +23,7 @@ from msjoe_jax.models.params import count_params
 from msjoe_jax.report.answer_page import Report, ReportFrame, Timing, render
 from msjoe_jax.rollout.answerer import Answer, Answerer
 from msjoe_jax.runtime.compile_counter import CompileCounter
-from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.files import on_disk, write_whole
 from msjoe_jax.text.prompts import LETTERS
 
 
@@ -157,7 +157,8 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
         raise UserError("an option of --options is empty")
     if not is_unicode([question, *options]):
         raise UserError("--question and --options must be UTF-8 text")
-    if not epath.Path(video).is_file():
+    on_disk(out, "the report")
+    if not on_disk(video, "the video").is_file():
         raise UserError(f"{video}: no such video file")
     page = epath.Path(out)
     if page.is_dir():

@@ -29,7 +29,7 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import PIXEL_MEAN, PIXEL_STD
 from msjoe_jax.models.params import Params, abstract
-from msjoe_jax.runtime.files import read_json
+from msjoe_jax.runtime.files import on_disk, read_json
 from msjoe_jax.runtime.param_store import ParamWriter
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
@@ -151,7 +151,7 @@ def convert(source: epath.Path, out: epath.Path) -> None:
         tokenizer has ids beyond its table, `out` exists or is being made from another source, or
         there is no room for it.
     """
-    model = understand(source)
+    model = understand(on_disk(source, "a published model"))
     # Without one the checkpoint could neither read nor write.
     Tokenizer(source).check_fits(model.vocab)
     tensors = read_folder(source)

@@ -12,7 +12,6 @@ file that it was at).
 
 import dataclasses
 import hashlib
-import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -140,7 +139,9 @@ def _orbax(stored: Stored, output: ResumableFolder) -> None:
             stored.bar.update(leaf.size * leaf.dtype.itemsize // layers)
     for name in ("mllm", "clip"):
         if (stored.folder / name).is_dir():
-            shutil.copytree(stored.folder / name, output.folder / name, dirs_exist_ok=True)
+            (output.folder / name).mkdir(exist_ok=True)
+            for file in (stored.folder / name).iterdir():
+                write_whole(output.folder / name / file.name, file.read_bytes())
 
 
 def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:

@@ -10,7 +10,6 @@ each training that was validated.
 
 import itertools
 import json
-import pathlib
 from typing import Any
 
 import jax
@@ -33,6 +32,7 @@ from msjoe_jax.rollout.answerer import Answerer
 from msjoe_jax.rollout.batches import full_weight
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.results import EpisodeConfig
+from msjoe_jax.runtime.files import on_disk
 from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.validation import PLAIN, WITH_TRUTH, best_of, read_validations
@@ -86,7 +86,7 @@ def pipeline_figure() -> Figure:
     return figure
 
 
-def heldout_data(run: pathlib.Path) -> tuple[list[Question], epath.Path]:
+def heldout_data(run: epath.Path) -> tuple[list[Question], epath.Path]:
     """Reads the held-out questions of a finished run, and where its records are.
 
     Raises:
@@ -160,13 +160,13 @@ def make_pictures(run: str, number: int, out: str) -> None:
     Raises:
       UserError: no such run or question, or `out` cannot be written.
     """
-    folder = epath.Path(out)
+    folder = on_disk(out, "the pictures")
     folder.mkdir(parents=True, exist_ok=True)
     pipeline_figure().savefig(folder / "pipeline.png", dpi=110, bbox_inches="tight")
     print(folder / "pipeline.png")
     if not run:
         return
-    questions, records = heldout_data(pathlib.Path(run))
+    questions, records = heldout_data(epath.Path(run))
     for name in TRAININGS:
         if rows := read_validations(epath.Path(run) / name):
             picture = folder / f"validation-{name}.png"
@@ -174,7 +174,7 @@ def make_pictures(run: str, number: int, out: str) -> None:
             print(picture)
     if not -len(questions) <= number < len(questions):
         raise UserError(f"--question={number}: the run has {len(questions)} held-out questions")
-    model = pathlib.Path(run) / "final"
+    model = epath.Path(run) / "final"
     answerer = Answerer(model)
     reader = RecordReader(records, answerer.fingerprint)
     check_embeddings(reader, model)

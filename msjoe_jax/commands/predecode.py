@@ -20,8 +20,8 @@ again. A killed and resumed run ends with the same bytes as one that was left al
 to the manifest later are decoded into further shards of the same folder.
 """
 
+import errno
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,11 +42,12 @@ from msjoe_jax.data.predecode import (
 )
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import lock
+from msjoe_jax.runtime.files import lock, on_disk
 from msjoe_jax.runtime.progress import Progress, progress
+from msjoe_jax.runtime.space import FULL, has_code, room_for
 
 FAILURES = "failures.jsonl"
-FULL_DISK = 64 << 20  # with less than this many bytes free a failure is the disk's, not the video's
+OF_THE_DISK = (*FULL, errno.EROFS)  # errors that no video can cause
 
 
 def predecode(
@@ -66,9 +67,9 @@ def predecode(
     Raises:
       UserError: a wrong list, a folder of other settings, a full disk, or no video gave a frame.
     """
+    failures = on_disk(out, "a record folder that is being made") / FAILURES
     entries = load_entries(manifest)
-    failures = epath.Path(out) / FAILURES
-    with lock(out):
+    with room_for(out), lock(out):
         packer = resume(out, settings)
         failures.unlink(missing_ok=True)
         packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
@@ -112,12 +113,13 @@ def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progr
         if error is None:
             packer.add(entry)
         else:
-            if shutil.disk_usage(packer.out).free < FULL_DISK:
-                raise UserError(f"{packer.out}: the disk is full; free some and run again")
+            with room_for(packer.out):
+                if has_code(error, OF_THE_DISK):
+                    raise error
             num_failed += 1
             reason = str(error) if isinstance(error, UserError) else repr(error)
             row = {"id": entry.id, "video": entry.video, "reason": reason}
-            with (packer.out / FAILURES).open("a") as file:
+            with room_for(packer.out), (packer.out / FAILURES).open("a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         bar.metrics(videos=number, failed=num_failed)
     return num_failed

@@ -99,7 +99,7 @@ def _states(reader: RecordReader) -> dict[str, str]:
     """Says of every shard what its embeddings by the reader's CLIP are."""
 
     def state(shard: dict[str, Any]) -> str:
-        path = _embedding_path(reader.directory, reader.clip or "", shard)
+        path = _embedding_path(reader.files, reader.clip or "", shard)
         if not path.is_file():
             return MISSING
         count = len(shard["videos"])

@@ -9,7 +9,8 @@ Layout of a folder (everything but `manifest.json` comes in shards named 00000, 
                                 frames they were made from (see embed.py)
 
 A shard never changes once it has its name, and only shards named in `manifest.json` count: the
-manifest is written last, by rename. Groups of one record, stored without a second compression,
+manifest is written last. A folder on object storage (gs://…) is read from a copy on the host's
+disk (see local_copy.py). Groups of one record, stored without a second compression,
 make a random read cost one seek, which is what hour-long videos need.
 """
 
@@ -27,7 +28,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
+from msjoe_jax.data.local_copy import local_copy
 from msjoe_jax.data.shards import (
+    MANIFEST,
     SHARD_BYTES,
     Frame,
     ShardWriter,
@@ -40,7 +43,7 @@ from msjoe_jax.data.shards import (
 )
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.digest import digest
-from msjoe_jax.runtime.files import LOCK, lock, partial_path
+from msjoe_jax.runtime.files import LOCK, is_local, lock, partial_path
 
 # Measured: below about 128² pixels PIL holds the GIL for most of a decode, and two threads decode
 # fewer 56×56 frames a second (9 k) than one does (14 k).
@@ -75,6 +78,8 @@ class VideoInfo:
 class RecordWriter:
     """Writes a record folder under `DIRECTORY.partial`; it gets its name when all is on disk.
 
+    On object storage it has its name from the start, and counts once its manifest is there.
+
     Use it as a context manager. An exception inside removes the partial folder; after kill -9 the
     next writer clears it.
 
@@ -100,14 +105,16 @@ class RecordWriter:
         self.quality = quality
         self.shard_bytes = shard_bytes
         self.settings = settings or {}
-        self._partial = partial_path(directory)
+        self._renames = is_local(directory)
+        self._partial = partial_path(directory) if self._renames else self.directory
         self._ids: set[str] = set()
         self._shards: list[dict[str, Any]] = []
         self._shard: ShardWriter | None = None
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        if self.directory.exists():
+        there = self.directory if self._renames else self.directory / MANIFEST
+        if there.exists():
             raise UserError(f"{self.directory}: exists already; delete it or choose another name")
         self._held.enter_context(lock(self._partial))
         for stale in self._partial.iterdir():
@@ -154,15 +161,24 @@ class RecordWriter:
                     self._shard.discard()
                 self._partial.rmtree()
                 return
-            if self._shard is not None:
-                self._shards.append(self._shard.finish())
-            write_manifest(self._partial, self._shards, self.settings)
-            self._partial.rename(self.directory)
-            (self.directory / LOCK).unlink(missing_ok=True)
+            try:
+                if self._shard is not None:
+                    self._shards.append(self._shard.finish())
+                write_manifest(self._partial, self._shards, self.settings)
+            except BaseException:
+                self._partial.rmtree()  # it may be what has filled the disk
+                raise
+            if self._renames:
+                self._partial.rename(self.directory)
+                (self.directory / LOCK).unlink(missing_ok=True)
 
 
 class RecordReader:
     """Random access to a record folder; safe to use from several threads.
+
+    Attributes:
+      directory: the folder.
+      files: where its shards are read from: the folder itself, or its copy on the host's disk.
 
     Args:
       directory: the folder.
@@ -177,6 +193,7 @@ class RecordReader:
     def __init__(self, directory: epath.PathLike, clip: str | None = None):
         self.directory = epath.Path(directory)
         manifest = read_manifest(self.directory)
+        self.files = local_copy(self.directory)
         self.settings: dict[str, Any] = manifest["settings"]
         self.shards: list[dict[str, Any]] = manifest["shards"]
         self._where = {
@@ -296,7 +313,7 @@ class RecordReader:
     def clips(self) -> list[str]:
         """Returns the fingerprints of all CLIPs of which the folder has embeddings."""
         # Not glob: the folder's name may hold characters that are patterns to it.
-        names = (CLIP_FILE.fullmatch(path.name) for path in self.directory.iterdir())
+        names = (CLIP_FILE.fullmatch(path.name) for path in self.files.iterdir())
         return sorted({name["fingerprint"] for name in names if name})
 
     def _only_clip(self) -> str | None:
@@ -321,7 +338,7 @@ class RecordReader:
 
     def _read(self, kind: str, shard: int, indices: list[int]) -> list[bytes]:
         entry = self.shards[shard]
-        path = shard_path(self.directory, kind, entry["name"])
+        path = shard_path(self.files, kind, entry["name"])
         with self._lock:
             if path not in self._open:
                 expected = entry["frames"] if kind == "frames" else len(entry["videos"])

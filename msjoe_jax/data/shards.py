@@ -1,9 +1,11 @@
 """Shards and manifest of a record folder: what its writers and its reader agree on."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +17,14 @@ from PIL import Image
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.digest import digest
-from msjoe_jax.runtime.files import commit_file, partial_path, read_json, write_whole
+from msjoe_jax.runtime.files import (
+    commit_file,
+    is_local,
+    partial_path,
+    read_json,
+    write_whole,
+)
+from msjoe_jax.runtime.space import room_for
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -94,7 +103,10 @@ def shard_digest(shard: dict[str, Any]) -> str:
 
 
 class RecordFile:
-    """An ArrayRecord file that is written under a provisional name until `finish`."""
+    """An ArrayRecord file that is written under a provisional name until `finish`.
+
+    What goes to object storage is written to a temporary file first.
+    """
 
     def __init__(self, path: epath.PathLike):
         """Opens the file for writing."""
@@ -102,7 +114,11 @@ class RecordFile:
         self.count = 0
         self.bytes = 0
         self.hash = hashlib.sha256()  # of the records and their lengths
-        self._writer = ArrayRecordWriter(os.fspath(partial_path(path)), WRITER_OPTIONS)
+        self._temporary = None if is_local(path) else tempfile.TemporaryDirectory()
+        self._partial = partial_path(path)
+        if self._temporary:
+            self._partial = epath.Path(self._temporary.name) / self.path.name
+        self._writer = ArrayRecordWriter(os.fspath(self._partial), WRITER_OPTIONS)
 
     def write(self, record: bytes) -> None:
         """Appends a record."""
@@ -118,14 +134,22 @@ class RecordFile:
         Raises:
           UserError: the disk did not take all records.
         """
-        self._writer.close()
-        open_records(partial_path(self.path), self.count)
-        commit_file(self.path)
+        with room_for(self.path.parent, self.path.name, self.bytes):
+            self._writer.close()
+        open_records(self._partial, self.count)
+        if self._temporary:
+            self._partial.copy(self.path, overwrite=True)
+            self._temporary.cleanup()
+        else:
+            commit_file(self.path)
 
     def discard(self) -> None:
         """Removes what has been written."""
-        self._writer.close()
-        partial_path(self.path).unlink(missing_ok=True)
+        with contextlib.suppress(RuntimeError):  # of a disk that is full
+            self._writer.close()
+        self._partial.unlink(missing_ok=True)
+        if self._temporary:
+            self._temporary.cleanup()
 
 
 class ShardWriter:

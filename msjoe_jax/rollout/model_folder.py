@@ -7,11 +7,16 @@ them, and so do the `checkpoint` fields of a config. Layout:
     mllm/    config.json and tokenizer.json, both as Hugging Face has them, and those of
              `SIDE_FILES` that the source had
     clip/    likewise
+
+A folder is whole or it is none. On a disk it gets its name when all of it is there. On object
+storage, which cannot rename, `params/` is removed first and written last, and counts once it is
+whole (see runtime/checkpoint_folders.py).
 """
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -34,9 +39,11 @@ from msjoe_jax.rollout.system import (
     state_table,
 )
 from msjoe_jax.rollout.text import Text, make_text
-from msjoe_jax.runtime.checkpoint import load_meta, load_params, save_params
+from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.checkpoint import META, load_meta, load_params, save_params
+from msjoe_jax.runtime.checkpoint_folders import LAST_FILE, check_finished
 from msjoe_jax.runtime.digest import Inputs, differences, digest_of_file
-from msjoe_jax.runtime.files import partial_path, read_json
+from msjoe_jax.runtime.files import is_local, partial_path, read_json, write_whole
 from msjoe_jax.runtime.machine import Machine, local_machine
 from msjoe_jax.runtime.space import room_for, room_of
 from msjoe_jax.text.prompts import PromptConfig
@@ -149,6 +156,7 @@ def check_folder(folder: epath.PathLike, names: Sequence[str]) -> None:
     folder = epath.Path(folder)
     if not (folder / "params").is_dir():
         raise UserError(f"{folder}: no checkpoint there (expected the folder params in it)")
+    check_finished(folder / "params", META)
     for name in names:
         if name != "sampler" and not (folder / name / CONFIG).is_file():
             raise UserError(f"{folder}: holds no {name} ({name}/{CONFIG} is missing)")
@@ -166,7 +174,8 @@ def save_model_folder(
 ) -> None:
     """Writes the folder; leaves a complete one from the same inputs, and replaces any other.
 
-    The side files of the checkpoints that the models came from are copied.
+    Every host writes its parts of the parameters, the first all else. The side files of the
+    checkpoints that the models came from are copied.
 
     Args:
       folder: the folder to write.
@@ -183,32 +192,70 @@ def save_model_folder(
       UserError: the disk is full.
     """
     folder = epath.Path(folder)
-    if folder.exists():
-        before = None if inputs is None else _inputs_of(folder)
-        if before == inputs:
-            return
-        different = ", ".join(differences(before or {}, inputs or {})) or "inputs"
-        print(f"{folder}: made from other {different}; made again")
-    partial, old = partial_path(folder), folder.parent / f"{folder.name}.old"
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if hosts.on_first(lambda: _is_there(folder, inputs), f"whether {folder} is there"):
+        return
     stated = {} if inputs is None else {"inputs": dict(inputs)}
-    with room_for(folder.parent, "a model folder", room_of(params)):
-        try:
-            _write_model_folder(partial, settings, {**parts, **stated}, system, tokenizers, params)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # it may be what has filled the disk
-            raise
+    place = _replaced(folder) if is_local(folder) else _emptied(folder)
+    with room_for(folder.parent, "a model folder", room_of(params)), place as new:
+        _write_model_folder(new, settings, {**parts, **stated}, system, tokenizers, params)
+
+
+@contextlib.contextmanager
+def _replaced(folder: epath.Path) -> Iterator[epath.Path]:
+    """Yields a folder to fill, which takes the place of what is there when the block has ended."""
+    partial, old = partial_path(folder), folder.parent / f"{folder.name}.old"
+
+    def begin() -> None:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def end() -> None:
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+
+    hosts.on_first(begin, f"an empty {partial}")
+    try:
+        yield partial
+    except BaseException:
+        if hosts.is_first():
+            shutil.rmtree(partial, ignore_errors=True)  # it may be what has filled the disk
+        raise
+    hosts.on_first(end, f"the name of {folder}")
+
+
+@contextlib.contextmanager
+def _emptied(folder: epath.Path) -> Iterator[epath.Path]:
+    """Yields a folder on object storage to fill, whose `params` are to be written last."""
+
+    def begin() -> None:
+        # Its last file first: what is left of a kill in here does not count.
+        (folder / "params" / LAST_FILE).unlink(missing_ok=True)
+        if folder.is_dir():
+            folder.rmtree()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    hosts.on_first(begin, f"an empty {folder}")
+    yield folder
 
 
 def made_from(folder: epath.PathLike, inputs: Inputs) -> bool:
     """Whether a complete model folder is there that these inputs made."""
     folder = epath.Path(folder)
     return folder.exists() and _inputs_of(folder) == inputs
+
+
+def _is_there(folder: epath.Path, inputs: Inputs | None) -> bool:
+    """Whether a complete folder from these inputs (None: any) is there; says why not, if it is."""
+    if not folder.exists():
+        return False
+    before = None if inputs is None else _inputs_of(folder)
+    if before != inputs:
+        different = ", ".join(differences(before or {}, inputs or {})) or "inputs"
+        print(f"{folder}: made from other {different}; made again")
+    return before == inputs
 
 
 def _inputs_of(folder: epath.Path) -> dict[str, str]:
@@ -225,16 +272,23 @@ def _inputs_of(folder: epath.Path) -> dict[str, str]:
 
 
 def _write_model_folder(
-    partial: epath.Path,
+    folder: epath.Path,
     settings: ModelSettings,
     parts: Mapping[str, Any],
     system: System,
     tokenizers: Tokenizers,
     params: Mapping[str, Params],
 ) -> None:
-    partial.mkdir(parents=True)
+    hosts.on_first(
+        lambda: _write_files(folder, settings, system, tokenizers), f"the files of {folder}"
+    )
     meta = {**plain(settings), **parts}
-    save_params(str(partial / "params"), {name: params[name] for name in NAMES}, meta)
+    save_params(str(folder / "params"), {name: params[name] for name in NAMES}, meta)
+
+
+def _write_files(
+    folder: epath.Path, settings: ModelSettings, system: System, tokenizers: Tokenizers
+) -> None:
     family = system.family
     models: tuple[tuple[str, MllmSettings | ClipSettings, Any, Any, Any], ...] = (
         ("mllm", settings.mllm, system.mllm_config, family.read_config, family.write_config),
@@ -244,12 +298,12 @@ def _write_model_folder(
         models, tokenizers, strict=True
     ):
         assert tokenizer is not None
-        (partial / name).mkdir()
+        (folder / name).mkdir()
         content = write_config(sizes)
         if part.checkpoint:
             source = epath.Path(part.checkpoint) / name
-            copy_side_files(source, partial / name)
+            copy_side_files(source, folder / name)
             if read_sizes(source / CONFIG, read_config) == sizes:
                 content = read_json(source / CONFIG)
-        write_json(partial / name / CONFIG, content)
-        shutil.copyfile(tokenizer.file, partial / name / "tokenizer.json")
+        write_json(folder / name / CONFIG, content)
+        write_whole(folder / name / "tokenizer.json", tokenizer.file.read_bytes())

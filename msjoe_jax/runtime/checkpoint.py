@@ -2,7 +2,8 @@
 
 Both have one layout, written by Orbax: `state/`, the leaves under their path names ("params/…"),
 and `meta/`, JSON. So parameters can be read out of a run's checkpoint by their prefix. A checkpoint
-appears under its name only when it is whole; a kill at any moment leaves the one before.
+appears under its name only when it is whole; on object storage it counts only once it has the file
+that Orbax writes last. A kill at any moment leaves the one before.
 """
 
 import base64
@@ -20,9 +21,16 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.checkpoint_folders import (
+    check_finished,
+    is_finished,
+    mark_finished,
+    remove_unfinished,
+)
+from msjoe_jax.runtime.files import absolute
 from msjoe_jax.runtime.goodput import CHECKPOINT, doing
 from msjoe_jax.runtime.mesh import path_name
-from msjoe_jax.runtime.space import full_disk, is_full, room_for, room_of
+from msjoe_jax.runtime.space import is_full, room_for, room_of
 
 STATE, META = "state", "meta"
 # Parameters are stored in pieces of about this size, so that a reader that needs a part of a leaf,
@@ -53,10 +61,10 @@ class Checkpoints:
         """
         if keep < 1:  # Orbax keeps none, or all
             raise UserError(f"{os.fspath(directory)}: keep={keep} checkpoints must be at least 1")
-        self._directory = _absolute(directory)
+        self._directory = absolute(directory)
         self._num_bytes = 0  # of the checkpoint that is being saved
         # Orbax's own cleanup runs in the background, and only the next save waits for it.
-        _remove_unfinished(self._directory)
+        remove_unfinished(self._directory)
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -139,13 +147,13 @@ class Checkpoints:
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
         """Reports a full disk as one line, and removes the half checkpoint that has filled it."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, UserError) or not is_full(error):
+        with room_for(self._directory, "a checkpoint", self._num_bytes):
+            try:
+                yield
+            except Exception as error:
+                if is_full(error):
+                    remove_unfinished(self._directory)
                 raise
-            _remove_unfinished(self._directory)
-            raise full_disk(self._directory, "a checkpoint", self._num_bytes) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -160,15 +168,17 @@ def save_params(path: epath.PathLike, params: Any, meta: Meta) -> None:
     Raises:
       UserError: `path` exists, or the disk is full.
     """
-    folder = _absolute(path)
-    if folder.exists():
+    folder = absolute(path)
+    if is_finished(folder):
         raise UserError(f"{os.fspath(path)} exists; remove it or name another folder")
+    remove_unfinished(folder.parent, folder.name)
     with room_for(folder.parent, "a model", room_of(params)):
         try:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
+            mark_finished(folder)
         except BaseException:
-            _remove_unfinished(folder.parent, folder.name)
+            remove_unfinished(folder.parent, folder.name)
             raise
 
 
@@ -185,7 +195,7 @@ def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:
     Raises:
       UserError: no checkpoint there, another architecture, or a damaged one.
     """
-    return _read_state(_absolute(path), like, prefix, any_dtype=True)
+    return _read_state(absolute(path), like, prefix, any_dtype=True)
 
 
 def check_params(path: epath.PathLike, like: Any, prefix: str = "") -> None:
@@ -197,7 +207,7 @@ def check_params(path: epath.PathLike, like: Any, prefix: str = "") -> None:
     Raises:
       UserError: no checkpoint there, another architecture, or a damaged one.
     """
-    folder = _absolute(path)
+    folder = absolute(path)
     start = f"{prefix}/" if prefix else ""
     leaves = jax.tree_util.tree_flatten_with_path(like)[0]
     expected = {start + path_name(key_path): leaf for key_path, leaf in leaves}
@@ -212,7 +222,7 @@ def load_meta(path: epath.PathLike) -> Meta:
     Raises:
       UserError: no checkpoint there, or a damaged one.
     """
-    return _read_document(_absolute(path))["meta"]
+    return _read_document(absolute(path))["meta"]
 
 
 def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
@@ -221,20 +231,8 @@ def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
       UserError: no checkpoint there, or a damaged one.
     """
-    stored = _stored(_absolute(path))
+    stored = _stored(absolute(path))
     return {n: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype)) for n, x in stored.items()}
-
-
-def _remove_unfinished(directory: epath.Path, start: str = "") -> None:
-    """Removes what Orbax has begun to write there, under names that start so."""
-    if hosts.is_first() and directory.exists():
-        for path in directory.iterdir():
-            if path.name.startswith(start) and ocp.utils.is_tmp_checkpoint(path):
-                path.rmtree()
-
-
-def _absolute(path: epath.PathLike) -> epath.Path:
-    return epath.Path(path).expanduser().resolve()
 
 
 def _is_key(leaf: Any) -> bool:
@@ -311,8 +309,7 @@ def _groups(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _stored(path: epath.Path) -> dict[str, Any]:
-    if not (path / STATE).exists():
-        raise UserError(f"no checkpoint in {path}")
+    check_finished(path, STATE)
     try:
         return ocp.PyTreeCheckpointHandler().metadata(path / STATE).tree
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
@@ -358,8 +355,7 @@ def _difference(ours: Mapping[str, Any], stored: Mapping[str, Any], any_dtype: b
 
 
 def _read_document(path: epath.Path) -> dict[str, Any]:
-    if not (path / META).exists():
-        raise UserError(f"no checkpoint in {path}")
+    check_finished(path, META)
     try:
         return ocp.JsonCheckpointHandler().restore(path / META)
     except Exception as error:

@@ -6,6 +6,7 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import Meta, load_meta
+from msjoe_jax.runtime.checkpoint_folders import finished_steps
 from msjoe_jax.runtime.digest import Inputs, differences
 
 
@@ -15,9 +16,8 @@ def newest_meta(directory: epath.PathLike) -> Meta | None:
     Raises:
       UserError: it is damaged.
     """
-    folder = epath.Path(directory)
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    return load_meta(folder / str(max(steps))) if steps else None
+    steps = finished_steps(directory)
+    return load_meta(epath.Path(directory) / str(steps[-1])) if steps else None
 
 
 def check_inputs(directory: epath.PathLike, inputs: Inputs) -> None:

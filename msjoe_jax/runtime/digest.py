@@ -13,10 +13,11 @@ from typing import Any
 from etils import epath
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import read_json, write_whole
+from msjoe_jax.runtime.files import absolute, is_local, read_json, write_whole
 
 Inputs = Mapping[str, str]
 DIGITS = 16
+BLOCK = 1 << 20
 
 
 def digest(*parts: Any) -> str:
@@ -26,8 +27,11 @@ def digest(*parts: Any) -> str:
 
 def digest_of_file(path: epath.PathLike) -> str:
     """Computes 16 hex digits of a file's contents."""
+    contents = hashlib.sha256()
     with epath.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]  # type: ignore[arg-type]
+        while block := file.read(BLOCK):  # file_digest reads files on a disk alone
+            contents.update(block)
+    return contents.hexdigest()[:DIGITS]
 
 
 def digest_of_folder(folder: epath.PathLike) -> str:
@@ -73,8 +77,8 @@ class Remembered:
           name: tells several values of one folder apart.
           compute: makes the value.
         """
-        folder = epath.Path(folder).expanduser().resolve()
-        if "://" in os.fspath(folder):
+        folder = absolute(folder)
+        if not is_local(folder):
             return compute()
         key, stamp = f"{folder} {name}", digest([_stamp(p) for p in _files(folder)])
         entry = self._entries.get(key)

@@ -1,7 +1,6 @@
 """TensorBoard's event files: what a resumed run will write again is taken out of the old ones."""
 
 import os
-import shutil
 import struct
 
 from etils import epath
@@ -37,12 +36,12 @@ def drop_events(folder: epath.PathLike, start_step: int) -> None:
             event = Event.FromString(data)
             stays = event.HasField("file_version") or event.step < start_step
             events.append((len(data) + FRAME_BYTES, stays))
-        read, size = sum(size for size, _ in events), os.path.getsize(file)
+        read, size = sum(size for size, _ in events), file.stat().length
         if read == size and all(stays for _, stays in events):
             continue
         if not _is_torn(file, read):
             print(f"{file}: damaged at byte {read} of {size}; kept as {file.name}{ASIDE}")
-            shutil.copyfile(file, f"{os.fspath(file)}{ASIDE}")
+            file.copy(file.parent / (file.name + ASIDE))
         with file.open("rb") as old, open_whole(file) as new:
             for size, stays in events:
                 record = old.read(size)
@@ -60,5 +59,5 @@ def _is_torn(file: epath.Path, read: int) -> bool:
     if len(head) < 12:
         return True
     length, checksum = struct.unpack("<QI", head)
-    unfinished = os.path.getsize(file) - read < length + FRAME_BYTES
+    unfinished = file.stat().length - read < length + FRAME_BYTES
     return unfinished and masked_crc32c(head[:8]) == checksum

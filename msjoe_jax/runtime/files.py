@@ -1,7 +1,12 @@
-"""Files and folders: written whole or not at all, held by one process, read with faults named."""
+"""Files and folders: written whole or not at all, held by one process, read with faults named.
+
+All of it holds on a disk and on object storage (gs://…), where a folder is no more than the names
+that begin with it: an object appears when all of it is there, and neither grows nor is renamed.
+"""
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +20,32 @@ PARTIAL = ".partial"  # ends the name of what is still being written
 LOCK = ".lock"  # the file in a folder that says which process holds it
 
 
+def is_local(path: epath.PathLike) -> bool:
+    """Says whether a path is on a disk of this host, and not on object storage."""
+    return "://" not in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns a path that does not depend on the current folder; ~ is the user's home."""
+    path = epath.Path(path)
+    return path.expanduser().resolve() if is_local(path) else path
+
+
+def on_disk(path: epath.PathLike, what: str) -> epath.Path:
+    """Returns a path as it is.
+
+    Args:
+      path: where `what` is or will be.
+      what: the part of a message before "must be on a disk".
+
+    Raises:
+      UserError: it is on object storage, where `what` cannot be.
+    """
+    if not is_local(path):
+        raise UserError(f"{os.fspath(path)}: {what} must be on a disk of this host; copy it")
+    return epath.Path(path)
+
+
 def partial_path(path: epath.PathLike) -> epath.Path:
     """Returns the name that a file or folder has while it is being written."""
     path = epath.Path(path)
@@ -22,15 +53,14 @@ def partial_path(path: epath.PathLike) -> epath.Path:
 
 
 def commit_file(path: epath.PathLike) -> None:
-    """Puts the file at `partial_path(path)` on the disk and renames it to `path`.
+    """Puts the file at `partial_path(path)` on the disk and renames it to `path`; not gs://.
 
     A kill or a power cut at any moment leaves either the file that was there before or the whole
     new one.
     """
     partial = partial_path(path)
-    if _is_local(partial):
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
@@ -38,8 +68,14 @@ def commit_file(path: epath.PathLike) -> None:
 def open_whole(path: epath.PathLike) -> Iterator[IO[Any]]:
     """Opens a file for writing bytes that appears under its name when the block has ended.
 
-    After an error in the block nothing is left of it, and a file of that name is as it was.
+    After an error in the block nothing is left of it, and a file of that name is as it was. What
+    goes to object storage waits in memory.
     """
+    if not is_local(path):
+        buffer = io.BytesIO()
+        yield buffer
+        epath.Path(path).write_bytes(buffer.getvalue())
+        return
     partial = partial_path(path)
     try:
         with partial.open("wb") as file:
@@ -66,15 +102,18 @@ def lock(folder: epath.PathLike) -> Iterator[None]:
     """Makes `folder` and holds it for this process until the block ends, or the process does.
 
     The lock is the kernel's, on the file `.lock` in the folder: a killed process leaves the file,
-    but no lock. Object storage (gs://…) has no locks: there the block just runs. In a run of
-    several hosts only the first should take it.
+    but no lock. On object storage it is an object that is renewed (see object_lock.py). In a run
+    of several hosts only the first should take it.
 
     Raises:
       UserError: another process holds it, or the folder cannot be made or written to.
     """
     folder = epath.Path(folder)
-    if not _is_local(folder):
-        yield
+    if not is_local(folder):
+        from msjoe_jax.runtime.object_lock import object_lock  # TensorStore; most need it not
+
+        with object_lock(folder / LOCK):
+            yield
         return
     path = os.fspath(folder / LOCK)
     descriptor = _locked(folder, path)
@@ -172,7 +211,3 @@ def _json_object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError("not a JSON object")
     return content
-
-
-def _is_local(path: epath.PathLike) -> bool:
-    return "://" not in os.fspath(path)

@@ -8,7 +8,8 @@ from etils import epath
 
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import Inputs, differences
-from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.files import is_local, write_whole
+from msjoe_jax.runtime.space import room_for
 
 Row = dict[str, Any]
 
@@ -20,7 +21,7 @@ class KeptRows:
     line that names the inputs, and so is what follows a line that a kill has torn.
 
     Args:
-      file: the file, on a disk: object storage cannot append; None: in memory alone.
+      file: the file; None: in memory alone. On object storage it is written again for new rows.
       inputs: what the rows are made from.
 
     Attributes:
@@ -31,13 +32,15 @@ class KeptRows:
     def __init__(self, file: epath.PathLike | None, inputs: Inputs) -> None:
         self._path, self.found = epath.Path(file) if file else None, False
         self.rows: list[Row] = []
+        self._header = {"inputs": dict(inputs)}
         if self._path is not None:
             self.found, self.rows = hosts.on_first(lambda: self._begin(inputs), str(file))
 
     def _begin(self, inputs: Inputs) -> tuple[bool, list[Row]]:
         """Makes or reads the file; returns whether it was there, and its rows."""
         assert self._path is not None
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with room_for(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         found = self._path.exists()
         header, *rows = _whole_rows(self._path) or [{}]
         before = header.get("inputs")
@@ -47,8 +50,7 @@ class KeptRows:
             if found:
                 different = ", ".join(differences(before, inputs)) or "inputs"
                 print(f"{self._path}: made from other {different}; made again")
-        lines = [{"inputs": dict(inputs)}, *rows]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = _lines([self._header, *rows])
         if not found or self._path.read_bytes() != text.encode():
             write_whole(self._path, text)
         return found, rows
@@ -60,10 +62,19 @@ class KeptRows:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Appends rows of all hosts; the first has them in the file when this returns."""
-        if self._path is not None and hosts.is_first():
-            with self._path.open("a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
         self.rows += rows
+        if self._path is None or not hosts.is_first():
+            return
+        with room_for(self._path.parent):
+            if is_local(self._path):
+                with self._path.open("a") as file:
+                    file.write(_lines(rows))
+            else:
+                write_whole(self._path, _lines([self._header, *self.rows]))
+
+
+def _lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _whole_rows(path: epath.Path) -> list[Row]:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -13,17 +13,19 @@ from etils import epath
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.event_files import drop_events
-from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.files import is_local, write_whole
 from msjoe_jax.runtime.space import room_for
 
 
 class JsonLines:
     """A JSONL file of rows with a `step`, each on disk when `write` returns.
 
+    On object storage, which cannot append, the rows wait in memory: `flush` and `close` write the
+    whole object again.
     Of several hosts the first writes.
 
     Args:
-      path: the file, on a disk: object storage cannot append.
+      path: the file.
       start_step: the first step that will be written. Rows at or after it are dropped on opening,
         so that a resumed run's file equals an uninterrupted one's.
     """
@@ -31,13 +33,19 @@ class JsonLines:
     def __init__(self, path: epath.PathLike, start_step: int = 0) -> None:
         """Opens the file for appending."""
         self._path = epath.Path(path)
-        self._file: Any = None
-        if not hosts.is_first():
+        self._writes = hosts.is_first()
+        self._file: IO[Any] | None = None
+        self._object, self._is_written = bytearray(), False
+        if not self._writes:
             return
         with room_for(self._path.parent):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_rows(self._path, start_step)
-            self._file = self._path.open("a")
+            rows = _drop_rows(self._path, start_step)
+            if is_local(path):
+                self._file = self._path.open("a")
+            else:
+                self._object += rows
+                self.flush()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row.
@@ -45,19 +53,32 @@ class JsonLines:
         Raises:
           UserError: the disk is full.
         """
-        if self._file is None:
+        if not self._writes:
             return
         line = json.dumps(row) + "\n"
+        if self._file is None:
+            self._object += line.encode()
+            self._is_written = False
+            return
         with room_for(self._path.parent, f"a row of {self._path.name}", len(line)):
             self._file.write(line)
             self._file.flush()
 
+    def flush(self) -> None:
+        """Writes what waits in memory; to be called before each checkpoint."""
+        if self._writes and self._file is None and not self._is_written:
+            write_whole(self._path, self._object)
+            self._is_written = True
+
     def close(self) -> None:
         """Closes the file."""
-        if self._file is None:
+        if not self._writes:
             return
         with room_for(self._path.parent):  # what `write` could not write is tried again
-            self._file.close()
+            if self._file is None:
+                self.flush()
+            else:
+                self._file.close()
 
     def __enter__(self) -> "JsonLines":
         return self
@@ -119,7 +140,8 @@ class MetricWriter:
             self._tensorboard.write_images(step, values)
 
     def flush(self) -> None:
-        """Writes TensorBoard's rows to disk too; to be called before each checkpoint."""
+        """Writes what waits in memory; to be called before each checkpoint."""
+        self._rows.flush()
         with room_for(self._folder):
             self._tensorboard.flush()
 
@@ -151,10 +173,10 @@ def _verbatim(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def _drop_rows(path: epath.Path, start_step: int) -> None:
-    """Keeps the rows before `start_step`; a last row torn by a kill goes too."""
+def _drop_rows(path: epath.Path, start_step: int) -> bytes:
+    """Keeps the rows before `start_step`, and returns them; a last row torn by a kill goes too."""
     if not path.exists():
-        return
+        return b""
     rows = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
@@ -164,3 +186,4 @@ def _drop_rows(path: epath.Path, start_step: int) -> None:
         if before and line.endswith(b"\n"):
             rows.append(line)
     write_whole(path, b"".join(rows))
+    return b"".join(rows)

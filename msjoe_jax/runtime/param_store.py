@@ -20,7 +20,8 @@ from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import CHUNK_BYTES, META, STATE, Meta, leaf_shapes
-from msjoe_jax.runtime.files import write_whole
+from msjoe_jax.runtime.checkpoint_folders import mark_finished
+from msjoe_jax.runtime.files import absolute, is_local, write_whole
 
 Index = int | None
 
@@ -95,7 +96,7 @@ class ParamReader:
 
     def __init__(self, folder: epath.PathLike) -> None:
         self.leaves = leaf_shapes(folder)
-        self._state = epath.Path(folder).expanduser().resolve() / STATE
+        self._state = absolute(folder) / STATE
         # One thread at a time: memory that several have freed does not serve the others.
         one = {"limit": 1}
         self._context = ts.Context({"data_copy_concurrency": one, "file_io_concurrency": one})
@@ -123,10 +124,16 @@ class ParamReader:
             raise UserError(f"{self._state.parent} cannot be read: {path}: {reason}") from None
 
     def _kvstore(self, path: str) -> dict[str, Any]:
-        root = {"driver": "file", "path": f"{self._state}/"}
         if (self._state / "manifest.ocdbt").exists():
-            return {"driver": "ocdbt", "base": root, "path": f"{path}/"}
-        return root | {"path": f"{self._state / path}/"}
+            return {"driver": "ocdbt", "base": _files_of(self._state), "path": f"{path}/"}
+        return _files_of(self._state / path)
+
+
+def _files_of(folder: epath.Path) -> dict[str, Any]:
+    """Returns TensorStore's description of a folder."""
+    if is_local(folder):
+        return {"driver": "file", "path": f"{folder}/"}
+    return {"driver": "gcs", "bucket": folder.parts[2], "path": "/".join(folder.parts[3:]) + "/"}
 
 
 def _zarray(leaf: jax.ShapeDtypeStruct, chunks: tuple[int, ...]) -> bytes:
@@ -177,4 +184,5 @@ def _write_frame(folder: epath.Path, paths: list[str], meta: Meta) -> None:
     (partial / STATE / "array_metadatas").rmtree()  # of the placeholders: shape and chunks
     for path in paths:
         (partial / STATE / path).rmtree()
+    mark_finished(partial)
     partial.rename(folder)

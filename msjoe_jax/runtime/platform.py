@@ -18,6 +18,9 @@ QUIET = {
     "GRPC_VERBOSITY": "ERROR",
     "GLOG_minloglevel": "2",
 }
+# Hosts, and libraries in one process, see at once what another has written to or removed from
+# object storage; TensorFlow, through which etils.epath reads it, remembers for 5 seconds.
+FRESH = {"GCS_STAT_CACHE_MAX_AGE": "0"}
 
 
 def quiet_cpu_default() -> None:
@@ -29,7 +32,7 @@ def quiet_cpu_default() -> None:
     """
     if not any(glob.glob(pattern) for pattern in ACCELERATOR_FILES):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    for name, value in QUIET.items():
+    for name, value in {**QUIET, **FRESH}.items():
         os.environ.setdefault(name, value)
     logging.getLogger("absl").setLevel(logging.ERROR)  # the logger of Orbax, CLU and Grain
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -42,15 +45,20 @@ def has_tpu() -> bool:
     return "tpu" in platforms and any(glob.glob(pattern) for pattern in TPU_FILES)
 
 
+def cache_folder() -> pathlib.Path:
+    """Returns the user's folder for what only saves time; XDG_CACHE_HOME names the one above it."""
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "msjoe_jax"
+
+
 def keep_compiled_programs() -> None:
     """Lets JAX keep compiled programs for the next run, in the user's cache folder.
 
     Call before the first import of jax. Programs of a CPU are machine code, so each kind of
-    processor has a folder of its own. JAX_COMPILATION_CACHE_DIR names another folder;
-    JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
+    processor has a folder of its own. JAX_COMPILATION_CACHE_DIR names another folder, which may be
+    one on object storage (gs://…); JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = pathlib.Path(home) / "msjoe_jax" / f"compiled-{_processor()}"
+    folder = cache_folder() / f"compiled-{_processor()}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import lock, partial_path, write_whole
+from msjoe_jax.runtime.files import lock, on_disk, partial_path, write_whole
 
 PROGRESS = "progress"  # the folder, inside the unfinished one, of what only a resumed run needs
 
@@ -53,7 +53,7 @@ def resumable_folder(
       UserError: `out` exists or cannot be written, another process is writing it, what is there
         has another origin, or the disk is too small.
     """
-    out = epath.Path(out)
+    out = on_disk(out, "the new folder")
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another folder")
     partial = partial_path(out)

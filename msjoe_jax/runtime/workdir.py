@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.checkpoint_folders import finished_steps
 from msjoe_jax.runtime.files import read_json, write_whole
 
 MAX_SHOWN = 6  # differing fields named in an error
@@ -79,10 +80,8 @@ def _finished_updates(folder: epath.Path) -> dict[str, int]:
     """Returns the newest checkpoint of each training, from which a resumed run goes on."""
     updates: dict[str, int] = {}
     for path in sorted(folder.iterdir()):
-        checkpoints = path / "checkpoints"
-        if checkpoints.is_dir():
-            steps = [int(step.name) for step in checkpoints.iterdir() if step.name.isdigit()]
-            updates |= {path.name: max(steps)} if steps else {}
+        steps = finished_steps(path / "checkpoints")
+        updates |= {path.name: steps[-1]} if steps else {}
     return updates
 
 

@@ -27,7 +27,7 @@ class Tokenizer:
         file = epath.Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+            self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
         except Exception as error:  # the library raises bare Exception for every cause
             raise UserError(f"{file}: no readable tokenizer.json ({error})") from None
         self._tokenizer.no_padding()

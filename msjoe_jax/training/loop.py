@@ -114,7 +114,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
         watch = Watch(loop, writer, validations, best, bar)
         if not start and loop.validation:
             watch.validate(0, state)
-        saving = Saving(loop, checkpoints, writer)
+        saving = Saving(loop, checkpoints, writer, log)
         ended = time.perf_counter()
         while update < steps and not validations.exhausted:
             update += 1
@@ -177,8 +177,10 @@ class Saving:
     due: whether it is to be saved after this update.
     """
 
-    def __init__(self, loop: Loop, checkpoints: Checkpoints, writer: MetricWriter) -> None:
-        self._loop, self._checkpoints, self._writer = loop, checkpoints, writer
+    def __init__(
+        self, loop: Loop, checkpoints: Checkpoints, writer: MetricWriter, log: JsonLines
+    ) -> None:
+        self._loop, self._checkpoints, self._writer, self._log = loop, checkpoints, writer, log
         self._last = time.monotonic()
         self.due = False
 
@@ -194,6 +196,7 @@ class Saving:
     def save(self, update: int, state: State) -> None:
         """Saves the state, and before it the rows of metrics."""
         self.due, self._last = False, time.monotonic()
+        self._log.flush()
         self._writer.flush()
         loop, position = self._loop, self._loop.stream.get_state()
         self._checkpoints.save(update, stored(loop.run, state), position, loop.meta)

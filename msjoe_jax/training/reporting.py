@@ -123,6 +123,8 @@ class DroppedQuestions:
                     f"{self._name} update {update}: question {question} of video "
                     f"{failure['video']} dropped: {error}"
                 )
+        if everywhere:
+            self._log.flush()
         self.count += len(everywhere)
         if any(usable for _, usable in told):
             self._usable, self._in_a_row = True, 0

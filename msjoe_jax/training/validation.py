@@ -116,6 +116,7 @@ class ValidationLog:
         row = {"step": update, **accuracies}
         self.rows.append(row)
         self._file.write(row)
+        self._file.flush()
         return self.best is row
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """Files beside the tensors of a published model: its sizes, its tokenizer and its settings."""
 
 import json
-import shutil
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,7 +30,7 @@ def copy_side_files(source: epath.Path, folder: epath.Path) -> None:
     """Copies those of `SIDE_FILES` that `source` has, byte by byte."""
     for name in SIDE_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+            write_whole(folder / name, (source / name).read_bytes())
 
 
 def read_side_files(folder: epath.Path) -> dict[str, dict[str, Any]]:

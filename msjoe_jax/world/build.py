@@ -8,6 +8,7 @@ from etils import epath
 
 from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
+from msjoe_jax.data.shards import MANIFEST
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.world.render import render
@@ -52,9 +53,7 @@ def _write_split(
     pairs = [make_video(spec, split, index) for index in range(spec.size(split))]
     # All first questions before all second ones, so that the head of the file covers all videos.
     questions = [q for row in zip(*(of_video for _, of_video in pairs), strict=True) for q in row]
-    if (
-        folder.exists()
-    ):  # complete, since the writer renames last: only the question file is missing
+    if (folder / MANIFEST).exists():  # complete: only the question file is missing
         return questions
     with (
         RecordWriter(folder, quality=spec.jpeg_quality, settings=settings) as writer,

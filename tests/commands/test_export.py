@@ -231,6 +231,23 @@ def test_goes_on_after_a_kill(tmp_path, folder, small_shards, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_model_in_a_bucket_comes_out_the_same(tmp_path, folder, bucket):
+    for file in (p for p in folder.rglob("*") if p.is_file()):
+        (bucket / file.relative_to(folder)).write_bytes(file.read_bytes())
+    for source, place in ((folder, "disk"), (bucket, "bucket")):
+        (tmp_path / place).mkdir()
+        for output_format in ("hf", "orbax"):
+            export(source, tmp_path / place / output_format, output_format)
+    disk, copy = tmp_path / "disk", tmp_path / "bucket"
+    names = [p.relative_to(disk) for p in (disk / "hf").rglob("*") if p.is_file()]
+    assert len(names) > 5
+    for name in (*names, "orbax/mllm/tokenizer.json", "orbax/clip/config.json"):
+        assert (disk / name).read_bytes() == (copy / name).read_bytes(), name
+    out = str(bucket / "out")
+    with pytest.raises(UserError, match=r"gs://.*/out: the new folder must be on a disk"):
+        export(folder, out, "hf")
+
+
 def test_slips_are_one_line(tmp_path, folder):
     with pytest.raises(UserError, match="no checkpoint there"):
         export(tmp_path, tmp_path / "out", "hf")

@@ -1,19 +1,24 @@
 """Predecode as its user runs it: killed, resumed, fed with bad videos and bad lists."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import types
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
+from msjoe_jax.commands import predecode as module
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.video import decode
+from msjoe_jax.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -228,3 +233,35 @@ def test_bad_options_and_folders_end_with_2(tmp_path):
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert os.listdir(tmp_path / "mine") == ["letter.txt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_refuses_ends_the_run_and_a_bad_video_never_does(tmp_path, monkeypatch, code):
+    for v in range(2):
+        clip(tmp_path / f"{v}.mp4", 2, 50 * v)
+    manifest = write_list(
+        tmp_path / "m.jsonl", [{"id": str(v), "video": f"{v}.mp4"} for v in range(2)]
+    )
+    out = tmp_path / "out"
+
+    def decode_part(entry, *rest):
+        if entry.id == "1":
+            raise error
+        real(entry, *rest)
+
+    real = module.decode_part
+    monkeypatch.setattr(module, "decode_part", decode_part)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=0))
+    # As ArrayRecord quotes the system's error.
+    error = RuntimeError(f"write() failed: {os.strerror(code)}; writing frames")
+    with pytest.raises(UserError, match="disk is full" if code != errno.EROFS else "Read-only"):
+        module.predecode(manifest, out, module.DecodeSettings(), 1)
+    assert not (out / "failures.jsonl").exists()
+    error = ValueError("a hostile file")
+    assert module.predecode(manifest, out, module.DecodeSettings(), 1) == (1, 1)
+
+
+def test_a_folder_in_a_bucket_is_refused(tmp_path):
+    manifest = write_list(tmp_path / "m.jsonl", [{"id": "0", "video": "0.mp4"}])
+    with pytest.raises(UserError, match="gs://b/out: a record folder that is being made must be"):
+        module.predecode(manifest, "gs://b/out", module.DecodeSettings(), 1)

@@ -15,6 +15,7 @@ from msjoe_jax.rollout import model_folder
 from msjoe_jax.rollout.model_folder import check_folder, load_model_folder, save_model_folder
 from msjoe_jax.rollout.system import NAMES, load_tokenizers, make_system
 from msjoe_jax.runtime.checkpoint import load_meta
+from msjoe_jax.runtime.checkpoint_folders import LAST_FILE
 from tests.support.tiny import (
     TINY_FRAMES,
     TINY_PROMPT,
@@ -170,3 +171,40 @@ def test_a_folder_of_other_inputs_is_replaced_with_a_line(tmp_path, capsys):
     out.rename(tmp_path / "out.old")
     assert save(3, weights="b") == (pytest.approx(3), "")
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("out")] == ["out"]
+
+
+def test_half_a_folder_on_object_storage_is_none(tmp_path, bucket, monkeypatch):
+    settings = tiny_settings(tmp_path)
+    tokenizers = load_tokenizers(settings)
+    system = make_system(settings, tokenizers)
+    params, out = tiny_params(system.abstract), bucket / "run" / "out"
+
+    def save(**inputs):
+        save_model_folder(
+            out,
+            settings=settings,
+            parts={},
+            system=system,
+            tokenizers=tokenizers,
+            params=params,
+            inputs=inputs,
+        )
+
+    save(weights="a")
+    made = load_model_folder(out)
+    assert fingerprint(made.params["sampler"]) == fingerprint(params["sampler"])
+    assert made.text is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(model_folder, "save_params", lambda *_: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            save(weights="b")
+    assert (out / "mllm" / "config.json").exists()
+    with pytest.raises(UserError, match="no checkpoint there"):
+        load_model_folder(out)
+    save(weights="b")
+    assert load_meta(out / "params")["inputs"] == {"weights": "b"}
+    (out / "params" / LAST_FILE).unlink()  # a kill before the last file was written
+    with pytest.raises(UserError, match="params was not written to its end"):
+        check_folder(out, ["sampler"])
+    save(weights="b")
+    check_folder(out, NAMES)

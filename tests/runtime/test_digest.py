@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,3 +112,14 @@ def test_a_link_to_nowhere_is_named(tmp_path):
     (folder / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="gone leads to no file"):
         Remembered(tmp_path / "digests.json").of(folder, "x", lambda: "found")
+
+
+def test_object_storage_has_the_same_digests_and_is_not_remembered(tmp_path, bucket):
+    for folder in (epath.Path(tmp_path), bucket):
+        (folder / "f" / "b").mkdir(parents=True)
+        (folder / "f" / "a").write_bytes(bytes(3 << 20))
+        (folder / "f" / "b" / "c").write_text("c")
+    assert digest_of_folder(bucket / "f") == digest_of_folder(tmp_path / "f")
+    values = iter("12")
+    memory = Remembered(bucket / "memory.json")
+    assert [memory.of(bucket / "f", "name", lambda: next(values)) for _ in range(2)] == ["1", "2"]

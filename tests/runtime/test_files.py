@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import files
 from msjoe_jax.runtime.files import (
+    absolute,
     commit_file,
+    is_local,
     lock,
+    on_disk,
     open_whole,
     partial_path,
     read_json,
@@ -194,10 +198,36 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
             pass
 
 
-def test_object_storage_is_not_locked(tmp_path, monkeypatch):
+def test_object_storage_is_locked_by_an_object(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with lock("gs://bucket/run"):
+    with lock(bucket / "run"):
+        assert (bucket / "run" / ".lock").exists()
         assert os.listdir(tmp_path) == []
+    assert not (bucket / "run" / ".lock").exists()
+
+
+def test_objects_are_written_whole_or_not_at_all(bucket):
+    file = bucket / "run" / "a.json"
+    write_whole(file, '{"é": 1}')
+    assert read_json(file) == {"é": 1}
+    with pytest.raises(ZeroDivisionError), open_whole(file) as half:
+        half.write(b"{")
+        _ = 1 / 0
+    assert read_json(file) == {"é": 1}
+    write_whole(file, '{"b": 2}\n{"b": 3}\n')
+    assert [row for _, row in read_json_lines(file)] == [{"b": 2}, {"b": 3}]
+    assert [p.name for p in file.parent.iterdir()] == ["a.json"]
+
+
+def test_what_a_path_is(tmp_path, monkeypatch, bucket):
+    monkeypatch.chdir(tmp_path)
+    assert is_local("a") and is_local(tmp_path) and not is_local(bucket)
+    assert absolute("a") == tmp_path / "a"
+    assert absolute("~") == pathlib.Path.home()
+    assert absolute(str(bucket / "a")) == bucket / "a"
+    assert on_disk("a", "it") == pathlib.Path("a")
+    with pytest.raises(UserError, match=f"{bucket}/a: it must be on a disk of this host"):
+        on_disk(bucket / "a", "it")
 
 
 # --- JSON -----------------------------------------------------------------------------------------

@@ -78,3 +78,11 @@ def test_kill_9_loses_no_row(tmp_path):
     done = subprocess.run([sys.executable, "-c", WRITE, str(file)], env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert KeptRows(file, INPUTS).rows == ROWS[:2]
+
+
+def test_object_storage_keeps_them_too(bucket, capsys):
+    file = bucket / "rows.jsonl"
+    write(file, ROWS[:1])
+    write(file, ROWS[1:])
+    assert KeptRows(file, INPUTS).rows == ROWS and capsys.readouterr().out == ""
+    assert KeptRows(file, {"questions": "1"}).rows == []

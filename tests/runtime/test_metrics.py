@@ -7,6 +7,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.metrics import JsonLines, MetricWriter
@@ -77,3 +78,30 @@ def test_a_full_disk_is_one_line(tmp_path):
     rows._file.write("x")
     with pytest.raises(UserError, match="the disk is full"):
         rows.close()
+
+
+def test_object_storage_gets_the_rows_at_each_flush_and_at_the_end(bucket):
+    file = bucket / "run" / "rows.jsonl"
+    with JsonLines(file) as rows:
+        assert file.read_text() == ""
+        rows.write({"step": 1})
+        assert file.read_text() == ""
+        rows.flush()
+        rows.write({"step": 2})
+        assert file.read_text() == '{"step": 1}\n'
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+    with pytest.raises(ZeroDivisionError), JsonLines(file, start_step=2) as rows:
+        rows.write({"step": 3})
+        _ = 1 / 0
+    assert file.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+def test_a_resumed_run_on_object_storage_equals_an_uninterrupted_one(bucket, tmp_path):
+    write(tmp_path, 0, 6)
+    write(bucket / "run", 0, 5)
+    write(bucket / "run", 3, 6)
+    file = bucket / "run" / "metrics.jsonl"
+    assert file.read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
+    events = EventAccumulator(str(bucket / "run" / "tensorboard"))
+    steps = [event.step for event in events.Reload().Tensors("loss")]
+    assert steps == list(range(6))

@@ -88,3 +88,11 @@ def test_a_lost_chunk_is_no_zeros(tmp_path):
         ParamReader(tmp_path / "p").read("a")
     save_params(str(tmp_path / "zeros"), {"a": np.zeros(4, np.float32)}, {})
     assert not ParamReader(tmp_path / "zeros").read("a").any()
+
+
+def test_object_storage_is_read_too(bucket):
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    save_params(bucket / "params", {"a": {"b": values}}, {"x": 1})
+    reader = ParamReader(bucket / "params")
+    np.testing.assert_array_equal(reader.read("a/b"), values)
+    np.testing.assert_array_equal(reader.read("a/b", 1), values[1])

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from msjoe_jax.runtime import platform
+from tests.support.commands import program
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,25 @@ def test_imports_say_nothing(tmp_path):
         check=True,
     )
     assert done.stdout + done.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_bucket_keeps_compiled_programs(bucket):
+    text = """
+        from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
+        quiet_cpu_default()
+        keep_compiled_programs()
+        import jax
+        hits = []
+        jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+        for _ in range(2):
+            jax.jit(lambda x: x * 3 + 1)(2.0)
+            jax.clear_caches()
+        print(sum(name.endswith("compilation_cache/cache_hits") for name in hits))
+    """
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(bucket / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    assert int(program(text, **os.environ | kept).stdout) >= 1
+    assert any(path.name.endswith("-cache") for path in (bucket / "compiled").iterdir())

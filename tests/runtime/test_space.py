@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.space import _unraisable, full_disk, is_full, room_for, room_of
+from msjoe_jax.runtime.space import _unraisable, full_disk, is_closed, is_full, room_for, room_of
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/y")
 QUOTA = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
@@ -63,6 +63,28 @@ def test_the_line(tmp_path, monkeypatch):
     )
     assert asked == [str(tmp_path)]
     assert str(full_disk(tmp_path)).startswith(f"{tmp_path}: the disk is full: 1.2 MB are free; ")
+
+
+def test_the_line_names_the_file_s_folder_where_nothing_else_is_known(tmp_path):
+    there = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "cache" / "file"))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/cache: the disk is full"), room_for("run"):
+        raise there
+    with pytest.raises(UserError, match=r"^run: the disk is full: it needs"), room_for("run", "it"):
+        raise there
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_closed_folder_is_one_line(tmp_path, code):
+    reason = os.strerror(code)
+    error = raised_from(RuntimeError(f"open() failed: {reason}; opening /x"), True)
+    assert is_closed(error) and not is_full(error)
+    words = rf"^{tmp_path}: cannot be written to \({reason}\); make it writable or name another$"
+    with pytest.raises(UserError, match=words), room_for(tmp_path):
+        raise error
+    named = OSError(code, reason, "/x/y")  # says it by itself, and may be of what is read
+    with pytest.raises(OSError) as caught, room_for(tmp_path):
+        raise named
+    assert caught.value is named
 
 
 @pytest.mark.parametrize("error", [UserError("No space left on device"), OSError(5, "x")], ids=str)

@@ -1,0 +1,73 @@
+"""The splits that a run's phases read, checked before hours are spent."""
+
+from etils import epath
+
+from msjoe_jax.config import TRAININGS, Config
+from msjoe_jax.data.embed import check_embeddings
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.thinned import count_thinned, thinned_line
+from msjoe_jax.evaluation.evaluate import load_heldout, load_split
+from msjoe_jax.tasks import TASKS
+from msjoe_jax.training.train import Split
+
+
+def check_records(config: Config, clip: str, checkpoint: epath.PathLike) -> None:
+    """Checks that the run's CLIP has embedded every frame of the record folders that it reads.
+
+    Args:
+      config: the run's.
+      clip: fingerprint of the CLIP.
+      checkpoint: where that lies, for people.
+
+    Raises:
+      UserError: it has not.
+    """
+    for split in splits_of(config):
+        if folder := getattr(config.data, f"{split}_records"):
+            check_embeddings(RecordReader(folder, clip), checkpoint)
+
+
+def splits_of(config: Config) -> list[str]:
+    """Returns the splits that the run reads."""
+    trains = bool({"difficulty", *TRAININGS} & set(config.phases))
+    validates = trains and config.validate_every and config.data.validation_questions
+    needed = {"train": trains, "validation": validates, "heldout": "evaluate" in config.phases}
+    return [split for split, wanted in needed.items() if wanted]
+
+
+def tell_thinned(config: Config) -> None:
+    """Prints a line for each split that holds videos with more frames than are searched."""
+    limits = {"train": 0, "validation": config.validation_limit, "heldout": config.evaluate.limit}
+    candidates = config.frames.candidates
+    for split in splits_of(config):
+        file = getattr(config.data, f"{split}_questions")
+        videos = [q.video for q in TASKS[config.data.task].read(file)[: limits[split] or None]]
+        reader = RecordReader(getattr(config.data, f"{split}_records"), "")
+        if line := thinned_line(split, count_thinned(reader, videos, candidates), candidates):
+            print(line)
+
+
+def validation_split(config: Config, clip: str) -> Split | None:
+    """Reads the validation split, if the run validates; `clip` as of `heldout_split`."""
+    if not (config.validate_every and config.data.validation_questions):
+        return None
+    return load_split(
+        config.data,
+        "validation",
+        limit=config.validation_limit,
+        candidates=config.frames.candidates,
+        previews=config.frames.preview,
+        clip=clip,
+    )
+
+
+def heldout_split(config: Config, clip: str) -> Split:
+    """Reads the held-out split; `clip` is the fingerprint of the CLIP, "" before it exists."""
+    return load_heldout(
+        config.data,
+        config.evaluate,
+        candidates=config.frames.candidates,
+        previews=config.frames.preview,
+        max_queries=config.prompt.max_queries,
+        clip=clip,
+    )
