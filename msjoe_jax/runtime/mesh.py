@@ -174,7 +174,7 @@ def _check_divides(
             over = mesh_axes if isinstance(mesh_axes, str) else ", ".join(mesh_axes or ())
             raise UserError(
                 f"{name} {tuple(shape)}: its {logical} dimension of {size} does not divide into "
-                f"{parts} ({over}); choose another mesh"
+                f"{parts} ({over}); choose another config.mesh"
             )
 
 
