@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 import uuid
 
 import jax
@@ -64,3 +65,22 @@ def bucket(object_storage, monkeypatch):
     for name, value in object_storage.items():
         monkeypatch.setenv(name, value)
     return epath.Path(f"gs://{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a file system in memory; its options → its folder."""
+    mounted = []
+
+    def make(options):
+        folder = tmp_path / f"mounted-{len(mounted)}"
+        folder.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if os.geteuid() or subprocess.run(words, capture_output=True).returncode:
+            pytest.skip("mounting a small file system needs the rights to do so")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -142,7 +142,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with self._room():  # which Orbax may report once more
+                self._manager.close()
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from msjoe_jax.runtime.files import is_local
 from msjoe_jax.runtime.progress import size_text
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what Orbax has not finished
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Orbax, TensorStore, ArrayRecord and TensorFlow have errors of their own, which quote the system's.
 WORDS = {os.strerror(code): code for code in (*FULL, *CLOSED)}
@@ -112,9 +113,13 @@ def room_of(tree: Any) -> int:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Says whether to log something: not a full disk, as Orbax does from each of its threads."""
+    """Says whether to log something: not a full disk, as Orbax does from each of its threads.
+
+    Nor that what they were writing is gone, which is removed once one of them has failed.
+    """
     error = record.exc_info[1] if record.exc_info else None
-    return not (is_full(error) or is_closed(error))
+    gone = isinstance(error, FileNotFoundError) and UNFINISHED in str(error)
+    return not (gone or is_full(error) or is_closed(error))
 
 
 def _unraisable(args: Any, before: Callable[[Any], object] = sys.unraisablehook) -> None:
@@ -123,5 +128,6 @@ def _unraisable(args: Any, before: Callable[[Any], object] = sys.unraisablehook)
         before(args)
 
 
-logging.getLogger("absl").addFilter(_is_news)
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_is_news)
 sys.unraisablehook = _unraisable

@@ -101,10 +101,11 @@ def test_room_of_a_tree():
 
 def test_libraries_do_not_repeat_it(caplog):
     log = logging.getLogger("absl")
-    for error in (WRAPPED, ValueError("another")):
+    gone = FileNotFoundError(errno.ENOENT, "No such file", "/run/3.orbax-checkpoint-tmp/meta")
+    for error in (WRAPPED, gone, ValueError("another")):
         try:
             raise error
-        except ValueError:
+        except (ValueError, OSError):
             log.exception("a thread failed")
     assert [record.exc_info[1].args[0] for record in caplog.records] == ["another"]
     told = []

@@ -1,17 +1,20 @@
 """The RL loop around a stubbed step: what stops it, warns, is written and is saved."""
 
+import gc
 import json
 import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.clock import DeviceClock
 from msjoe_jax.rollout.collect import Rollout
+from msjoe_jax.runtime.checkpoint import Checkpoints as saved
 from msjoe_jax.training import loop as module
 from msjoe_jax.training.loop import Loop, run_loop
 
@@ -24,13 +27,16 @@ class Checkpoints:
         self.saved.append(step)
 
 
-def run(folder, metrics, steps=6, saves=2, shown=None, drop=None, validation=None, **fields):
+def run(
+    folder, metrics, steps=6, saves=2, shown=None, drop=None, validation=None, show=None, size=1,
+    checkpoints=None, **fields
+):  # fmt: skip
     """`run_loop` where update n reports `metrics(n)` and drops `drop(n)`; the updates saved."""
     config = base()
     config.joint.steps, config.checkpoint_every = steps, saves
     config.media_every = config.rollouts_every = 100
     config.update_from_flattened_dict(fields)
-    clock, checkpoints, cut = DeviceClock(), Checkpoints(), set()
+    clock, checkpoints, cut = DeviceClock(), checkpoints or Checkpoints(), set()
     failures: list[dict[str, str]] = []
 
     def collect(params, step):
@@ -64,15 +70,16 @@ def run(folder, metrics, steps=6, saves=2, shown=None, drop=None, validation=Non
         reference={},
         validation=validation,
     )
-    state = {"step": jnp.int32(0), "mllm": {"w": jnp.ones(1)}, "sampler": {"w": jnp.ones(1)}}
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=size))  # not to be compressed
+    state = {"step": jnp.int32(0), "mllm": {"w": weights}, "sampler": {"w": jnp.ones(1)}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             module,
             "show_rollout",
-            lambda writer, update, *_: None if shown is None else shown.append(update),
+            show or (lambda writer, update, *_: shown is None or shown.append(update)),
         )
         run_loop(loop, state, checkpoints, 0)
-    return checkpoints.saved
+    return getattr(checkpoints, "saved", None)
 
 
 def test_too_many_skipped_updates_stop_the_run(tmp_path):
@@ -272,3 +279,41 @@ def test_a_training_may_end_early(tmp_path, capsys):
 def test_without_a_split_nothing_is_validated(tmp_path, every):
     assert run(tmp_path, lambda n: {}, steps=4, saves=2, validate_every=every) == [2, 4]
     assert (tmp_path / "validation.jsonl").read_text() == ""
+
+
+@pytest.mark.soak
+def test_a_disk_that_is_full_at_any_moment_is_one_error(mount, tmp_path, capfd, caplog):
+    def train(folder):
+        def show(writer, update, *_):
+            writer.texts(update, {"rollout": "x" * 3000})
+            writer.images(update, {"key_frames": pixels})
+
+        pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+        scores = iter(range(20))
+        with saved(folder / "checkpoints", keep=2) as checkpoints:
+            run(
+                folder,
+                lambda n: {},
+                steps=4,
+                saves=1,
+                checkpoints=checkpoints,
+                show=show,
+                size=20_000,
+                drop=lambda n: [{"question": f"q{n}", "video": "v", "error": "long"}],
+                validation=lambda params, label: ({"joint": next(scores)}, {}),
+                validate_every=1,
+                media_every=1,
+            )
+
+    train(tmp_path / "whole")
+    sizes = (path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    whole = sum(sizes) // 1000
+    for size in range(20, whole, whole // 40):
+        folder = mount(f"size={size}k")
+        with pytest.raises(UserError) as error:
+            train(folder)
+        (line,) = error.value.lines
+        assert "the disk is full: " in line, (size, line)
+    gc.collect()  # what nobody waits for any more speaks when it is collected
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err + caplog.text, printed
