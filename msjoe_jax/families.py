@@ -166,15 +166,25 @@ class LanguageModel(Protocol):
         ...
 
 
-class VisionLanguageModel(Protocol):
-    """A family's module: an `nnx.Module` with two halves.
+class VisionTower(Protocol):
+    """The encoder of frames, an `nnx.Module`."""
 
-    `vision(patches [F, P, C], grid [F, 2])` gives visual tokens [F, P / merge², D] of F frames or
-    temporal steps, each in raster order.
-    """
+    def __call__(
+        self, patches: Float[Array, "F P C"], grid: Int[Array, "F 2"]
+    ) -> Float[Array, "F M D"]:
+        """Encodes F frames or temporal steps to M = P / merge² visual tokens, in raster order."""
+        ...
+
+    def cast(self) -> Any:
+        """Returns the tower with those weights in the type that computes that it casts itself."""
+        ...
+
+
+class VisionLanguageModel(Protocol):
+    """A family's module: an `nnx.Module` with two halves."""
 
     config: Any  # the `Sizes`
-    vision: Callable[[Float[Array, "F P C"], Int[Array, "F 2"]], Float[Array, "F M D"]]
+    vision: VisionTower
     language: LanguageModel
 
     def prompt_embeds(

@@ -9,35 +9,25 @@ from etils import epath
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import Params
-from msjoe_jax.rl.credit import batch_advantages
 from msjoe_jax.rollout.collect import RollOut
 from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
-from msjoe_jax.rollout.system import System, state_table
+from msjoe_jax.rollout.system import state_table
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.loop import Loop, best_checkpoints, run_loop
+from msjoe_jax.training.programs import TrainingPrograms
 from msjoe_jax.training.question_weights import (
     importance_weights,
     question_order,
     training_questions,
 )
-from msjoe_jax.training.state import (
-    State,
-    abstract_state,
-    init_state,
-    make_draw_scoring,
-    make_scoring,
-    make_step,
-    reference,
-    trains_vision,
-)
+from msjoe_jax.training.state import State, reference, trains_vision
 from msjoe_jax.training.validation import Validation, best_of, read_validations
 
 TRAINED = ("mllm", "sampler")
@@ -97,32 +87,37 @@ def train(
     """
     folder, system = epath.Path(workdir) / run.name, programs.system
     check_inputs(folder / "checkpoints", meta["inputs"])
-    machine, table = programs.machine, state_table(system)
-    like = machine.laid(abstract_state(run, system), table)
+    machine = programs.machine
+    own = TrainingPrograms(run, system, machine)
+    like = own.state
     asked = training_questions(run.training, run.name, run.difficulty, questions)
     watched = None
     if validation and run.loop.validate_every:
         size = machine.padded(min(validation_batch, len(validation[0])))
-        own = Episodes(episode, programs, text, validation[1], validation[0])
-        watched = Validation(own, run.task, run.rollout, size)
-    params = jax.device_put(params, machine.places(params, table))
+        watched = Validation(
+            Episodes(episode, programs, text, validation[1], validation[0]),
+            run.task,
+            run.rollout,
+            size,
+        )
+    params = jax.device_put(params, machine.places(params, state_table(system)))
     loop = _make_loop(
         run,
         folder,
         Episodes(episode, programs, text, reader, asked),
+        own,
         validation=watched,
         params=params,
-        shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
         meta=meta,
     )
     with Checkpoints(folder / "checkpoints", keep=run.loop.keep_checkpoints) as checkpoints:
-        state, done = _start(loop, checkpoints, like, params)
+        state, done = _start(loop, own, checkpoints, params)
         fresh = done < run.training.steps
         if fresh:
             state, done = run_loop(loop, state, checkpoints, done)
     last = {name: state[name] for name in TRAINED}
     kept = {name: like[name] for name in run.trained}
-    ending = functools.partial(_ending, run, folder, system, last, done, kept, params["clip"])
+    ending = functools.partial(_ending, run, folder, own, last, done, kept, params["clip"])
     if fresh:
         final = _chosen(folder, done, run.loop.final_model)
         print(f"{run.name} ends with its {final.kind} parameters, of update {final.update}")
@@ -130,17 +125,15 @@ def train(
 
 
 def _start(
-    loop: Loop, checkpoints: Checkpoints, like: State, params: dict[str, Params]
+    loop: Loop, own: TrainingPrograms, checkpoints: Checkpoints, params: dict[str, Params]
 ) -> tuple[State, int]:
     """Returns the state of the newest checkpoint, or a fresh one, and the updates behind it."""
     done = checkpoints.latest_step() or 0
     if done:
-        state, position, _ = checkpoints.restore(like)
+        state, position, _ = checkpoints.restore(own.state)
         loop.stream.set_state(position)
         return state, done
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-    init = jax.jit(functools.partial(init_state, loop.run), out_shardings=shardings)
-    return init(params["mllm"], params["sampler"]), 0
+    return own.init(params["mllm"], params["sampler"]), 0
 
 
 class Chosen(NamedTuple):
@@ -167,7 +160,7 @@ def _chosen(folder: epath.Path, done: int, kind: str) -> Chosen:
 def _ending(
     run: TrainingRun,
     folder: epath.Path,
-    system: System,
+    own: TrainingPrograms,
     last: State,
     done: int,
     like: State,
@@ -179,7 +172,7 @@ def _ending(
     Args:
       run: the training.
       folder: its own.
-      system: its models.
+      own: its programs.
       last: the state after the last update.
       done: the number of that update.
       like: shapes and shardings of what trains.
@@ -191,7 +184,7 @@ def _ending(
         with best_checkpoints(folder, run.loop.keep_checkpoints) as kept:
             restored, _, _ = kept.restore(like, chosen.update)
         parameters = {**last, **restored}
-    params = {**merged(parameters, system), "clip": clip}
+    params = {**own.merged(parameters), "clip": clip}
     validation = {"validation": chosen.accuracies} if chosen.accuracies else {}
     return Trained(params, chosen.kind, chosen.update, validation, chosen.folder)
 
@@ -200,13 +193,13 @@ def _make_loop(
     run: TrainingRun,
     folder: epath.Path,
     episodes: Episodes,
+    own: TrainingPrograms,
     *,
     validation: Validation | None,
     params: dict[str, Params],
-    shardings: Any,
     meta: dict[str, Any],
 ) -> Loop:
-    questions, system, machine = episodes.questions, episodes.system, episodes.machine
+    questions, system = episodes.questions, episodes.system
     order = question_order(
         run.training,
         questions,
@@ -231,30 +224,12 @@ def _make_loop(
             roll_out, stream, 1 + run.rollout.refill if run.training.curriculum.width else None
         ),
         stream=stream,
-        joint_step=jax.jit(
-            make_step(run, system), donate_argnums=0, out_shardings=(shardings, machine.whole)
-        ),
-        scoring=jax.jit(make_scoring(run, system), out_shardings=machine.by_rows),
-        draw_scoring=jax.jit(make_draw_scoring(run, system), out_shardings=machine.by_rows),
-        credit=jax.jit(
-            lambda batch: batch_advantages(run.step, batch)[:2], out_shardings=machine.whole
-        ),
-        merged=functools.partial(merged, system=system),
+        joint_step=own.joint_step,
+        scoring=own.scoring,
+        draw_scoring=own.draw_scoring,
+        credit=own.credit,
+        merged=own.merged,
         clip=params["clip"],
         reference=reference(run, params),
         validation=validation,
     )
-
-
-@functools.cache
-def _merge(scale: float) -> Callable[[Params], Params]:
-    """Returns the program that merges adapters, one for every use of a scale."""
-    return jax.jit(functools.partial(merge_lora, scale=scale))
-
-
-def merged(state: State, system: System) -> dict[str, Params]:
-    """Returns the parameters of a state, with adapters merged into the MLLM's."""
-    mllm = state["mllm"]
-    if "lora" in mllm:
-        mllm = _merge(system.lora_scale)(mllm)
-    return {"mllm": mllm, "sampler": state["sampler"]}
