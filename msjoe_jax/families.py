@@ -166,25 +166,16 @@ class LanguageModel(Protocol):
         ...
 
 
-class VisionTower(Protocol):
-    """The encoder of frames, an `nnx.Module`."""
-
-    def __call__(
-        self, patches: Float[Array, "F P C"], grid: Int[Array, "F 2"]
-    ) -> Float[Array, "F M D"]:
-        """Encodes F frames or temporal steps to M = P / merge² visual tokens, in raster order."""
-        ...
-
-    def cast(self) -> Any:
-        """Returns the tower with those weights in the type that computes that it casts itself."""
-        ...
-
-
 class VisionLanguageModel(Protocol):
-    """A family's module: an `nnx.Module` with two halves."""
+    """A family's module: an `nnx.Module` with two halves.
+
+    `vision(patches [F, P, C], grid [F, 2])` gives visual tokens [F, P / merge², D] of F frames or
+    temporal steps, each in raster order; `vision.cast()` is the same tower with the weights that it
+    casts itself in the type that computes.
+    """
 
     config: Any  # the `Sizes`
-    vision: VisionTower
+    vision: Any
     language: LanguageModel
 
     def prompt_embeds(

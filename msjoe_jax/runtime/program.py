@@ -32,7 +32,7 @@ class Program:
         """Runs the program; compiles it before if it is new."""
         return self._jitted(*arguments, **choices)
 
-    def lower(self, *arguments: Any, **choices: Any) -> jax.stages.Lowered:
+    def lower(self, *arguments: Any, **choices: Any) -> Any:
         """Lowers the program for arguments that may be abstract, to be compiled and not run.
 
         Arguments that the function does not read count: in a run they take memory all the same.
