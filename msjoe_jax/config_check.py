@@ -34,12 +34,13 @@ from msjoe_jax.training.state import abstract_state
 _WITHOUT_RATE = Question("any", "any", "any", ("a", "b"), answer=0)
 
 
-def check(config: ConfigDict, devices: int | None = None) -> Config:
+def check(config: ConfigDict, devices: int | None = None, *, files: bool = True) -> Config:
     """Makes the config of a run, or reports everything in it that would end the run later.
 
     Args:
       config: from a config file, with its overrides.
       devices: number of devices for the mesh; None: those of this process.
+      files: whether data and checkpoints must be there.
 
     Raises:
       UserError: there are mistakes, one line each.
@@ -54,10 +55,10 @@ def check(config: ConfigDict, devices: int | None = None) -> Config:
     relations = [
         *_relations(result),
         *_trainings(result),
-        *_files(result),
-        *_rates(result),
+        *(_files(result) if files else ()),
+        *(_rates(result) if files else ()),
         *_mesh(result, len(jax.devices()) if devices is None else devices),
-        *_models(result),
+        *_models(result, files),
     ]
     slips += [line for line in relations if not mentions(line, bad_fields)]
     if slips:
@@ -268,12 +269,12 @@ class _AnyTokenizer:
         """Finds nothing to check."""
 
 
-def _models(config: Config) -> Iterator[str]:
+def _models(config: Config, files: bool) -> Iterator[str]:
     """Yields models that cannot be built or loaded, and patterns that match no parameter."""
     models = config.models
     for name in NAMES:
         part = getattr(models, name)
-        if part.checkpoint:
+        if part.checkpoint and files:
             try:
                 check_folder(part.checkpoint, [name])
             except UserError as error:
@@ -286,7 +287,7 @@ def _models(config: Config) -> Iterator[str]:
         return  # the group's own check reports it
     stand_in: Any = _AnyTokenizer()
     tokenizers = Tokenizers(stand_in, stand_in)
-    if "world" not in config.phases and models == config.models:  # that phase makes them
+    if files and "world" not in config.phases and models == config.models:  # that phase makes them
         try:
             tokenizers = load_tokenizers(models)
         except UserError as error:
@@ -298,7 +299,7 @@ def _models(config: Config) -> Iterator[str]:
         return
     for name in NAMES:
         folder = getattr(models, name).checkpoint
-        if folder:
+        if folder and files:
             try:
                 check_params(epath.Path(folder) / "params", system.abstract[name], prefix=name)
             except UserError as error:

@@ -170,11 +170,12 @@ class VisionLanguageModel(Protocol):
     """A family's module: an `nnx.Module` with two halves.
 
     `vision(patches [F, P, C], grid [F, 2])` gives visual tokens [F, P / merge², D] of F frames or
-    temporal steps, each in raster order.
+    temporal steps, each in raster order; `vision.cast()` is the same tower with the weights that it
+    casts itself in the type that computes.
     """
 
     config: Any  # the `Sizes`
-    vision: Callable[[Float[Array, "F P C"], Int[Array, "F 2"]], Float[Array, "F M D"]]
+    vision: Any
     language: LanguageModel
 
     def prompt_embeds(

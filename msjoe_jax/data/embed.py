@@ -23,13 +23,14 @@ from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.progress import Progress, progress
 
 MISSING, DAMAGED, STALE, GOOD = "missing", "damaged", "of other frames", "good"
+FRAMES_AT_ONCE = 64
 READERS = 8  # files looked at side by side, which a mounted bucket needs
 
 Encode = Callable[[UInt8[np.ndarray, "F H W 3"]], Float[np.ndarray, "F D"]]
 
 
 def embed_records(
-    directory: epath.PathLike, encode: Encode, fingerprint: str, batch: int = 64
+    directory: epath.PathLike, encode: Encode, fingerprint: str, batch: int = FRAMES_AT_ONCE
 ) -> None:
     """Embeds every frame of a record folder, and resumes by shard.
 

@@ -22,8 +22,12 @@ def split_module(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
 
 
 def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-    """Splits a module that is not built: its leaves are `ShapeDtypeStruct`, of any size."""
-    return split_module(nnx.eval_shape(build))
+    """Splits a module that is not built: its leaves are `ShapeDtypeStruct`, of any size.
+
+    They lie nowhere, also where a mesh is set.
+    """
+    graphdef, params = split_module(nnx.eval_shape(build))
+    return graphdef, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
 
 
 def count_params(params: Params) -> int:

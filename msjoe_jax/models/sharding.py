@@ -6,6 +6,7 @@ known here, and runtime/mesh.py makes meshes of the same.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -13,6 +14,7 @@ from jaxtyping import Array
 
 BATCH = ("data", "fsdp")
 HEADS = ("tensor",)
+Tree = Any  # arrays
 Axes = tuple[str, ...]  # the mesh axes of one dimension; () is whole on every device
 
 
@@ -24,7 +26,8 @@ def platform() -> str:
 
 def _split() -> bool:
     mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.size > 1
+    # Inside a shard_map every device sees its own part alone.
+    return not mesh.empty and mesh.size > 1 and not mesh.manual_axes
 
 
 def _axes_if_they_divide(size: int, axes: Axes) -> Axes | None:
@@ -46,6 +49,41 @@ def constrain(x: Array, *dims: Axes) -> Array:
         return x
     spec = (_axes_if_they_divide(size, axes) for size, axes in zip(x.shape, dims, strict=False))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def spread_rows(f: Callable[..., Array], weights: Tree, *rows: Array, at_once: int) -> Array:
+    """Runs f(weights, *rows) on every device's own rows, with whole weights: nothing is exchanged.
+
+    The rows are split over all devices; where their number does not divide, over those of the
+    batch; where it does not divide there either, every device has all of them. Without a mesh f
+    runs on all rows together.
+
+    Args:
+      f: its result has the same rows.
+      weights: gathered after what they were computed by: a cast halves what is exchanged.
+      rows: arrays of equally many rows.
+      at_once: rows of a device that it runs together at most, one such part after the other.
+    """
+    if not _split():
+        return f(weights, *rows)
+    number = len(rows[0])
+    axes_of_rows = (_axes_if_they_divide(number, axes) for axes in (BATCH + HEADS, BATCH))
+    split = PartitionSpec(next((axes for axes in axes_of_rows if axes), None))
+
+    def on_device(weights: Tree, *rows: Array) -> Array:
+        own = len(rows[0])
+        size = next(n for n in range(min(own, at_once), 0, -1) if own % n == 0)
+        if size == own:
+            return f(weights, *rows)
+        parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), rows)
+        out = jax.lax.map(lambda part: f(weights, *part), parts)
+        return out.reshape(own, *out.shape[2:])
+
+    weights = jax.lax.optimization_barrier(weights)
+    specs = (PartitionSpec(), *[split] * len(rows))
+    return jax.shard_map(on_device, in_specs=specs, out_specs=split, check_vma=False)(
+        weights, *rows
+    )
 
 
 def on_shards(f: Callable[..., Array], heads: Sequence[Array], rows: Sequence[Array]) -> Array:

@@ -16,6 +16,7 @@ from msjoe_jax.rollout.collect import RollOut, Rollout, in_turn
 from msjoe_jax.rollout.generate import Prompts
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.machine import Machine
+from msjoe_jax.runtime.program import Program
 
 
 def _one_length(parts: Sequence[Prompts]) -> list[Prompts]:
@@ -103,6 +104,18 @@ def replace_rows(
     return apart(batch, extra, places, sources, count)
 
 
+def join_programs(machine: Machine) -> tuple[Program, Program]:
+    """Returns the programs that join a batch of its waves, and that replace rows of it."""
+    return (
+        Program("join", interleave, out_shardings=machine.by_rows),
+        Program(
+            "replace_rows",
+            functools.partial(replace_rows, machine),
+            out_shardings=machine.by_rows,
+        ),
+    )
+
+
 class Collector:
     """A collector of rollout batches, in overlapping waves and with answers all alike replaced.
 
@@ -116,11 +129,7 @@ class Collector:
     def __init__(self, roll_out: RollOut, stream: Any, stride: int | None = None):
         self.roll_out, self.stream, self.stride = roll_out, stream, stride
         self.config, self.machine = roll_out.config, roll_out.episodes.machine
-        by_rows = self.machine.by_rows
-        self._interleave = jax.jit(interleave, out_shardings=by_rows)
-        self._replace_rows = jax.jit(
-            functools.partial(replace_rows, self.machine), out_shardings=by_rows
-        )
+        self._interleave, self._replace_rows = join_programs(self.machine)
 
     def batch(self, params: dict[str, Params], update: int) -> Rollout:
         """Rolls out one batch in waves, each with its share of the questions."""

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from msjoe_jax.draws import DRAWS
 from msjoe_jax.draws.draw import Draw, top_k
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
-from msjoe_jax.models.params import Params
+from msjoe_jax.models.params import Params, split_module
+from msjoe_jax.models.sharding import BATCH, constrain, spread_rows
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.rollout.generate import (
     Completions,
@@ -28,9 +30,11 @@ from msjoe_jax.rollout.generate import (
 )
 from msjoe_jax.rollout.system import System
 from msjoe_jax.runtime.machine import Machine, make_machine
+from msjoe_jax.runtime.program import Program
 
 # Numbers of the steps, from which the keys of their random choices derive.
 REASON, SELECT, ANSWER, ASK = 1, 3, 4, 5
+FRAMES_AT_ONCE = 64  # of a device, in the tower: 64 of 1,024 patches keep the 7B's below 6 GiB
 
 
 class Patches(NamedTuple):
@@ -54,8 +58,18 @@ class Seeds(NamedTuple):
     question: Int[Array | np.ndarray, "B"]
 
 
-def frame_features(system: System, model: Any, patches: Patches) -> Float[Array, "B U·M D"]:
-    """Encodes every frame or temporal step to M visual tokens, flat per question."""
+def frame_features(
+    system: System, model: Any, patches: Patches, spread: bool = False
+) -> Float[Array, "B U·M D"]:
+    """Encodes every frame or temporal step to M visual tokens, flat per question.
+
+    Args:
+      system: the models.
+      model: the MLLM of it with parameters.
+      patches: of the frames.
+      spread: split the frames over all devices, each with the whole tower, instead of the tower;
+        where it does not train, this needs no exchange between its layers.
+    """
     pixels = jnp.asarray(patches.pixels)
     B, U, P = *pixels.shape[:2], pixels.shape[-4]
     images = system.family.images
@@ -63,8 +77,16 @@ def frame_features(system: System, model: Any, patches: Patches) -> Float[Array,
         inputs = images.inputs(pixels, system.mllm_config.vision.temporal_patch)
     else:
         inputs = images.fused(pixels)
-    out = model.vision(inputs.reshape(B * U, P, -1), jnp.asarray(patches.grid).reshape(B * U, 2))
-    return out.reshape(B, -1, out.shape[-1])
+    rows = inputs.reshape(B * U, P, -1), jnp.asarray(patches.grid).reshape(B * U, 2)
+    if spread:
+        graphdef, weights = split_module(model.vision.cast())
+        out = spread_rows(
+            lambda w, *rows: nnx.merge(graphdef, w)(*rows), weights, *rows, at_once=FRAMES_AT_ONCE
+        )
+    else:
+        out = model.vision(*rows)
+    features = out.reshape(B, -1, out.shape[-1])
+    return constrain(features, BATCH) if spread else features
 
 
 def question_keys(seeds: Seeds, place: int, shape: tuple[int, ...]) -> Key[Array, "B *shape"]:
@@ -79,7 +101,7 @@ def draw_keys(seeds: Seeds, *, rollouts: int, draws: int) -> Key[Array, "B I J"]
 
 
 class Programs:
-    """Jitted programs for one system. Shapes come in as arrays, choices as static arguments.
+    """The programs of an episode, for one system. Shapes come in as arrays, choices by keyword.
 
     Their results lie by rows, as the batches that they take.
 
@@ -94,17 +116,21 @@ class Programs:
     def __init__(self, system: System, machine: Machine | None = None):
         self.system, self.machine = system, machine or make_machine()
 
-        def program(function: Callable, *choices: str) -> Callable:
-            return jax.jit(function, static_argnames=choices, out_shardings=self.machine.by_rows)
+        def of_system(function: Callable, *choices: str) -> Program:
+            bound = functools.partial(function, system)
+            return Program(function.__name__[1:], bound, choices, out_shardings=by_rows)
 
-        self.complete = program(
-            functools.partial(_complete, system), "place", "samples", "sampling"
+        by_rows = self.machine.by_rows
+        self.complete = of_system(_complete, "place", "samples", "sampling")
+        self.embed_queries = of_system(_embed_queries)
+        self.frame_logits = of_system(_frame_logits)
+        self.attention = of_system(_attention, "layer")
+        self.choose_frames = Program(
+            "choose_frames", choose_frames, ("law", "draws", "k"), out_shardings=by_rows
         )
-        self.embed_queries = program(functools.partial(_embed_queries, system))
-        self.frame_logits = program(functools.partial(_frame_logits, system))
-        self.choose_frames = program(choose_frames, "law", "draws", "k")
-        self.draw_keys = program(draw_keys, "rollouts", "draws")
-        self.attention = program(functools.partial(_attention, system), "layer")
+        self.draw_keys = Program(
+            "draw_keys", draw_keys, ("rollouts", "draws"), out_shardings=by_rows
+        )
 
 
 def _complete(
@@ -120,7 +146,7 @@ def _complete(
 ) -> tuple[Completions, Float[Array, "B U D"]]:
     """Draws `samples` replies to each prompt; also returns the features of the frames."""
     model = system.mllm(mllm)
-    features = frame_features(system, model, patches)
+    features = frame_features(system, model, patches, spread=True)
     keys = question_keys(seeds, place, (prompts.tokens.shape[1], samples))
     return generate(model, prompts, features, keys, sampling), features
 
@@ -161,7 +187,8 @@ def _attention(
 ) -> Float[Array, "B G S"]:
     """Computes the attention of each prompt's last token to the others at a layer."""
     model = system.mllm(mllm)
-    return prompt_attention(model, prompts, frame_features(system, model, patches), layer)
+    features = frame_features(system, model, patches, spread=True)
+    return prompt_attention(model, prompts, features, layer)
 
 
 def choose_frames(
@@ -198,9 +225,14 @@ def _embed_frames(
     return system.clip_model(clip).encode_image(normalise(frames))
 
 
+def embed_frames(system: System) -> Program:
+    """Returns the program (CLIP's parameters, preprocessed frames) → embeddings, of one device."""
+    return Program("embed_frames", functools.partial(_embed_frames, system))
+
+
 def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
-    program = jax.jit(functools.partial(_embed_frames, system))
+    program = embed_frames(system)
     size = system.clip_config.image_size
     return lambda frames: np.asarray(program(clip, preprocess_frames(frames, size)))
 

@@ -1,6 +1,5 @@
 """Selectors without weights: uniform, top-k by similarity, no frames, and the oracle's frames."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from msjoe_jax.data.pipeline import uniform_indices
 from msjoe_jax.draws.draw import Draw, top_k
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.program import Program
 from msjoe_jax.selectors.base import Candidates, Selection, in_time_order
 
 
@@ -52,7 +52,7 @@ def topk_smooth(candidates: Candidates, k: int) -> Selection:
 
 
 def _choose_best(candidates: Candidates, k: int, width: int) -> Selection:
-    logits, draw = _best_frames(
+    logits, draw = best_frames(
         candidates.similarity,
         candidates.query_mask,
         candidates.frame_mask,
@@ -63,7 +63,6 @@ def _choose_best(candidates: Candidates, k: int, width: int) -> Selection:
     return Selection(frames=in_time_order(draw), draw=draw, logits=logits)
 
 
-@functools.partial(jax.jit, static_argnames=("width", "draws", "k"))
 def _best_frames(
     similarity: Float[Array, "B I Q T"],
     query_mask: Bool[Array, "B I Q"],
@@ -80,6 +79,9 @@ def _best_frames(
     wide = jnp.broadcast_to(logits[:, :, None], (B, I, draws, T))
     mask = jnp.broadcast_to(frame_mask[:, None, None], wide.shape)
     return logits, top_k(wide, mask, k)
+
+
+best_frames = Program("best_frames", _best_frames, ("width", "draws", "k"))
 
 
 def moving_mean(

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from msjoe_jax.runtime.program import Program
 from msjoe_jax.signals import clip
 from msjoe_jax.signals.base import Signal, SignalInputs
 
@@ -22,11 +22,13 @@ def similarity(
     Masked rows and frames are 0.
     """
     rows = [SIGNALS[name].rows(inputs) for name in names]
-    return _masked(rows, inputs.query_mask, inputs.frame_mask)
+    return masked(rows, inputs.query_mask, inputs.frame_mask)
 
 
-@jax.jit
 def _masked(rows: list[Array], query_mask: Array, frame_mask: Array) -> tuple[Array, Array]:
     stacked = jnp.concatenate(rows, 2)
     mask = jnp.concatenate([query_mask] * len(rows), 2)
     return jnp.where(mask[..., None] & frame_mask[:, None, None], stacked, 0.0), mask
+
+
+masked = Program("masked", _masked)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from msjoe_jax.runtime.program import Program
 from msjoe_jax.signals.base import Signal, SignalInputs
 
 
@@ -12,12 +13,16 @@ def rows(inputs: SignalInputs) -> Float[Array, "B I Q T"]:
     return cosine(inputs.text_embeddings(), inputs.embeddings)
 
 
-@jax.jit
-def cosine(text: Float[Array, "B I Q E"], frames: Float[Array, "B T E"]) -> Float[Array, "B I Q T"]:
+def _cosine(
+    text: Float[Array, "B I Q E"], frames: Float[Array, "B T E"]
+) -> Float[Array, "B I Q T"]:
     """Computes cosines in float32, at full precision on any device."""
     return jnp.einsum(
         "BIQE,BTE->BIQT", _unit(text), _unit(frames), precision=jax.lax.Precision.HIGHEST
     )
+
+
+cosine = Program("cosine", _cosine)
 
 
 def _unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:

@@ -146,6 +146,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             bar.update()
             if update % every.media_every == 0 or update == steps:
                 show_rollout(writer, update, episodes, rollout.records)
+            del rollout  # its arrays: the next batch needs the room
             if watch.due(update):
                 watch.validate(update, state)
                 saving.due, ended = True, time.perf_counter()

@@ -120,18 +120,15 @@ def reference(run: TrainingRun, params: dict[str, Params]) -> dict[str, Params]:
     }
 
 
-def with_scores(run: TrainingRun, batch: RolloutBatch) -> RolloutBatch:
-    """Adds to a batch of shapes those of the log-probs that the run's objective needs."""
-    for kind, models in scored(run).items():
-        if "mllm" in models:
-            batch = batch._replace(
-                queries=_scored_part(batch.queries, kind), answers=_scored_part(batch.answers, kind)
-            )
-        if "sampler" in models:
-            draws = jax.ShapeDtypeStruct(batch.draw.indices.shape[:3], jnp.float32)
-            scores: dict[str, Any] = {f"{kind}_draw_log_probs": draws}
-            batch = batch._replace(**scores)
-    return batch
+def with_score(batch: RolloutBatch, kind: str, model: str) -> RolloutBatch:
+    """Adds to a batch of shapes those of the log-probs of a kind and a model of `scored`."""
+    if model == "mllm":
+        return batch._replace(
+            queries=_scored_part(batch.queries, kind), answers=_scored_part(batch.answers, kind)
+        )
+    draws = jax.ShapeDtypeStruct(batch.draw.indices.shape[:3], jnp.float32)
+    scores: dict[str, Any] = {f"{kind}_draw_log_probs": draws}
+    return batch._replace(**scores)
 
 
 def _scored_part(part: TokenRollouts, kind: str) -> TokenRollouts:

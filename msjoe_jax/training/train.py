@@ -4,27 +4,24 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import Params
-from msjoe_jax.rl.credit import batch_advantages
 from msjoe_jax.rollout.collect import RollOut
 from msjoe_jax.rollout.collector import Collector
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.rollout.stored_models import StoredModel
-from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.checkpoint import Checkpoints
 from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.runtime.goodput import TimedStream
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.loop import Loop, run_loop
+from msjoe_jax.training.programs import TrainingPrograms
 from msjoe_jax.training.question_weights import (
     importance_weights,
     question_order,
@@ -32,11 +29,6 @@ from msjoe_jax.training.question_weights import (
 )
 from msjoe_jax.training.state import (
     State,
-    abstract_state,
-    init_state,
-    make_draw_scoring,
-    make_scoring,
-    make_step,
     reference_dtypes,
     stored,
     trains_vision,
@@ -137,26 +129,26 @@ def _train(
       checkpoints: of the training.
     """
     system, machine = episodes.system, episodes.machine
-    like = machine.laid(abstract_state(run, system), state_table(system))
+    own = TrainingPrograms(run, system, machine)
     loop = _make_loop(
         run,
         folder,
         episodes,
+        own,
         validation=validation,
         clip=start["clip"].load(system, machine),
         reference={
             name: start[name].load(system, machine, dtype)
             for name, dtype in reference_dtypes(run).items()
         },
-        shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
         meta=meta,
     )
-    state, done = _start(loop, checkpoints, like, start)
+    state, done = _start(loop, own, checkpoints, start)
     return run_loop(loop, state, checkpoints, done)[1]
 
 
 def _start(
-    loop: Loop, checkpoints: Checkpoints, like: State, start: Mapping[str, StoredModel]
+    loop: Loop, own: TrainingPrograms, checkpoints: Checkpoints, start: Mapping[str, StoredModel]
 ) -> tuple[State, int]:
     """Returns the state of the newest checkpoint, or a fresh one, and the updates behind it."""
     run, episodes = loop.run, loop.episodes
@@ -166,14 +158,10 @@ def _start(
 
     done = checkpoints.latest_step() or 0
     if done:
-        state, position, _ = checkpoints.restore(stored(run, like))
+        state, position, _ = checkpoints.restore(stored(run, own.state))
         loop.stream.set_state(position)
         return state | {name: load(name) for name in TRAINED if name not in run.trained}, done
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-    init = jax.jit(
-        functools.partial(init_state, run), out_shardings=shardings, donate_argnums=(0, 1)
-    )
-    return init(load("mllm"), load("sampler")), 0
+    return own.init(load("mllm"), load("sampler")), 0
 
 
 class Chosen(NamedTuple):
@@ -217,14 +205,14 @@ def _make_loop(
     run: TrainingRun,
     folder: epath.Path,
     episodes: Episodes,
+    own: TrainingPrograms,
     *,
     validation: Validation | None,
     clip: Params,
     reference: dict[str, Params],
-    shardings: Any,
     meta: dict[str, Any],
 ) -> Loop:
-    questions, system, machine = episodes.questions, episodes.system, episodes.machine
+    questions, system = episodes.questions, episodes.system
     order = question_order(
         run.training,
         questions,
@@ -249,30 +237,12 @@ def _make_loop(
             roll_out, stream, 1 + run.rollout.refill if run.training.curriculum.width else None
         ),
         stream=stream,
-        joint_step=jax.jit(
-            make_step(run, system), donate_argnums=0, out_shardings=(shardings, machine.whole)
-        ),
-        scoring=jax.jit(make_scoring(run, system), out_shardings=machine.by_rows),
-        draw_scoring=jax.jit(make_draw_scoring(run, system), out_shardings=machine.by_rows),
-        credit=jax.jit(
-            lambda batch: batch_advantages(run.step, batch)[:2], out_shardings=machine.whole
-        ),
-        merged=functools.partial(merged, system=system),
+        joint_step=own.joint_step,
+        scoring=own.scoring,
+        draw_scoring=own.draw_scoring,
+        credit=own.credit,
+        merged=own.merged,
         clip=clip,
         reference=reference,
         validation=validation,
     )
-
-
-@functools.cache
-def _merge(scale: float) -> Callable[[Params], Params]:
-    """Returns the program that merges adapters, one for every use of a scale."""
-    return jax.jit(functools.partial(merge_lora, scale=scale))
-
-
-def merged(state: State, system: System) -> dict[str, Params]:
-    """Returns the parameters of a state, with adapters merged into the MLLM's."""
-    mllm = state["mllm"]
-    if "lora" in mllm:
-        mllm = _merge(system.lora_scale)(mllm)
-    return {"mllm": mllm, "sampler": state["sampler"]}

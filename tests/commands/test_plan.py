@@ -1,89 +1,77 @@
-"""Planning for slices that are not there. Compiles with libtpu, which comes with jax[tpu]."""
+"""`msjoe plan`: all programs at real widths for a small slice, its table, and its refusals."""
 
 import importlib.util
+import json
 import math
-import pathlib
-import subprocess
-import sys
 
 import jax
-import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from msjoe_jax.commands.plan import (
-    GIB,
-    PlanReport,
-    compile_for_topology,
-    describe_topology,
-    format_report,
-)
+from msjoe_jax.commands import plan as module
+from msjoe_jax.commands.plan import Planned, as_json, format_row, plan
 from msjoe_jax.config import base, read_config
-from msjoe_jax.errors import UserError
+from msjoe_jax.families import named_model
 from msjoe_jax.rollout.shapes import abstract_batch
 from msjoe_jax.rollout.system import make_system
-from msjoe_jax.runtime.mesh import make_mesh
+from msjoe_jax.runtime.program import Program, Use
+from msjoe_jax.runtime.topology import GIB, Fit, Slice
 from msjoe_jax.training.state import abstract_state, make_step, trains_vision
-
-pytestmark = pytest.mark.slow
+from msjoe_jax.weights.folder import write_json
+from tests.support.commands import command
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
-TOPOLOGY = "v4:2x2x2"
+SLICE = Slice("v4:2x2x1", [0, 1, 2, 3], 1)
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    return make_mesh(1, 4, 2, describe_topology(TOPOLOGY))
-
-
-def update(w, x):
-    return w - jax.grad(lambda w: jnp.sum((x @ w) ** 2))(w)
-
-
+@pytest.mark.slow
 @needs_libtpu
-def test_bytes_of_a_small_step_on_eight_chips(mesh):
-    place = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
-    w = jax.ShapeDtypeStruct((2048, 2048), jnp.float32, sharding=place)
-    shard = 2048 * 2048 * 4 // 8
-    report = compile_for_topology(update, (w, w), TOPOLOGY, out_shardings=place, donate=(0,))
-    assert report.chips == 8
-    assert report.hbm == 30.75 * GIB
-    assert report.arguments == 2 * shard
-    # Beside the arguments only collective buffers: far less than one whole matrix on every chip.
-    assert 2 * shard <= report.peak < 2 * shard + 2048 * 2048 * 4
-    assert report.fits()
-    kept = compile_for_topology(update, (w, w), TOPOLOGY, out_shardings=place)
-    assert kept.peak >= report.peak + shard  # without donation the old matrix stays
+def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
+    """Qwen2.5-VL-7B with two layers of each half, on four chips with as much work for each as on
+    16, twice as many questions: the layers are scanned, so that more of them are no other program.
+    """
+    sizes = named_model("qwen2.5-vl-7b", None)[1].to_hf()
+    sizes["num_hidden_layers"] = 2
+    sizes["vision_config"] |= {"depth": 2, "fullatt_block_indexes": [1]}
+    (tmp_path / "mllm").mkdir()
+    write_json(tmp_path / "mllm" / "config.json", sizes)
+    done = command(
+        "plan",
+        "--config=joint_v4",
+        "--topology=v4:2x2x1",
+        "--config.mllm.size=",
+        f"--config.mllm.checkpoint={tmp_path}",
+        "--config.mesh.fsdp=2",
+        "--config.rollout.questions=8",
+        "--config.evaluate.batch=8",
+        "--effort=-1",
+        "--json",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("mesh data 1 × fsdp 2 × tensor 2, taken to be 1 host as it is sold")
+    found = json.loads(lines[-1])
+    assert found["fits"] and found["hbm_bytes"] == 30.75 * GIB
+    assert lines[-2] == f"FITS: all {len(found['programs'])} programs"
+    programs = {program["name"]: program for program in found["programs"]}
+    steps = {name.partition(": ")[2] for name in programs}
+    of_an_episode = {"reason", "embed_queries", "cosine", "masked", "frame_logits", "draw_keys"}
+    of_an_episode |= {"choose_frames", "best_frames", "answer"}
+    assert steps == of_an_episode | {"embed_frames", "init", "join", "credit", "joint_step"}
+    for program in programs.values():
+        assert program["argument_bytes"] <= program["peak_bytes"] + 2**20
+        assert program["alive_bytes"] == sum(program["alive"].values())
+    # The pixels of a wave are on no chip whole: they alone would take 2.3 GiB as bfloat16.
+    answer = programs["joint: answer"]
+    parts = programs["joint: join"]
+    assert answer["alive"]["state"] > answer["alive"]["CLIP"] > 0
+    # The join's arguments are its parts, its results as large, and it moves nothing else.
+    assert parts["peak_bytes"] < 3.2 * parts["argument_bytes"]
 
 
-@needs_libtpu
-@pytest.mark.parametrize("effort", [0.0, -1.0])
-def test_a_program_that_does_not_fit_is_refused(mesh, effort):
-    whole = NamedSharding(mesh, PartitionSpec())
-    x = jax.ShapeDtypeStruct((2**16, 2**17), jnp.float32, sharding=whole)  # 32 GiB
-    report = compile_for_topology(lambda x: x @ x.T, (x,), TOPOLOGY, effort=effort)
-    assert not report.fits()
-    assert report.peak is None
-    assert "exceeds available HBM" in report.refusal
-    assert format_report(report, mesh, 0).splitlines()[-1] == f"FAIL  {report.refusal}"
-
-
-@needs_libtpu
-def test_unknown_slices_are_named():
-    with pytest.raises(UserError, match="generation is one of v4, v5e, v5p, v6e"):
-        describe_topology("v3:2x2")
-    with pytest.raises(UserError, match=r"v4:3x3x3.*not divisible"):
-        describe_topology("v4:3x3x3")
-
-
-def test_the_verdict_counts_what_is_alive_beside_the_program():
-    report = PlanReport(chips=1, hbm=100.0, arguments=50, peak=90, seconds=1.0)
-    assert report.fits(other_bytes=7)
-    assert not report.fits(other_bytes=8)
-
-
+@pytest.mark.slow
 def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
     config = base()
     config.rollout.questions, config.objective.micro_batches = 8, 2
@@ -112,12 +100,111 @@ def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
     assert new_state == state
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
-    config = tmp_path / "config.py"
-    config.write_text("from msjoe_jax.config import base as get_config\n")
-    command = [sys.executable, "-m", "msjoe_jax", "plan", f"--config={config}", "--topology=v9:1x1"]
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+# --- the table ------------------------------------------------------------------------------------
+
+
+def use_of(program: Program, numbers: int, beside: int = 0) -> Use:
+    mesh = Mesh(jax.devices()[:1], ("fsdp",))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def shape(n: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((n,), "int8", sharding=whole)
+
+    return Use("joint", program, (shape(numbers),), {}, {"state": shape(beside)})
+
+
+def test_what_is_used_twice_with_the_same_arguments_is_compiled_once(monkeypatch):
+    compiled = []
+
+    def compile_use(use, effort):
+        compiled.append((use.program.name, use.argument_bytes, effort))
+        return Fit(use.argument_bytes, 2 * use.argument_bytes, 1.0)
+
+    monkeypatch.setattr(module, "compile_use", compile_use)
+    one, other = Program("one", len), Program("other", len)
+    uses = [use_of(one, 5), use_of(one, 5, 7), use_of(one, 6), use_of(other, 5)]
+    planned = list(plan(uses, -1.0))
+    assert compiled == [("one", 5, -1.0), ("one", 6, -1.0), ("other", 5, -1.0)]
+    assert [p.alive for p in planned] == [0, 7, 0, 0]
+    assert [p.fit.peak for p in planned] == [10, 10, 12, 10]
+
+
+def test_rows_say_by_how_much_it_does_not_fit():
+    use = use_of(Program("step", len), GIB)
+
+    def row(peak, alive, refusal=""):
+        return format_row(Planned(use, Fit(GIB, peak, 1.0, refusal), alive), SLICE.hbm)
+
+    assert row(2 * GIB, GIB).split() == ["joint:", "step", "1.00", "2.00", "1.00", "27.75", "FITS"]
+    # 30.75 GiB, of which 3 % stay free: 29.83.
+    assert row(29 * GIB, GIB).endswith("0.75  DOES NOT FIT: 0.17 GiB too much (3% stay free)")
+    assert row(30 * GIB, 2 * GIB).endswith("DOES NOT FIT: 2.17 GiB too much (3% stay free)")
+    assert row(None, 0, "needs (39G)").endswith("–  DOES NOT FIT: needs (39G)")
+
+
+def test_json_says_the_same():
+    use = use_of(Program("step", len), 5, 7)
+    good, bad = Planned(use, Fit(5, 10, 1.0), 7), Planned(use, Fit(5, None, 1.0, "why"), 7)
+    found = as_json([good, bad], SLICE)
+    assert found["fits"] is False and found["hbm_bytes"] == SLICE.hbm and found["hosts"] == 1
+    assert found["programs"][0] == {
+        "name": "joint: step",
+        "argument_bytes": 5,
+        "peak_bytes": 10,
+        "alive_bytes": 7,
+        "alive": {"state": 7},
+        "fits": True,
+        "refusal": "",
+    }
+    assert found["programs"][1]["peak_bytes"] is None
+    assert not found["programs"][1]["fits"]
+    assert as_json([good], SLICE)["fits"] is True
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_does_not_fit_ends_with_status_1():
+    done = command(
+        "plan", "--config=joint_v4", "--topology=v5e:2x2", "--only=predecode", "--json",
+        "--config.mesh.fsdp=4", "--config.mesh.tensor=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr  # CLIP alone has room on a chip of 15.75 GiB
+    done = command(
+        "plan", "--config=joint_v4", "--topology=v5e:2x2", "--only=pretrain: init", "--effort=-1",
+        "--config.mesh.fsdp=4", "--config.mesh.tensor=1",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr  # 7.7 GiB of weights, and a second copy of them
+    assert "DOES NOT FIT" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--topology=v9:1x1"], "--topology=v9:1x1: the generation is one of v4, v5e, v5p, v6e"),
+        pytest.param(
+            ["--topology=v4:2x2x1"],
+            "config.mesh data=1, fsdp=8, tensor=2 does not fit 4 devices: the product must be ",
+            marks=needs_libtpu,
+        ),
+        pytest.param(
+            ["--config.rollout.questions=24"],
+            "config.rollout.questions=24 in 2 waves does not divide into the 8 parts of the mesh's "
+            "data and fsdp axes",
+            marks=needs_libtpu,
+        ),
+        pytest.param(
+            ["--only=reasons"],
+            "--only=reasons is the name of no program; there are: predecode: embed_frames, ",
+            marks=needs_libtpu,
+        ),
+    ],
+)
+def test_what_main_would_refuse_ends_with_status_2_and_a_line(flags, line):
+    done = command("plan", "--config=joint_v4", *flags)
     assert (done.returncode, done.stdout) == (2, "")
-    words = "error: --topology=v9:1x1: the generation is one of v4, v5e, v5p, v6e\n"
-    assert done.stderr == words
+    (found,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert found.removeprefix("error: ").startswith(line)

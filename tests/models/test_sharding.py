@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from msjoe_jax.models.sharding import BATCH, HEADS, constrain, on_shards, platform, ways
+from tests.support.commands import program
 
 
 def test_without_a_mesh_of_several_devices():
@@ -22,3 +23,36 @@ def test_without_a_mesh_of_several_devices():
             assert constrain(x, BATCH) is x and ways(8, BATCH) == 1
         np.testing.assert_array_equal(got, x)
     assert platform() == jax.default_backend()
+
+
+def test_rows_are_spread_over_all_devices_and_the_values_stay():
+    """In a process with eight devices, for numbers of rows that divide by all, some and none."""
+    program(
+        """
+        import jax, jax.numpy as jnp, numpy as np
+        from msjoe_jax.models.sharding import BATCH, constrain, spread_rows
+        from msjoe_jax.runtime.mesh import make_mesh
+
+        rng = np.random.default_rng(0)
+        weights = {"a": rng.normal(size=(6, 5)).astype(np.float32)}
+
+        def f(w, x, y):
+            inside = not jax.sharding.get_abstract_mesh().empty
+            assert not inside or x.shape[0] <= 3, x.shape  # at once
+            return constrain(jnp.tanh(x @ w["a"]) + y[:, None], BATCH)
+
+        mesh = make_mesh(1, 4, 2)
+        for rows, parts in ((48, 8), (12, 4), (3, 1)):
+            x = rng.normal(size=(rows, 6)).astype(np.float32)
+            y = rng.normal(size=(rows,)).astype(np.float32)
+            want = f(weights, x, y)
+
+            with jax.set_mesh(mesh):
+                step = jax.jit(lambda w, x, y: spread_rows(f, w, x, y, at_once=3))
+                got = step(weights, x, y)
+            assert len({str(s.index) for s in got.addressable_shards}) == parts
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+            np.testing.assert_array_equal(spread_rows(f, weights, x, y, at_once=3), want)
+        """,
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )

@@ -1,33 +1,10 @@
-"""What a training ends with: adapters merged, the reference of its KL terms, best or newest."""
+"""What a training starts with: the reference of its KL terms."""
 
-import types
-from typing import Any
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from msjoe_jax.config import base, read_config
-from msjoe_jax.models.lora import add_lora, merge_lora
 from msjoe_jax.training.state import reference
-from msjoe_jax.training.train import merged
-
-
-def test_adapters_are_merged_at_the_end():
-    rng = np.random.default_rng(0)
-    plain = {"language": {"layers": {"q": jnp.asarray(rng.normal(size=(2, 6, 4)), jnp.float32)}}}
-    state = {"mllm": plain, "sampler": {"x": 1}}
-    system: Any = types.SimpleNamespace(lora_scale=2.0)
-    assert merged(state, system) == {"mllm": plain, "sampler": {"x": 1}}
-    adapted = add_lora(plain, "layers/", 2, 0)
-    noise = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), adapted["lora"])
-    adapted = {**adapted, "lora": noise}
-    out = merged({"mllm": adapted, "sampler": {}}, system)["mllm"]
-    want = merge_lora(adapted, 2.0)
-    assert jax.tree.structure(out) == jax.tree.structure(want) == jax.tree.structure(plain)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), out, want)
-    assert (out["language"]["layers"]["q"] != plain["language"]["layers"]["q"]).all()
 
 
 @pytest.mark.parametrize(

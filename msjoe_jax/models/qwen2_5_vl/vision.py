@@ -8,6 +8,7 @@ Windowed layers compute masked full attention. At 1,024 patches of a frame that 
 the layer's arithmetic, the price of one scanned body for both kinds of layer.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,9 +20,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import self_attention
 from msjoe_jax.models.linear import affine
+from msjoe_jax.models.params import split_module
 from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.language import RMSNorm
 
+# What is cast before it multiplies; norms and biases are not.
+MATRICES = re.compile(r"patch_embed|layers/([qkvo]|gate|up|down)|merger/fc_\d/kernel")
 ROPE_THETA = 1e4  # of the vision tower; no published configuration changes it
 
 
@@ -180,6 +184,16 @@ class VisionTower(nnx.Module):
         self.merger = Merger(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.config, self.dtype, self.remat = config, dtype, remat
         self.chunk, self.attention = chunk, attention
+
+    def cast(self) -> "VisionTower":
+        """Returns the tower with its matrices in the type that computes, which changes no value."""
+        graphdef, params = split_module(self)
+
+        def leaf(path: tuple, x: Array) -> Array:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return x.astype(self.dtype) if MATRICES.fullmatch(name) else x
+
+        return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(leaf, params))
 
     def __call__(
         self, patches: Float[Array, "F P C"], grid: Int[Array, "F 2"]

@@ -11,6 +11,7 @@ from msjoe_jax.models.params import abstract, count_params
 from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.vision import VisionTower, patch_layout
 from tests.support import qwen_oracle
+from tests.support.commands import program
 
 pytestmark = pytest.mark.slow
 
@@ -231,3 +232,54 @@ def test_7b_tower_has_the_published_size():
     _, shapes = abstract(lambda: VisionTower(c, rngs=nnx.Rngs(0)))
     # 8,292,166,656 parameters of Qwen2.5-VL-7B less the 7,615,616,512 of its Qwen2.5-7B decoder.
     assert count_params(shapes) == 676_550_144
+
+
+def test_a_cast_tower_gives_the_same_bits():
+    """What is cast before it multiplies may be cast earlier; norms and biases stay."""
+    c = config()
+    tower = VisionTower(c, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    grids = [(4, 6), (2, 4), (0, 0)]
+    x, grid = jnp.asarray(inputs(c, grids, 24)), jnp.array(grids, jnp.int32)
+    cast = tower.cast()
+    np.testing.assert_array_equal(cast(x, grid), tower(x, grid))
+    types = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype
+        for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(cast)))
+    }
+    kept = {name for name, dtype in types.items() if dtype == jnp.float32}
+    assert kept == {name for name in types if "bias" in name or "scale" in name}
+    assert types["layers/gate"] == types["patch_embed"] == jnp.bfloat16
+
+
+def test_frames_split_over_all_devices_have_the_same_features():
+    """In a process with eight devices: the tower whole on each, or split as in training."""
+    program(
+        """
+        import jax, numpy as np
+        from flax import nnx
+        from msjoe_jax.models.params import split_module
+        from msjoe_jax.models.qwen2_5_vl.vision import VisionTower
+        from msjoe_jax.models.sharding import spread_rows
+        from msjoe_jax.runtime.mesh import make_mesh
+        from tests.models.qwen2_5_vl.test_vision import config, inputs
+
+        c = config()
+        tower = VisionTower(c, rngs=nnx.Rngs(0))
+        for frames in (16, 4):  # over all devices; over the four of the batch
+            grids = [(4, 6), (2, 4)] * (frames // 2)
+            x, grid = inputs(c, grids, 24), np.array(grids, np.int32)
+            want = jax.jit(lambda x, grid: tower(x, grid))(x, grid)
+            graphdef, weights = split_module(tower.cast())
+
+            def run(weights, x, grid):
+                return spread_rows(
+                    lambda w, *rows: nnx.merge(graphdef, w)(*rows), weights, x, grid, at_once=1
+                )
+
+            with jax.set_mesh(make_mesh(1, 4, 2)):
+                got = jax.jit(run)(weights, x, grid)
+            assert len(got.sharding.device_set) == 8
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+        """,
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )

@@ -1,0 +1,232 @@
+"""The list of the programs of a config: what a run compiles, with what arguments, beside what.
+
+The loops run the programs of rollout/programs.py, rollout/collector.py and training/programs.py;
+this list holds the same objects with abstract arguments, in the order of a run. `msjoe plan`
+compiles it, and tests compare it with what a run has called. What it leaves out: programs of a
+selector's or a signal's own, shorter lengths of prompts (config.prompt.length_buckets), the tiny
+world's, and single operations between programs.
+
+What is alive beside a program, by this rule: the parameters and the training state of the phase,
+CLIP, a KL term's reference, the weights that the training started from; while a batch is collected
+the other waves with all that they hold (prompts, patches and features of reason and answer), what
+the own wave holds already, and the batch to be refilled; in an evaluation all sets of parameters
+and the answers of the arm before. What a program takes as arguments counts as its arguments alone.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from msjoe_jax.config import TRAININGS, Config
+from msjoe_jax.data.embed import FRAMES_AT_ONCE
+from msjoe_jax.evaluation.arms import ARMS, Arm, arm_of
+from msjoe_jax.rl.batch import RolloutBatch
+from msjoe_jax.rollout.collect import RolloutConfig
+from msjoe_jax.rollout.collector import join_programs
+from msjoe_jax.rollout.programs import Programs, embed_frames
+from msjoe_jax.rollout.system import System, state_table
+from msjoe_jax.rollout.uses import EpisodeUses, Held, Tree
+from msjoe_jax.runtime.machine import Machine
+from msjoe_jax.runtime.mesh import with_shardings
+from msjoe_jax.runtime.program import Use
+from msjoe_jax.training.config import TrainingRun
+from msjoe_jax.training.programs import TrainingPrograms
+from msjoe_jax.training.state import reference, scored, trains_vision, with_score
+from msjoe_jax.training.validation import PLAIN, SCORE, WITH_TRUTH
+
+
+def program_list(
+    config: Config, system: System, machine: Machine, end_ids: tuple[int, ...] = (0, 1)
+) -> list[Use]:
+    """Returns every use of a program in the phases of a config, in their order.
+
+    Args:
+      config: the run's.
+      system: its models.
+      machine: where it runs; its devices may be described ones.
+      end_ids: that end a reply; their number alone matters to what is compiled.
+    """
+    return list(_Lister(config, system, machine, end_ids).uses())
+
+
+class _Lister:
+    """Lists the uses; every method yields those of a part of a run."""
+
+    def __init__(
+        self, config: Config, system: System, machine: Machine, end_ids: tuple[int, ...]
+    ) -> None:
+        self.config, self.system, self.machine = config, system, machine
+        programs = Programs(system, machine)
+        self.episode = EpisodeUses(programs, config.episode, config.prompt, end_ids)
+        self.base = machine.laid(system.abstract, state_table(system))
+
+    def uses(self) -> Iterator[Use]:
+        config, phases = self.config, self.config.phases
+        yield self._embedding()
+        if "difficulty" in phases:
+            yield from self._difficulty()
+        sets: dict[str, Held] = {"base": self.base}
+        for name in (name for name in TRAININGS if name in phases):
+            training = _Training(self, config.training_run(name))
+            yield from training.uses()
+            sets[name] = {**self.base, **training.trained()}
+        if "evaluate" in phases:
+            arms = [arm_of(name, sets) for name in config.evaluate.arms]
+            newest = list(sets.values())[-1]
+            held = {f"{name} parameters": tree for name, tree in sets.items()}
+            size = self.at_once(config.evaluate.limit)
+            yield from self.evaluation("evaluate", arms, newest, held, size)
+
+    def at_once(self, limit: int) -> int:
+        """Returns the questions that are evaluated together, of so many (0: all of a file)."""
+        most = self.config.evaluate.batch
+        return self.machine.padded(min(most, limit) if limit else most)
+
+    def _embedding(self) -> Use:
+        """Lists CLIP's image tower, which embeds frames on one device before a run."""
+        side = self.system.clip_config.image_size
+        whole = jax.tree.map(lambda _: self.machine.whole, self.system.abstract["clip"])
+        clip = with_shardings(self.system.abstract["clip"], whole)
+        frames = jax.ShapeDtypeStruct(
+            (FRAMES_AT_ONCE, side, side, 3), jnp.uint8, sharding=self.machine.whole
+        )
+        return Use("predecode", embed_frames(self.system), (clip, frames), {}, {})
+
+    def _difficulty(self) -> Iterator[Use]:
+        size, held = self.at_once(0), {"base parameters": self.base}
+        lists = _one_each(size)
+        yield from self.episode.selection("difficulty", lists, self.base, held, ["uniform"], False)
+        yield self.episode.answering(
+            "difficulty",
+            lists,
+            self.base["mllm"],
+            held,
+            samples=self.config.difficulty.samples,
+            temperature=self.config.rollout.answer_temperature,
+        )
+
+    def evaluation(
+        self, phase: str, arms: list[Arm], params: Held, held: Held, size: int
+    ) -> Iterator[Use]:
+        """Lists an evaluation of arms, greedy and with one list of queries a question."""
+        rollout = _one_each(size)
+        last = self.episode.batch(rollout)
+        held = {
+            **held,
+            "answers of the arm before": (last.answers, self.episode.patches(rollout)[1]),
+        }
+        if any(arm.queries == "policy" for arm in arms):
+            yield self.episode.reasoning(phase, rollout, params["mllm"], held, temperature=0.0)
+        selectors = [arm.selector for arm in arms]
+        yield from self.episode.selection(phase, rollout, params, held, selectors, False)
+        yield self.episode.answering(
+            phase, rollout, params["mllm"], held, samples=1, temperature=0.0
+        )
+
+
+def _one_each(questions: int) -> RolloutConfig:
+    """Returns the sizes of an evaluation: one list of queries and one selection a question."""
+    return RolloutConfig(questions=questions, query_rollouts=1, frame_draws=1)
+
+
+class _Training:
+    """Lists the uses of a training."""
+
+    def __init__(self, lister: _Lister, run: TrainingRun) -> None:
+        self.lister, self.run = lister, run
+        self.own = TrainingPrograms(run, lister.system, lister.machine)
+        self.encode_in_step = run.training.train_mllm and trains_vision(run, lister.system)
+
+    def trained(self) -> Held:
+        """Returns the parameters that the training ends with."""
+        return {"mllm": self._merged_mllm(), "sampler": self.own.state["sampler"]}
+
+    def _merged_mllm(self) -> Tree:
+        """Returns the MLLM's parameters as they are evaluated."""
+        mllm, table = self.own.state["mllm"], state_table(self.lister.system)
+        if "lora" not in mllm:
+            return mllm
+        return self.lister.machine.laid(self.lister.system.abstract["mllm"], table)
+
+    def uses(self) -> Iterator[Use]:
+        lister, run, own, base = self.lister, self.run, self.own, self.lister.base
+        kept = jax.eval_shape(lambda params: reference(run, params), lister.system.abstract)
+        ref = lister.machine.laid(kept, state_table(lister.system))
+        start = {"start": {"mllm": base["mllm"], "sampler": base["sampler"]}, "CLIP": base["clip"]}
+        held = {**start, "reference": ref, "state": own.state}
+        arguments = (base["mllm"], base["sampler"])
+        yield Use(run.name, own.init, arguments, {}, {**start, "reference": ref})
+        if not run.training.steps:
+            return
+        if run.loop.validate_every:
+            yield from self._validation(held)
+        batch = self._batch(run.rollout.questions)
+        collecting = {**held, "batch to refill": batch} if run.rollout.refill else held
+        yield from self._collection(collecting)
+        if run.rollout.refill:
+            B = run.rollout.questions
+            places = jax.ShapeDtypeStruct((B,), jnp.int32, sharding=lister.machine.whole)
+            count = jax.ShapeDtypeStruct((), jnp.int32, sharding=lister.machine.whole)
+            replace = join_programs(lister.machine)[1]
+            extra = self._batch(B)
+            yield Use(run.name, replace, (batch, extra, places, places, count), {}, held)
+        yield from self._update(held, ref, batch)
+
+    def _batch(self, questions: int) -> RolloutBatch:
+        rollout = dataclasses.replace(self.run.rollout, questions=questions)
+        return self.lister.episode.batch(rollout, self.encode_in_step)
+
+    def _collection(self, held: Held) -> Iterator[Use]:
+        lister, run, state = self.lister, self.run, self.own.state
+        episode = lister.episode
+        waves = run.rollout.waves
+        rollout = dataclasses.replace(
+            run.rollout, questions=run.rollout.questions // waves, waves=1
+        )
+        parts = [(episode.batch(rollout), episode.patches(rollout)) for _ in range(waves - 1)]
+        alone, held = held, {**held, "the other waves": parts}
+        temperature = run.rollout.query_temperature
+        yield episode.reasoning(run.name, rollout, state["mllm"], held, temperature=temperature)
+        reasoned = {"reason": (episode.batch(rollout).queries, episode.patches(rollout)[0])}
+        params = {"clip": lister.base["clip"], "sampler": state["sampler"]}
+        yield from episode.selection(
+            run.name, rollout, params, {**held, **reasoned}, [rollout.selector], True
+        )
+        without: Any = None
+        selected = {"select": episode.batch(rollout)._replace(queries=without, answers=without)}
+        yield episode.answering(
+            run.name,
+            rollout,
+            state["mllm"],
+            {**held, **reasoned, **selected},
+            samples=1,
+            temperature=run.rollout.answer_temperature,
+        )
+        if waves > 1:
+            arrays = [self._batch(rollout.questions) for _ in range(waves)]
+            yield Use(run.name, join_programs(lister.machine)[0], (arrays,), {}, alone)
+
+    def _update(self, held: Held, ref: Held, batch: RolloutBatch) -> Iterator[Use]:
+        run, own = self.run, self.own
+        yield Use(run.name, own.credit, (batch,), {}, held)
+        params = {"ref": ref, "old": own.state}
+        for kind, models in scored(run).items():
+            for model in models:
+                scoring = own.scoring if model == "mllm" else own.draw_scoring
+                yield Use(run.name, scoring, (params[kind][model], batch), {}, held)
+                batch = self.lister.episode.rows(with_score(batch, kind, model))
+        yield Use(run.name, own.joint_step, (own.state, batch), {}, held)
+
+    def _validation(self, held: Held) -> Iterator[Use]:
+        lister, run = self.lister, self.run
+        rollout = run.rollout
+        own = dataclasses.replace(ARMS[SCORE], queries=rollout.queries, selector=rollout.selector)
+        arms = [own, *(ARMS[name] for name in (*PLAIN, *WITH_TRUTH) if name != SCORE)]
+        params = {**lister.base, **self.trained()}
+        if "lora" in self.own.state["mllm"]:
+            yield Use(run.name, self.own.merge, (self.own.state["mllm"],), {}, held)
+        size = lister.at_once(run.loop.validation_limit)
+        yield from lister.evaluation(f"{run.name} validation", arms, params, held, size)

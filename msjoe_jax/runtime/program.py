@@ -1,0 +1,96 @@
+"""A compiled program: a function, and all that decides how it is compiled, in one object.
+
+What runs and what `msjoe plan` compiles for a slice that is not there are the same objects. Only
+here may the package jit what a run on a slice uses: what is not a `Program` is in no plan.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A function that is compiled once for all arguments of the same shapes and choices.
+
+    name: for people, and unique; function: of arrays, and of choices by keyword; choices: the names
+    of those; donate: arguments whose memory the results may take; out_shardings: where the results
+    lie, None: wherever the compiler leaves them.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    choices: tuple[str, ...] = ()
+    donate: tuple[int, ...] = ()
+    out_shardings: Any = None
+
+    def __call__(self, *arguments: Any, **choices: Any) -> Any:
+        """Runs the program; compiles it before if it is new."""
+        return self._jitted(*arguments, **choices)
+
+    def lower(self, *arguments: Any, **choices: Any) -> Any:
+        """Lowers the program for arguments that may be abstract, to be compiled and not run.
+
+        Arguments that the function does not read count: in a run they take memory all the same.
+        """
+        return self._jit(keep_unused=True).lower(*arguments, **choices)
+
+    @functools.cached_property
+    def _jitted(self) -> Callable[..., Any]:
+        return self._jit()
+
+    def _jit(self, **options: Any) -> Any:
+        return jax.jit(
+            self.function,
+            static_argnames=self.choices,
+            donate_argnums=self.donate,
+            out_shardings=self.out_shardings,
+            **options,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """A use of a program in a run.
+
+    phase: of the run; program: that is called; arguments: as shapes with shardings; choices: by
+    keyword; beside: what is alive meanwhile, by what it is, arguments among it; step: the use's
+    name in its phase, empty: the program's.
+    """
+
+    phase: str
+    program: Program
+    arguments: tuple[Any, ...]
+    choices: dict[str, Any]
+    beside: dict[str, Any]
+    step: str = ""
+
+    @property
+    def name(self) -> str:
+        """Phase and step."""
+        return f"{self.phase}: {self.step or self.program.name}"
+
+    @property
+    def argument_bytes(self) -> int:
+        """Bytes of the arguments on each device."""
+        return sum(map(_bytes, jax.tree.leaves(self.arguments)))
+
+    @property
+    def alive_bytes(self) -> dict[str, int]:
+        """Bytes on each device of what is alive beside the arguments; one object counts once."""
+        counted = {id(leaf) for leaf in jax.tree.leaves(self.arguments)}
+        sizes = {}
+        for name, tree in self.beside.items():
+            leaves = {id(leaf): leaf for leaf in jax.tree.leaves(tree)}
+            if size := sum(_bytes(leaf) for key, leaf in leaves.items() if key not in counted):
+                sizes[name] = size
+            counted |= leaves.keys()
+        return sizes
+
+
+def _bytes(leaf: Any) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

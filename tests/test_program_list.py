@@ -1,0 +1,132 @@
+"""The list of a config's programs holds what a run compiles, and what is alive beside it."""
+
+import ast
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msjoe_jax.config import NAMES, read_config
+from msjoe_jax.data.questions import save_questions
+from msjoe_jax.phases import run_phases
+from msjoe_jax.program_list import program_list
+from msjoe_jax.rollout.model_folder import load_model_folder
+from msjoe_jax.rollout.system import load_tokenizers, make_system
+from msjoe_jax.runtime.machine import make_machine
+from msjoe_jax.runtime.program import Program
+from tests.support.commands import ROOT
+from tests.support.system import changed, colour_questions, noise_videos
+from tests.support.tiny import clip_of, tiny_config, tiny_model_folder
+
+VIDEOS = {"v0": 18, "v1": 20}  # of more frames than there are candidates
+
+# Whatever jits outside of `Program`, and is in no plan: why.
+JITS = {
+    "msjoe_jax/runtime/program.py",
+    "msjoe_jax/rollout/system.py",  # a fresh sampler: 8 MB
+    "msjoe_jax/commands/generate.py",  # one model on one device, no run
+    "msjoe_jax/world/phase.py",  # the tiny world
+    "msjoe_jax/world/warmup_clip.py",
+    "msjoe_jax/world/warmup_mllm.py",
+}
+
+
+def test_nothing_else_of_the_package_is_jitted():
+    found = set()
+    for file in (ROOT / "msjoe_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ("jit", "pmap", "pjit"):
+                found.add(str(file.relative_to(ROOT)))
+    assert found == JITS
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A model, records of videos and questions about them."""
+    folder = tmp_path_factory.mktemp("programs")
+    clip = clip_of(tiny_model_folder(folder))
+    noise_videos(folder / "records", VIDEOS, clip=clip)
+    asked = [dataclasses.replace(q, difficulty=None) for q in colour_questions(list(VIDEOS), 4)]
+    save_questions(folder / "questions.jsonl", asked)
+    return folder
+
+
+def config_of(home: pathlib.Path):
+    """All that a run may compile, in two updates of each training."""
+    c = tiny_config(home)
+    c.phases = ("difficulty", "pretrain", "joint", "evaluate")
+    for name in NAMES:
+        c[name].checkpoint = str(home / "model")
+    for split in ("train", "validation", "heldout"):
+        c.data[f"{split}_records"] = str(home / "records")
+        c.data[f"{split}_questions"] = str(home / "questions.jsonl")
+    c.pretrain.steps = c.joint.steps = 2
+    c.rollout.questions, c.rollout.waves, c.difficulty.samples = 4, 2, 3
+    c.rollout.query_rollouts = c.rollout.frame_draws = 2
+    c.evaluate.batch = 4
+    c.evaluate.arms = ("uniform", "topk_queries", "topk_question_smooth", "pretrained", "joint")
+    return c
+
+
+def shapes_of(program, arguments, choices) -> tuple:
+    """What decides whether a program compiles anew, but for where the arguments lie."""
+    leaves, structure = jax.tree.flatten(arguments)
+    types = tuple((tuple(x.shape), str(x.dtype)) for x in leaves)
+    return program.name, structure, types, tuple(sorted(choices.items()))
+
+
+def stand_in(seen: dict[tuple, str]):
+    """A `Program.__call__` that keeps what is called, and compiles nothing: results are 0, or True.
+
+    All answers are alike, so that refill replaces every question.
+    """
+
+    def call(program, *arguments, **choices):
+        seen[shapes_of(program, arguments, choices)] = program.name
+        shapes = jax.eval_shape(lambda x: program.function(*x, **choices), arguments)
+
+        def value(x):
+            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(np.zeros((*x.shape, 2), np.uint32))
+            return jnp.asarray(np.full(x.shape, x.dtype == bool, x.dtype))
+
+        return jax.tree.map(value, shapes)
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {
+            "rollout.refill": 1,
+            "rollout.updates": 2,
+            "rollout.counterfactual": True,
+            "objective.log_kl": True,
+            "mllm.trainable": "",
+        },
+        {"mllm.lora_rank": 2, "frames.mode": "video", "rollout.selector": "topk"}
+        | {"rollout.waves": 1, "joint.train_sampler": False, "phases": ("joint",)},
+    ],
+    ids=["plain", "everything", "adapters on a video"],
+)
+def test_the_list_is_what_a_run_calls(home, tmp_path, monkeypatch, fields):
+    config = read_config(changed(config_of(home), **fields))
+    seen: dict[tuple, str] = {}
+    monkeypatch.setattr(Program, "__call__", stand_in(seen))
+    run_phases(config, tmp_path / "run")
+    model = load_model_folder(home / "model")
+    system = make_system(config.models, load_tokenizers(config.models))
+    listed = {
+        shapes_of(use.program, use.arguments, use.choices): use.name
+        for use in program_list(config, system, make_machine(), model.text.end_ids)
+    }
+    forgotten = sorted(name for key, name in seen.items() if key not in listed)
+    assert not forgotten
+    never = [name for key, name in listed.items() if key not in seen]
+    assert never == ["predecode: embed_frames"]  # the records have their embeddings
