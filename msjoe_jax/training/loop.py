@@ -151,19 +151,14 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 watch.validate(update, state)
                 saving.due, ended = True, time.perf_counter()
             last = update == steps or validations.exhausted
-            signal = saving.agree(update)
-            if saving.due or last or signal:
+            if saving.agree(update) or last:
                 report(*pending)
                 pending = None
                 # After a gradient that is not finite the state may be beyond repair.
-                if report.finite or last or signal:
+                if report.finite or last or saving.signal:
                     saving.save(update, state)
-            if signal and not last:
-                checkpoints.wait()
-                raise Unfinished(
-                    f"{signal}: {run.name} is saved at update {update} of {steps}; "
-                    "the same command resumes"
-                )
+            if not last:
+                saving.end_if_asked(update)
         if validations.exhausted and update < steps:
             bar.write(
                 f"{run.name} ends at update {update} of {steps}: {every.patience} validations "
@@ -175,7 +170,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
 class Saving:
     """When a training is saved: every so many updates and minutes, and before it ends.
 
-    due: whether it is to be saved after this update.
+    due: whether it is to be saved after this update; signal: what ends the run, "" if nothing.
     """
 
     def __init__(
@@ -183,16 +178,31 @@ class Saving:
     ) -> None:
         self._loop, self._checkpoints, self._writer, self._log = loop, checkpoints, writer, log
         self._last = time.monotonic()
-        self.due = False
+        self.due, self.signal = False, ""
 
-    def agree(self, update: int) -> str:
-        """Sets `due` as all hosts must; returns the signal that ends the run, "" if none does."""
+    def agree(self, update: int) -> bool:
+        """Sets `due` and `signal` as all hosts must; returns whether to save."""
         every = self._loop.run.loop
         minutes = (time.monotonic() - self._last) / 60
         late = bool(every.checkpoint_minutes) and minutes >= every.checkpoint_minutes
         told = hosts.gather([stopping.signal_here(), late], f"the end of update {update}")
         self.due |= update % every.checkpoint_every == 0 or told[0][1]
-        return next((name for name, _ in told if name), "")
+        self.signal = next((name for name, _ in told if name), "")
+        return self.due or bool(self.signal)
+
+    def end_if_asked(self, update: int) -> None:
+        """Ends a run that a signal has ended and that is saved.
+
+        Raises:
+          Unfinished: it is so.
+        """
+        if self.signal:
+            self._checkpoints.wait()
+            run = self._loop.run
+            raise Unfinished(
+                f"{self.signal}: {run.name} is saved at update {update} of {run.training.steps}; "
+                "the same command resumes"
+            )
 
     def save(self, update: int, state: State) -> None:
         """Saves the state, and before it the rows of metrics."""
