@@ -45,3 +45,20 @@ def test_text_that_the_terminal_cannot_show_is_escaped(monkeypatch):
     run_cli(lambda: print("报告.html"))
     sys.stdout.flush()
     assert raw.getvalue() == b"\\u62a5\\u544a.html\n"
+
+
+def test_an_error_of_object_storage_is_one_line(capsys):
+    class PermissionDeniedError(Exception):
+        pass
+
+    PermissionDeniedError.__module__ = "tensorflow.python.framework.errors_impl"
+
+    def main():
+        raise PermissionDeniedError(
+            "Error executing an HTTP request: HTTP 403\n\twhen reading gs://b"
+        )
+
+    with pytest.raises(SystemExit) as ended:
+        run_cli(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: Error executing an HTTP request: HTTP 403\n"
