@@ -13,7 +13,7 @@ from msjoe_jax.rollout.batches import Batch
 from msjoe_jax.rollout.frames import units_of
 from msjoe_jax.rollout.key_frames import FrameSet, ShownUnit
 from msjoe_jax.rollout.programs import ASK
-from msjoe_jax.runtime.machine import fetch
+from msjoe_jax.runtime.machine import fetch, here
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Ask, Selection, in_time_order
 from msjoe_jax.text import prompts
@@ -53,36 +53,30 @@ class BatchCandidates:
         return self._episodes.text.clip_rows(self.queries)
 
     @functools.cached_property
-    def _on_device(self) -> Any:
-        _, mask = self._tokens
-        arrays = {
-            "query_mask": mask,
-            "frame_mask": self.frame_mask,
-            "embeddings": self._batch["embeddings"],
-        }
-        return self._episodes.put(arrays)
+    def on_devices(self) -> "_OnDevices":
+        """The arrays of all hosts."""
+        return _OnDevices(self)
 
     @property
-    def embeddings(self) -> Float[Array, "B T E"]:
+    def embeddings(self) -> Float[Array | np.ndarray, "B T E"]:
         """CLIP's embeddings of the candidate frames."""
-        return self._on_device["embeddings"]
-
-    @functools.cached_property
-    def _rows(self) -> tuple[Array, Array]:
-        inputs = _SignalInputs(self)
-        return signals.similarity(self._episodes.config.signals, inputs)
+        return here(self.on_devices.embeddings)
 
     @property
-    def similarity(self) -> Float[Array, "B I Q T"]:
+    def similarity(self) -> Float[Array | np.ndarray, "B I Q T"]:
         """The rows of S, 0 where masked."""
-        return self._rows[0]
+        return here(self.on_devices.similarity)
 
     @property
-    def query_mask(self) -> Bool[Array, "B I Q"]:
+    def query_mask(self) -> Bool[Array | np.ndarray, "B I Q"]:
         """Which rows of S count."""
-        return self._rows[1]
+        return here(self.on_devices.row_mask)
 
-    def text_embeddings(self) -> Float[Array, "B I Q E"]:
+    def text_embeddings(self) -> Float[Array | np.ndarray, "B I Q E"]:
+        """Computes CLIP's embeddings of the queries."""
+        return here(self.embed_queries())
+
+    def embed_queries(self) -> Float[Array, "B I Q E"]:
         """Computes CLIP's embeddings of the queries; `Episodes.cut_queries` gets those cut."""
         text, cut = self._episodes.text, self._episodes.cut_queries
         for question, rows, weight in zip(self.questions, self.queries, self._weight, strict=True):
@@ -105,19 +99,20 @@ class BatchCandidates:
         """Computes the trained network's logits, −inf where masked."""
         network = SELECTORS[self._episodes.system.network].network
         assert network is not None
+        arrays = self.on_devices
         return self._episodes.programs.frame_logits(
             self._params["sampler"],
-            self.similarity,
-            self.query_mask,
-            self._on_device["frame_mask"],
-            self.embeddings if network.needs_embeddings else None,
+            arrays.similarity,
+            arrays.row_mask,
+            arrays.frame_mask,
+            arrays.embeddings if network.needs_embeddings else None,
         )
 
-    def choose(self, logits: Float[Array, "B I T"], k: int) -> Selection:
+    def choose(self, logits: Float[Array | np.ndarray, "B I T"], k: int) -> Selection:
         """Chooses frames by the configured law of draws, or the top k in evaluation."""
         draw = self._episodes.programs.choose_frames(
-            logits,
-            self._on_device["frame_mask"],
+            self._episodes.put(logits),
+            self.on_devices.frame_mask,
             self.keys,
             law=self._episodes.config.law,
             draws=self.num_draws,
@@ -181,6 +176,32 @@ class BatchCandidates:
         return out
 
 
+class _OnDevices:
+    """The arrays of a batch of all hosts, as selectors and signals may ask for them."""
+
+    def __init__(self, candidates: BatchCandidates):
+        _, mask = candidates._tokens
+        self._candidates, self._put = candidates, candidates._episodes.put
+        arrays = (mask, candidates.frame_mask, candidates._batch["embeddings"])
+        self.query_mask, self.frame_mask, self.embeddings = self._put(arrays)
+
+    def text_embeddings(self) -> Float[Array, "B I Q E"]:
+        return self._candidates.embed_queries()
+
+    @functools.cached_property
+    def _rows(self) -> tuple[Array, Array]:
+        names = self._candidates._episodes.config.signals
+        return signals.similarity(names, _SignalInputs(self._candidates), self._put)
+
+    @property
+    def similarity(self) -> Float[Array, "B I S·Q T"]:
+        return self._rows[0]
+
+    @property
+    def row_mask(self) -> Bool[Array, "B I S·Q"]:
+        return self._rows[1]
+
+
 class _SignalInputs:
     """The same batch with one row of the query mask per query, not one per query and signal."""
 
@@ -191,9 +212,5 @@ class _SignalInputs:
         return getattr(self._candidates, name)
 
     @property
-    def query_mask(self) -> Array:
-        return self._candidates._on_device["query_mask"]
-
-    @property
-    def frame_mask(self) -> Array:
-        return self._candidates._on_device["frame_mask"]
+    def query_mask(self) -> Array | np.ndarray:
+        return here(self._candidates.on_devices.query_mask)

@@ -140,8 +140,8 @@ class Episodes(EpisodeBatches):
         )
         selection = SELECTORS[selector].select(candidates, self.config.frames.key)
         return Selected(
-            similarity=candidates.similarity,
-            query_mask=candidates.query_mask,
+            similarity=candidates.on_devices.similarity,
+            query_mask=candidates.on_devices.row_mask,
             frame_mask=batch["frame_mask"],
             selection=selection,
         )

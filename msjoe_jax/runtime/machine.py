@@ -86,14 +86,12 @@ class Machine:
     def put(self, tree: Any) -> Any:
         """Puts arrays of this host's rows on the devices, as parts of arrays of all rows.
 
-        What is on the devices already stays. A scalar lies whole on every device.
+        What lies on all devices already stays. A scalar lies whole on every device.
         """
         return jax.tree.map(self._put, tree)
 
     def _put(self, x: Any) -> jax.Array:
-        if isinstance(x, jax.Array):
-            if x.sharding.device_set != self.by_rows.device_set:
-                raise ValueError(f"an array of {x.sharding} is not of this mesh")
+        if isinstance(x, jax.Array) and x.sharding.device_set == self.by_rows.device_set:
             return x
         x = np.asarray(x)
         if not x.ndim:
@@ -184,6 +182,11 @@ def fetch(tree: Any) -> Any:
     """
     jax.tree.map(_start, tree)
     return jax.tree.map(_finish, tree)
+
+
+def here(x: jax.Array) -> jax.Array | np.ndarray:
+    """Returns what code of one host may compute with: its rows, where there are several hosts."""
+    return x if hosts.count() == 1 else fetch(x)
 
 
 def _start(x: Any) -> None:

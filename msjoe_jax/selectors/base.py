@@ -27,8 +27,17 @@ class Ask(NamedTuple):
 class Candidates(Protocol):
     """A batch of B questions, each with I lists of queries and T candidate frames.
 
-    Expensive values are computed on first use only.
+    Every array here is of this host's questions. Expensive values are computed on first use only.
     """
+
+    @property
+    def on_devices(self) -> Any:
+        """The arrays of all hosts' questions, for programs that compute row by row.
+
+        similarity, row_mask (which of its rows count), frame_mask, embeddings. On several hosts
+        they must not meet the others in one expression.
+        """
+        ...
 
     @property
     def questions(self) -> Sequence[Question]:

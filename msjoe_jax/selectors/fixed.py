@@ -52,10 +52,11 @@ def topk_smooth(candidates: Candidates, k: int) -> Selection:
 
 
 def _choose_best(candidates: Candidates, k: int, width: int) -> Selection:
+    arrays = candidates.on_devices
     logits, draw = best_frames(
-        candidates.similarity,
-        candidates.query_mask,
-        candidates.frame_mask,
+        arrays.similarity,
+        arrays.row_mask,
+        arrays.frame_mask,
         width=width,
         draws=candidates.num_draws,
         k=k,

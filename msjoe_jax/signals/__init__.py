@@ -1,6 +1,7 @@
 """Signals by name, as `config.sampler.signals` names them; several give S more rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -15,14 +16,19 @@ SIGNALS: dict[str, Signal] = {
 
 
 def similarity(
-    names: Sequence[str], inputs: SignalInputs
+    names: Sequence[str], inputs: SignalInputs, put: Callable[[Any], Any] = jnp.asarray
 ) -> tuple[Float[Array, "B I S·Q T"], Bool[Array, "B I S·Q"]]:
     """Computes S: the rows of every named signal, in order, and the mask of rows that count.
 
     Masked rows and frames are 0.
+
+    Args:
+      names: of the signals.
+      inputs: of the batch.
+      put: lays this host's rows out on the devices.
     """
-    rows = [SIGNALS[name].rows(inputs) for name in names]
-    return masked(rows, inputs.query_mask, inputs.frame_mask)
+    rows = [put(SIGNALS[name].rows(inputs)) for name in names]
+    return masked(rows, inputs.on_devices.query_mask, inputs.on_devices.frame_mask)
 
 
 def _masked(rows: list[Array], query_mask: Array, frame_mask: Array) -> tuple[Array, Array]:

@@ -14,8 +14,18 @@ Rows = Float[Array, "B I Q T"]
 class SignalInputs(Protocol):
     """A batch of B questions with I lists of queries each, as a signal sees it.
 
-    The attributes cost nothing; `text_embeddings()` runs CLIP's text tower on each call.
+    Every array here is of this host's questions. The attributes cost nothing; `text_embeddings()`
+    runs CLIP's text tower on each call.
     """
+
+    @property
+    def on_devices(self) -> Any:
+        """The arrays of all hosts' questions, for programs that compute row by row.
+
+        query_mask, frame_mask, embeddings, and the function text_embeddings. On several hosts they
+        must not meet the others in one expression.
+        """
+        ...
 
     @property
     def questions(self) -> Sequence[Question]:
@@ -66,7 +76,7 @@ class Signal(NamedTuple):
     """A score of frames against queries.
 
     rows(inputs): a number for each query and frame, larger where the frame fits better; values at
-    masked queries and frames are ignored.
+    masked queries and frames are ignored. Of this host's questions, or made from `on_devices`.
     """
 
     rows: Callable[[SignalInputs], Rows]

@@ -10,7 +10,7 @@ from msjoe_jax.signals.base import Signal, SignalInputs
 
 def rows(inputs: SignalInputs) -> Float[Array, "B I Q T"]:
     """Computes the cosine of every query with every frame."""
-    return cosine(inputs.text_embeddings(), inputs.embeddings)
+    return cosine(inputs.on_devices.text_embeddings(), inputs.on_devices.embeddings)
 
 
 def _cosine(

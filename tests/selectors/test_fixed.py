@@ -20,10 +20,13 @@ SIMILARITY = np.random.default_rng(0).normal(size=(B, I, Q, T)).astype(np.float3
 
 def candidates(similarity=SIMILARITY, **more):
     question = Question("q1", "v", "?", ("a", "b"), 0, extra=more)
+    rows = np.where(QUERY_MASK[..., None] & FRAME_MASK[:, None, None], similarity, 0)
     return types.SimpleNamespace(
         questions=[question] * B,
-        similarity=np.where(QUERY_MASK[..., None] & FRAME_MASK[:, None, None], similarity, 0),
-        query_mask=QUERY_MASK,
+        queries=[[()] * I] * B,
+        on_devices=types.SimpleNamespace(
+            similarity=rows, row_mask=QUERY_MASK, frame_mask=FRAME_MASK
+        ),
         frame_mask=FRAME_MASK,
         frame_index=np.tile(np.arange(T), (B, 1)),
         num_draws=J,

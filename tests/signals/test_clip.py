@@ -19,12 +19,13 @@ QUERY_MASK = np.array([[[1, 1], [1, 0]]] * B, bool)
 
 
 def inputs(frames=FRAMES, text=TEXT):
-    return types.SimpleNamespace(
+    arrays = types.SimpleNamespace(
         text_embeddings=lambda: jnp.asarray(text),
         embeddings=frames,
         query_mask=QUERY_MASK,
         frame_mask=FRAME_MASK,
     )
+    return types.SimpleNamespace(on_devices=arrays)
 
 
 def cosines():

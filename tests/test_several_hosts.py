@@ -1,0 +1,184 @@
+"""A run of several hosts is the run of one: the same bits, through kills, signals, other meshes.
+
+Hosts are processes on this machine. Of two hosts with a device each all is bit for bit what one
+host with two devices has. Four hosts add in another order: the last bits of float32 sums differ.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from msjoe_jax.commands.launch import hosts
+from msjoe_jax.data.questions import Question, save_questions
+from msjoe_jax.data.records import RecordReader, RecordWriter
+from msjoe_jax.errors import UNFINISHED
+from msjoe_jax.runtime.supervisor import Supervisor, held_port
+from tests.support.embeddings import write_embeddings
+from tests.support.tiny import clip_of, tiny_config, tiny_model_folder
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS, SAVE_EVERY, BATCH = 6, 2, 4
+VIDEOS, FRAMES, SIZE = 5, 18, 56
+COLOURS = ("red", "blue", "green", "white")
+
+# `main` of a host that gets a signal once a row of metrics is written, if it is the victim.
+STRUCK = """
+import os, runpy, signal
+from msjoe_jax.runtime import hosts
+from msjoe_jax.runtime.metrics import MetricWriter
+write, at = MetricWriter.scalars, int(os.environ.get("STRIKE_AT", 0))
+def scalars(self, step, values):
+    write(self, step, values)
+    if step == at and hosts.index() == int(os.environ["VICTIM"]):
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+MetricWriter.scalars = scalars
+runpy.run_module("msjoe_jax.main", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Records, questions, an untrained model; refill, KL, buckets, two updates a batch."""
+    folder = tmp_path_factory.mktemp("hosts")
+    rng = np.random.default_rng(0)
+    with RecordWriter(folder / "records") as writer:
+        for v in range(VIDEOS):
+            pictures = rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), np.uint8)
+            writer.add(f"v{v}", enumerate(pictures))
+    ids, model = RecordReader(folder / "records").ids, tiny_model_folder(folder)
+    write_embeddings(
+        folder / "records", clip_of(model), ((v, rng.normal(size=(FRAMES, 32))) for v in ids)
+    )
+    questions = [
+        Question(f"q{i}", ids[i % VIDEOS], "what colour is the cup ?", COLOURS, i % 4, i / 10)
+        for i in range(2 * VIDEOS)
+    ]
+    save_questions(folder / "questions.jsonl", questions)
+    config = tiny_config(folder)
+    for split in ("train", "validation", "heldout"):
+        config.data[f"{split}_records"] = str(folder / "records")
+        config.data[f"{split}_questions"] = str(folder / "questions.jsonl")
+    for name in ("mllm", "clip", "sampler"):
+        config[name].checkpoint = str(model)
+    config.phases = ("joint", "evaluate")
+    config.joint.steps, config.checkpoint_every, config.media_every = STEPS, SAVE_EVERY, 100
+    config.rollout.questions, config.rollout.query_rollouts, config.rollout.refill = BATCH, 2, 1
+    config.rollout.updates, config.objective.kl_coef = 2, 0.01
+    config.prompt.length_buckets, config.optimizer.mllm_lr = 4, 1e-3
+    config.evaluate.arms, config.evaluate.batch = ("uniform", "joint"), 4
+    config.validate_every, config.validation_limit = 3, 4
+    (folder / "config.json").write_text(config.to_json())
+    (folder / "config.py").write_text(  # reads alone: all hosts read it at once
+        "import json\n"
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        f"    with open({str(folder / 'config.json')!r}) as file:\n"
+        "        return ConfigDict(json.load(file), type_safe=False)\n"
+    )
+    return folder
+
+
+def run(made, workdir, processes, devices, *flags, strike=None):
+    """The exit status of a run on so many hosts, each with so many devices.
+
+    strike: (victim, signal, update whose metrics have been written).
+    """
+    victim, number, at = strike or (0, 0, 0)
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(made / f"compiled-{processes}"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "VICTIM": str(victim),
+        "SIGNAL": str(int(number)),
+        "STRIKE_AT": str(at),
+    }
+    command = [
+        *(sys.executable, "-c", STRUCK),
+        *(f"--config={made / 'config.py'}", f"--workdir={made / workdir}"),
+        *(f"--config.mesh.fsdp={processes * devices}", *flags),
+    ]
+    with held_port() as port:
+        return Supervisor().run(hosts(command, processes, devices, port, environment))
+
+
+def state_of(made, workdir):
+    """Every leaf of the last checkpoint."""
+    path = made / workdir / "joint" / "checkpoints" / str(STEPS) / "state"
+    handler = ocp.PyTreeCheckpointHandler()
+    args = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+    )
+    return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))
+
+
+def rows(made, workdir):
+    """metrics.jsonl without what a clock or a compiler says."""
+    timed = ("time/", "tokens_per_s/", "goodput/", "memory/", "device_idle_share", "compile_count")
+    found = map(json.loads, (made / workdir / "joint" / "metrics.jsonl").open())
+    return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in found]
+
+
+def alike(made, one, other):
+    """All that two runs leave is the same."""
+    assert rows(made, one) == rows(made, other)
+    for file in ("joint/rollouts.jsonl", "joint/validation.jsonl", "eval_rows.jsonl", "eval.json"):
+        assert (made / one / file).read_bytes() == (made / other / file).read_bytes(), file
+    left, right = state_of(made, one), state_of(made, other)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_array_equal(right[name], value, name)
+
+
+@pytest.fixture(scope="module")
+def one(made):
+    """One host with two devices."""
+    assert run(made, "one", 1, 2) == 0
+    assert any(row["refills"] for row in rows(made, "one"))
+    return "one"
+
+
+def test_two_hosts_are_one(made, one):
+    assert run(made, "two", 2, 1) == 0
+    alike(made, one, "two")
+
+
+def test_a_run_goes_on_after_kills_and_signals_on_other_hosts(made, one, capfd):
+    """Host 1 is killed, then host 0; a signal to one saves all; one host alone ends it."""
+    assert run(made, "struck", 2, 1, strike=(1, signal.SIGKILL, 3)) == 1
+    said = capfd.readouterr().err
+    assert "host 1 of 2 was killed by signal 9; the others ended after" in said
+    assert "the same command resumes from the newest checkpoint" in said.splitlines()[-1]
+    assert run(made, "struck", 2, 1, strike=(0, signal.SIGKILL, 4)) == 1
+    assert "host 0 of 2 was killed by signal 9" in capfd.readouterr().err
+    assert run(made, "struck", 2, 1, strike=(1, signal.SIGTERM, 4)) == UNFINISHED
+    said = capfd.readouterr().err
+    assert "SIGTERM: joint is saved at update 5 of 6; the same command resumes" in said
+    checkpoints = made / "struck" / "joint" / "checkpoints"
+    assert max(int(path.name) for path in checkpoints.iterdir()) == 5
+    assert run(made, "struck", 1, 2) == 0
+    alike(made, one, "struck")
+
+
+@pytest.mark.soak
+def test_four_hosts_differ_by_rounding_alone(made, one):
+    """Parameters within 1e-5 of the largest of their leaf; checkpoints move between 4, 2 and 1."""
+    assert run(made, "four whole", 1, 4) == 0
+    assert run(made, "four", 4, 1, strike=(2, signal.SIGTERM, 2)) == UNFINISHED
+    assert run(made, "four", 2, 2, strike=(0, signal.SIGTERM, 4)) == UNFINISHED
+    assert run(made, "four", 4, 1) == 0
+    left, right = state_of(made, "four whole"), state_of(made, "four")
+    for name, value in left.items():
+        bound = 1e-5 * max(np.abs(value).max(), 1e-30)
+        assert np.abs(np.asarray(right[name], np.float64) - value).max() <= bound, name
