@@ -144,6 +144,7 @@ def print_plan(config: Config, slice_: Slice, only: str, effort: float) -> list[
 def cli() -> None:
     """Prints the table, and exits with status 1 if a program does not fit."""
     jax.config.update("jax_platforms", "cpu")  # described chips are compiled for, never opened
+    jax.config.update("jax_enable_compilation_cache", False)  # cannot be read back for them
     config = define_config()
     topology = flags.DEFINE_string("topology", "v4:2x2x4", "Slice to compile for (this: v4-32).")
     only = flags.DEFINE_string("only", "", "Regular expression: programs whose names match.")

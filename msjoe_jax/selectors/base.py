@@ -50,12 +50,12 @@ class Candidates(Protocol):
         ...
 
     @property
-    def similarity(self) -> Float[Array, "B I Q T"]:
+    def similarity(self) -> Float[Array | np.ndarray, "B I Q T"]:
         """The rows of S, 0 where masked."""
         ...
 
     @property
-    def query_mask(self) -> Bool[Array, "B I Q"]:
+    def query_mask(self) -> Bool[Array | np.ndarray, "B I Q"]:
         """The rows of S that count."""
         ...
 
