@@ -40,15 +40,15 @@ def measured(run, file, right, inputs=None):
     def answers(mllm, batch, selection, update, **how):
         shown.append((selection.frames, update, how["temperature"], how["samples"]))
 
-        def complete(*_, **__):
+        def begin(*_, **__):
             texts = [
                 [replied(question, n < right[int(question.id[1:])]) for n in range(SAMPLES)]
                 for question in episodes.batch_questions(batch)
             ]
             ends = np.ones((len(texts), SAMPLES), bool)
-            return Completed(None, None, None, None, texts, ends, 0)
+            return lambda: Completed(None, None, None, None, texts, ends, 0)
 
-        episodes.complete = complete
+        episodes.begin = begin
         return answer(mllm, batch, selection, update, **how)
 
     episodes.answer = answers
