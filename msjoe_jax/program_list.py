@@ -7,10 +7,10 @@ selector's or a signal's own, shorter lengths of prompts (config.prompt.length_b
 world's, and single operations between programs.
 
 What is alive beside a program, by this rule: the parameters and the training state of the phase,
-CLIP, a KL term's reference, the weights that the training started from; while a batch is collected
-the other waves with all that they hold (prompts, patches and features of reason and answer), what
-the own wave holds already, and the batch to be refilled; in an evaluation all sets of parameters
-and the answers of the arm before. What a program takes as arguments counts as its arguments alone.
+CLIP, a KL term's reference; while a batch is collected the other waves with all that they hold
+(prompts, patches and features of reason and answer), what the own wave holds already, and the batch
+to be refilled; in an evaluation one MLLM, the samplers of all sets, and the answers of the arm
+before. What a program takes as arguments counts as its arguments alone.
 """
 
 import dataclasses
@@ -76,7 +76,8 @@ class _Lister:
         if "evaluate" in phases:
             arms = [arm_of(name, sets) for name in config.evaluate.arms]
             newest = list(sets.values())[-1]
-            held = {f"{name} parameters": tree for name, tree in sets.items()}
+            held = {f"{name} sampler": tree["sampler"] for name, tree in sets.items()}
+            held["parameters"] = newest
             size = self.at_once(config.evaluate.limit)
             yield from self.evaluation("evaluate", arms, newest, held, size)
 
@@ -155,10 +156,9 @@ class _Training:
         lister, run, own, base = self.lister, self.run, self.own, self.lister.base
         kept = jax.eval_shape(lambda params: reference(run, params), lister.system.abstract)
         ref = lister.machine.laid(kept, state_table(lister.system))
-        start = {"start": {"mllm": base["mllm"], "sampler": base["sampler"]}, "CLIP": base["clip"]}
-        held = {**start, "reference": ref, "state": own.state}
-        arguments = (base["mllm"], base["sampler"])
-        yield Use(run.name, own.init, arguments, {}, {**start, "reference": ref})
+        beside = {"CLIP": base["clip"], "reference": ref}
+        yield Use(run.name, own.init, (base["mllm"], base["sampler"]), {}, beside)
+        held = {**beside, "state": own.state}
         if not run.training.steps:
             return
         if run.loop.validate_every:

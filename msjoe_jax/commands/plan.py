@@ -30,9 +30,9 @@ from msjoe_jax.selectors import SELECTORS
 
 RULE = """\
 arguments, peak (arguments included), alive and spare are GiB a chip. Alive beside a program is what
-it does not take as an argument of: weights, state, CLIP and reference of its phase; the weights a
-training starts from; the other waves of a batch with patches and features, and what the own wave
-holds; in an evaluation every set of weights, and the answers of the arm before."""
+it does not take as an argument of: weights, state, CLIP and reference of its phase; the other waves
+of a batch with patches and features, and what the own wave holds; in an evaluation one set of
+weights, the samplers of the others, and the answers of the arm before."""
 WIDTH = 38  # of a program's name
 KNOWN = frozenset(SELECTORS)  # as they are shipped: a plug-in's come later
 
