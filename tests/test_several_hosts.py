@@ -9,6 +9,7 @@ import os
 import pathlib
 import signal
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -30,19 +31,42 @@ STEPS, SAVE_EVERY, BATCH = 6, 2, 4
 VIDEOS, FRAMES, SIZE = 5, 18, 56
 COLOURS = ("red", "blue", "green", "white")
 
-# `main` of a host that gets a signal once a row of metrics is written, if it is the victim.
+# `main` of a host that gets a signal at its N-th row of metrics, beat after the first of these, or
+# checkpoint that is written and not yet in its place, if it is the victim.
 STRUCK = """
 import os, runpy, signal
+from orbax.checkpoint._src.path import async_path
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.metrics import MetricWriter
-write, at = MetricWriter.scalars, int(os.environ.get("STRIKE_AT", 0))
+kind, at = os.environ["STRIKE"].split(":")
+seen = {"row": 0, "beat": 0, "commit": 0}
+def reach(event):
+    seen[event] += 1
+    if (event, seen[event], str(hosts.index())) == (kind, int(at), os.environ["VICTIM"]):
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+write, beat, rename = MetricWriter.scalars, hosts.beat, async_path.rename
 def scalars(self, step, values):
     write(self, step, values)
-    if step == at and hosts.index() == int(os.environ["VICTIM"]):
-        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
-MetricWriter.scalars = scalars
+    reach("row")
+def beats(doing):
+    beat(doing)
+    if seen["row"]:
+        reach("beat")
+async def renames(*paths):
+    reach("commit")
+    return await rename(*paths)
+MetricWriter.scalars, hosts.beat, async_path.rename = scalars, beats, renames
 runpy.run_module("msjoe_jax.main", run_name="__main__")
 """
+
+
+class Strike(NamedTuple):
+    """A signal to one host (victim) at its N-th row, beat or commit, see `STRUCK`."""
+
+    processes: int
+    victim: int = 0
+    when: str = "never:0"
+    number: int = signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +112,8 @@ def made(tmp_path_factory):
 
 
 def run(made, workdir, processes, devices, *flags, strike=None):
-    """The exit status of a run on so many hosts, each with so many devices.
-
-    strike: (victim, signal, update whose metrics have been written).
-    """
-    victim, number, at = strike or (0, 0, 0)
+    """The exit status of a run on so many hosts, each with so many devices."""
+    strike = strike or Strike(processes)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
@@ -100,9 +121,9 @@ def run(made, workdir, processes, devices, *flags, strike=None):
         "JAX_COMPILATION_CACHE_DIR": str(made / f"compiled-{processes}"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "VICTIM": str(victim),
-        "SIGNAL": str(int(number)),
-        "STRIKE_AT": str(at),
+        "VICTIM": str(strike.victim),
+        "SIGNAL": str(int(strike.number)),
+        "STRIKE": strike.when,
     }
     command = [
         *(sys.executable, "-c", STRUCK),
@@ -115,7 +136,8 @@ def run(made, workdir, processes, devices, *flags, strike=None):
 
 def state_of(made, workdir):
     """Every leaf of the last checkpoint."""
-    path = made / workdir / "joint" / "checkpoints" / str(STEPS) / "state"
+    steps = made / workdir / "joint" / "checkpoints"
+    path = max(steps.iterdir(), key=lambda step: int(step.name)) / "state"
     handler = ocp.PyTreeCheckpointHandler()
     args = jax.tree.map(
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
@@ -155,28 +177,50 @@ def test_two_hosts_are_one(made, one):
 
 
 def test_a_run_goes_on_after_kills_and_signals_on_other_hosts(made, one, capfd):
-    """Host 1 is killed, then host 0; a signal to one saves all; one host alone ends it."""
-    assert run(made, "struck", 2, 1, strike=(1, signal.SIGKILL, 3)) == 1
+    """Host 1 is killed, then the first in the middle of a save; a signal to one saves all."""
+    assert run(made, "struck", 2, 1, strike=Strike(2, 1, "beat:9")) == 1
     said = capfd.readouterr().err
     assert "host 1 of 2 was killed by signal 9; the others ended after" in said
     assert "the same command resumes from the newest checkpoint" in said.splitlines()[-1]
-    assert run(made, "struck", 2, 1, strike=(0, signal.SIGKILL, 4)) == 1
+    assert run(made, "struck", 2, 1, strike=Strike(2, 0, "commit:1")) == 1
     assert "host 0 of 2 was killed by signal 9" in capfd.readouterr().err
-    assert run(made, "struck", 2, 1, strike=(1, signal.SIGTERM, 4)) == UNFINISHED
-    said = capfd.readouterr().err
-    assert "SIGTERM: joint is saved at update 5 of 6; the same command resumes" in said
-    checkpoints = made / "struck" / "joint" / "checkpoints"
-    assert max(int(path.name) for path in checkpoints.iterdir()) == 5
+    assert run(made, "struck", 1, 2, strike=Strike(1, 0, "commit:1")) == 1
+    assert run(made, "struck", 1, 2, strike=Strike(1, 0, "beat:5")) == 1
+    capfd.readouterr()
+    assert run(made, "struck", 2, 1, strike=Strike(2, 1, "row:1", signal.SIGTERM)) == UNFINISHED
+    assert "; the same command resumes" in capfd.readouterr().err
     assert run(made, "struck", 1, 2) == 0
     alike(made, one, "struck")
+
+
+@pytest.mark.soak
+def test_twenty_kills_change_nothing(made):
+    """At seeded moments of one and of two hosts, four of them between writing and commit."""
+    rng = np.random.default_rng(0)
+    strikes = []
+    for i in range(20):
+        processes = 1 + i % 2
+        if i % 5 == 3:
+            strikes.append(Strike(processes, 0, f"commit:{rng.integers(1, 3)}"))
+        else:
+            victim = int(rng.integers(processes))
+            strikes.append(Strike(processes, victim, f"beat:{rng.integers(1, 40)}"))
+    steps = "--config.joint.steps=80"
+    assert run(made, "long", 1, 2, steps) == 0
+    for strike in strikes:
+        assert (
+            run(made, "twenty", strike.processes, 2 // strike.processes, steps, strike=strike) == 1
+        )
+    assert run(made, "twenty", 2, 1, steps) == 0
+    alike(made, "long", "twenty")
 
 
 @pytest.mark.soak
 def test_four_hosts_differ_by_rounding_alone(made, one):
     """Parameters within 1e-5 of the largest of their leaf; checkpoints move between 4, 2 and 1."""
     assert run(made, "four whole", 1, 4) == 0
-    assert run(made, "four", 4, 1, strike=(2, signal.SIGTERM, 2)) == UNFINISHED
-    assert run(made, "four", 2, 2, strike=(0, signal.SIGTERM, 4)) == UNFINISHED
+    assert run(made, "four", 4, 1, strike=Strike(4, 2, "row:2", signal.SIGTERM)) == UNFINISHED
+    assert run(made, "four", 2, 2, strike=Strike(2, 0, "row:1", signal.SIGTERM)) == UNFINISHED
     assert run(made, "four", 4, 1) == 0
     left, right = state_of(made, "four whole"), state_of(made, "four")
     for name, value in left.items():
