@@ -37,6 +37,7 @@ class FakeEpisodes:
 
     def __init__(self, questions, right):
         self.questions, self.right = questions, right
+        self.machine = types.SimpleNamespace(rows=np.arange)  # one host with one device
         prompt = types.SimpleNamespace(think=False)
         self.text = types.SimpleNamespace(prompt=prompt, cut_note="{} queries cut".format)
         self.cut_queries: set[tuple[str, str]] = set()
@@ -44,7 +45,7 @@ class FakeEpisodes:
         self.reasoned: list[str] = []
         self.chosen: dict[str, str] = {}
 
-    def batches(self, size, order=None):
+    def batches(self, size, order=None, rows=None):
         places = np.arange(len(self.questions)) if order is None else order
         for start in range(0, len(places), size):
             index = np.resize(places[start:], size)
