@@ -1,5 +1,6 @@
 """A checkpoint that was not written to its end counts nowhere, on a disk and on object storage."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -15,7 +16,7 @@ from msjoe_jax.runtime.checkpoint_folders import (
     remove_unfinished,
 )
 
-STATE = {"a": np.arange(4.0, dtype=np.float32)}
+STATE = {"a": jnp.arange(4.0)}
 
 
 def test_run_on_object_storage_goes_on_from_its_last_whole_checkpoint(bucket):
