@@ -25,7 +25,6 @@ from msjoe_jax.runtime.goodput import process_ledger
 from msjoe_jax.runtime.heartbeat import FOLDER, Heartbeat
 from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
 from msjoe_jax.runtime.stopping import signals_wait
-from msjoe_jax.runtime.workdir import record_config
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
@@ -83,6 +82,7 @@ def run() -> None:
         from msjoe_jax.phases import run_phases
         from msjoe_jax.runtime.profiler import listen_for_signal
         from msjoe_jax.runtime.space import room_for
+        from msjoe_jax.runtime.workdir import record_config
 
         values = json.loads(config_dict.to_json())
         hosts.agree(_code(), "the code")
