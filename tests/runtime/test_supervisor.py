@@ -141,6 +141,8 @@ def start_parent(program: str, folder: pathlib.Path, pause: float = 0.0) -> subp
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # What a shell starts in the background ignores Ctrl-C, these tests with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
