@@ -27,6 +27,8 @@ VIDEOS = {"v0": 18, "v1": 20}  # of more frames than there are candidates
 JITS = {
     "msjoe_jax/runtime/program.py",
     "msjoe_jax/rollout/system.py",  # a fresh sampler: 8 MB
+    "msjoe_jax/rollout/stored_models.py",  # merges adapters, while nothing else is held
+    "msjoe_jax/runtime/machine.py",  # a number for every device, on CPU hosts
     "msjoe_jax/commands/generate.py",  # one model on one device, no run
     "msjoe_jax/world/phase.py",  # the tiny world
     "msjoe_jax/world/warmup_clip.py",

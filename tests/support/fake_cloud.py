@@ -18,10 +18,10 @@ SLICE = ("--name", "pod", "--zone", "us-x1-b")
 # until it is told to end, by a file or by SIGTERM.
 HOST_PYTHON = """#!/bin/bash
 [[ $* != *jax.distributed* ]] || { echo "host: 4 of 16 devices" && exit; }
+trap 'echo saved; exit 75' TERM
 printf '%q ' "$(hostname)" "$PWD" "NOTE=${NOTE-}" "$@" >>"$FAKE/launched"
 echo >>"$FAKE/launched"
 echo "working"
-trap 'echo saved; exit 75' TERM
 until [[ -e $HOME/end ]]; do sleep 0.01; done
 code=$(<"$HOME/end")
 rm "$HOME/end"

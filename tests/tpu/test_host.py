@@ -23,9 +23,20 @@ def cloud(tmp_path: pathlib.Path) -> Iterator[Cloud]:
 
 
 def setup_and_launch(cloud: Cloud, *arguments: str) -> str:
-    """Returns the name of the run."""
+    """Returns the name of the run, which has begun on both hosts."""
     cloud.succeed("setup.sh")
-    return cloud.succeed("launch.sh", *WORKDIR, *arguments).strip()
+    return launch(cloud, *WORKDIR, *arguments)
+
+
+def launch(cloud: Cloud, *arguments: str) -> str:
+    """Launches and waits until the run minds signals and has written what it writes; its name."""
+    run = cloud.succeed("launch.sh", *arguments).strip()
+    deadline = time.monotonic() + 60
+    logs = [cloud.host(host) / "logs" / f"{run}.log" for host in (0, 1)]
+    while not all(log.exists() and "working" in log.read_text() for log in logs):
+        assert time.monotonic() < deadline, run
+        time.sleep(0.02)
+    return run
 
 
 def wait_for(cloud: Cloud, words: str) -> str:
@@ -198,7 +209,7 @@ def test_stop_lets_the_run_save_and_kill_does_not(cloud):
     wait_for(cloud, f"host-0: {first} stopped 75")
     wait_for(cloud, f"host-1: {first} stopped 75")
     assert cloud.succeed("launch.sh", "--stop") == "host-0: not running\nhost-1: not running\n"
-    second = cloud.succeed("launch.sh", *WORKDIR).strip()
+    second = launch(cloud, *WORKDIR)
     cloud.succeed("launch.sh", "--kill")
     status = cloud.succeed("status.sh").splitlines()  # it has ended when --kill returns
     assert status[1:] == [f"host-0: {second} stopped 137", f"host-1: {second} stopped 137"]

@@ -28,8 +28,8 @@ def made(tmp_path_factory):
 @pytest.mark.slow
 def test_a_state_begins_from_the_parameters_and_ends_without_adapters(made):
     system, programs = made
-    params = tiny_params(system.abstract)
-    state = programs.init(params["mllm"], params["sampler"])
+    params, start = tiny_params(system.abstract), tiny_params(system.abstract)
+    state = programs.init(start["mllm"], start["sampler"])  # which takes their memory
     assert jax.tree.structure(state) == jax.tree.structure(programs.state)
     for leaf, want in zip(jax.tree.leaves(state), jax.tree.leaves(programs.state), strict=True):
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (want.shape, want.dtype, want.sharding)
