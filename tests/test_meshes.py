@@ -177,7 +177,7 @@ def test_a_mesh_that_does_not_divide_a_model_is_one_line(home):
     environment = PYTHON | {"XLA_FLAGS": xla_flags(3)}
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 2, done.stderr
-    want = r"error: (mllm|clip)/\S+ \(.*\): its \w+ dimension of \d+ does not divide into 3 \(tensor\)"
+    want = r"error: (mllm|clip)/\S+ \(.*\): its \w+ dimension of \d+ .* divide into 3 \(tensor\)"
     (said,) = done.stderr.splitlines()
     assert re.match(want, said) and "config.mesh" in said
     assert not (workdir / "config.json").exists()
