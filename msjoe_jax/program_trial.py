@@ -87,7 +87,7 @@ class _Trials:
         self._random = RandomArguments(system)
         self._finite = Program("finite", _all_finite, out_shardings=machine.whole)
         # The abstract state, whose leaves are those of the uses that take parts of it.
-        self._state = next(
+        self._state: Any = next(
             (use.arguments[0] for use in uses if use.program.name == "joint_step"), {}
         )
         self._known: dict[int, jax.Array] = {}  # by the id of the abstract leaf
@@ -115,7 +115,8 @@ class _Trials:
             elif use.program.name == "joint_step":
                 self._keep(result[0])
             del result
-        return Trial(use, *seconds, memory_metrics().get("memory/device_peak_gib"), finite)
+        peak = memory_metrics().get("memory/device_peak_gib")
+        return Trial(use, seconds[0], seconds[1], peak, finite)
 
     def _array(self, leaf: Any, values: Any) -> jax.Array:
         """Returns a part of the state, or makes an array anew."""

@@ -41,8 +41,10 @@ from msjoe_jax.runtime.progress import size_text
 from msjoe_jax.runtime.space import room_of
 from msjoe_jax.training.state import abstract_state, stored
 
-PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain")
-PACKAGES += ("tensorflow", "tensorflow-cpu", "numpy")
+PACKAGES = (
+    *("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain"),
+    *("tensorflow", "tensorflow-cpu", "numpy"),
+)
 LEAST_FREE = GIB  # of a folder for what comes and goes
 HELD = 0.05  # of a device's memory: more than this, before anything was made, is another process's
 WIDTH = 28  # of a name

@@ -99,7 +99,7 @@ class RandomArguments:
         self._vocab = sizes.vocab
         ends = sorted({-1, *system.banned_ids(), sizes.vocab})
         low, high = max(itertools.pairwise(ends), key=lambda pair: pair[1] - pair[0])
-        self._token = Values(WHOLE, low + 1, high)  # no placeholder of a frame is among them
+        self._token = _of(WHOLE, low + 1, high)  # no placeholder of a frame is among them
         self._programs: dict[Any, Program] = {}
         self._seed = 0
 
@@ -117,19 +117,19 @@ class RandomArguments:
         if isinstance(tree, Prompts):
             return Prompts(
                 tokens=self._token,
-                feature_index=Values(SHOWN, high=features),
-                positions=Values(PLACE),
-                segments=Values(CONSTANT, 1),
+                feature_index=_of(SHOWN, high=features),
+                positions=_of(PLACE),
+                segments=_of(CONSTANT, 1),
                 first_token=self._token,
-                start=Values(CONSTANT, tree.tokens.shape[-1]),
+                start=_of(CONSTANT, tree.tokens.shape[-1]),
             )
         if isinstance(tree, Patches):
             grid = grid_of(tree.pixels.shape[-4], self._merge)
-            return Patches(Values(WHOLE, 0, 256), Values(PAIR, *grid))
+            return Patches(_of(WHOLE, 0, 256), _of(PAIR, *grid))
         if isinstance(tree, Seeds):
-            return Seeds(*(Values(CONSTANT, 1), Values(CONSTANT, 1), Values(PLACE)))
+            return Seeds(*(_of(CONSTANT, 1), _of(CONSTANT, 1), _of(PLACE)))
         if isinstance(tree, Draw):
-            return Draw(Values(PLACE), Values(CONSTANT, 1))
+            return Draw(_of(PLACE), _of(CONSTANT, 1))
         if isinstance(tree, list | tuple):
             shown = sum(self._features(part) for part in tree if isinstance(part, Patches))
             return type(tree)(self.values(part, shown) for part in tree)
@@ -139,20 +139,20 @@ class RandomArguments:
         """Returns the values of completions: full replies, all tokens equally likely."""
         patches = isinstance(tree.visual, Patches)
         features = self._features(tree.visual) if patches else tree.visual.shape[1]
-        likely = Values(CONSTANT, -math.log(self._vocab))
+        likely = _of(CONSTANT, -math.log(self._vocab))
         return TokenRollouts(
             prompts=self.values(tree.prompts, features),
             visual=self.values(tree.visual),
             tokens=self._token,
-            mask=Values(CONSTANT, 1),
+            mask=_of(CONSTANT, 1),
             log_probs=likely,
-            finished=Values(CONSTANT, 1),
+            finished=_of(CONSTANT, 1),
             old_log_probs=_if_there(tree.old_log_probs, likely),
             ref_log_probs=_if_there(tree.ref_log_probs, likely),
         )
 
     def _batch(self, tree: RolloutBatch) -> RolloutBatch:
-        one, some = Values(CONSTANT, 1), Values(NORMAL)
+        one, some = _of(CONSTANT, 1), _of(NORMAL)
         by_turns = ("correct", "counterfactual")
         return RolloutBatch(
             queries=self._rollouts(tree.queries),
@@ -161,14 +161,14 @@ class RandomArguments:
             query_mask=one,
             frame_mask=one,
             draw=self.values(tree.draw),
-            measures={name: Values(TURNS) if name in by_turns else one for name in tree.measures},
-            pass_rate=Values(CONSTANT, 0.5),
+            measures={name: _of(TURNS) if name in by_turns else one for name in tree.measures},
+            pass_rate=_of(CONSTANT, 0.5),
             weight=one,
             importance=one,
             embeddings=_if_there(tree.embeddings, some),
-            uniform=_if_there(tree.uniform, Values(CONSTANT, 0)),
-            old_draw_log_probs=_if_there(tree.old_draw_log_probs, Values(CONSTANT, -1)),
-            ref_draw_log_probs=_if_there(tree.ref_draw_log_probs, Values(CONSTANT, -1)),
+            uniform=_if_there(tree.uniform, _of(CONSTANT, 0)),
+            old_draw_log_probs=_if_there(tree.old_draw_log_probs, _of(CONSTANT, -1)),
+            ref_draw_log_probs=_if_there(tree.ref_draw_log_probs, _of(CONSTANT, -1)),
         )
 
     def make(self, leaf: Any, values: Values) -> jax.Array:
@@ -202,9 +202,14 @@ def _if_there(tree: Tree, values: Values) -> Any:
 def _plain(leaf: Any) -> Values:
     """Returns the values of an array that has no other meaning: valid as an index, if whole."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return Values(NORMAL)
+        return _of(NORMAL)
     if jnp.issubdtype(leaf.dtype, jnp.floating):
-        return Values(NORMAL)
+        return _of(NORMAL)
     if leaf.dtype == jnp.bool_:
-        return Values(CONSTANT, 1)
-    return Values(CONSTANT, 0 if leaf.shape else 1)  # places in an array; a count
+        return _of(CONSTANT, 1)
+    return _of(CONSTANT, 0 if leaf.shape else 1)  # places in an array; a count
+
+
+def _of(kind: str, low: float = 0, high: float = 0) -> Any:
+    """Makes `Values` in the place of an array."""
+    return Values(kind, low, high)

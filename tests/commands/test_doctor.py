@@ -7,12 +7,16 @@ import pytest
 
 from msjoe_jax.commands import doctor
 from msjoe_jax.commands.doctor import Block, disagreements, own_facts, read_plan, row_of
+from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
+from msjoe_jax.models.attention_check import Parity
 from msjoe_jax.program_trial import Trial
 from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.runtime.memory import GIB
 from msjoe_jax.runtime.program import Program, Use
 from tests.support.commands import command
+from tests.support.system import changed
+from tests.support.tiny import tiny_config
 
 CONFIG = """
 import pathlib
@@ -40,7 +44,13 @@ def config(tmp_path):
 def test_every_program_of_an_update_runs_and_the_block_is_whole(config, tmp_path):
     planned = {"name": "joint: reason", "peak_bytes": 3 * GIB, "alive_bytes": GIB}
     (tmp_path / "plan").write_text("a table\n" + json.dumps({"programs": [planned]}) + "\n")
-    done = command("doctor", config, f"--workdir={tmp_path}", f"--plan={tmp_path / 'plan'}")
+    done = command(
+        "doctor",
+        config,
+        f"--workdir={tmp_path}",
+        f"--plan={tmp_path / 'plan'}",
+        XLA_FLAGS="--xla_backend_optimization_level=0",  # compiles in half the time
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("--- msjoe doctor: small.py, config ")
@@ -83,6 +93,47 @@ def test_hosts_that_differ_are_named_with_what_to_do():
         "install the same files on every host"
     )
     assert len(disagreements([facts_of(), facts_of(versions={}, devices=[], config="")])) == 3
+
+
+def test_where_hosts_disagree_nothing_is_computed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Program, "__call__", lambda *_, **__: pytest.fail("a program was run"))
+    config, disks = read_config(changed(tiny_config(tmp_path), phases=("joint",))), {}
+    facts = [facts_of(disks=disks), facts_of(disks=disks, code="0")]
+    (problem,) = doctor.examine(config, facts, {}, "tiny", quick=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"PROBLEM {problem}" in lines and lines[-1] == "--- 1 PROBLEM ---"
+    assert "kernels and programs: only where all hosts agree" in lines
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (Parity("splash", 0.5, 0.001, 0.03), "is not what plain attention is"),
+        (RuntimeError("Mosaic  failed"), "RuntimeError: Mosaic failed; set config.mllm.attention"),
+    ],
+)
+def test_a_kernel_that_is_wrong_or_fails_is_a_problem(tmp_path, capsys, monkeypatch, found, words):
+    def compare(*sizes, causal, **choices):
+        if causal and isinstance(found, Exception):
+            raise found
+        return found if causal else Parity("splash", 0.01, 0.02, 0.03)
+
+    monkeypatch.setattr(doctor, "compare", compare)
+    config = read_config(changed(tiny_config(tmp_path), phases=("evaluate",)))
+    (problem,) = doctor.examine(config, [facts_of(disks={})], {}, "tiny", quick=False)
+    assert problem.startswith("attention=auto, decoder, heads of 32") and words in problem
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.startswith("  vision tower, heads of 16")]
+    assert row.endswith("auto is splash, float32: forward 1.0e-02, gradient 2.0e-02, at most 3e-02")
+    assert "programs: the config has no training" in lines
+
+
+def test_tiny_models_need_no_tokenizer():
+    c = base()
+    c.mllm.size = c.clip.size = "tiny"
+    assert doctor.system_of(read_config(c)).mllm_config.vocab >= 256
+    c.mllm.size = "qwen2.5-vl-3b"
+    assert doctor.system_of(read_config(c)).mllm_config.vocab > 150_000
 
 
 def test_a_full_disk_is_a_problem_and_object_storage_is_none(capsys):

@@ -15,9 +15,11 @@ from msjoe_jax.runtime.machine import make_machine
 from tests.support.system import changed
 from tests.support.tiny import tiny_config
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module", params=["features", "patches"])
-def made(request, tmp_path_factory):
+def made(request, tmp_path_factory, quick_compilation):
     """The system, and arguments of every program of a training by its name."""
     fields = {"phases": ("joint",), "joint.steps": 1, "validate_every": 0, "rollout.questions": 2}
     fields |= {"rollout.refill": 1, "rollout.updates": 2, "rollout.counterfactual": True}
@@ -30,12 +32,12 @@ def made(request, tmp_path_factory):
     uses = program_list(config, system, make_machine(devices=jax.devices()[:1]))
     random = RandomArguments(system)
 
-    def arguments(use):
-        return jax.tree.map(random.make, use.arguments, random.values(use.arguments))
-
-    wanted = ("reason", "answer", "draw_keys", "replace_rows", "joint_step")
     names = {use.step or use.program.name: use for use in uses if use.phase == "joint"}
-    return system, {name: (names[name], arguments(names[name])) for name in wanted}
+    wanted = ("reason", "answer", "replace_rows", "draw_keys", "choose_frames")
+    shapes = {name: names[name].arguments for name in wanted}
+    shapes["joint_step"] = names["joint_step"].arguments[1:]  # `init` makes the state
+    made = {name: jax.tree.map(random.make, x, random.values(x)) for name, x in shapes.items()}
+    return system, {name: (shapes[name], made[name]) for name in shapes}
 
 
 def check_prompts(system, prompts, features):
@@ -60,14 +62,11 @@ def features_of(system, patches):
 
 
 def test_shapes_types_and_places_are_those_of_the_list(made):
-    _, arguments = made
-    for use, found in arguments.values():
-        jax.tree.map(
-            lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype) or 1 / 0, found, use.arguments
-        )
-        assert jax.tree.map(lambda x: x.sharding, found) == jax.tree.map(
-            lambda x: x.sharding, use.arguments
-        )
+    def told(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
+
+    for shapes, found in made[1].values():
+        assert told(found) == told(shapes)
 
 
 def test_prompts_show_features_that_there_are(made):
@@ -81,7 +80,7 @@ def test_prompts_show_features_that_there_are(made):
 
 def test_a_batch_has_every_question_and_answers_that_differ(made):
     system, arguments = made
-    batch = arguments["joint_step"][1][1]
+    batch = arguments["joint_step"][1][0]
     for part in (batch.queries, batch.answers):
         encoded = hasattr(part.visual, "shape")
         if not encoded:
