@@ -69,13 +69,15 @@ def compare(
     """
     kind = jnp.dtype(dtype)
 
-    def outputs(q: Array, k: Array, v: Array, back: Array, name: str, chunk: int) -> list[Array]:
+    def outputs(given: list[Array], name: str, chunk: int) -> list[Array]:
         segments = constrain(jnp.broadcast_to(_segments(), (rows, LENGTH)), BATCH)
         out, pull = jax.vjp(
-            lambda *x: self_attention(*x, segments, causal=causal, chunk=chunk, backend=name),
-            *(q, k, v),
+            lambda q, k, v: self_attention(
+                q, k, v, segments, causal=causal, chunk=chunk, backend=name
+            ),
+            *given[:3],
         )
-        return [x.astype(jnp.float32) for x in (out, *pull(back))]
+        return [x.astype(jnp.float32) for x in (out, *pull(given[3]))]
 
     def errors(seed: Array) -> Float[Array, "4"]:
         shapes = [(rows, LENGTH, n, head_dim) for n in (heads[0], heads[1], heads[1], heads[0])]
@@ -84,9 +86,9 @@ def compare(
             constrain(jax.random.normal(key, shape).astype(kind), BATCH)
             for key, shape in zip(keys, shapes, strict=True)
         ]
-        found = outputs(*given, backend, chunk)
+        found = outputs(given, backend, chunk)
         with jax.default_matmul_precision("highest"):
-            exact = outputs(*(x.astype(jnp.float32) for x in given), "xla", LENGTH)
+            exact = outputs([x.astype(jnp.float32) for x in given], "xla", LENGTH)
         return jnp.stack([_distance(x, y) for x, y in zip(found, exact, strict=True)])
 
     program = Program("compare_attention", errors, out_shardings=whole)

@@ -69,8 +69,10 @@ def filled(
     if values.kind == PAIR:
         return jnp.where(last == 0, values.low, values.high).astype(dtype)
     if values.kind == TURNS:
-        axes = range(len(shape))
-        return (sum(jax.lax.broadcasted_iota(jnp.int32, shape, a) for a in axes) % 2).astype(dtype)
+        turn = jnp.zeros(shape, jnp.int32)
+        for axis in range(len(shape)):
+            turn += jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        return (turn % 2).astype(dtype)
     return jnp.full(shape, values.low, dtype)
 
 

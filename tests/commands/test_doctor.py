@@ -6,11 +6,12 @@ import jax
 import pytest
 
 from msjoe_jax.commands import doctor
-from msjoe_jax.commands.doctor import Block, disagreements, own_facts, read_plan, row_of
+from msjoe_jax.commands.doctor import Block, read_plan, row_of
 from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.attention_check import Parity
 from msjoe_jax.program_trial import Trial
+from msjoe_jax.runtime.facts import own_facts
 from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.runtime.memory import GIB
 from msjoe_jax.runtime.program import Program, Use
@@ -82,17 +83,6 @@ def test_a_mesh_that_does_not_fit_is_refused_in_a_line(config):
 
 def facts_of(**changed):
     return {**own_facts({"a": 1}, "."), **changed}
-
-
-def test_hosts_that_differ_are_named_with_what_to_do():
-    assert disagreements([facts_of()] * 2) == []
-    other = facts_of(code="0", name="worker-1", disks={}, held=[5])
-    (line,) = disagreements([facts_of(), other])
-    assert line == (
-        "hosts disagree on code: host 1 (worker-1) and host 0 differ; "
-        "install the same files on every host"
-    )
-    assert len(disagreements([facts_of(), facts_of(versions={}, devices=[], config="")])) == 3
 
 
 def test_where_hosts_disagree_nothing_is_computed(tmp_path, capsys, monkeypatch):
