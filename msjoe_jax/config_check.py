@@ -256,7 +256,7 @@ def _mesh(config: Config, devices: int) -> Iterator[str]:
         )
 
 
-class _AnyTokenizer:
+class AnyTokenizer:
     """A stand-in for a tokenizer that does not exist yet, on which no parameter path depends."""
 
     size = 256
@@ -285,7 +285,7 @@ def _models(config: Config, files: bool) -> Iterator[str]:
                 )
     if not all(part.size or part.checkpoint for part in (models.mllm, models.clip)):
         return  # the group's own check reports it
-    stand_in: Any = _AnyTokenizer()
+    stand_in: Any = AnyTokenizer()
     tokenizers = Tokenizers(stand_in, stand_in)
     if files and "world" not in config.phases and models == config.models:  # that phase makes them
         try:

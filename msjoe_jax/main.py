@@ -6,20 +6,16 @@ end (SIGTERM, Ctrl-C), the same command resumes; 2 bad input; anything else: die
 
 import contextlib
 import json
-import os
-import pathlib
 import re
-import sys
 import time
-from collections.abc import Iterator
 
 from absl import flags
 from etils import epath
 
-from msjoe_jax.commands.cli import define_config, given_config, run_app
+from msjoe_jax.commands.cli import HostFlags, define_config, given_config, run_app
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
-from msjoe_jax.runtime.digest import digest
+from msjoe_jax.runtime.digest import digest_of_code
 from msjoe_jax.runtime.files import is_local, lock
 from msjoe_jax.runtime.goodput import process_ledger
 from msjoe_jax.runtime.heartbeat import FOLDER, Heartbeat
@@ -28,17 +24,7 @@ from msjoe_jax.runtime.stopping import signals_wait
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same one resumes it.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "ADDRESS:PORT of the first host, where several hosts are no TPU slice."
-)
-_HOSTS = flags.DEFINE_integer("hosts", 0, "With --coordinator: how many hosts.", lower_bound=0)
-_HOST = flags.DEFINE_integer("host", -1, "With --coordinator: which of them this is, from 0.")
-_STALL = flags.DEFINE_float(
-    "stall_minutes",
-    60.0,
-    "Without progress on any of several hosts for so long the run ends; compiling makes none.",
-    lower_bound=0.05,
-)
+_HOSTS = HostFlags()
 
 SPLITS = ("train", "validation", "heldout")
 # Fields that may change when a run is resumed: they do not change what has been computed, but for
@@ -73,10 +59,10 @@ def run() -> None:
         raise UserError("give --workdir=DIR")
     if not is_local(_WORKDIR.value) and not re.match("gs://[^/]+/.", _WORKDIR.value):
         raise UserError(f"--workdir={_WORKDIR.value} must be a path or gs://BUCKET/FOLDER")
-    hosts.connect(_COORDINATOR.value, _HOSTS.value, _HOST.value)
+    _HOSTS.connect()
     began = time.perf_counter()
-    stall = hosts.Watchdog(60 * _STALL.value, interval=min(10.0, 15 * _STALL.value))
-    with _only_the_first_talks(), signals_wait(), stall, hosts.failures_told():
+    stall = _HOSTS.watchdog()
+    with hosts.only_the_first_talks(), signals_wait(), stall, hosts.failures_told():
         # After JAX has its hosts: what follows imports it.
         from msjoe_jax.config_check import check
         from msjoe_jax.phases import run_phases
@@ -85,7 +71,7 @@ def run() -> None:
         from msjoe_jax.runtime.workdir import record_config
 
         values = json.loads(config_dict.to_json())
-        hosts.agree(_code(), "the code")
+        hosts.agree(digest_of_code(), "the code")
         hosts.agree(values, "the config")
         config = check(config_dict)
         workdir = epath.Path(_WORKDIR.value)
@@ -105,22 +91,6 @@ def run() -> None:
                     (workdir / FOLDER).rmtree()
                 raise
         print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
-
-
-@contextlib.contextmanager
-def _only_the_first_talks() -> Iterator[None]:
-    """Leaves to the first host what all would print; each host prints its own errors."""
-    if hosts.is_first():
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-def _code() -> str:
-    """Returns the digest of the package's files."""
-    package = pathlib.Path(sys.modules["msjoe_jax"].__file__ or "").parent
-    return digest([file.read_text() for file in sorted(package.rglob("*.py"))])
 
 
 if __name__ == "__main__":

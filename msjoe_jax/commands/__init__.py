@@ -8,6 +8,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("read published weights", "msjoe_jax.commands.convert"),
     "export": ("write a trained model for others to load", "msjoe_jax.commands.export"),
     "plan": ("compile a run for a TPU slice that need not be there", "msjoe_jax.commands.plan"),
+    "doctor": ("test a slice with a config before its first run", "msjoe_jax.commands.doctor"),
     "replay": ("repeat the frame draws of a logged rollout", "msjoe_jax.commands.replay"),
     "fields": ("print every config field, as in docs/config.md", "msjoe_jax.commands.fields"),
     "pictures": ("draw the pictures of the README", "msjoe_jax.commands.pictures"),

@@ -10,6 +10,9 @@ from ml_collections import ConfigDict, config_flags
 
 from msjoe_jax.config_files import config_file, load_config, shipped_configs
 from msjoe_jax.errors import UserError, run_cli
+from msjoe_jax.runtime import hosts
+
+flags.disclaim_key_flags()  # flags that are defined here are those of the module that asks for them
 
 CONFIG_FLAGS = ("--config", "-config")
 HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull"}
@@ -36,6 +39,43 @@ def given_config(flag: flags.FlagHolder) -> ConfigDict:
     except OSError as error:
         raise UserError(f"{error}; configs by name: {names}") from None
     return flag.value
+
+
+class HostFlags:
+    """The flags of what runs on several hosts, the same command on each."""
+
+    def __init__(self) -> None:
+        self._coordinator = flags.DEFINE_string(
+            "coordinator",
+            "",
+            "ADDRESS:PORT of the first host, where several hosts are no TPU slice.",
+        )
+        self._hosts = flags.DEFINE_integer(
+            "hosts", 0, "With --coordinator: how many hosts.", lower_bound=0
+        )
+        self._host = flags.DEFINE_integer(
+            "host", -1, "With --coordinator: which of them this is, from 0."
+        )
+        self._stall = flags.DEFINE_float(
+            "stall_minutes",
+            60.0,
+            "Without progress on any of several hosts for so long the run ends; compiling makes "
+            "none.",
+            lower_bound=0.05,
+        )
+
+    def connect(self) -> None:
+        """Joins the hosts, before any other use of JAX.
+
+        Raises:
+          UserError: only some of the flags are given, or the others do not come.
+        """
+        hosts.connect(self._coordinator.value, self._hosts.value, self._host.value)
+
+    def watchdog(self) -> hosts.Watchdog:
+        """Returns the thread that ends the command when a host lives but stands still."""
+        minutes = self._stall.value
+        return hosts.Watchdog(60 * minutes, interval=min(10.0, 15 * minutes))
 
 
 def run_app(run: Callable[[], None]) -> None:

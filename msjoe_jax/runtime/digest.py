@@ -7,6 +7,7 @@ refusal can name the input that has changed.
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -38,6 +39,12 @@ def digest_of_folder(folder: epath.PathLike) -> str:
     """Computes 16 hex digits of the names and contents of all files below a folder."""
     folder = epath.Path(folder)
     return digest([[str(p.relative_to(folder)), digest_of_file(p)] for p in _files(folder)])
+
+
+def digest_of_code() -> str:
+    """Computes 16 hex digits of the texts of this package's modules."""
+    package = pathlib.Path(__file__).parents[1]
+    return digest([file.read_text() for file in sorted(package.rglob("*.py"))])
 
 
 def differences(before: Inputs, now: Inputs) -> list[str]:

@@ -91,6 +91,16 @@ def is_first() -> bool:
     return index() == 0
 
 
+@contextlib.contextmanager
+def only_the_first_talks() -> Iterator[None]:
+    """Leaves to the first host what all would print; each host prints its own errors."""
+    if is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
 def beat(doing: str) -> None:
     """Says what this host is about to do; between two beats `Watchdog` sees no progress."""
     _exchange.beats += 1

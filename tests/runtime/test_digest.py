@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import pytest
 from etils import epath
@@ -13,6 +14,7 @@ from msjoe_jax.runtime.digest import (
     Remembered,
     differences,
     digest,
+    digest_of_code,
     digest_of_file,
     digest_of_folder,
 )
@@ -123,3 +125,15 @@ def test_object_storage_has_the_same_digests_and_is_not_remembered(tmp_path, buc
     values = iter("12")
     memory = Remembered(bucket / "memory.json")
     assert [memory.of(bucket / "f", "name", lambda: next(values)) for _ in range(2)] == ["1", "2"]
+
+
+def test_the_digest_of_the_code_is_that_of_every_module(monkeypatch):
+    before = digest_of_code()
+    assert before == digest_of_code()
+    read = pathlib.Path.read_text
+    monkeypatch.setattr(
+        pathlib.Path,
+        "read_text",
+        lambda path, *a, **k: read(path, *a, **k) + "#" * (path.name == "joint_step.py"),
+    )
+    assert digest_of_code() != before

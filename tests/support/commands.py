@@ -10,10 +10,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-def command(name: str, *flags: str) -> subprocess.CompletedProcess:
+def command(name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess:
     """`msjoe NAME …`, to its end."""
     line = [sys.executable, "-m", "msjoe_jax", name, *flags]
-    return subprocess.run(line, capture_output=True, text=True, env=PYTHON, cwd=ROOT)
+    environment = PYTHON | variables
+    return subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
 def program(
