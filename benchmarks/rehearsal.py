@@ -25,6 +25,7 @@ from absl import app, flags
 
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.qwen2_5_vl.config import SPECIAL_TOKENS, QwenConfig
+from tests.support.material import MATERIAL
 
 ROOT = pathlib.Path(__file__).parents[1]
 VIDEOS = ("kitchen.mp4", "monkey.mp4", "flipping_a_pancake.mkv", "skateboarding_dog.mp4")
@@ -49,10 +50,10 @@ FIELDS: dict[str, object] = {
     "prompt.query_instruction": "Search:",
     "prompt.answer_instruction": "Answer:",
     "prompt.max_queries": 2,
-    "prompt.query_prompt_tokens": 72,
-    "prompt.answer_prompt_tokens": 72,
-    "prompt.query_tokens": 12,
-    "prompt.answer_tokens": 10,
+    "prompt.query_prompt_tokens": 48,
+    "prompt.answer_prompt_tokens": 60,
+    "prompt.query_tokens": 10,
+    "prompt.answer_tokens": 8,
     "rollout.questions": 4,
     "rollout.query_rollouts": 2,
     "rollout.frame_draws": 2,
@@ -336,7 +337,13 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Defines the flags and rehearses."""
     workdir = flags.DEFINE_string("workdir", "runs/rehearsal", "Where all of it goes: 25 GB.")
-    app.run(lambda _: rehearse(pathlib.Path(workdir.value)))
+
+    def start(_: Sequence[str]) -> None:
+        if not MATERIAL.is_dir():
+            sys.exit(f"error: no {MATERIAL}: MSJOE_MATERIAL names the folder of real files")
+        rehearse(pathlib.Path(workdir.value))
+
+    app.run(start)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ from msjoe_jax.weights.safetensors import SINGLE, write_file
 from msjoe_jax.weights.tables import Table, slots
 
 STD = 0.02  # of the random matrices, as in the published initialisation
+# Of the decoder's branches: so small that a token outweighs them, and few steps teach what follows
+# it. At STD the mean over a prompt would drown it.
+BRANCH_STD = 0.004
 BLOCK = 1 << 24  # values drawn at a time
 CLIP_SCALE = math.log(1 / 0.07)  # the temperature from which CLIP's training starts
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -56,10 +59,11 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if "norm" in name.rsplit(".", 2)[-2] or ".ln_" in name:
         return np.full(shape, 1.0 if name.endswith("weight") else 0.0, BFLOAT16)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    std = BRANCH_STD if name.startswith("model.layers.") else STD
     values = np.empty(math.prod(shape), BFLOAT16)
     for start in range(0, values.size, BLOCK):
         part = values[start : start + BLOCK]
-        part[:] = STD * rng.standard_normal(part.size, np.float32)
+        part[:] = std * rng.standard_normal(part.size, np.float32)
     return values.reshape(shape)
 
 
@@ -160,22 +164,23 @@ def write_lines(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class Lesson(NamedTuple):
-    """G prompts about frames of one pool, a reply each, and which of its tokens count."""
+    """G prompts about frames of one pool, n replies each, and which of their tokens count."""
 
     prompts: Prompts
-    replies: np.ndarray  # [1, G, 1, C]
-    mask: np.ndarray  # [1, G, 1, C]
+    replies: np.ndarray  # [1, G, n, C]
+    mask: np.ndarray  # [1, G, n, C]
 
 
 class Schedule(NamedTuple):
-    """The supervision: steps at most, prompts of each, Adam's rate, and where it may stop.
+    """The supervision: steps at most, prompts of each and replies to each, Adam's rate, the end.
 
-    enough: mean negative log-prob of a reply beyond what its free choice costs.
+    enough: mean negative log-prob of a reply beyond what its free choice costs, where it ends.
     """
 
-    steps: int = 80
-    prompts: int = 8
-    rate: float = 3e-4
+    steps: int = 120
+    prompts: int = 2
+    replies: int = 2
+    rate: float = 6e-5
     enough: float = 0.15
 
 
@@ -186,7 +191,7 @@ def make_lesson(
     pool: Sequence[Frame],
     frames: FrameConfig,
     rng: np.random.Generator,
-    number: int,
+    schedule: Schedule,
 ) -> Lesson:
     """Makes prompts of reason and answer in turn, with replies of a random option or letter.
 
@@ -197,28 +202,28 @@ def make_lesson(
       pool: the frames that prompts may show.
       frames: how many of them each shows.
       rng: chooses questions, frames and replies.
-      number: of prompts.
+      schedule: how many prompts and replies.
     """
     style: PromptConfig = text.prompt
     length = max(style.query_prompt_tokens, style.answer_prompt_tokens)
     reply_tokens = max(style.query_tokens, style.answer_tokens)
     rows, replies, masks = [], [], []
-    for i in range(number):
+    for i in range(schedule.prompts):
         row = questions[int(rng.integers(len(questions)))]
         ask = row["question"], row["options"]
         if i % 2:
-            written = answer_prompt(style, *ask)
-            reply, shown = f"<answer>{LETTERS[rng.integers(RIGHT)]}</answer>", frames.key
+            written, tag, shown = answer_prompt(style, *ask), "answer", frames.key
+            choices: Sequence[str] = LETTERS[:RIGHT]
         else:
-            written = query_prompt(style, *ask, style.max_queries)
-            reply = f"<query>{OPTIONS[rng.integers(len(OPTIONS))]}</query>"
-            shown = frames.preview
-        chosen = sorted(rng.permutation(len(pool))[:shown].tolist())
-        rows.append(assembler.row(written, [pool[j] for j in chosen], length))
-        ids = text.tokenizer.encode(reply + "<|im_end|>")
-        assert len(ids) <= (style.answer_tokens if i % 2 else style.query_tokens), reply
-        replies.append([np.pad(ids, (0, reply_tokens - len(ids)))])
-        masks.append([np.arange(reply_tokens) < len(ids)])
+            written, tag = query_prompt(style, *ask, style.max_queries), "query"
+            choices, shown = OPTIONS, frames.preview
+        places = sorted(rng.permutation(len(pool))[:shown].tolist())
+        rows.append(assembler.row(written, [pool[j] for j in places], length))
+        said = [choices[int(j)] for j in rng.integers(len(choices), size=schedule.replies)]
+        ids = [text.tokenizer.encode(f"<{tag}>{x}</{tag}><|im_end|>") for x in said]
+        assert max(map(len, ids)) <= (style.answer_tokens if i % 2 else style.query_tokens), ids
+        replies.append([np.pad(x, (0, reply_tokens - len(x))) for x in ids])
+        masks.append([np.arange(reply_tokens) < len(x) for x in ids])
     return Lesson(
         stack_rows([rows]),
         np.array([replies], np.int32),
@@ -265,12 +270,12 @@ def supervise(
         model, fixed = system.mllm(whole), system.mllm(jax.lax.stop_gradient(whole))
         prompts = jax.tree.map(jnp.asarray, batch.prompts)
         cache, segments, start = prefill(fixed, prompts, features)
-        replies = jnp.asarray(batch.replies)[0]
-        first = prompts.first_token.reshape(-1, 1, 1)
+        replies = jnp.asarray(batch.replies)[0]  # [G, n, C]
+        first = jnp.broadcast_to(prompts.first_token.reshape(-1, 1, 1), (*replies.shape[:2], 1))
         inputs = jnp.concatenate([first, replies[..., :-1]], -1)
         h = model.language.extend(model.language.embed(inputs), start, cache, segments)
         log_p, _ = model.language.log_probs(h, replies, banned=banned)
-        each = -(log_p * batch.mask[0]).sum((1, 2))
+        each = -(log_p * batch.mask[0]).sum(-1)  # [G, n]
         kinds = jnp.stack([each[0::2].mean(), each[1::2].mean()])
         return kinds.sum(), kinds
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from flax import nnx
 
 from benchmarks.rehearsal import BROKEN, FIELDS, TOLERANCE, VIDEOS, sizes
@@ -41,7 +41,7 @@ from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.text.prompts import answer_prompt
 from msjoe_jax.weights.clip import HUGGING_FACE
 from msjoe_jax.weights.safetensors import read_folder
-from tests.support.material import BROKEN_VIDEOS, MATERIAL, QWEN
+from tests.support.material import BROKEN_VIDEOS, QWEN
 from tests.support.material import VIDEOS as VIDEO_FOLDER
 from tests.support.torch_stubs import declare_torchvision_ops
 
@@ -125,7 +125,7 @@ def supervise_policy(work: pathlib.Path) -> None:
             params["mllm"],
             features,
             lambda i: make_lesson(
-                assembler, text, questions, places, config.frames, rngs[i], schedule.prompts
+                assembler, text, questions, places, config.frames, rngs[i], schedule
             ),
             schedule,
         )
@@ -229,10 +229,9 @@ def main() -> None:
     part = flags.DEFINE_enum("part", "make", list(PARTS), "Which part.")
 
     def start(_: Any) -> None:
-        if not MATERIAL.is_dir():
-            sys.exit(f"error: no {MATERIAL}: MSJOE_MATERIAL names the folder of real files")
         PARTS[part.value](pathlib.Path(workdir.value))
 
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
     app.run(start)
 
 

@@ -115,6 +115,19 @@ def tiny(tmp_path_factory):
     return system, make_text(system, tokenizers, style)
 
 
+def fresh(system):
+    """Initial values, drawn on the host; a table wide enough to name a token for certain."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        std = 0.2 if name == "language/embedding" else 0.02
+        values = np.ones(leaf.shape) if "norm" in name else std * rng.standard_normal(leaf.shape)
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, system.abstract["mllm"])
+
+
 def test_lessons_teach_both_formats(tiny):
     """Sampled replies are valid most of the time, and their letters and queries vary."""
     system, text = tiny
@@ -128,14 +141,11 @@ def test_lessons_teach_both_formats(tiny):
 
     def lesson(number):
         own = np.random.default_rng(number)
-        return make_lesson(assembler, text, questions, pool, frames, own, 16)
+        return make_lesson(assembler, text, questions, pool, frames, own, schedule)
 
-    schedule = Schedule(steps=400, rate=5e-3, enough=0.2)
+    schedule = Schedule(steps=400, prompts=16, replies=1, rate=5e-3, enough=0.2)
     said: list[str] = []
-    params = system.init("mllm", 0)
-    params["language"]["embedding"] *= 10.0  # so narrow a table could name no token for certain
-    params, steps = supervise(system, params, features, lesson, schedule, said.append)
-    print(*said, sep="\n")
+    params, steps = supervise(system, fresh(system), features, lesson, schedule, said.append)
     assert steps < schedule.steps and said
     sampling = text.sampling(8, 1.0)
     keys = jax.random.split(jax.random.key(0), (1, 16, 8))
@@ -170,18 +180,13 @@ def test_lessons_that_teach_nothing_end_the_rehearsal(tiny):
     def lesson(number):
         own = np.random.default_rng(number)
         return make_lesson(
-            assembler, text, make_questions(["v"], 4), [Frame(0, (2, 2))], frames, own, 4
+            assembler, text, make_questions(["v"], 4), [Frame(0, (2, 2))], frames, own, schedule
         )
 
+    schedule = Schedule(steps=6, rate=0.0)
+    params, features = fresh(system), jnp.zeros((1, 1, width))
     with pytest.raises(SystemExit, match="nats too many"):
-        supervise(
-            system,
-            system.init("mllm", 0),
-            jnp.zeros((1, 1, width)),
-            lesson,
-            Schedule(steps=6, rate=0.0),
-            lambda _: None,
-        )
+        supervise(system, params, features, lesson, schedule, lambda _: None)
 
 
 # --- a step's processes, and the checks -----------------------------------------------------------
