@@ -341,6 +341,7 @@ def main() -> None:
     def start(_: Sequence[str]) -> None:
         if not MATERIAL.is_dir():
             sys.exit(f"error: no {MATERIAL}: MSJOE_MATERIAL names the folder of real files")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended by SIGTERM"))
         rehearse(pathlib.Path(workdir.value))
 
     app.run(start)

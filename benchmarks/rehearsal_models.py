@@ -31,6 +31,7 @@ from msjoe_jax.rollout.generate import Prompts, banned_mask, prefill
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.text.prompts import LETTERS, PromptConfig, answer_prompt, query_prompt
+from msjoe_jax.text.tokenizer import Tokenizer as Vocabulary
 from msjoe_jax.weights.folder import copy_side_files, write_json
 from msjoe_jax.weights.safetensors import SINGLE, write_file
 from msjoe_jax.weights.tables import Table, slots
@@ -135,7 +136,7 @@ def _byte_characters() -> list[str]:
 
 OPTIONS = ("a hand", "a road", "a table", "a face", "a dog", "a pan", "a door", "a tree")
 ASKED = ("What is shown?", "What comes first?", "What moves?", "What is in the middle?")
-RIGHT = 2  # the right letter is one of the first so many; a policy of these is right half the time
+RIGHT = 2  # the first so many letters are right, and taught, and so many queries
 
 
 def make_questions(videos: Sequence[str], number: int, first: int = 0) -> list[dict[str, Any]]:
@@ -216,11 +217,11 @@ def make_lesson(
             choices: Sequence[str] = LETTERS[:RIGHT]
         else:
             written, tag = query_prompt(style, *ask, style.max_queries), "query"
-            choices, shown = OPTIONS, frames.preview
+            choices, shown = OPTIONS[:RIGHT], frames.preview
         places = sorted(rng.permutation(len(pool))[:shown].tolist())
         rows.append(assembler.row(written, [pool[j] for j in places], length))
         said = [choices[int(j)] for j in rng.integers(len(choices), size=schedule.replies)]
-        ids = [text.tokenizer.encode(f"<{tag}>{x}</{tag}><|im_end|>") for x in said]
+        ids = [reply_ids(text.tokenizer, tag, choice) for choice in said]
         assert max(map(len, ids)) <= (style.answer_tokens if i % 2 else style.query_tokens), ids
         replies.append([np.pad(x, (0, reply_tokens - len(x))) for x in ids])
         masks.append([np.arange(reply_tokens) < len(x) for x in ids])
@@ -231,9 +232,17 @@ def make_lesson(
     )
 
 
-def floors() -> tuple[float, float]:
-    """Returns the least mean cost of a query and of an answer: their free choices, in nats."""
-    return math.log(len(OPTIONS)), math.log(RIGHT)
+def reply_ids(tokenizer: Vocabulary, tag: str, choice: str) -> list[int]:
+    """Spells a reply so that each token but the choice follows from the one before and the tag.
+
+    Where a tag is several tokens, the closing one's name is two: after the same name as in the
+    opening one the model would have to look further back, which takes many more lessons.
+    """
+    if len(tokenizer.encode(f"</{tag}>")) == 1:
+        parts = [f"<{tag}>{choice}</{tag}>"]
+    else:
+        parts = [f"<{tag}>{choice}", "</", tag[: len(tag) // 2], tag[len(tag) // 2 :], ">"]
+    return [i for part in (*parts, "<|im_end|>") for i in tokenizer.encode(part)]
 
 
 def supervise(
@@ -293,7 +302,7 @@ def supervise(
     for number in range(schedule.steps):
         trained, moments, kinds = step(trained, moments, rest, lesson(number))
         recent = np.concatenate([recent, np.asarray(kinds)[None]])[-5:]
-        excess = float((recent.mean(0) - floors()).max()) if len(recent) == 5 else np.inf
+        excess = float((recent.mean(0) - math.log(RIGHT)).max()) if len(recent) == 5 else np.inf
         if number % 5 == 0 or excess < schedule.enough:
             query, answer = np.asarray(kinds)
             say(f"step {number + 1}: query {query:.2f}, answer {answer:.2f} nats a reply")

@@ -13,11 +13,13 @@ import pytest
 from benchmarks import rehearsal
 from benchmarks.rehearsal_models import (
     ASKED,
+    BRANCH_STD,
     OPTIONS,
     Schedule,
     make_lesson,
     make_questions,
     random_tensor,
+    reply_ids,
     supervise,
     write_clip_tokenizer,
     write_lines,
@@ -35,6 +37,7 @@ from msjoe_jax.rollout.text import make_text
 from msjoe_jax.text.prompts import PromptConfig, parse_answer, parse_queries
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
+from tests.support.material import QWEN, needs_material
 
 
 def test_the_sizes_are_the_published_ones_with_two_layers():
@@ -47,13 +50,15 @@ def test_the_sizes_are_the_published_ones_with_two_layers():
 
 
 def test_random_tensors():
-    kernel = random_tensor("model.layers.0.mlp.up_proj.weight", (300, 200), 0)
+    kernel = random_tensor("visual.blocks.0.mlp.up_proj.weight", (300, 200), 0)
     assert kernel.dtype.name == "bfloat16" and kernel.shape == (300, 200)
     assert float(kernel.astype(np.float32).std()) == pytest.approx(0.02, rel=0.05)
     again, other = (
-        random_tensor("model.layers.0.mlp.up_proj.weight", (300, 200), s) for s in (0, 1)
+        random_tensor("visual.blocks.0.mlp.up_proj.weight", (300, 200), s) for s in (0, 1)
     )
     assert (kernel == again).all() and (kernel != other).any()
+    branch = random_tensor("model.layers.0.mlp.up_proj.weight", (300, 200), 0)
+    assert float(branch.astype(np.float32).std()) == pytest.approx(BRANCH_STD, rel=0.05)
     norms = (
         "model.norm.weight",
         "model.layers.1.input_layernorm.weight",
@@ -88,6 +93,17 @@ def test_questions_are_read_and_their_letters_vary(tmp_path):
         assert {q.answer for q in own} == {0, 1}
         assert len({q.question for q in own}) == len(own)
     assert all(len(set(q.options)) == 4 for q in questions)
+
+
+@needs_material
+@pytest.mark.parametrize(
+    "tag, choice", [("query", OPTIONS[0]), ("query", OPTIONS[1]), ("answer", "A")]
+)
+def test_a_reply_spells_its_text_and_repeats_no_token_before_its_end(tag, choice):
+    tokenizer = Tokenizer(QWEN)
+    ids = reply_ids(tokenizer, tag, choice)
+    assert tokenizer.decode(ids) == f"<{tag}>{choice}</{tag}><|im_end|>"
+    assert len(set(ids)) == len(ids) <= rehearsal.FIELDS[f"prompt.{tag}_tokens"]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +184,7 @@ def test_lessons_teach_both_formats(tiny):
     assert np.mean(valid) > 0.7
     assert 0.25 < letters.count(0) / len(letters) < 0.75
     assert 0.25 < letters.count(1) / len(letters) < 0.75
-    assert len(set(queries) & set(OPTIONS)) > 3
+    assert set(OPTIONS[:2]) <= set(queries)
 
 
 def test_lessons_that_teach_nothing_end_the_rehearsal(tiny):
