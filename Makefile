@@ -8,7 +8,7 @@ WORKDIR ?= runs/tiny
 CODE := msjoe_jax configs benchmarks tests
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: venv venv-dev demo lint quick test soak clean
+.PHONY: venv venv-dev demo lint quick test soak rehearsal clean
 
 venv: $(VENV)/installed
 venv-dev: $(VENV)/installed-dev
@@ -44,6 +44,10 @@ test: lint
 
 soak: venv-dev
 	$(PYTEST) -m soak
+
+# A whole run at the 3B's widths on this machine, from real files (benchmarks/rehearsal.py).
+rehearsal: venv-dev
+	$(BIN)/python -m benchmarks.rehearsal --workdir=runs/rehearsal
 
 # What an install and the checks left. Never runs/: trained models are not build outputs.
 clean:
