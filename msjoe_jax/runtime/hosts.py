@@ -42,8 +42,8 @@ def connect(coordinator: str = "", hosts: int = 0, host: int = -1) -> None:
     """Joins the hosts of a run; before any other use of JAX.
 
     Args:
-      coordinator: address and port of the first host; "": found by the cluster's own means where
-        there is one (Cloud TPU, Slurm, …), else this process is alone.
+      coordinator: address and port of the first host; "": the hosts of a TPU slice find each
+        other, and any other process is alone.
       hosts: how many; host: which of them this is, from 0.
 
     Raises:

@@ -1,5 +1,6 @@
 """Hosts exchange values, decide as one, and end as one; several are processes on this machine."""
 
+import contextlib
 import json
 import sys
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
-from tests.support.processes import ended, free_port, start
+from msjoe_jax.runtime.supervisor import held_port
+from tests.support.processes import ended, start
 
 # --- one host -------------------------------------------------------------------------------------
 
@@ -135,11 +137,12 @@ def results(tmp_path_factory):
     """All cases at once: most of their time is waiting."""
     folder = tmp_path_factory.mktemp("hosts")
     running = {}
-    for case, number in CASES.items():
-        port = free_port()
-        lines = [(__file__, case, port, number, host) for host in range(number)]
-        running[case] = start(lines, folder / case, devices=2)
-    return {case: ended(started, folder / case) for case, started in running.items()}
+    with contextlib.ExitStack() as ports:
+        for case, number in CASES.items():
+            port = ports.enter_context(held_port())
+            lines = [(__file__, case, port, number, host) for host in range(number)]
+            running[case] = start(lines, folder / case, devices=2)
+        return {case: ended(started, folder / case) for case, started in running.items()}
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,12 +17,6 @@ class Ended(NamedTuple):
     status: int
     out: str
     err: str
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
@@ -68,12 +61,3 @@ def ended(started: Sequence[subprocess.Popen], folder: pathlib.Path) -> list[End
         for process in started:
             process.kill()
             process.wait()
-
-
-def run_hosts(
-    words: Sequence[object], folder: pathlib.Path, hosts: int, devices: int = 1
-) -> list[Ended]:
-    """Runs one command on so many hosts, with the flags that join them; each has `devices`."""
-    where = [f"--coordinator=localhost:{free_port()}", f"--hosts={hosts}"]
-    lines = [[*words, *where, f"--host={host}"] for host in range(hosts)]
-    return ended(start(lines, folder, devices), folder)

@@ -253,6 +253,18 @@ def test_rates_may_change_and_are_recorded(made, whole):
     assert json.loads((made / "whole" / "config.json").read_text())["optimizer"]["mllm_lr"] == 1e-3
 
 
+def test_a_finished_run_can_be_extended(made, whole):
+    """Its updates stay; those that follow are saved, and the change is recorded."""
+    before = rows(made, "whole")
+    done = run(made, "whole", f"--config.joint.steps={STEPS + 2}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"config.joint.steps was {STEPS}, is {STEPS + 2}" in done.stdout
+    after = rows(made, "whole")
+    assert after[:STEPS] == before and [row["step"] for row in after[STEPS:]] == [9, 10]
+    steps = (made / "whole" / "joint" / "checkpoints").iterdir()
+    assert max(int(step.name) for step in steps) == STEPS + 2
+
+
 def refused(done):
     """The one line of a run that ended with status 2."""
     assert done.returncode == 2 and "Traceback" not in done.stderr
