@@ -95,7 +95,9 @@ def made(tmp_path_factory):
         config[name].checkpoint = str(model)
     config.joint.steps, config.checkpoint_every, config.media_every = STEPS, SAVE_EVERY, 100
     config.rollout.questions, config.rollout.query_rollouts, config.rollout.refill = BATCH, 2, 1
-    config.prompt.length_buckets, config.optimizer.mllm_lr = 2, 1e-3
+    # An untrained model's rewards are all 0: the entropy is what moves it.
+    config.objective.query_entropy, config.optimizer.mllm_lr = 0.1, 1e-3
+    config.prompt.length_buckets = 2
     config.evaluate.arms, config.evaluate.batch = ("uniform", "joint"), 4
     config.validate_every = 0
     for name, phases in (("joint", ("joint",)), ("evaluate", ("joint", "evaluate"))):
@@ -167,7 +169,8 @@ def alike(made, one, other, *files):
 def one(made):
     """One host with two devices."""
     assert run(made, "one", 1, 2, config="evaluate") == 0
-    assert any(row["refills"] for row in rows(made, "one"))
+    for row in rows(made, "one"):
+        assert row["refills"] and row["grad_norm/mllm"] > 0 and row["grad_norm/sampler"] > 0
     return "one"
 
 
@@ -176,7 +179,6 @@ def test_two_hosts_are_one(made, one):
     alike(made, one, "two", "eval_rows.jsonl", "eval.json")
 
 
-@pytest.mark.soak
 def test_a_run_goes_on_after_kills_and_signals_on_other_hosts(made, one, capfd):
     """Host 1 is killed, then the first in the middle of a save; a signal to one saves all."""
     assert run(made, "struck", 2, 1, strike=Strike(2, 1, "beat:9")) == 1
@@ -218,12 +220,13 @@ def test_twenty_kills_change_nothing(made):
 
 @pytest.mark.soak
 def test_four_hosts_differ_by_rounding_alone(made, one):
-    """Parameters within 1e-5 of the largest of their leaf; checkpoints move between 4, 2 and 1."""
+    """Parameters within 1e-5 of the largest of their leaf; checkpoints move between 4 and 2."""
     assert run(made, "four whole", 1, 4) == 0
     assert run(made, "four", 4, 1, strike=Strike(4, 2, "row:2", signal.SIGTERM)) == UNFINISHED
     assert run(made, "four", 2, 2, strike=Strike(2, 0, "row:1", signal.SIGTERM)) == UNFINISHED
     assert run(made, "four", 4, 1) == 0
     left, right = state_of(made, "four whole"), state_of(made, "four")
-    for name, value in left.items():
+    for name in (name for name in left if name.startswith(("mllm/", "sampler/"))):
+        value = np.asarray(left[name], np.float64)
         bound = 1e-5 * max(np.abs(value).max(), 1e-30)
-        assert np.abs(np.asarray(right[name], np.float64) - value).max() <= bound, name
+        assert np.abs(right[name] - value).max() <= bound, name

@@ -19,8 +19,8 @@ SLICE = ("--name", "pod", "--zone", "us-x1-b")
 HOST_PYTHON = """#!/bin/bash
 [[ $* != *jax.distributed* ]] || { echo "host: 4 of 16 devices" && exit; }
 trap 'echo saved; exit 75' TERM
-printf '%q ' "$(hostname)" "$PWD" "NOTE=${NOTE-}" "$@" >>"$FAKE/launched"
-echo >>"$FAKE/launched"
+line=$(printf '%q ' "$(hostname)" "$PWD" "NOTE=${NOTE-}" "$@")
+echo "$line" >>"$FAKE/launched"
 echo "working"
 until [[ -e $HOME/end ]]; do sleep 0.01; done
 code=$(<"$HOME/end")

@@ -169,8 +169,8 @@ def test_launch_starts_the_parent_on_every_host(cloud):
 def test_a_log_is_never_written_to_by_another_start(cloud):
     first = setup_and_launch(cloud)
     cloud.happen("end 1")
-    wait_for(cloud, f"host-1: {first} exit 1")
-    second = cloud.succeed("launch.sh", *WORKDIR).strip()
+    wait_for(cloud, f"host-0: {first} exit 1\nhost-1: {first} exit 1")
+    second = launch(cloud, *WORKDIR)
     assert second != first
     logs = cloud.host(0) / "logs"
     (logs / f"{first}.log").write_text("kept")
