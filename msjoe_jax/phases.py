@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import importlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from msjoe_jax.config import NAMES, TRAININGS, Config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.thinned import count_thinned
+from msjoe_jax.errors import Unfinished
 from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate
 from msjoe_jax.models.params import Params
@@ -35,7 +36,7 @@ from msjoe_jax.phase_inputs import (
     without_rates,
 )
 from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.model_folder import made_from, save_model_folder
+from msjoe_jax.rollout.model_folder import begin_model_folder, made_from
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.stored_models import StoredModel
 from msjoe_jax.rollout.system import (
@@ -130,7 +131,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         data = data_inputs(questions, reader) if name in phases else {}
         check_inputs(workdir / name / "checkpoints", {**inputs, **data})
     if "warm_up" in phases:  # what came from checkpoints is there already
-        _save(workdir / "base", config, models, base, ["warm_up"])
+        _begin_saving(workdir / "base", config, models, base, ["warm_up"])()
     if "difficulty" in phases:
         episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
         questions = _difficulty(config, workdir, episodes, base.stored, inputs)
@@ -166,14 +167,21 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
                 sets[name] = _trained(start, ending(wanted), models, memory)
             if getattr(config, name).steps:
                 which = {"model": trained.kind, "update": trained.update} | trained.accuracies
+    end_saving = _done
     if weights is not base:
         learned = [phase for phase in LEARNED if phase in phases]
         if later := _later_training(workdir, learned):
             print(f"{workdir / 'final'}: holds {later}, which config.phases leaves out; it stays")
         else:
-            _save(workdir / "final", config, models, weights, learned, which)
-    if "evaluate" in phases:
-        _evaluate(config, workdir, models, sets)
+            folder = workdir / "final"
+            end_saving = _begin_saving(folder, config, models, weights, learned, which)
+    try:
+        if "evaluate" in phases:  # while the folder is written
+            _evaluate(config, workdir, models, sets)
+    except Unfinished:  # of all hosts
+        end_saving()
+        raise
+    end_saving()
 
 
 def _make_models(config: Config, machine: Machine) -> Models:
@@ -238,15 +246,19 @@ def _trained(start: Weights, trained: Trained, models: Models, memory: Remembere
     return _moved(start, trained.moved, folders, models, memory)
 
 
-def _save(
+def _done() -> None:
+    """Ends nothing, for nothing was begun."""
+
+
+def _begin_saving(
     folder: epath.Path,
     config: Config,
     models: Models,
     weights: Weights,
     trained: list[str],
     ending: Mapping[str, Any] = types.MappingProxyType({}),
-) -> None:
-    """Writes a model folder, if it is not there.
+) -> Callable[[], None]:
+    """Begins to write a model folder, if it is not there; returns what waits for the end.
 
     Args:
       folder: where.
@@ -275,8 +287,8 @@ def _save(
         "settings": digest(without_rates(parts), settings_of(config, *NAMES)),
     }
     if hosts.on_first(lambda: made_from(folder, inputs), f"{folder}"):
-        return
-    save_model_folder(
+        return _done
+    return begin_model_folder(
         folder,
         settings=config.models,
         parts=parts,

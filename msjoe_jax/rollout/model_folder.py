@@ -16,7 +16,7 @@ whole (see runtime/checkpoint_folders.py).
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -40,7 +40,7 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime import hosts
-from msjoe_jax.runtime.checkpoint import META, load_meta, load_params, save_params
+from msjoe_jax.runtime.checkpoint import META, begin_params, load_meta, load_params
 from msjoe_jax.runtime.checkpoint_folders import LAST_FILE, check_finished
 from msjoe_jax.runtime.digest import Inputs, differences, digest_of_file
 from msjoe_jax.runtime.files import is_local, partial_path, read_json, write_whole
@@ -162,7 +162,12 @@ def check_folder(folder: epath.PathLike, names: Sequence[str]) -> None:
             raise UserError(f"{folder}: holds no {name} ({name}/{CONFIG} is missing)")
 
 
-def save_model_folder(
+def save_model_folder(folder: epath.PathLike, **content: Any) -> None:
+    """Writes a model folder to its end; arguments and errors are those of `begin_model_folder`."""
+    begin_model_folder(folder, **content)()
+
+
+def begin_model_folder(
     folder: epath.PathLike,
     *,
     settings: ModelSettings,
@@ -171,8 +176,8 @@ def save_model_folder(
     tokenizers: Tokenizers,
     params: Mapping[str, Params],
     inputs: Inputs | None = None,
-) -> None:
-    """Writes the folder; leaves a complete one from the same inputs, and replaces any other.
+) -> Callable[[], None]:
+    """Begins to write a folder; leaves a complete one from the same inputs, replaces any other.
 
     Every host writes its parts of the parameters, the first all else. The side files of the
     checkpoints that the models came from are copied.
@@ -188,57 +193,65 @@ def save_model_folder(
       params: parameters of all three models.
       inputs: what the folder is made from; None: any complete one is left.
 
+    Returns:
+      What waits for the end and gives the folder its name; the parameters are copied already.
+
     Raises:
-      UserError: the disk is full.
+      UserError: the disk is full; what is returned, too.
     """
     folder = epath.Path(folder)
     if hosts.on_first(lambda: _is_there(folder, inputs), f"whether {folder} is there"):
-        return
+        return lambda: None
     stated = {} if inputs is None else {"inputs": dict(inputs)}
-    place = _replaced(folder) if is_local(folder) else _emptied(folder)
-    with room_for(folder.parent, "a model folder", room_of(params)), place as new:
-        _write_model_folder(new, settings, {**parts, **stated}, system, tokenizers, params)
+    # Object storage cannot rename: there the folder is filled in its place.
+    new, num_bytes = partial_path(folder) if is_local(folder) else folder, room_of(params)
 
-
-@contextlib.contextmanager
-def _replaced(folder: epath.Path) -> Iterator[epath.Path]:
-    """Yields a folder to fill, which takes the place of what is there when the block has ended."""
-    partial, old = partial_path(folder), folder.parent / f"{folder.name}.old"
-
-    def begin() -> None:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
+    @contextlib.contextmanager
+    def whole_or_none() -> Iterator[None]:
+        with room_for(folder.parent, "a model folder", num_bytes):
+            try:
+                yield
+            except BaseException:
+                if new != folder and hosts.is_first():
+                    shutil.rmtree(new, ignore_errors=True)  # it may be what has filled the disk
+                raise
 
     def end() -> None:
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_or_none():
+            written()
+            if new != folder:
+                hosts.on_first(lambda: _replace(folder, new), f"the name of {folder}")
 
-    hosts.on_first(begin, f"an empty {partial}")
-    try:
-        yield partial
-    except BaseException:
-        if hosts.is_first():
-            shutil.rmtree(partial, ignore_errors=True)  # it may be what has filled the disk
-        raise
-    hosts.on_first(end, f"the name of {folder}")
+    with whole_or_none():
+        hosts.on_first(lambda: _empty(folder, new), f"an empty {new}")
+        hosts.on_first(
+            lambda: _write_files(new, settings, system, tokenizers), f"the files of {new}"
+        )
+        meta = {**plain(settings), **parts, **stated}
+        written = begin_params(new / "params", {name: params[name] for name in NAMES}, meta)
+    return end
 
 
-@contextlib.contextmanager
-def _emptied(folder: epath.Path) -> Iterator[epath.Path]:
-    """Yields a folder on object storage to fill, whose `params` are to be written last."""
+def _old(folder: epath.Path) -> epath.Path:
+    return folder.parent / f"{folder.name}.old"
 
-    def begin() -> None:
-        # Its last file first: what is left of a kill in here does not count.
-        (folder / "params" / LAST_FILE).unlink(missing_ok=True)
-        if folder.is_dir():
-            folder.rmtree()
-        folder.mkdir(parents=True, exist_ok=True)
 
-    hosts.on_first(begin, f"an empty {folder}")
-    yield folder
+def _empty(folder: epath.Path, new: epath.Path) -> None:
+    """Makes an empty folder to fill; `folder` stays as it is until then, if that is another."""
+    # Its last file first: what is left of a kill in here does not count.
+    (new / "params" / LAST_FILE).unlink(missing_ok=True)
+    for leftover in (new, _old(folder)):
+        if leftover.is_dir():
+            leftover.rmtree()
+    new.mkdir(parents=True, exist_ok=True)
+
+
+def _replace(folder: epath.Path, new: epath.Path) -> None:
+    """Gives a whole folder its name."""
+    if folder.exists():
+        folder.rename(_old(folder))
+    new.rename(folder)
+    shutil.rmtree(_old(folder), ignore_errors=True)
 
 
 def made_from(folder: epath.PathLike, inputs: Inputs) -> bool:
@@ -269,21 +282,6 @@ def _inputs_of(folder: epath.Path) -> dict[str, str]:
         return stated
     except (OSError, UserError):
         return {}
-
-
-def _write_model_folder(
-    folder: epath.Path,
-    settings: ModelSettings,
-    parts: Mapping[str, Any],
-    system: System,
-    tokenizers: Tokenizers,
-    params: Mapping[str, Params],
-) -> None:
-    hosts.on_first(
-        lambda: _write_files(folder, settings, system, tokenizers), f"the files of {folder}"
-    )
-    meta = {**plain(settings), **parts}
-    save_params(str(folder / "params"), {name: params[name] for name in NAMES}, meta)
 
 
 def _write_files(

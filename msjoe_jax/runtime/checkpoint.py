@@ -10,7 +10,7 @@ import base64
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -169,18 +169,41 @@ def save_params(path: epath.PathLike, params: Any, meta: Meta) -> None:
     Raises:
       UserError: `path` exists, or the disk is full.
     """
-    folder = absolute(path)
+    begin_params(path, params, meta)()
+
+
+def begin_params(path: epath.PathLike, params: Any, meta: Meta) -> Callable[[], None]:
+    """Begins to write as `save_params` does; the arrays are copied when this returns.
+
+    Returns:
+      What waits for the end; before that the folder is not there.
+
+    Raises:
+      UserError: as `save_params`; what is returned, too.
+    """
+    folder, num_bytes = absolute(path), room_of(params)
     if is_finished(folder):
         raise UserError(f"{os.fspath(path)} exists; remove it or name another folder")
     remove_unfinished(folder.parent, folder.name)
-    with room_for(folder.parent, "a model", room_of(params)):
-        try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-                checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
+    checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    @contextlib.contextmanager
+    def whole_or_none() -> Iterator[None]:
+        with room_for(folder.parent, "a model", num_bytes):
+            try:
+                yield
+            except BaseException:
+                remove_unfinished(folder.parent, folder.name)
+                raise
+
+    def end() -> None:
+        with whole_or_none():
+            checkpointer.close()  # which waits, and raises what went wrong
             mark_finished(folder)
-        except BaseException:
-            remove_unfinished(folder.parent, folder.name)
-            raise
+
+    with whole_or_none():
+        checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
+    return end
 
 
 def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:

@@ -12,7 +12,12 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.fields import plain
 from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout import model_folder
-from msjoe_jax.rollout.model_folder import check_folder, load_model_folder, save_model_folder
+from msjoe_jax.rollout.model_folder import (
+    begin_model_folder,
+    check_folder,
+    load_model_folder,
+    save_model_folder,
+)
 from msjoe_jax.rollout.system import NAMES, load_tokenizers, make_system
 from msjoe_jax.runtime.checkpoint import load_meta
 from msjoe_jax.runtime.checkpoint_folders import LAST_FILE
@@ -143,6 +148,22 @@ def test_a_whole_folder_is_left_and_half_a_one_replaced(folder, tmp_path):
     assert "trained" in load_meta(str(tmp_path / "out" / "params"))
 
 
+def test_a_folder_is_written_while_its_parameters_are_gone(tmp_path):
+    settings = tiny_settings(tmp_path)
+    tokenizers = load_tokenizers(settings)
+    system = make_system(settings, tokenizers)
+    params, out = tiny_params(system.abstract), tmp_path / "out"
+    before = fingerprint(params["mllm"])
+    end = begin_model_folder(
+        out, settings=settings, parts={}, system=system, tokenizers=tokenizers, params=params
+    )
+    jax.tree.map(lambda leaf: leaf.delete(), params)
+    assert not out.exists()
+    end()
+    assert fingerprint(load_model_folder(out).params["mllm"]) == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("out")] == ["out"]
+
+
 def test_a_folder_of_other_inputs_is_replaced_with_a_line(tmp_path, capsys):
     settings = tiny_settings(tmp_path)
     tokenizers = load_tokenizers(settings)
@@ -195,7 +216,7 @@ def test_half_a_folder_on_object_storage_is_none(tmp_path, bucket, monkeypatch):
     assert fingerprint(made.params["sampler"]) == fingerprint(params["sampler"])
     assert made.text is not None
     with monkeypatch.context() as patch:
-        patch.setattr(model_folder, "save_params", lambda *_: exec("raise KeyboardInterrupt"))
+        patch.setattr(model_folder, "begin_params", lambda *_: exec("raise KeyboardInterrupt"))
         with pytest.raises(KeyboardInterrupt):
             save(weights="b")
     assert (out / "mllm" / "config.json").exists()
