@@ -30,7 +30,8 @@ from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.report.model_card import model_card
 from msjoe_jax.rollout.model_folder import check_folder
 from msjoe_jax.rollout.system import NAMES
-from msjoe_jax.runtime.checkpoint import STACKED, load_meta
+from msjoe_jax.runtime.checkpoint import load_meta
+from msjoe_jax.runtime.checkpoint_layout import STACKED
 from msjoe_jax.runtime.files import read_json, write_whole
 from msjoe_jax.runtime.param_store import ParamReader, ParamWriter
 from msjoe_jax.runtime.progress import Progress, progress

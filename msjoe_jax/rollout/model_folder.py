@@ -40,8 +40,9 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime import hosts
-from msjoe_jax.runtime.checkpoint import META, begin_params, load_meta, load_params
+from msjoe_jax.runtime.checkpoint import begin_params, load_meta, load_params
 from msjoe_jax.runtime.checkpoint_folders import LAST_FILE, check_finished
+from msjoe_jax.runtime.checkpoint_layout import META
 from msjoe_jax.runtime.digest import Inputs, differences, digest_of_file
 from msjoe_jax.runtime.files import is_local, partial_path, read_json, write_whole
 from msjoe_jax.runtime.machine import Machine, local_machine

@@ -16,7 +16,8 @@ from etils import epath
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import FINGERPRINT_DIGITS, Params
 from msjoe_jax.rollout.system import System, state_table
-from msjoe_jax.runtime.checkpoint import STACKED, leaf_shapes, load_params
+from msjoe_jax.runtime.checkpoint import leaf_shapes, load_params
+from msjoe_jax.runtime.checkpoint_layout import STACKED
 from msjoe_jax.runtime.machine import Machine
 from msjoe_jax.runtime.mesh import path_name
 from msjoe_jax.runtime.param_store import ParamReader

@@ -9,37 +9,30 @@ that Orbax writes last. A kill at any moment leaves the one before.
 import base64
 import contextlib
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
-from msjoe_jax.runtime.checkpoint_folders import (
-    check_finished,
-    is_finished,
-    mark_finished,
-    remove_unfinished,
+from msjoe_jax.runtime.checkpoint_folders import is_finished, mark_finished, remove_unfinished
+from msjoe_jax.runtime.checkpoint_layout import (
+    CHUNK_BYTES,
+    difference_of,
+    read_document,
+    read_state,
+    save_args,
+    stored_leaves,
 )
 from msjoe_jax.runtime.files import absolute
 from msjoe_jax.runtime.goodput import CHECKPOINT, doing
 from msjoe_jax.runtime.mesh import path_name
 from msjoe_jax.runtime.space import is_full, room_for, room_of
 
-STATE, META = "state", "meta"
-# Parameters are stored in pieces of about this size, so that a reader that needs a part of a leaf,
-# or holds one at a time, reads little else.
-CHUNK_BYTES = 16 << 20
-STACKED = re.compile(r"(^|/)(layers|blocks)/")  # leaves whose first dimension is the layer
-MAX_SHOWN = (
-    4  # differing leaves named in an error: one line, and they rarely differ for two reasons
-)
 Meta = dict[str, Any]
 IteratorState = dict[str, Any] | bytes
 
@@ -92,7 +85,7 @@ class Checkpoints:
         document = {"meta": meta, "iterators": _all_hosts(iterator_state)}
         self._num_bytes = room_of(state)
         with self._room():
-            if not self._manager.save(step, args=_save_args(state, document)):
+            if not self._manager.save(step, args=save_args(state, document)):
                 raise UserError(f"{self._directory} holds a newer checkpoint than step {step}")
 
     def latest_step(self) -> int | None:
@@ -121,8 +114,8 @@ class Checkpoints:
         if step is None:
             raise UserError(f"no checkpoint in {self._directory}")
         path = self._directory / str(step)
-        state = _read_state(path, like, prefix="", any_dtype=False)
-        document = _read_document(path)
+        state = read_state(path, like, prefix="", any_dtype=False)
+        document = read_document(path)
         return state, _this_host(document["iterators"], path), document["meta"]
 
     def remove_after(self, step: int) -> None:
@@ -202,7 +195,7 @@ def begin_params(path: epath.PathLike, params: Any, meta: Meta) -> Callable[[], 
             mark_finished(folder)
 
     with whole_or_none():
-        checkpointer.save(folder, args=_save_args(params, {"meta": meta}, CHUNK_BYTES))
+        checkpointer.save(folder, args=save_args(params, {"meta": meta}, CHUNK_BYTES))
     return end
 
 
@@ -219,7 +212,7 @@ def load_params(path: epath.PathLike, like: Any, prefix: str = "") -> Any:
     Raises:
       UserError: no checkpoint there, another architecture, or a damaged one.
     """
-    return _read_state(absolute(path), like, prefix, any_dtype=True)
+    return read_state(absolute(path), like, prefix, any_dtype=True)
 
 
 def check_params(path: epath.PathLike, like: Any, prefix: str = "") -> None:
@@ -235,8 +228,8 @@ def check_params(path: epath.PathLike, like: Any, prefix: str = "") -> None:
     start = f"{prefix}/" if prefix else ""
     leaves = jax.tree_util.tree_flatten_with_path(like)[0]
     expected = {start + path_name(key_path): leaf for key_path, leaf in leaves}
-    stored = {name: leaf for name, leaf in _stored(folder).items() if name.startswith(start)}
-    if difference := _difference(expected, stored, any_dtype=True):
+    stored = {name: leaf for name, leaf in stored_leaves(folder).items() if name.startswith(start)}
+    if difference := difference_of(expected, stored, any_dtype=True):
         raise UserError(f"{folder} holds another architecture: {difference}")
 
 
@@ -246,7 +239,7 @@ def load_meta(path: epath.PathLike) -> Meta:
     Raises:
       UserError: no checkpoint there, or a damaged one.
     """
-    return _read_document(absolute(path))["meta"]
+    return read_document(absolute(path))["meta"]
 
 
 def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
@@ -255,143 +248,8 @@ def leaf_shapes(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
       UserError: no checkpoint there, or a damaged one.
     """
-    stored = _stored(absolute(path))
+    stored = stored_leaves(absolute(path))
     return {n: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype)) for n, x in stored.items()}
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _save_args(
-    state: Any, document: Mapping[str, Any], chunk_bytes: int | None = None
-) -> ocp.args.Composite:
-    leaves = {
-        path_name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
-    }
-    pieces = {
-        name: ocp.SaveArgs(
-            chunk_byte_size=chunk_bytes,
-            shard_axes=(0,) if chunk_bytes and STACKED.search(name) else (),
-        )
-        for name in leaves
-    }
-    return ocp.args.Composite(
-        **{STATE: ocp.args.PyTreeSave(leaves, pieces), META: ocp.args.JsonSave(document)}
-    )
-
-
-def _read_state(path: epath.Path, like: Any, prefix: str, any_dtype: bool) -> Any:
-    stored = _stored(path)
-    keyed_leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    start = f"{prefix}/" if prefix else ""
-    names = [start + path_name(key_path) for key_path, _ in keyed_leaves]
-    expected = {
-        name: _stored_form(leaf) for name, (_, leaf) in zip(names, keyed_leaves, strict=True)
-    }
-    stored = {name: leaf for name, leaf in stored.items() if name.startswith(start)}
-    if difference := _difference(expected, stored, any_dtype):
-        raise UserError(f"{path} holds another architecture: {difference}")
-    values: dict[str, jax.Array] = {}
-    for group in _groups(expected):
-        try:
-            part = ocp.PyTreeCheckpointHandler().restore(
-                path / STATE,
-                args=ocp.args.PyTreeRestore(
-                    item=group,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(group),
-                    partial_restore=True,
-                ),
-            )
-            values |= jax.block_until_ready(part)
-        except Exception as error:
-            raise _damaged(path, error) from error
-    leaves = [
-        jax.random.wrap_key_data(values[name], impl=_key_impl(leaf))
-        if _is_key(leaf)
-        else values[name]
-        for name, (_, leaf) in zip(names, keyed_leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, leaves)
-
-
-def _groups(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the leaves in groups that hold no more bytes than the largest one.
-
-    What is read at once lies in the host's memory a second time.
-    """
-    sizes = {name: leaf.size * leaf.dtype.itemsize for name, leaf in leaves.items()}
-    group: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        if group and sum(map(sizes.__getitem__, [*group, name])) > max(sizes.values()):
-            yield group
-            group = {}
-        group[name] = leaf
-    if group:
-        yield group
-
-
-def _stored(path: epath.Path) -> dict[str, Any]:
-    check_finished(path, STATE)
-    try:
-        return ocp.PyTreeCheckpointHandler().metadata(path / STATE).tree
-    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-        raise _damaged(path, error) from error
-
-
-def _stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Returns what is stored for a leaf: its own form, or an RNG key's words; with its sharding."""
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        raise ValueError(f"a leaf {leaf.shape} to be read has no sharding")
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _key_impl(leaf: Any) -> str:
-    """Returns the name of an RNG key's generator, which only a traced key can be asked for."""
-    names: list[str] = []
-    jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), leaf)
-    return names[0]
-
-
-def _difference(ours: Mapping[str, Any], stored: Mapping[str, Any], any_dtype: bool) -> str:
-    """Describes the first differing leaves; "" if there is none."""
-
-    def describe(leaf: Any) -> str:
-        if leaf is None:
-            return "absent"
-        return f"{tuple(leaf.shape)}" + ("" if any_dtype else f" {np.dtype(leaf.dtype).name}")
-
-    names = [
-        name
-        for name in sorted(ours.keys() | stored.keys())
-        if describe(ours.get(name)) != describe(stored.get(name))
-    ]
-    lines = [
-        f"{name} is {describe(ours.get(name))} here, {describe(stored.get(name))} there"
-        for name in names[:MAX_SHOWN]
-    ]
-    more = f"; and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return "; ".join(lines) + more
-
-
-def _read_document(path: epath.Path) -> dict[str, Any]:
-    check_finished(path, META)
-    try:
-        return ocp.JsonCheckpointHandler().restore(path / META)
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: epath.Path, error: Exception) -> UserError:
-    first_line = (str(error).splitlines() or [""])[0][:200]
-    return UserError(
-        f"{path} cannot be read, remove it to go on from an older one: "
-        f"{type(error).__name__}: {first_line}"
-    )
 
 
 def _all_hosts(state: IteratorState | None) -> list[Any]:

@@ -19,8 +19,9 @@ import tensorstore as ts
 from etils import epath
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.checkpoint import CHUNK_BYTES, META, STATE, Meta, leaf_shapes
+from msjoe_jax.runtime.checkpoint import Meta, leaf_shapes
 from msjoe_jax.runtime.checkpoint_folders import mark_finished
+from msjoe_jax.runtime.checkpoint_layout import CHUNK_BYTES, META, STATE
 from msjoe_jax.runtime.files import absolute, is_local, write_whole
 
 Index = int | None
