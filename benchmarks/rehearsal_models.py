@@ -165,7 +165,7 @@ def write_lines(file: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class Lesson(NamedTuple):
-    """G prompts about frames of one pool, n replies each, and which of their tokens count."""
+    """G prompts about frames of one pool, n replies to each, and which of their tokens count."""
 
     prompts: Prompts
     replies: np.ndarray  # [1, G, n, C]
@@ -173,15 +173,14 @@ class Lesson(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The supervision: steps at most, prompts of each and replies to each, Adam's rate, the end.
+    """The supervision: steps at most, prompts of each, Adam's first rate, the end.
 
     enough: mean negative log-prob of a reply beyond what its free choice costs, where it ends.
     """
 
     steps: int = 120
     prompts: int = 2
-    replies: int = 2
-    rate: float = 6e-5
+    rate: float = 2e-4
     enough: float = 0.15
 
 
@@ -194,7 +193,7 @@ def make_lesson(
     rng: np.random.Generator,
     schedule: Schedule,
 ) -> Lesson:
-    """Makes prompts of reason and answer in turn, with replies of a random option or letter.
+    """Makes prompts of reason and answer in turn, to each a reply of every option or letter.
 
     Args:
       assembler: of the prompts.
@@ -202,8 +201,8 @@ def make_lesson(
       questions: rows of `make_questions`.
       pool: the frames that prompts may show.
       frames: how many of them each shows.
-      rng: chooses questions, frames and replies.
-      schedule: how many prompts and replies.
+      rng: chooses questions and frames.
+      schedule: how many prompts.
     """
     style: PromptConfig = text.prompt
     length = max(style.query_prompt_tokens, style.answer_prompt_tokens)
@@ -220,8 +219,7 @@ def make_lesson(
             choices, shown = OPTIONS[:RIGHT], frames.preview
         places = sorted(rng.permutation(len(pool))[:shown].tolist())
         rows.append(assembler.row(written, [pool[j] for j in places], length))
-        said = [choices[int(j)] for j in rng.integers(len(choices), size=schedule.replies)]
-        ids = [reply_ids(text.tokenizer, tag, choice) for choice in said]
+        ids = [reply_ids(text.tokenizer, tag, choice) for choice in choices]
         assert max(map(len, ids)) <= (style.answer_tokens if i % 2 else style.query_tokens), ids
         replies.append([np.pad(x, (0, reply_tokens - len(x))) for x in ids])
         masks.append([np.arange(reply_tokens) < len(x) for x in ids])
@@ -271,7 +269,8 @@ def supervise(
     Raises:
       SystemExit: the formats are not learnt by then.
     """
-    optimizer = optax.adam(optax.linear_schedule(0.0, schedule.rate, 5), b2=0.98)
+    rate = optax.warmup_exponential_decay_schedule(0.0, schedule.rate, 5, schedule.steps // 3, 0.1)
+    optimizer = optax.adam(rate, b2=0.98)
     banned = banned_mask(system.mllm_config.vocab, system.banned_ids())
 
     def costs(trained: Params, rest: Params, batch: Lesson) -> tuple[Array, Array]:

@@ -184,8 +184,8 @@ def _files(config: Config) -> Iterator[str]:
             elif name == "validation_records" and data.validation_questions:
                 yield f"config.data.{name} is not set, and config.data.validation_questions is"
             elif required and not value and "world" not in phases:
-                phase = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
-                yield f"config.data.{name} is not set, and the phase {phase} reads it"
+                readers = "evaluate" if split == "heldout" else " and ".join(sorted(trains))
+                yield f"config.data.{name} is not set; what reads it: {readers}"
     for name in NAMES:
         settings = getattr(config, name)
         if name == "sampler":

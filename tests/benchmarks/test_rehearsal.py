@@ -159,7 +159,7 @@ def test_lessons_teach_both_formats(tiny):
         own = np.random.default_rng(number)
         return make_lesson(assembler, text, questions, pool, frames, own, schedule)
 
-    schedule = Schedule(steps=400, prompts=16, replies=1, rate=5e-3, enough=0.2)
+    schedule = Schedule(steps=400, prompts=16, rate=5e-3, enough=0.2)
     said: list[str] = []
     params, steps = supervise(system, fresh(system), features, lesson, schedule, said.append)
     assert steps < schedule.steps and said
