@@ -100,8 +100,8 @@ class Ours:
                 family=QWEN, mllm_config=c, mllm=self.model, banned_ids=lambda: BANNED
             ),
         )
-        stats = token_stats_fn(self.system, 1.0, chunk=4096, one_by_one=large)
-        self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()))
+        stats = token_stats_fn(self.system, 1.0, chunk=4096)
+        self.fns = ModelFns(stats, stats, lambda *_: jnp.zeros(()), one_by_one=large)
         self.parts = parts
 
     def model(self, params: Params) -> Any:

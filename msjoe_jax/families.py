@@ -89,14 +89,21 @@ class LanguageModel(Protocol):
         """Runs prompts; returns their last hidden states, and the cache that completions extend."""
         ...
 
-    def extend(
+    def complete(
         self,
-        x: Float[Array, "B G C D"],
+        x: Float[Array, "B S D"],
+        positions: Int[Array, "B 3 S"],
+        segments: Int[Array, "B S"],
+        completions: Float[Array, "B G C D"],
         start: Int[Array, "B"],
-        prompt: Cache,
-        prompt_segments: Int[Array, "B S"],
     ) -> Float[Array, "B G C D"]:
-        """Runs whole completions, G per prompt; input j of a row is at position start + j."""
+        """Runs prompts and whole completions, G of each, in one pass over the layers.
+
+        Args:
+          x, positions, segments: the prompts', as of `prefill`.
+          completions: their inputs; input j is at position start + j.
+          start: position of a prompt's first input of completions.
+        """
         ...
 
     def decode_step(

@@ -4,6 +4,7 @@ Group-relative advantages, the GRPO loss of the MLLM over query and answer token
 loss of the sampler over the draws, both gradients and both optimizer updates.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from msjoe_jax.rl.objective import (
     sampler_loss,
     trained_tokens,
 )
+from msjoe_jax.rl.summed import merge_stats
 
 
 def partition(params: Tree, trainable: str) -> tuple[Tree, Tree]:
@@ -82,13 +84,15 @@ def make_joint_step(
         advantages, _, reward_metrics = batch_advantages(config, batch)
         sizes = denominators(config, batch)
         moving, fixed = partition(state["mllm"], trainable)
+        moving_fns = _of_moving(fns, fixed)
 
         def loss(params: dict[str, Tree], part: RolloutBatch, part_adv: Advantages) -> tuple:
             out: dict[str, Array] = {}
             stats: dict[str, Array] = {}
             if config.train_mllm:
-                mllm = combine(params["mllm"], fixed)
-                out["mllm"], more = mllm_loss(config, fns, mllm, part, part_adv, sizes)
+                out["mllm"], more = mllm_loss(
+                    config, moving_fns, params["mllm"], part, part_adv, sizes
+                )
                 stats |= more
             if config.train_sampler:
                 out["sampler"], more = sampler_loss(
@@ -129,6 +133,20 @@ def make_joint_step(
         return new_state, metrics
 
     return step
+
+
+def _of_moving(fns: ModelFns, fixed: Tree) -> ModelFns:
+    """Returns the MLLM's functions with the trainable leaves as parameters."""
+
+    def of(function: Callable) -> Callable:
+        return lambda moving, *arguments: function(combine(moving, fixed), *arguments)
+
+    return dataclasses.replace(
+        fns,
+        query_stats=of(fns.query_stats),
+        answer_stats=of(fns.answer_stats),
+        encode=of(fns.encode) if fns.encode else None,
+    )
 
 
 def _has_tokens(config: StepConfig, batch: RolloutBatch) -> Array:
@@ -185,16 +203,27 @@ def make_scores(
     def scores(mllm: Tree, batch: RolloutBatch) -> tuple[Array, Array]:
         def part(rollouts: tuple[TokenRollouts, TokenRollouts]) -> tuple[Array, ...]:
             score = (fns.query_stats, fns.answer_stats)
-            return tuple(
-                f(mllm, r.prompts, r.visual, jnp.asarray(r.tokens))[0]
-                for f, r in zip(score, rollouts, strict=True)
-            )
+            return tuple(_scores(fns, f, mllm, r) for f, r in zip(score, rollouts, strict=True))
 
         rollouts = batch.queries, batch.answers
         out = jax.lax.map(part, _slices(rollouts, micro_batches))
         return tuple(x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) for x in out)
 
     return scores
+
+
+def _scores(fns: ModelFns, score: Callable, mllm: Tree, part: TokenRollouts) -> Array:
+    """Computes the log-probs [B, G, n, C] of a part's tokens."""
+    features = fns.encode(mllm, part.visual) if fns.encode else part.visual
+
+    def of(rows: tuple[Tree, Array]) -> Array:
+        return score(mllm, rows[0], features, rows[1])[0]
+
+    rows = part.prompts, jnp.asarray(part.tokens)
+    if not fns.one_by_one:
+        return of(rows)
+    out = jax.lax.map(of, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], rows))
+    return jnp.moveaxis(out[:, :, 0], 0, 1)
 
 
 def _slices(tree: Tree, count: int) -> Tree:
@@ -223,10 +252,6 @@ def _accumulate(
 
     def body(total: tuple[Tree, dict[str, Array]], part: Tree) -> tuple[Tree, None]:
         grads, stats = gradient(params, *part)
-        merged = {
-            name: (jnp.maximum if name.endswith("/max") else jnp.add)(total[1][name], value)
-            for name, value in stats.items()
-        }
-        return (jax.tree.map(jnp.add, total[0], grads), merged), None
+        return (jax.tree.map(jnp.add, total[0], grads), merge_stats(total[1], stats)), None
 
     return jax.lax.scan(body, zeros, slices)[0]

@@ -18,6 +18,7 @@ from msjoe_jax.rl import losses
 from msjoe_jax.rl.batch import FrameInputs, RolloutBatch, TokenRollouts, Tree, drawn, frame_inputs
 from msjoe_jax.rl.config import ObjectiveConfig
 from msjoe_jax.rl.credit import Advantages
+from msjoe_jax.rl.summed import merge_stats, sum_over
 
 TokenStats = tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]  # log-probs, entropies
 
@@ -26,14 +27,19 @@ TokenStats = tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]  # log-prob
 class ModelFns:
     """The models as functions.
 
-    query_stats, answer_stats: (MLLM parameters, prompts, visual, tokens) -> log-probs and entropies
-      at the temperature that each was sampled with.
+    query_stats, answer_stats: (MLLM parameters, prompts, features, tokens) -> log-probs and
+      entropies at the temperature that each was sampled with.
     frame_logits: (selector parameters, inputs) -> φ, the logits of the draw.
+    encode: (MLLM parameters, visual of a batch) -> features, if that is what trains; None: they are
+      what a batch holds.
+    one_by_one: whether the prompts of a question are scored one after the other, for memory.
     """
 
     query_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
     answer_stats: Callable[[Tree, Tree, Tree, Int[Array, "B G n C"]], TokenStats]
     frame_logits: Callable[[Tree, FrameInputs], Float[Array, "R T"]]
+    encode: Callable[[Tree, Tree], Tree] | None = None
+    one_by_one: bool = False
 
 
 class Denominators(NamedTuple):
@@ -131,9 +137,7 @@ def mllm_loss(
     for name in ("query", "answer"):
         value, own = _token_loss(config, fns, mllm, batch, advantages, d, name)
         parts.append(value)
-        for stat, number in own.items():
-            both = jnp.maximum if stat.endswith("/max") else jnp.add
-            stats[stat] = both(stats[stat], number) if stat in stats else number
+        stats = merge_stats(stats, own)
     stats["clip_ratio/region_mean"] = stats["clip_ratio/low_mean"] + stats["clip_ratio/high_mean"]
     return parts[0] + parts[1], jax.lax.stop_gradient(stats)
 
@@ -153,15 +157,62 @@ def _token_loss(
       config, fns, mllm, batch, advantages, d: as of `mllm_loss`.
       name: query or answer.
     """
+    part, advantage = (
+        (batch.queries, advantages.query) if name == "query" else (batch.answers, advantages.answer)
+    )
+    params = {"mllm": mllm}
+    if fns.encode:
+        params["features"] = fns.encode(mllm, part.visual)
+
+    def loss(params: dict[str, Tree], prompts: _Prompts) -> tuple[Array, dict[str, Array]]:
+        features = params.get("features", part.visual)
+        return _prompt_loss(
+            config, fns, params["mllm"], features, prompts, batch, advantages.silent, d, name
+        )
+
+    every = _Prompts(part._replace(visual=None), advantage.reshape(part.finished.shape))
+    if not fns.one_by_one:
+        return loss(params, every)
+    by_prompt = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], every)
+    return sum_over(loss, params, by_prompt)
+
+
+class _Prompts(NamedTuple):
+    """Prompts of a batch's questions with their completions, and the advantages of those."""
+
+    rollouts: TokenRollouts
+    advantage: Float[AnyArray, "B G n"]
+
+
+def _prompt_loss(
+    config: ObjectiveConfig,
+    fns: ModelFns,
+    mllm: Tree,
+    features: Tree,
+    prompts: _Prompts,
+    batch: RolloutBatch,
+    silent: Bool[AnyArray, "B"],
+    d: Denominators,
+    name: str,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Computes `mllm_loss` of one kind of token over some of a batch's prompts.
+
+    Args:
+      config, fns, mllm, batch, d: as of `mllm_loss`.
+      features: of the frames.
+      prompts: G of each question.
+      silent: questions whose every advantage is 0.
+      name: query or answer.
+    """
+    part, advantage = prompts
     longest = batch.queries.mask.shape[-1] + batch.answers.mask.shape[-1]
     if name == "query":  # J rollouts share a query reply
-        score, part, advantage = fns.query_stats, batch.queries, advantages.query
-        size, tokens, copies = d.query, d.query_tokens, batch.draw.indices.shape[2]
+        score, copies = fns.query_stats, batch.draw.indices.shape[2]
+        size, tokens = d.query, d.query_tokens
     else:
-        score, part, advantage = fns.answer_stats, batch.answers, advantages.answer
-        size, tokens, copies = d.answer, d.answer_tokens, 1
+        score, copies, size, tokens = fns.answer_stats, 1, d.answer, d.answer_tokens
     with jax.named_scope(f"score_{name}"):
-        log_p, entropy = score(mllm, part.prompts, part.visual, jnp.asarray(part.tokens))
+        log_p, entropy = score(mllm, part.prompts, features, jnp.asarray(part.tokens))
     mask = trained_tokens(config, part, batch.weight)
 
     def rows(x: AnyArray) -> Array:
@@ -171,8 +222,7 @@ def _token_loss(
     weights, _ = _weights(config, mask, longest, copies)
     heard = mask
     if config.mask_silent:
-        silent = jnp.repeat(advantages.silent, mask.shape[0] // len(advantages.silent))
-        heard = mask & ~silent[:, None]
+        heard = mask & ~jnp.repeat(silent, mask.shape[0] // len(silent))[:, None]
     loss, clipped = losses.policy_loss_sum(
         log_p,
         None if part.old_log_probs is None else rows(part.old_log_probs),

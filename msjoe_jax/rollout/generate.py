@@ -89,13 +89,18 @@ def prefill(
     model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
 ) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R"]]:
     """Computes the cache of all R = B·G prompts; also returns their segments and positions."""
+    x, positions, segments, start = _inputs(model, prompts, features)
+    return model.language.prefill(x, positions, segments)[1], segments, start
+
+
+def _inputs(
+    model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
+) -> tuple[Float[Array, "R S D"], Int[Array, "R 3 S"], Int[Array, "R S"], Int[Array, "R"]]:
+    """Embeds prompts; also returns the rest of them as rows."""
     x = model.prompt_embeds(prompts.tokens, prompts.feature_index, features)
-    rows = x.shape[0] * x.shape[1]
-    segments = prompts.segments.reshape(rows, -1)
-    _, cache = model.language.prefill(
-        x.reshape(rows, *x.shape[2:]), prompts.positions.reshape(rows, 3, -1), segments
-    )
-    return cache, segments, prompts.start.reshape(rows)
+    inputs = (x, prompts.positions, prompts.segments, prompts.start)
+    x, positions, segments, start = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in inputs)
+    return x, positions, segments, start
 
 
 class _Decoding(NamedTuple):
@@ -210,10 +215,10 @@ def completion_log_probs(
     """
     B, G, n, C = tokens.shape
     R = B * G
-    cache, segments, start = prefill(model, prompts, features)
+    x, positions, segments, start = _inputs(model, prompts, features)
     first = jnp.broadcast_to(prompts.first_token[..., None, None], (B, G, n, 1))
     inputs = jnp.concatenate([first, tokens[..., :-1]], -1).reshape(R, n, C)
-    h = model.language.extend(model.language.embed(inputs), start, cache, segments)
+    h = model.language.complete(x, positions, segments, model.language.embed(inputs), start)
     log_p, entropy = model.language.log_probs(
         h,
         tokens.reshape(R, n, C),

@@ -238,36 +238,26 @@ def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndar
 
 
 def token_stats_fn(
-    system: System, temperature: float, chunk: int, one_by_one: bool
+    system: System, temperature: float, chunk: int
 ) -> Callable[[Params, Prompts, Any, Array], tuple[Array, Array]]:
-    """Returns the joint step's scoring function, of features or of patches if the tower trains.
-
-    `one_by_one` scores a question's G prompts one after the other under remat: a 7B step then fits
-    a v4 chip (59 GiB of temporaries become 16), at the cost of a second forward.
-    """
+    """Returns a scoring function of the joint step: (MLLM, prompts, features, tokens) → stats."""
 
     def token_stats(
-        mllm: Params, prompts: Prompts, visual: Any, tokens: Int[Array, "B G n C"]
+        mllm: Params, prompts: Prompts, features: Array, tokens: Int[Array, "B G n C"]
     ) -> tuple[Float[Array, "B G n C"], Float[Array, "B G n C"]]:
-        model = system.mllm(mllm)
-        features = frame_features(system, model, visual) if isinstance(visual, Patches) else visual
-
-        def score(prompts: Prompts, tokens: Int[Array, "B G n C"]) -> tuple[Array, Array]:
-            return completion_log_probs(
-                model,
-                prompts,
-                features,
-                tokens,
-                banned_ids=system.banned_ids(),
-                temperature=temperature,
-                chunk=chunk,
-            )
-
-        if not one_by_one:
-            return score(prompts, tokens)
-        by_prompt = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], (prompts, tokens))
-        out = jax.lax.map(jax.checkpoint(lambda x: score(*x)), by_prompt)
-        log_p, entropy = jax.tree.map(lambda y: jnp.moveaxis(y[:, :, 0], 0, 1), out)
-        return log_p, entropy
+        return completion_log_probs(
+            system.mllm(mllm),
+            prompts,
+            features,
+            tokens,
+            banned_ids=system.banned_ids(),
+            temperature=temperature,
+            chunk=chunk,
+        )
 
     return token_stats
+
+
+def encode_fn(system: System) -> Callable[[Params, Patches], Array]:
+    """Returns the function (MLLM, patches) → features of a tower that trains."""
+    return lambda mllm, patches: frame_features(system, system.mllm(mllm), patches)

@@ -19,7 +19,7 @@ from msjoe_jax.rl.joint_step import (
     partition,
 )
 from msjoe_jax.rl.objective import ModelFns
-from msjoe_jax.rollout.programs import token_stats_fn
+from msjoe_jax.rollout.programs import encode_fn, token_stats_fn
 from msjoe_jax.rollout.system import System
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.optimizers import make_optimizers
@@ -70,12 +70,13 @@ def model_fns(run: TrainingRun, system: System) -> ModelFns:
         token_stats_fn,
         system,
         chunk=run.mllm.log_prob_chunk,
-        one_by_one=run.mllm.score_one_by_one,
     )
     return ModelFns(
         query_stats=stats(run.rollout.query_temperature),
         answer_stats=stats(run.rollout.answer_temperature),
         frame_logits=system.frame_logits,
+        encode=encode_fn(system) if trains_vision(run, system) else None,
+        one_by_one=run.mllm.score_one_by_one,
     )
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from msjoe_jax.rl.config import StepConfig
 from msjoe_jax.rl.joint_step import combine, partition
 from tests.support.step_oracle import (
+    FNS,
     LATER,
     ROUTED,
     SHARED,
@@ -92,6 +94,26 @@ def test_micro_batches_do_not_change_the_update(config):
     assert whole_metrics["frac_accuracy_zero_std"] > 0
     for parts in (2, 4, 8):
         grads, metrics = gradients(dataclasses.replace(config, micro_batches=parts), batch)
+        close(grads, whole)
+        close(metrics, whole_metrics, 1e-5)
+
+
+def encode(mllm, visual):
+    """A tower of one layer, which trains with the rest."""
+    return jnp.tanh(visual * mllm["tower"]["scale"])
+
+
+@pytest.mark.parametrize("tower", [None, encode], ids=["features", "trained tower"])
+@pytest.mark.parametrize("config", [ROUTED, LATER], ids=["routed", "later"])
+def test_prompts_one_by_one_do_not_change_the_update(config, tower):
+    """Nor do micro-batches beside them."""
+    batch = eight_questions()
+    together = dataclasses.replace(FNS, encode=tower)
+    whole, whole_metrics = gradients(config, batch, together)
+    one_by_one = dataclasses.replace(together, one_by_one=True)
+    for parts in (1, 2):
+        halves = dataclasses.replace(config, micro_batches=parts)
+        grads, metrics = gradients(halves, batch, one_by_one)
         close(grads, whole)
         close(metrics, whole_metrics, 1e-5)
 

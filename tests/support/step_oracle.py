@@ -155,27 +155,27 @@ def measured(batch, **measures):
 STEPS: dict[Any, tuple] = {}
 
 
-def step_of(config, optimizer="descent", trainable=""):
+def step_of(config, optimizer="descent", trainable="", fns=FNS):
     """(jitted step, optimizer maker), compiled once for each config."""
-    name = repr((config, optimizer, trainable))
+    name = repr((config, optimizer, trainable, fns))
     if name not in STEPS:
-        STEPS[name] = make_step_of(config, optimizer, trainable)
+        STEPS[name] = make_step_of(config, optimizer, trainable, fns)
     return STEPS[name]
 
 
-def make_step_of(config, optimizer, trainable):
+def make_step_of(config, optimizer, trainable, models):
     make = {
         "descent": lambda: optax.sgd(1.0),
         "adam": lambda: optax.adam(0.1),
         "decay": lambda: optax.adamw(0.1, weight_decay=0.5),
     }[optimizer]
-    fns = (make_joint_step(config, FNS, make(), make(), trainable), make)
+    fns = (make_joint_step(config, models, make(), make(), trainable), make)
     return jax.jit(fns[0], compiler_options=FAST), make
 
 
-def run(config, batch, optimizer="descent", trainable="", state=None):
+def run(config, batch, optimizer="descent", trainable="", state=None, fns=FNS):
     """(state before, state after, metrics) of one update."""
-    step, make = step_of(config, optimizer, trainable)
+    step, make = step_of(config, optimizer, trainable, fns)
     if state is None:
         mllm, sampler = make_params()
         state = {
@@ -190,9 +190,9 @@ def run(config, batch, optimizer="descent", trainable="", state=None):
     return state, jax.tree.map(np.asarray, after), {k: float(v) for k, v in metrics.items()}
 
 
-def gradients(config, batch):
+def gradients(config, batch, fns=FNS):
     """Gradients of both models, read off plain descent at rate 1."""
-    before, after, metrics = run(config, batch)
+    before, after, metrics = run(config, batch, fns=fns)
     move = lambda name: jax.tree.map(lambda a, b: a - b, before[name], after[name])  # noqa: E731
     return {"mllm": move("mllm"), "sampler": move("sampler")}, metrics
 

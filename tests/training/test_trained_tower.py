@@ -72,7 +72,10 @@ def test_scoring_frames_moves_the_tower_and_the_language_as_before(made):
     def scored(mllm, parts):
         total, seen = 0.0, []
         for stats, part in zip((fns.query_stats, fns.answer_stats), parts, strict=True):
-            log_p, entropy = stats(mllm, part.prompts, part.visual, part.tokens)
+            features = part.visual
+            if isinstance(features, Patches):
+                features = fns.encode(mllm, features)
+            log_p, entropy = stats(mllm, part.prompts, features, part.tokens)
             total += jnp.where(part.mask, log_p + 0.3 * entropy, 0).sum()
             seen.append(jnp.where(part.mask, log_p, 0))
         return total, seen

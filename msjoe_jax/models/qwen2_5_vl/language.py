@@ -192,30 +192,56 @@ class LanguageModel(nnx.Module):
             h, cache = jax.lax.scan(self._maybe_remat(layer), x, layers)
         return self.norm(h), cache
 
-    def extend(
+    def complete(
         self,
-        x: Float[Array, "B G C D"],
+        x: Float[Array, "B S D"],
+        positions: Int[Array, "B 3 S"],
+        segments: Int[Array, "B S"],
+        completions: Float[Array, "B G C D"],
         start: Int[Array, "B"],
-        prompt: KVCache,
-        prompt_segments: Int[Array, "B S"],
     ) -> Float[Array, "B G C D"]:
-        """Runs whole completions, all tokens at once; input j of a row is at position start + j."""
-        C = x.shape[2]
-        cos, sin = self._text_cos_sin(start, jnp.arange(C), x.shape[1])
+        """Runs prompts and whole completions, G of each, in one pass over the layers.
+
+        On a mesh a layer's weights are so gathered once for both.
+
+        Args:
+          x, positions, segments: the prompts', as of `prefill`.
+          completions: their inputs; input j is at position start + j.
+          start: position of a prompt's first input of completions.
+
+        Returns:
+          The completions' last hidden states.
+        """
+        (B, S), (G, C) = x.shape[:2], completions.shape[1:3]
+        x = jnp.where((segments != 0)[..., None], x, 0)
+        tables = mrope_cos_sin(positions, self.config)
+        own = self._text_cos_sin(start, jnp.arange(C), G)
         causal = jnp.tril(jnp.ones((C, C), bool))[None, None]
-        see_prompt = (prompt_segments != 0)[:, None, None, :]
+        see_prompt = (segments != 0)[:, None, None, :]
         graphdef, layers = nnx.split(self.layers)
 
-        def layer(h: Float[Array, "B G C D"], xs: tuple[nnx.State, KVCache]) -> tuple[Array, None]:
-            p, cache = xs
-            block = nnx.merge(graphdef, p)
-            q, k, v = block.qkv(h, cos, sin)
-            out = attend(q, [(cache.k[:, None], cache.v[:, None], see_prompt), (k, v, causal)])
-            return block.finish(h, out), None
+        def joined(prompt: Array, completions: Array) -> Array:
+            rows = completions.reshape(B, G * C, *completions.shape[3:])
+            return jnp.concatenate([prompt, rows], 1)
 
-        with jax.named_scope("extend"):
-            h, _ = jax.lax.scan(self._maybe_remat(layer), x, (layers, prompt))
-        return self.norm(h)
+        def parted(x: Array) -> tuple[Array, Array]:
+            return x[:, :S], x[:, S:].reshape(B, G, C, *x.shape[2:])
+
+        cos, sin = (joined(*pair) for pair in zip(tables, own, strict=True))
+
+        def layer(h: Float[Array, "B L D"], p: nnx.State) -> tuple[Array, None]:
+            block = nnx.merge(graphdef, p)
+            (q, q_own), (k, k_own), (v, v_own) = map(parted, block.qkv(h, cos, sin))
+            out = self_attention(
+                q, k, v, segments, causal=True, chunk=self.chunk, backend=self.attention
+            )
+            others = (k[:, None], v[:, None], see_prompt)
+            out_own = attend(q_own, [others, (k_own, v_own, causal)])
+            return block.finish(h, joined(out, out_own)), None
+
+        with jax.named_scope("complete"):
+            h, _ = jax.lax.scan(self._maybe_remat(layer), joined(x, completions), layers)
+        return self.norm(parted(h)[1])
 
     def decode_step(
         self,

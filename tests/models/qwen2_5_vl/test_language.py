@@ -58,18 +58,18 @@ def test_padding_reaches_nothing(fill):
 
 
 def test_completions_step_by_step_are_whole_completions():
-    """A group over one prompt: `decode_step` is `extend`, and a completion sees itself only."""
+    """A group over one prompt: `decode_step` is `complete`, and a completion sees itself only."""
     language = nnx.merge(*model())
     x, positions, segments = prompt()
     _, cache = language.prefill(x, positions, segments)
     start = jnp.array([LENGTH, 3])
     tokens = jnp.asarray(np.random.default_rng(2).integers(0, 20, (2, GROUP, 4)))
     inputs = language.embed(tokens)
-    whole = language.extend(inputs, start, cache, segments)
+    whole = language.complete(x, positions, segments, inputs, start)
     own, steps = language.empty_cache(2, GROUP, 4), []
     for i in range(4):
         h, own = language.decode_step(inputs[:, :, i], jnp.int32(i), start, cache, segments, own)
         steps.append(h)
     np.testing.assert_allclose(np.stack(steps, 2), whole, atol=1e-5)
-    other = language.extend(inputs.at[:, 1].set(0.0), start, cache, segments)
+    other = language.complete(x, positions, segments, inputs.at[:, 1].set(0.0), start)
     np.testing.assert_allclose(other[:, ::2], whole[:, ::2], atol=1e-6)

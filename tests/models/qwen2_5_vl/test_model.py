@@ -140,7 +140,7 @@ class Ours:
             return lambda *x: call(params, *x)
 
         self.language = nnx.merge(graphdef, params).language
-        names = ("embed", "layer", "prefill", "extend", "decode", "embed_tail", "logits")
+        names = ("embed", "layer", "prefill", "complete", "decode", "embed_tail", "logits")
         self.run = {name: part(f"_{name}") for name in names}
 
     @staticmethod
@@ -168,8 +168,8 @@ class Ours:
         return jnp.repeat(embeds[:, None], 2, 1)  # a group of two alike
 
     @staticmethod
-    def _extend(model, inputs, start, cache, segments):
-        return model.language.extend(inputs, start, cache, segments)[:, 1]
+    def _complete(model, x, positions, segments, inputs, start):
+        return model.language.complete(x, positions, segments, inputs, start)[:, 1]
 
     @staticmethod
     def _decode(model, x, i, start, cache, segments, own):
@@ -196,7 +196,7 @@ class Ours:
         whole, _ = run["prefill"](x, batch.positions, valid)
         _, cache = run["prefill"](x, batch.positions, head)
         inputs = run["embed_tail"](tail)
-        extended = run["extend"](inputs, start, cache, head)
+        extended = run["complete"](x, batch.positions, head, inputs, start)
         own = self.language.empty_cache(len(tail), 2, TAIL)
         steps = []
         for i in range(TAIL):
