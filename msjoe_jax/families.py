@@ -84,9 +84,13 @@ class LanguageModel(Protocol):
         ...
 
     def prefill(
-        self, x: Float[Array, "B S D"], positions: Int[Array, "B 3 S"], segments: Int[Array, "B S"]
+        self,
+        x: Float[Array, "B S D"],
+        positions: Int[Array, "B 3 S"],
+        segments: Int[Array, "B S"],
+        in_turn: int = 1,
     ) -> tuple[Float[Array, "B S D"], Cache]:
-        """Runs prompts; returns their last hidden states, and the cache that completions extend."""
+        """Returns prompts' last hidden states and cache; `in_turn` neighbours run in turn."""
         ...
 
     def complete(
@@ -97,13 +101,7 @@ class LanguageModel(Protocol):
         completions: Float[Array, "B G C D"],
         start: Int[Array, "B"],
     ) -> Float[Array, "B G C D"]:
-        """Runs prompts and whole completions, G of each, in one pass over the layers.
-
-        Args:
-          x, positions, segments: the prompts', as of `prefill`.
-          completions: their inputs; input j is at position start + j.
-          start: position of a prompt's first input of completions.
-        """
+        """Runs prompts and whole completions, G of each; input j of those is at start + j."""
         ...
 
     def decode_step(
@@ -118,9 +116,7 @@ class LanguageModel(Protocol):
         """Runs one input of every completion and adds it to their cache.
 
         Args:
-          x: its embedding.
-          index: its place in the completion.
-          start: the position of a completion's first input.
+          x, index, start: its embedding, its place in the completion, and where that starts.
           prompt, prompt_segments: as `prefill` left them; segment 0 is padding.
           cache: of the completions; see `empty_cache`.
         """
@@ -139,7 +135,7 @@ class LanguageModel(Protocol):
         Args:
           x: the token's embedding.
           start: its position.
-          prompt, prompt_segments: as `prefill` left them; segment 0 is padding.
+          prompt, prompt_segments: as `prefill` left them.
           layer: negative: counted from the last.
         """
         ...

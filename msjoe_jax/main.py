@@ -35,7 +35,8 @@ MAY_DIFFER = frozenset(
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
     | {"final_model", "patience", "pretrain.steps", "joint.steps"}
     # How the same batch is spread over devices and time.
-    | {"mesh.data", "mesh.fsdp", "mesh.tensor", "rollout.waves", "objective.micro_batches"}
+    | {"mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rollout_tensor"}
+    | {"rollout.waves", "objective.micro_batches"}
     # Contents count, wherever they lie: phases.py compares their digests.
     | {f"data.{split}_{kind}" for split in SPLITS for kind in ("records", "questions")}
     | {f"{model}.{kind}" for model in ("mllm", "clip") for kind in ("checkpoint", "tokenizer")}

@@ -35,6 +35,7 @@ from msjoe_jax.phase_inputs import (
     weights_inputs,
     without_rates,
 )
+from msjoe_jax.rollout.computing import for_computing
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_folder import begin_model_folder, made_from
 from msjoe_jax.rollout.programs import Programs
@@ -78,8 +79,9 @@ class Models:
     programs: Programs
 
     def load(self, model: StoredModel) -> Params:
-        """Loads parameters onto the run's machine."""
-        return model.load(self.system, self.programs.machine)
+        """Loads parameters onto the run's machine, to compute with."""
+        like = for_computing(self.system) if model.name == "mllm" else None
+        return model.load(self.system, self.programs.machine, like)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         _begin_saving(workdir / "base", config, models, base, ["warm_up"])()
     if "difficulty" in phases:
         episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
-        questions = _difficulty(config, workdir, episodes, base.stored, inputs)
+        questions = _difficulty(config, workdir, episodes, models, base.stored, inputs)
     sets, weights, which = {"base": base}, base, {}
     for name in TRAININGS:
         if name in phases:
@@ -294,7 +296,10 @@ def _begin_saving(
         parts=parts,
         system=models.system,
         tokenizers=models.tokenizers,
-        params={name: models.load(model) for name, model in weights.stored.items()},
+        params={
+            name: model.load(models.system, models.programs.machine)
+            for name, model in weights.stored.items()
+        },
         inputs=inputs,
     )
 
@@ -315,6 +320,7 @@ def _difficulty(
     config: Config,
     workdir: epath.Path,
     episodes: Episodes,
+    models: Models,
     stored: Mapping[str, StoredModel],
     base_inputs: Inputs,
 ) -> list[Question]:
@@ -322,7 +328,7 @@ def _difficulty(
     return measure_difficulty(
         workdir / "difficulty" / "questions.jsonl",
         episodes,
-        lambda: {n: stored[n].load(episodes.system, episodes.machine) for n in ("mllm", "clip")},
+        lambda: {name: models.load(stored[name]) for name in ("mllm", "clip")},
         samples=config.difficulty.samples,
         temperature=config.rollout.answer_temperature,
         task=config.data.task,

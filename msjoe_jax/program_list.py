@@ -26,6 +26,7 @@ from msjoe_jax.evaluation.arms import ARMS, Arm, arm_of
 from msjoe_jax.rl.batch import RolloutBatch
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.collector import join_programs
+from msjoe_jax.rollout.computing import for_computing
 from msjoe_jax.rollout.programs import Programs, embed_frames
 from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.uses import EpisodeUses, Held, Tree
@@ -61,25 +62,28 @@ class _Lister:
         self.config, self.system, self.machine = config, system, machine
         programs = Programs(system, machine)
         self.episode = EpisodeUses(programs, config.episode, config.prompt, end_ids)
-        self.base = machine.laid(system.abstract, state_table(system))
+        self.base = machine.laid(
+            {**system.abstract, "mllm": for_computing(system)}, state_table(system)
+        )
 
     def uses(self) -> Iterator[Use]:
         config, phases = self.config, self.config.phases
         yield self._embedding()
         if "difficulty" in phases:
             yield from self._difficulty()
-        sets: dict[str, Held] = {"base": self.base}
-        for name in (name for name in TRAININGS if name in phases):
-            training = _Training(self, config.training_run(name))
-            yield from training.uses()
-            sets[name] = {**self.base, **training.trained()}
+        trainings = [name for name in TRAININGS if name in phases]
+        for name in trainings:
+            yield from _Training(self, config.training_run(name)).uses()
         if "evaluate" in phases:
+            sets = {name: self._other_sampler() for name in ("base", *trainings)}
             arms = [arm_of(name, sets) for name in config.evaluate.arms]
-            newest = list(sets.values())[-1]
-            held = {f"{name} sampler": tree["sampler"] for name, tree in sets.items()}
-            held["parameters"] = newest
+            held = {f"{name} sampler": sampler for name, sampler in sets.items()}
+            held["parameters"] = self.base
             size = self.at_once(config.evaluate.limit)
-            yield from self.evaluation("evaluate", arms, newest, held, size)
+            yield from self.evaluation("evaluate", arms, self.base, held, size)
+
+    def _other_sampler(self) -> Tree:
+        return self.machine.laid(self.system.abstract["sampler"], state_table(self.system))
 
     def at_once(self, limit: int) -> int:
         """Returns the questions that are evaluated together, of so many (0: all of a file)."""
@@ -141,23 +145,18 @@ class _Training:
         self.own = TrainingPrograms(run, lister.system, lister.machine)
         self.encode_in_step = run.training.train_mllm and trains_vision(run, lister.system)
 
-    def trained(self) -> Held:
-        """Returns the parameters that the training ends with."""
-        return {"mllm": self._merged_mllm(), "sampler": self.own.state["sampler"]}
-
     def _merged_mllm(self) -> Tree:
-        """Returns the MLLM's parameters as they are evaluated."""
+        """Returns the MLLM's parameters as they are validated."""
         mllm, table = self.own.state["mllm"], state_table(self.lister.system)
         if "lora" not in mllm:
             return mllm
-        return self.lister.machine.laid(self.lister.system.abstract["mllm"], table)
+        return self.lister.machine.laid(jax.eval_shape(self.own.merge.function, mllm), table)
 
     def uses(self) -> Iterator[Use]:
         lister, run, own, base = self.lister, self.run, self.own, self.lister.base
-        kept = jax.eval_shape(lambda params: reference(run, params), lister.system.abstract)
-        ref = lister.machine.laid(kept, state_table(lister.system))
+        ref = lister.machine.laid(reference(run, lister.system), state_table(lister.system))
         beside = {"CLIP": base["clip"], "reference": ref}
-        yield Use(run.name, own.init, (base["mllm"], base["sampler"]), {}, beside)
+        yield Use(run.name, own.init, (own.start["mllm"], own.start["sampler"]), {}, beside)
         held = {**beside, "state": own.state}
         if not run.training.steps:
             return
@@ -225,7 +224,8 @@ class _Training:
         rollout = run.rollout
         own = dataclasses.replace(ARMS[SCORE], queries=rollout.queries, selector=rollout.selector)
         arms = [own, *(ARMS[name] for name in (*PLAIN, *WITH_TRUTH) if name != SCORE)]
-        params = {**lister.base, **self.trained()}
+        trained = {"mllm": self._merged_mllm(), "sampler": self.own.state["sampler"]}
+        params = {**lister.base, **trained}
         if "lora" in self.own.state["mllm"]:
             yield Use(run.name, self.own.merge, (self.own.state["mllm"],), {}, held)
         size = lister.at_once(run.loop.validation_limit)

@@ -68,13 +68,16 @@ def add_lora(params: Params, targets: str, rank: int, seed: int) -> Params:
 
 
 def merge_lora(params: Params, scale: float) -> Params:
-    """Adds the updates and removes `lora`; any other tree comes back as it is."""
+    """Adds the updates and removes `lora`; any other tree comes back as it is.
+
+    A sum is made in the wider type of matrix and factors, and rounded once, to the matrix's.
+    """
     if "lora" not in params:
         return params
 
     def merged(w: Float[Array, "Y *io"], f: dict[str, Array]) -> Float[Array, "Y *io"]:
         update = jnp.einsum("Yir,Yro->Yio", f["a"], f["b"], precision=jax.lax.Precision.HIGHEST)
-        return w + (scale * update).reshape(w.shape).astype(w.dtype)
+        return (w + (scale * update).reshape(w.shape)).astype(w.dtype)
 
     def walk(tree: Params, factors: Params) -> Params:
         return {

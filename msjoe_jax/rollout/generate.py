@@ -86,11 +86,15 @@ def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Ar
 
 
 def prefill(
-    model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
+    model: VisionLanguageModel,
+    prompts: Prompts,
+    features: Float[Array, "B U D"],
+    one_by_one: bool = False,
 ) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R"]]:
     """Computes the cache of all R = B·G prompts; also returns their segments and positions."""
     x, positions, segments, start = _inputs(model, prompts, features)
-    return model.language.prefill(x, positions, segments)[1], segments, start
+    in_turn = prompts.tokens.shape[1] if one_by_one else 1
+    return model.language.prefill(x, positions, segments, in_turn)[1], segments, start
 
 
 def _inputs(
@@ -121,6 +125,7 @@ def generate(
     features: Float[Array, "B U D"],
     keys: Key[Array, "B G n"],
     sampling: Sampling,
+    one_by_one: bool = False,
 ) -> Completions:
     """Samples n completions of every prompt; stops early when all have ended.
 
@@ -133,11 +138,12 @@ def generate(
       features: U visual tokens a question, which its prompts share.
       keys: one for each completion.
       sampling: how tokens are drawn.
+      one_by_one: whether a layer runs a question's prompts one after the other, for memory.
     """
     B, G, n = keys.shape
     R, C = B * G, sampling.max_tokens
     language = model.language
-    cache, segments, start = prefill(model, prompts, features)
+    cache, segments, start = prefill(model, prompts, features, one_by_one)
     banned = banned_mask(language.config.vocab, sampling.banned_ids)
     ends = jnp.array(sampling.end_ids, jnp.int32)
     keys = keys.reshape(R, n)

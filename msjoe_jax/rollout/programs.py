@@ -16,10 +16,12 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from msjoe_jax.draws import DRAWS
 from msjoe_jax.draws.draw import Draw, top_k
+from msjoe_jax.families import VisionLanguageModel
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import Params, split_module
 from msjoe_jax.models.sharding import BATCH, constrain, spread_rows
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.rollout.computing import served
 from msjoe_jax.rollout.generate import (
     Completions,
     Prompts,
@@ -120,11 +122,19 @@ class Programs:
             bound = functools.partial(function, system)
             return Program(function.__name__[1:], bound, choices, out_shardings=by_rows)
 
+        def of_mllm(function: Callable, *choices: str) -> Program:
+            def run(mllm: Params, *arguments: Any, **chosen: Any) -> Any:
+                model = system.mllm(served(system, self.machine, mllm))
+                return function(system, model, *arguments, **chosen)
+
+            mesh = self.machine.serving.mesh if self.machine.rollout_tensor else None
+            return Program(function.__name__[1:], run, choices, out_shardings=by_rows, mesh=mesh)
+
         by_rows = self.machine.by_rows
-        self.complete = of_system(_complete, "place", "samples", "sampling")
+        self.complete = of_mllm(_complete, "place", "samples", "sampling")
         self.embed_queries = of_system(_embed_queries)
         self.frame_logits = of_system(_frame_logits)
-        self.attention = of_system(_attention, "layer")
+        self.attention = of_mllm(_attention, "layer")
         self.choose_frames = Program(
             "choose_frames", choose_frames, ("law", "draws", "k"), out_shardings=by_rows
         )
@@ -135,7 +145,7 @@ class Programs:
 
 def _complete(
     system: System,
-    mllm: Params,
+    model: VisionLanguageModel,
     prompts: Prompts,
     patches: Patches,
     seeds: Seeds,
@@ -145,10 +155,10 @@ def _complete(
     sampling: Sampling,
 ) -> tuple[Completions, Float[Array, "B U D"]]:
     """Draws `samples` replies to each prompt; also returns the features of the frames."""
-    model = system.mllm(mllm)
     features = frame_features(system, model, patches, spread=True)
     keys = question_keys(seeds, place, (prompts.tokens.shape[1], samples))
-    return generate(model, prompts, features, keys, sampling), features
+    done = generate(model, prompts, features, keys, sampling, system.one_by_one)
+    return done, features
 
 
 def _embed_queries(
@@ -183,10 +193,9 @@ def _frame_logits(
 
 
 def _attention(
-    system: System, mllm: Params, prompts: Prompts, patches: Patches, *, layer: int
+    system: System, model: VisionLanguageModel, prompts: Prompts, patches: Patches, *, layer: int
 ) -> Float[Array, "B G S"]:
     """Computes the attention of each prompt's last token to the others at a layer."""
-    model = system.mllm(mllm)
     features = frame_features(system, model, patches, spread=True)
     return prompt_attention(model, prompts, features, layer)
 

@@ -6,10 +6,8 @@ So a run holds the parameters that a phase needs, and no others.
 import dataclasses
 import functools
 import hashlib
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -38,30 +36,31 @@ class StoredModel:
     prefix: str = ""
     seed: int = 0
 
-    def load(self, system: System, machine: Machine, dtype: Any = None) -> Params:
+    def load(self, system: System, machine: Machine, like: Params | None = None) -> Params:
         """Loads them onto the machine, with adapters merged.
 
         Args:
           system: whose model it is.
           machine: says where every leaf goes.
-          dtype: in place of the model's own.
+          like: (shapes of) the model's parameters in the types that are wanted; None: its own.
 
         Raises:
           UserError: another architecture, or a damaged checkpoint.
         """
         table = state_table(system)
-        like = machine.laid(_cast_shapes(system.abstract[self.name], dtype), table)
+        own = system.abstract[self.name]
+        like = machine.laid(own if like is None else like, table)
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
         if self.folder is None:
             return system.init(self.name, self.seed, places)
         adapters = self._adapters()
         if not adapters:
             return load_params(self.folder, like, self.prefix)
-        shapes = {**system.abstract[self.name], LORA: adapters}
+        shapes = {**own, LORA: adapters}
         params = load_params(self.folder, machine.laid(shapes, table), self.prefix)
         factors = params.pop(LORA)
         merge = jax.jit(
-            functools.partial(_merged, scale=system.lora_scale, dtype=dtype),
+            functools.partial(_merged, like, scale=system.lora_scale),
             out_shardings=places,
             donate_argnums=0,
         )
@@ -106,12 +105,6 @@ class StoredModel:
         return out
 
 
-def _cast_shapes(shapes: Params, dtype: Any) -> Params:
-    if dtype is None:
-        return shapes
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
-
-
-def _merged(params: Params, factors: Params, *, scale: float, dtype: Any) -> Params:
+def _merged(like: Params, params: Params, factors: Params, *, scale: float) -> Params:
     merged = merge_lora({**params, LORA: factors}, scale)
-    return merged if dtype is None else jax.tree.map(lambda x: x.astype(dtype), merged)
+    return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), merged, like)

@@ -68,8 +68,8 @@ class MllmSettings:
     )
     attention_chunk: int = option(512, "Queries at a time of xla's attention.", low=1)
     log_prob_chunk: int = option(4096, "Ids of the vocabulary at a time in log-probs.", low=1)
-    score_one_by_one: bool = option(
-        True, "Score a question's prompts one after the other: less memory, one more forward."
+    prompts_one_by_one: bool = option(
+        True, "Run a question's prompts one after the other, in rollouts and updates: less memory."
     )
     trainable: str = option(
         "^language/",
@@ -205,6 +205,8 @@ class System:
       network: the selector whose network the sampler is.
       signals: the rows of S that it reads.
       lora_scale: factor of the MLLM's LoRA updates.
+      dtype: of the MLLM's computation.
+      one_by_one: whether it runs a question's prompts one after the other.
     """
 
     family: Family
@@ -219,6 +221,8 @@ class System:
     network: str = "msjoe"
     signals: tuple[str, ...] = ("clip",)
     lora_scale: float = 1.0
+    dtype: Any = jnp.float32
+    one_by_one: bool = False
 
     def mllm(self, params: Params) -> VisionLanguageModel:
         """Builds the MLLM with these parameters (adapters added), inside a jitted function."""
@@ -324,6 +328,8 @@ def make_system(
         network=settings.sampler.network,
         signals=settings.sampler.signals,
         lora_scale=mllm_settings.lora_alpha / max(mllm_settings.lora_rank, 1),
+        dtype=dtype,
+        one_by_one=mllm_settings.prompts_one_by_one,
     )
 
 

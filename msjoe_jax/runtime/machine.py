@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,19 +24,52 @@ from msjoe_jax.runtime.mesh import (
     AxisRules,
     MeshConfig,
     Table,
+    are_matrices,
     batch_sharding,
     make_mesh,
     param_shardings,
+    serving_mesh,
     with_shardings,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A mesh of devices, and what lies where on it."""
+    """A mesh of devices, and what lies where on it.
+
+    mesh: of the run; rollout_tensor: see `MeshConfig`; rules: of both meshes.
+    """
 
     mesh: Mesh
+    rollout_tensor: int = 0
     rules: AxisRules = dataclasses.field(default_factory=AxisRules)
+
+    @functools.cached_property
+    def serving(self) -> "Machine":
+        """The same devices as the mesh on which replies are drawn."""
+        return Machine(serving_mesh(self.mesh, self.rollout_tensor), 0, self.rules)
+
+    def served(self, params: Any, table: Table, dtype: Any) -> Any:
+        """Lays parameters as rollouts read them, inside a program: gathered once, not at each use.
+
+        A layer's matrices are split by the serving mesh's `tensor` alone and in the type that they
+        are used in, to which they are cast before they travel. The rest stays as it is.
+
+        Args:
+          params: of a model.
+          table: of the model.
+          dtype: of its computation.
+        """
+        rules = dataclasses.replace(self.rules, embed=None)
+        places = param_shardings(params, table, self.serving.mesh, rules)
+        matrices = are_matrices(params, table)
+
+        def where_matrix(f: Callable, *trees: Any) -> Any:
+            return jax.tree.map(lambda is_one, x, *y: f(x, *y) if is_one else x, matrices, *trees)
+
+        cast = where_matrix(lambda x: x.astype(dtype), params)
+        cast = jax.lax.optimization_barrier(cast)  # or the gather comes before the cast
+        return where_matrix(jax.lax.with_sharding_constraint, cast, places)
 
     @functools.cached_property
     def by_rows(self) -> NamedSharding:
@@ -144,10 +177,12 @@ def make_machine(config: MeshConfig | None = None, devices: Sequence[Any] | None
       devices: those of the mesh; None: all of all hosts.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or do not divide them.
     """
     config = config or MeshConfig()
-    return Machine(make_mesh(config.data, config.fsdp, config.tensor, devices))
+    mesh = make_mesh(config.data, config.fsdp, config.tensor, devices)
+    serving_mesh(mesh, config.rollout_tensor)
+    return Machine(mesh, config.rollout_tensor)
 
 
 def local_machine(params: Any, table: Table) -> Machine:

@@ -7,7 +7,7 @@ A table (each model has its own) names the logical axes of a model's parameters 
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,12 @@ class MeshConfig:
     data: int = option(1, "Copies of the model, among which the batch is split.", low=-1)
     fsdp: int = option(-1, "Devices among which weights and batch are split (FSDP).", low=-1)
     tensor: int = option(1, "Devices among which each layer is split (tensor parallel).", low=-1)
+    rollout_tensor: int = option(
+        0,
+        "Devices among which each layer is split while replies are drawn, with whole weights in "
+        "every such group; 0: as `tensor`.",
+        low=0,
+    )
 
     def slips(self) -> Iterator[str]:
         """Yields what no mesh can have, a line each, beginning with the field's name."""
@@ -104,6 +110,24 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None =
     return Mesh(grid, MESH_AXES)
 
 
+def serving_mesh(mesh: Mesh, tensor: int) -> Mesh:
+    """Makes a mesh of the same devices in the same order, with another size of `tensor`; 0: as is.
+
+    Raises:
+      UserError: the size does not divide the devices of a copy of the model.
+    """
+    if not tensor:
+        return mesh
+    of_copy = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    if of_copy % tensor:
+        raise UserError(
+            f"config.mesh.rollout_tensor={tensor} does not divide the {of_copy} devices of "
+            "mesh.fsdp × mesh.tensor"
+        )
+    sizes = (mesh.shape["data"], of_copy // tensor, tensor)
+    return Mesh(mesh.devices.reshape(sizes), MESH_AXES)
+
+
 def path_name(path: Sequence[Any]) -> str:
     """Writes a pytree key path as "a/b/0/c", as tables, errors and checkpoints name leaves."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
@@ -125,24 +149,53 @@ def param_shardings(params: Any, table: Table, mesh: Mesh, rules: AxisRules) -> 
         mesh does not divide. Only axes of WHOLE_IF_UNEVEN are then not split; the message names
         the leaf.
     """
-    rows = [(re.compile(rf"(?:^|.*/)(?:{pattern})"), axes) for pattern, axes in table]
 
     def leaf_sharding(path: Sequence[Any], leaf: Any) -> NamedSharding:
-        if leaf.ndim == 0:
+        name, axes = path_name(path), axes_of(path, leaf)
+        if not axes:
             return NamedSharding(mesh, PartitionSpec())
-        name = path_name(path)
-        axes = next((axes for pattern, axes in rows if pattern.fullmatch(name)), None)
-        if axes is None:
-            raise UserError(f"no row of the sharding table matches {name} {leaf.shape}")
-        if axes == REPLICATED:
-            return NamedSharding(mesh, PartitionSpec())
-        if len(axes) != leaf.ndim:
-            raise UserError(f"the sharding table gives {name} {leaf.shape} the axes {axes}")
         spec = rules.spec(_that_divide(leaf.shape, axes, rules, mesh))
         _check_divides(name, leaf.shape, axes, spec, mesh)
         return NamedSharding(mesh, spec)
 
+    axes_of = _axes_by(table)
     return jax.tree_util.tree_map_with_path(leaf_sharding, params)
+
+
+def are_matrices(params: Any, table: Table) -> Any:
+    """Says of every leaf whether its rows or columns are of the width: what is multiplied with it.
+
+    A computation casts those to its own type before all else; what is no matrix (biases, scales of
+    norms) it may read as it is stored.
+
+    Returns:
+      `params` with a bool for each leaf.
+    """
+    axes_of = _axes_by(table)
+    return jax.tree_util.tree_map_with_path(lambda *leaf: "embed" in axes_of(*leaf), params)
+
+
+def _axes_by(table: Table) -> Callable[[Sequence[Any], Any], tuple[str | None, ...]]:
+    """Returns the function (path, leaf) → logical axes, () for what is whole everywhere.
+
+    It raises UserError where the table has no row of the leaf's rank.
+    """
+    rows = [(re.compile(rf"(?:^|.*/)(?:{pattern})"), axes) for pattern, axes in table]
+
+    def axes_of(path: Sequence[Any], leaf: Any) -> tuple[str | None, ...]:
+        if leaf.ndim == 0:
+            return ()
+        name = path_name(path)
+        axes = next((axes for pattern, axes in rows if pattern.fullmatch(name)), None)
+        if axes is None:
+            raise UserError(f"no row of the sharding table matches {name} {leaf.shape}")
+        if isinstance(axes, str):  # REPLICATED
+            return ()
+        if len(axes) != leaf.ndim:
+            raise UserError(f"the sharding table gives {name} {leaf.shape} the axes {axes}")
+        return axes
+
+    return axes_of
 
 
 def _that_divide(

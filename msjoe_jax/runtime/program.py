@@ -4,6 +4,7 @@ What runs and what `msjoe plan` compiles for a slice that is not there are the s
 here may the package jit what a run on a slice uses: what is not a `Program` is in no plan.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,7 +21,8 @@ class Program:
 
     name: for people, and unique; function: of arrays, and of choices by keyword; choices: the names
     of those; donate: arguments whose memory the results may take; out_shardings: where the results
-    lie, None: wherever the compiler leaves them.
+    lie, None: wherever the compiler leaves them; mesh: on which activations are laid inside, None:
+    on the one that is set.
     """
 
     name: str
@@ -27,17 +30,23 @@ class Program:
     choices: tuple[str, ...] = ()
     donate: tuple[int, ...] = ()
     out_shardings: Any = None
+    mesh: Mesh | None = None
 
     def __call__(self, *arguments: Any, **choices: Any) -> Any:
         """Runs the program; compiles it before if it is new."""
-        return self._jitted(*arguments, **choices)
+        with self._mesh():
+            return self._jitted(*arguments, **choices)
 
     def lower(self, *arguments: Any, **choices: Any) -> Any:
         """Lowers the program for arguments that may be abstract, to be compiled and not run.
 
         Arguments that the function does not read count: in a run they take memory all the same.
         """
-        return self._jit(keep_unused=True).lower(*arguments, **choices)
+        with self._mesh():
+            return self._jit(keep_unused=True).lower(*arguments, **choices)
+
+    def _mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
     @functools.cached_property
     def _jitted(self) -> Callable[..., Any]:

@@ -33,6 +33,7 @@ class TrainingPrograms:
 
     Attributes:
       state: shape, type and sharding of every leaf of the training state.
+      start: of the parameters that it begins with.
       init: (parameters of the MLLM, of the sampler) → state.
       joint_step: (state, batch) → (state, metrics); the state's memory is used again.
       scoring: (parameters of the MLLM, batch) → log-probs of query and answer tokens.
@@ -44,10 +45,12 @@ class TrainingPrograms:
     def __init__(self, run: TrainingRun, system: System, machine: Machine):
         table = state_table(system)
         self.state: State = machine.laid(abstract_state(run, system), table)
+        mllm = {name: tree for name, tree in self.state["mllm"].items() if name != "lora"}
+        self.start = {"mllm": mllm, "sampler": self.state["sampler"]}
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.init = Program(
             "init",
-            functools.partial(init_state, run),
+            functools.partial(init_state, run, system),
             donate=(0, 1),
             out_shardings=shardings,
         )

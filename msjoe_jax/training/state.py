@@ -13,18 +13,21 @@ from msjoe_jax.models.lora import add_lora
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rl.joint_step import (
+    combine,
     make_draw_scores,
     make_joint_step,
     make_scores,
     partition,
 )
 from msjoe_jax.rl.objective import ModelFns
+from msjoe_jax.rollout.computing import for_computing, narrowed
 from msjoe_jax.rollout.programs import encode_fn, token_stats_fn
 from msjoe_jax.rollout.system import System
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.optimizers import make_optimizers
 
 State = dict[str, Any]
+NOTHING = r"(?!)"  # a pattern that no path matches
 
 
 def trains_vision(run: TrainingRun, system: System) -> bool:
@@ -76,7 +79,7 @@ def model_fns(run: TrainingRun, system: System) -> ModelFns:
         answer_stats=stats(run.rollout.answer_temperature),
         frame_logits=system.frame_logits,
         encode=encode_fn(system) if trains_vision(run, system) else None,
-        one_by_one=run.mllm.score_one_by_one,
+        one_by_one=run.mllm.prompts_one_by_one,
     )
 
 
@@ -104,21 +107,10 @@ def scored(run: TrainingRun) -> dict[str, tuple[str, ...]]:
     }
 
 
-def reference_dtypes(run: TrainingRun) -> dict[str, str | None]:
-    """Returns the models whose starting parameters KL terms need, and in which type (None: own).
-
-    A copy for computing alone needs no wider one than that: in bfloat16 it is half of what trains.
-    """
-    dtypes = {"mllm": run.mllm.dtype, "sampler": None}
-    return {name: dtypes[name] for name in scored(run)["ref"]}
-
-
-def reference(run: TrainingRun, params: dict[str, Params]) -> dict[str, Params]:
-    """Returns what KL terms need of the starting parameters."""
-    return {
-        name: jax.tree.map(lambda x, dtype=dtype: x.astype(dtype or x.dtype), params[name])
-        for name, dtype in reference_dtypes(run).items()
-    }
+def reference(run: TrainingRun, system: System) -> dict[str, Params]:
+    """Returns the shapes of the starting parameters that KL terms need."""
+    kept = {"mllm": for_computing(system), "sampler": system.abstract["sampler"]}
+    return {name: kept[name] for name in scored(run)["ref"]}
 
 
 def with_score(batch: RolloutBatch, kind: str, model: str) -> RolloutBatch:
@@ -137,8 +129,11 @@ def _scored_part(part: TokenRollouts, kind: str) -> TokenRollouts:
     return part._replace(**scores)
 
 
-def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
+def init_state(run: TrainingRun, system: System, mllm: Params, sampler: Params) -> State:
     """Makes the training state; optimizer moments exist only for what trains.
+
+    Matrices of the MLLM that do not train are kept in the type of its computation, which casts them
+    to it in any case.
 
     Raises:
       UserError: no leaf of the MLLM matches `config.mllm.trainable`.
@@ -147,11 +142,11 @@ def init_state(run: TrainingRun, mllm: Params, sampler: Params) -> State:
     train_mllm = run.training.train_mllm
     if train_mllm:
         mllm = with_adapters(run, mllm)
-    moving, _ = partition(mllm, run.trainable)
+    moving, fixed = partition(mllm, run.trainable if train_mllm else NOTHING)
     if train_mllm and not jax.tree.leaves(moving):
         raise UserError(f"config.mllm.trainable={run.trainable!r} matches no parameter")
     return {
-        "mllm": mllm,
+        "mllm": combine(moving, narrowed(system, fixed)),
         "sampler": sampler,
         "mllm_opt": mllm_optimizer.init(moving) if train_mllm else {},
         "sampler_opt": sampler_optimizer.init(sampler) if run.training.train_sampler else {},
@@ -169,5 +164,7 @@ def stored(run: TrainingRun, state: State) -> State:
 def abstract_state(run: TrainingRun, system: System) -> State:
     """Returns the shapes of `init_state`, for planning, sharding and restoring."""
     return jax.eval_shape(
-        functools.partial(init_state, run), system.abstract["mllm"], system.abstract["sampler"]
+        functools.partial(init_state, run, system),
+        system.abstract["mllm"],
+        system.abstract["sampler"],
     )

@@ -29,7 +29,7 @@ from msjoe_jax.training.question_weights import (
 )
 from msjoe_jax.training.state import (
     State,
-    reference_dtypes,
+    reference,
     stored,
     trains_vision,
 )
@@ -138,8 +138,8 @@ def _train(
         validation=validation,
         clip=start["clip"].load(system, machine),
         reference={
-            name: start[name].load(system, machine, dtype)
-            for name, dtype in reference_dtypes(run).items()
+            name: start[name].load(system, machine, like)
+            for name, like in reference(run, system).items()
         },
         meta=meta,
     )
@@ -154,7 +154,7 @@ def _start(
     run, episodes = loop.run, loop.episodes
 
     def load(name: str) -> Params:
-        return start[name].load(episodes.system, episodes.machine)
+        return start[name].load(episodes.system, episodes.machine, own.start[name])
 
     done = checkpoints.latest_step() or 0
     if done:

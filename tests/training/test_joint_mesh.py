@@ -143,7 +143,7 @@ def main(folder, port="", process=""):
         run = read_config(config).training_run("joint")
         devices = jax.devices() if math.prod(sizes) > 1 else jax.local_devices()[:1]
         mesh = make_mesh(*sizes, devices=devices)
-        state = init_state(run, params["mllm"], params["sampler"])
+        state = init_state(run, system, params["mllm"], params["sampler"])
         where = param_shardings(state, state_table(system), mesh, rules)
         step = jax.jit(
             make_step(run, system),

@@ -117,7 +117,7 @@ def made(tmp_path_factory):
 def stepping(made):
     """(jitted joint step, starting state): one compilation serves most tests here."""
     run = joint(made.config)
-    state = init_state(run, made.params["mllm"], made.params["sampler"])
+    state = init_state(run, made.system, made.params["mllm"], made.params["sampler"])
     return jax.jit(make_step(run, made.system)), state
 
 
@@ -198,7 +198,7 @@ def test_adapters_alone_train_and_merge_to_the_same_model(made, rewarded):
     run = joint(changed(made.config, **{"mllm.lora_rank": 2}))
     system = dataclasses.replace(made.system, lora_scale=2.0)
     step = jax.jit(make_step(run, system))
-    state = init_state(run, made.params["mllm"], made.params["sampler"])
+    state = init_state(run, made.system, made.params["mllm"], made.params["sampler"])
     for _ in range(2):
         state, _ = step(state, rewarded.arrays)
     after, before = names(state["mllm"]), names(made.params["mllm"])

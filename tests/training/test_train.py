@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from msjoe_jax.config import base, read_config
+from msjoe_jax.rollout.system import make_system
 from msjoe_jax.training.state import reference
 
 
@@ -22,8 +23,11 @@ def test_a_reference_is_kept_of_what_trains_and_is_asked_for(fields, kept):
     """The MLLM's in the type that computes, which costs half of a float32 copy."""
     config = base()
     config.update_from_flattened_dict(fields)
-    params = {name: {"w": jnp.ones(3)} for name in ("mllm", "sampler", "clip")}
-    found = reference(read_config(config).training_run("joint"), params)
+    checked = read_config(config)
+    found = reference(checked.training_run("joint"), make_system(checked.models))
     assert found.keys() == kept.keys()
     for name, dtype in kept.items():
-        assert found[name]["w"].dtype == (dtype or jnp.float32)
+        leaf = (
+            found[name]["language"]["layers"]["q"] if name == "mllm" else found[name]["skip_scale"]
+        )
+        assert leaf.dtype == (dtype or jnp.float32)

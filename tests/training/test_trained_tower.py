@@ -112,7 +112,7 @@ def test_a_joint_step_trains_the_tower_in_any_number_of_micro_batches(made):
     run, system, params, rollouts = made
     run = dataclasses.replace(  # compiles sooner
         run,
-        mllm=dataclasses.replace(run.mllm, score_one_by_one=False),
+        mllm=dataclasses.replace(run.mllm, prompts_one_by_one=False),
         training=dataclasses.replace(run.training, train_sampler=False),
     )
     mllm = {name: params["mllm"][name] for name in ("language", "vision")}

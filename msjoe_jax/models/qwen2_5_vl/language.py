@@ -171,26 +171,48 @@ class LanguageModel(nnx.Module):
         x: Float[Array, "B S D"],
         positions: Int[Array, "B 3 S"],
         segments: Int[Array, "B S"],
+        in_turn: int = 1,
     ) -> tuple[Float[Array, "B S D"], KVCache]:
         """Runs prompts causally. Returns last hidden states and the cache.
 
-        Segment 0 is padding, whose inputs may be anything, even NaN.
+        Args:
+          x: the inputs; where they are padding they may be anything, even NaN.
+          positions: M-RoPE's.
+          segments: 0 is padding.
+          in_turn: of so many consecutive prompts a layer runs one after the other, for memory.
         """
         x = jnp.where((segments != 0)[..., None], x, 0)
         cos, sin = mrope_cos_sin(positions, self.config)
         graphdef, layers = nnx.split(self.layers)
 
-        def layer(h: Float[Array, "B S D"], p: nnx.State) -> tuple[Array, KVCache]:
+        def parted(x: Array) -> Array:
+            return jnp.moveaxis(x.reshape(-1, in_turn, *x.shape[1:]), 1, 0)
+
+        def joined(x: Array) -> Array:
+            return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+
+        tables = (cos, sin, segments)
+
+        def layer(h: Float[Array, "in_turn R S D"], p: nnx.State) -> tuple[Array, KVCache]:
             block = nnx.merge(graphdef, p)
-            q, k, v = block.qkv(h, cos, sin)
-            out = self_attention(
-                q, k, v, segments, causal=True, chunk=self.chunk, backend=self.attention
-            )
-            return block.finish(h, out), KVCache(k, v)
+
+            def run(part: tuple[Array, ...]) -> tuple[Array, KVCache]:
+                h, cos, sin, segments = part
+                q, k, v = block.qkv(h, cos, sin)
+                out = self_attention(
+                    q, k, v, segments, causal=True, chunk=self.chunk, backend=self.attention
+                )
+                return block.finish(h, out), KVCache(k, v)
+
+            if in_turn == 1:
+                return run((h, *tables))
+            h, cache = jax.lax.map(run, (h, *map(parted, tables)))
+            return h, jax.tree.map(joined, cache)
 
         with jax.named_scope("prefill"):
-            h, cache = jax.lax.scan(self._maybe_remat(layer), x, layers)
-        return self.norm(h), cache
+            h = x if in_turn == 1 else parted(x)
+            h, cache = jax.lax.scan(self._maybe_remat(layer), h, layers)
+        return self.norm(h if in_turn == 1 else joined(h)), cache
 
     def complete(
         self,
