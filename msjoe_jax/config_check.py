@@ -22,7 +22,7 @@ from msjoe_jax.rollout.system import (
     make_system,
 )
 from msjoe_jax.runtime.checkpoint import check_params
-from msjoe_jax.runtime.mesh import mesh_sizes
+from msjoe_jax.runtime.mesh import mesh_sizes, serving_sizes
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.config import (
@@ -242,7 +242,8 @@ def _mesh(config: Config, devices: int) -> Iterator[str]:
     """Yields mesh and batch sizes that do not divide over the devices."""
     m = config.mesh
     try:
-        data, fsdp, _ = mesh_sizes(m.data, m.fsdp, m.tensor, devices)
+        data, fsdp, tensor = mesh_sizes(m.data, m.fsdp, m.tensor, devices)
+        serving_sizes(data, fsdp, tensor, m.rollout_tensor)
     except UserError as error:
         yield f"config.{error}"
         return

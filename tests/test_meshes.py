@@ -8,6 +8,7 @@ answer depends on the frames that are shown. It was made by
 """
 
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -30,17 +31,18 @@ from tests.support.tiny import tiny_video
 pytestmark = pytest.mark.slow
 
 BASE = ROOT / "tests" / "golden" / "tiny_base"
-ONE = (1, 1, 1)
-# data × fsdp × tensor; three heads of the vision tower do not divide into two parts.
+ONE = (1, 1, 1, 0)
+# data × fsdp × tensor, and rollout_tensor; three heads of the vision tower do not divide into two
+# parts.
 MESHES = [
-    pytest.param((1, 4, 1), id="1x4x1", marks=pytest.mark.soak),
-    pytest.param((1, 4, 2), id="1x4x2"),
-    pytest.param((1, 8, 1), id="1x8x1", marks=pytest.mark.soak),
-    pytest.param((2, 4, 1), id="2x4x1", marks=pytest.mark.soak),
+    pytest.param((1, 4, 1, 0), id="1x4x1", marks=pytest.mark.soak),
+    pytest.param((1, 4, 2, 1), id="1x4x2"),
+    pytest.param((1, 8, 1, 2), id="1x8x1", marks=pytest.mark.soak),
+    pytest.param((2, 4, 1, 0), id="2x4x1", marks=pytest.mark.soak),
 ]
 VIDEOS = 16  # to train on, and as many held out, with two questions each
 # Questions that rounding answers otherwise on a mesh, by arm: none.
-ROUNDED: dict[tuple[int, int, int], set[tuple[str, str]]] = {}
+ROUNDED: dict[tuple[int, ...], set[tuple[str, str]]] = {}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,8 @@ def flags(home, workdir, mesh):
         "validate_every": 0,
         "optimizer.warmup_steps": 0,
     }
-    fields |= dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
+    names = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rollout_tensor")
+    fields |= dict(zip(names, mesh, strict=True))
     return ["--config=configs/tiny.py", f"--workdir={workdir}"] + [
         f"--config.{name}={value}" for name, value in fields.items()
     ]
@@ -96,10 +99,9 @@ def xla_flags(devices):
 
 def run(home, mesh):
     """All phases in a process with as many virtual devices; returns the folder of the run."""
-    data, fsdp, tensor = mesh
     workdir = home / "x".join(map(str, mesh))
     line = [sys.executable, "-m", "msjoe_jax.main", *flags(home, workdir, mesh)]
-    environment = PYTHON | {"XLA_FLAGS": xla_flags(data * fsdp * tensor)}
+    environment = PYTHON | {"XLA_FLAGS": xla_flags(math.prod(mesh[:3]))}
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return workdir
@@ -171,9 +173,10 @@ def test_one_question_on_several_devices(home, alone):
     assert "4 devices" not in done.stderr
 
 
-def test_a_mesh_that_does_not_divide_a_model_is_one_line(home):
+@pytest.mark.parametrize("mesh", [(1, 1, 3, 0), (1, 3, 1, 3)], ids=["tensor", "rollout_tensor"])
+def test_a_mesh_that_does_not_divide_a_model_is_one_line(home, mesh):
     workdir = home / "uneven"
-    line = [sys.executable, "-m", "msjoe_jax.main", *flags(home, workdir, (1, 1, 3))]
+    line = [sys.executable, "-m", "msjoe_jax.main", *flags(home, workdir, mesh)]
     environment = PYTHON | {"XLA_FLAGS": xla_flags(3)}
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 2, done.stderr

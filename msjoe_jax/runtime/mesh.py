@@ -110,21 +110,25 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None =
     return Mesh(grid, MESH_AXES)
 
 
-def serving_mesh(mesh: Mesh, tensor: int) -> Mesh:
-    """Makes a mesh of the same devices in the same order, with another size of `tensor`; 0: as is.
+def serving_sizes(data: int, fsdp: int, tensor: int, rollout_tensor: int) -> tuple[int, int, int]:
+    """Returns the sizes of a mesh with another `tensor`, which `fsdp` makes room for; 0: as it is.
 
     Raises:
       UserError: the size does not divide the devices of a copy of the model.
     """
-    if not tensor:
-        return mesh
-    of_copy = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    if of_copy % tensor:
+    if not rollout_tensor:
+        return data, fsdp, tensor
+    if fsdp * tensor % rollout_tensor:
         raise UserError(
-            f"config.mesh.rollout_tensor={tensor} does not divide the {of_copy} devices of "
-            "mesh.fsdp × mesh.tensor"
+            f"mesh.rollout_tensor={rollout_tensor} does not divide the {fsdp * tensor} "
+            "devices of mesh.fsdp × mesh.tensor"
         )
-    sizes = (mesh.shape["data"], of_copy // tensor, tensor)
+    return data, fsdp * tensor // rollout_tensor, rollout_tensor
+
+
+def serving_mesh(mesh: Mesh, rollout_tensor: int) -> Mesh:
+    """Makes the mesh of `serving_sizes`, of the same devices in the same order."""
+    sizes = serving_sizes(*(mesh.shape[axis] for axis in MESH_AXES), rollout_tensor)
     return Mesh(mesh.devices.reshape(sizes), MESH_AXES)
 
 
