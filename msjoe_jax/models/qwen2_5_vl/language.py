@@ -193,7 +193,7 @@ class LanguageModel(nnx.Module):
 
         tables = (cos, sin, segments)
 
-        def layer(h: Float[Array, "in_turn R S D"], p: nnx.State) -> tuple[Array, KVCache]:
+        def layer(h: Float[Array, "*rows S D"], p: nnx.State) -> tuple[Array, KVCache]:
             block = nnx.merge(graphdef, p)
 
             def run(part: tuple[Array, ...]) -> tuple[Array, KVCache]:
