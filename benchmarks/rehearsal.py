@@ -67,8 +67,8 @@ FIELDS: dict[str, object] = {
     "validate_every": 0,
     "evaluate.batch": 8,
     "mesh.data": 1,
-    "mesh.fsdp": HOSTS * DEVICES,
-    "mesh.tensor": 1,
+    "mesh.fsdp": HOSTS * DEVICES // 2,
+    "mesh.tensor": 2,  # a device then gathers half the vocabulary's table: 20 GiB in all were too much
     "objective.micro_batches": 1,
     "rollout.waves": 1,
 }
