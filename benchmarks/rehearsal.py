@@ -68,7 +68,7 @@ FIELDS: dict[str, object] = {
     "evaluate.batch": 8,
     "mesh.data": 1,
     "mesh.fsdp": HOSTS * DEVICES // 2,
-    "mesh.tensor": 2,  # a device then gathers half the vocabulary's table: 20 GiB in all were too much
+    "mesh.tensor": 2,  # so a device gathers half the table of the vocabulary
     "objective.micro_batches": 1,
     "rollout.waves": 1,
 }
