@@ -67,8 +67,8 @@ FIELDS: dict[str, object] = {
     "validate_every": 0,
     "evaluate.batch": 8,
     "mesh.data": 1,
-    "mesh.fsdp": HOSTS * DEVICES,
-    "mesh.tensor": 1,
+    "mesh.fsdp": HOSTS * DEVICES // 2,
+    "mesh.tensor": 2,  # so a device gathers half the table of the vocabulary
     "objective.micro_batches": 1,
     "rollout.waves": 1,
 }
@@ -161,14 +161,20 @@ def watched(
 
 
 def strike(run: pathlib.Path) -> Callable[[], None]:
-    """Returns what kills the second host's process once the joint training has logged an update."""
+    """Returns what kills the second host's process once the joint training has logged an update.
+
+    A start before this one, which something else ended, has left its rows and heartbeats.
+    """
     struck: list[int] = []
+    rows, beat = run / "joint" / "metrics.jsonl", run / "heartbeat" / "1.json"
+    began = time.time()
 
     def look() -> None:
-        if not struck and len(rows_of(run / "joint" / "metrics.jsonl")) >= STRIKE_AFTER:
-            host = json.loads((run / "heartbeat" / "1.json").read_text())
-            os.kill(host["pid"], signal.SIGKILL)
-            struck.append(host["pid"])
+        if struck or not (rows.exists() and min(map(os.path.getmtime, (rows, beat))) > began):
+            return
+        if len(rows_of(rows)) >= STRIKE_AFTER:
+            struck.append(json.loads(beat.read_text())["pid"])
+            os.kill(struck[0], signal.SIGKILL)
 
     return look
 

@@ -77,5 +77,6 @@ def run_cli(main: Callable[..., Any], *args: Any) -> None:
 
 def _fail(*messages: str) -> NoReturn:
     for message in messages:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        # In one piece with its end: of several processes on one terminal each line stays whole.
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(USER_ERROR)

@@ -90,7 +90,10 @@ def run_app(run: Callable[[], None]) -> None:
             sys.exit()
         for word in argv:  # before absl, whose words for a file that does not load mislead
             flag, equals, name = word.partition("=")
-            if flag in CONFIG_FLAGS and equals and pathlib.Path(_file_of(name)).is_file():
+            if flag in CONFIG_FLAGS and equals:
+                if not pathlib.Path(_file_of(name)).is_file():
+                    names = ", ".join(shipped_configs())
+                    raise UserError(f"{word}: no such file; configs by name: {names}")
                 load_config(name)
         try:
             remaining = _parse_flags([_with_config_file(word) for word in argv])

@@ -41,7 +41,7 @@ from msjoe_jax.rollout.system import (
 from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.checkpoint import begin_params, load_meta, load_params
-from msjoe_jax.runtime.checkpoint_folders import LAST_FILE, check_finished
+from msjoe_jax.runtime.checkpoint_folders import LAST_FILE, check_copied, check_finished
 from msjoe_jax.runtime.checkpoint_layout import META
 from msjoe_jax.runtime.digest import Inputs, differences, digest_of_file
 from msjoe_jax.runtime.files import is_local, partial_path, read_json, write_whole
@@ -158,6 +158,7 @@ def check_folder(folder: epath.PathLike, names: Sequence[str]) -> None:
     if not (folder / "params").is_dir():
         raise UserError(f"{folder}: no checkpoint there (expected the folder params in it)")
     check_finished(folder / "params", META)
+    check_copied(folder / "params")
     for name in names:
         if name != "sampler" and not (folder / name / CONFIG).is_file():
             raise UserError(f"{folder}: holds no {name} ({name}/{CONFIG} is missing)")

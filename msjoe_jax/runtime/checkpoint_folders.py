@@ -38,10 +38,24 @@ def check_finished(path: epath.PathLike, part: str) -> None:
     if not (folder / part).exists():
         raise UserError(f"no checkpoint in {folder}")
     if not is_finished(folder):
-        raise UserError(
-            f"{folder} was not written to its end ({LAST_FILE} is missing); remove it, and make or "
-            "copy it again"
-        )
+        raise _half(folder)
+
+
+def check_copied(path: epath.PathLike) -> None:
+    """Checks that parameters alone, which may be a copy of somebody's, have their last file.
+
+    Raises:
+      UserError: it is missing.
+    """
+    if not (absolute(path) / LAST_FILE).exists():
+        raise _half(absolute(path))
+
+
+def _half(folder: epath.Path) -> UserError:
+    return UserError(
+        f"{folder} was not written to its end ({LAST_FILE} is missing); remove it, and make or "
+        "copy it again"
+    )
 
 
 def mark_finished(path: epath.PathLike) -> None:

@@ -175,6 +175,6 @@ def read_document(path: epath.Path) -> dict[str, Any]:
 def _damaged(path: epath.Path, error: Exception) -> UserError:
     first_line = (str(error).splitlines() or [""])[0][:200]
     return UserError(
-        f"{path} cannot be read, remove it to go on from an older one: "
-        f"{type(error).__name__}: {first_line}"
+        f"{path} cannot be read: {type(error).__name__}: {first_line}; remove it (a run then goes "
+        "on from the checkpoint before), or make or copy it again"
     )

@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -51,7 +52,12 @@ def connect(coordinator: str = "", hosts: int = 0, host: int = -1) -> None:
     """
     given = [bool(coordinator), hosts > 0, host >= 0]
     if any(given) and not all(given):
-        raise UserError("--coordinator, --hosts and --host go together: give all three or none")
+        raise UserError(
+            "--coordinator=ADDRESS:PORT, --hosts=1 or more and --host=0 or more go together: give "
+            "all three or none"
+        )
+    if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator}: give ADDRESS:PORT")
     if any(given) and host >= hosts:
         raise UserError(f"--host={host}: the last of --hosts={hosts} is {hosts - 1}")
     if hosts == 1 or not (any(given) or has_tpu()):
@@ -170,12 +176,25 @@ def agree(value: Any, what: str) -> None:
     """Checks that all hosts have the same value (JSON).
 
     Raises:
-      UserError: they have not; the hosts that differ from the first are named.
+      UserError: they have not; the hosts that differ from the first are named, and of objects the
+        fields that do.
     """
     values = gather(value, what)
     if others := [h for h, other in enumerate(values) if other != values[0]]:
         names = ", ".join(map(str, others))
-        raise UserError(f"hosts disagree on {what}: host {names} and host 0 differ")
+        fields = ", ".join(_differing(values[0], values[others[0]]))
+        where = f" in {fields}" if fields else ""
+        raise UserError(f"hosts disagree on {what}: host {names} and host 0 differ{where}")
+
+
+def _differing(left: Any, right: Any, path: str = "") -> Iterator[str]:
+    """Yields the names, with dots, of fields that two objects of JSON have differently."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for name in sorted(left.keys() | right.keys()):
+            inner = f"{path}.{name}" if path else name
+            yield from _differing(left.get(name), right.get(name), inner)
+    elif left != right and path:
+        yield path
 
 
 @contextlib.contextmanager

@@ -308,4 +308,4 @@ def test_the_trainings_flags_make_a_config(tmp_path):
     slips: list[str] = []
     read_config(values, slips)
     assert all("size is empty" in slip for slip in slips), slips
-    assert "--config.mesh.fsdp=4" in rehearsal.training_flags(tmp_path, tmp_path / "run")
+    assert "--config.mesh.fsdp=2" in rehearsal.training_flags(tmp_path, tmp_path / "run")

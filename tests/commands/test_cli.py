@@ -46,6 +46,7 @@ def test_overrides_reach_the_config(tmp_path):
     [
         ((), "give --config="),
         (("--config=DIR/none.py",), "none.py"),
+        (("--config=nope", "--config.a.b=3"), "--config=nope: no such file; configs by name: "),
         (("--config=DIR/config.py", "--config.a.d=3"), "unknown field in the config: d"),
         (("--config=DIR/config.py", "--config.a.b=x"), "config.a.b"),
         (("--config=DIR/config.py", "--what=1"), "what"),

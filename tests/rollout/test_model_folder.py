@@ -112,6 +112,9 @@ def test_folders_that_are_none(folder, tmp_path):
     check_folder(tmp_path / "half", ["mllm", "sampler"])
     with pytest.raises(UserError, match=r"half: holds no clip \(clip/config\.json is missing\)"):
         load_model_folder(tmp_path / "half")
+    (tmp_path / "half" / "params" / LAST_FILE).unlink()  # a copy that was interrupted
+    with pytest.raises(UserError, match="params was not written to its end"):
+        check_folder(tmp_path / "half", ["mllm"])
 
 
 @pytest.mark.parametrize("part", ["mllm", "clip"])

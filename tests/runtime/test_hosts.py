@@ -31,6 +31,8 @@ def test_flags_that_do_not_go_together():
         (("here:1",), "go together"),
         (("", 2), "go together"),
         (("", 0, 1), "go together"),
+        (("here:1", 0, 0), "--hosts=1 or more"),
+        (("here", 2, 0), "--coordinator=here: give ADDRESS:PORT"),
         (("here:1", 2, 2), "--host=2: the last of --hosts=2 is 1"),
     ]:
         with pytest.raises(UserError, match=said):
@@ -87,7 +89,7 @@ def case_exchange(host):
     except UserError as error:
         out["error"] = list(error.lines)
     try:
-        hosts.agree(host == 1, "the config")
+        hosts.agree({"a": 1, "b": {"c": host == 1, "d": 2}}, "the config")
     except UserError as error:
         out["agree"] = str(error)
     for sizes in ((1, 6, 1), (1, 3, 2), (2, 1, 3)):  # the last two: hosts share rows
@@ -155,7 +157,7 @@ def test_values_are_exchanged_in_order(results):
     assert outs[0]["first"] == 0 and outs[0]["total"] == [3, 3] and outs[0]["large"] == 5_000_000
     assert outs[0]["merge"] == {"5": "of 0", "8": "of 2", "9": "of 1", "10": "of 0"}
     assert outs[0]["error"] == ["first", "second"]
-    assert outs[0]["agree"] == "hosts disagree on the config: host 1 and host 0 differ"
+    assert outs[0]["agree"] == ("hosts disagree on the config: host 1 and host 0 differ in b.c")
     assert rows["rows (1, 6, 1)"] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert rows["rows (1, 3, 2)"] == rows["rows (1, 6, 1)"]
     assert rows["rows (2, 1, 3)"] == [list(range(6)), list(range(12)), list(range(6, 12))]
