@@ -8,9 +8,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.chips import GIB
 from msjoe_jax.runtime.mesh import make_mesh
 from msjoe_jax.runtime.program import Program, Use
-from msjoe_jax.runtime.topology import GIB, Fit, compile_use, describe_slice, hosts_of
+from msjoe_jax.runtime.topology import Fit, compile_use, describe_slice, hosts_of
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -69,7 +70,7 @@ def test_unknown_slices_are_named_in_one_line():
 
 
 def test_unknown_generations_are_named():
-    with pytest.raises(UserError, match="generation is one of v4, v5e, v5p, v6e"):
+    with pytest.raises(UserError, match="generation is one of v4, v5e, v5p, v6e, tpu7x"):
         describe_slice("v3:2x2")
 
 
