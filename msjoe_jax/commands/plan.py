@@ -235,8 +235,10 @@ def print_plan(
 def _print_head(config: Config, slice_: Slice) -> None:
     mesh = make_machine(config.mesh, slice_.chips).mesh
     sizes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    many = slice_.chip.devices
+    unit = "chips" if many == 1 else f"devices ({many} a chip, and each a chip below)"
     print(
-        f"{slice_.name}: {len(slice_.chips)} chips of {slice_.hbm / GIB:.2f} GiB, mesh {sizes}, "
+        f"{slice_.name}: {len(slice_.chips)} {unit} of {slice_.hbm / GIB:.2f} GiB, mesh {sizes}, "
         f"taken to be {slice_.hosts} host{'s' * (slice_.hosts > 1)} as it is sold"
     )
     print(RULE.format(share=MATRIX_SHARE, links=LINKS))

@@ -27,14 +27,14 @@ class Flops(NamedTuple):
 
     def prompt(self, length: int) -> tuple[float, float]:
         """Returns those of a prompt's matrices and of its attention; it needs no logits."""
-        return self.token * length, self.pair * length**2 / 2
+        return float(self.token * length), self.pair * length**2 / 2
 
     def completion(self, prompt: int, length: int) -> tuple[float, float]:
         """Returns those of a completion's matrices, logits among them, and of its attention."""
         pairs = length * (prompt + length / 2)
-        return (self.token + self.logit) * length, self.pair * pairs
+        return float((self.token + self.logit) * length), self.pair * pairs
 
     def frame(self, patches: int) -> tuple[float, float]:
         """Returns those of a frame's matrices and of its attention."""
         seen = self.full * patches + self.windowed * min(patches, self.window)
-        return self.patch * patches, self.patch_pair * patches * seen
+        return float(self.patch * patches), float(self.patch_pair * patches * seen)

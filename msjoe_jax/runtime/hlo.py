@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 # Bytes of an element; what is not here (tokens, opaque types) has none.
-WIDTHS = {"pred": 1, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16}
+WIDTHS = {"pred": 1.0, "s4": 0.5, "u4": 0.5, "c64": 8.0, "c128": 16.0}
 HBM = 0  # the memory space that a layout does not name
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _STARTS = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
@@ -20,7 +20,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 def _width(dtype: str) -> float:
     bits = re.search(r"\d+", dtype)
-    return WIDTHS.get(dtype, int(bits[0]) / 8 if bits else 0)
+    return WIDTHS.get(dtype, int(bits[0]) / 8 if bits else 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

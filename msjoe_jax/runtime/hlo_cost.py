@@ -70,12 +70,12 @@ class Tally:
     @property
     def flops(self) -> float:
         """FLOPs of matrix multiplications and attention kernels."""
-        return sum(w.flops * w.times for w in self.work)
+        return sum((w.flops * w.times for w in self.work), 0.0)
 
     @property
     def bytes(self) -> float:
         """Bytes read from and written to HBM."""
-        return sum(w.bytes * w.times for w in self.work)
+        return sum((w.bytes * w.times for w in self.work), 0.0)
 
     def add(self, other: "Tally") -> None:
         """Adds another's."""
@@ -162,7 +162,7 @@ class _Counter:
     ) -> Exchange:
         group = group_size(instruction, self.module.devices)
         operands = [computation.instructions[name] for name in instruction.operands]
-        size = sum(x.bytes for o in operands for x in o.results)
+        size = sum((x.bytes for o in operands for x in o.results), 0.0)
         if kind == "all-gather":
             size *= group
         return Exchange(kind, size, group, times)
@@ -234,15 +234,13 @@ class _Counter:
             roots = [inner.instructions[name] for name in inner.root.operands]
         if len(roots) != len(instruction.results):
             return _bytes(instruction.results)
-        return sum(
-            self._root(inner, root)
-            for root, array in zip(roots, instruction.results, strict=True)
-            if array.space == HBM
-        )
+        pairs = zip(roots, instruction.results, strict=True)
+        written = (self._root(inner, root) for root, array in pairs if array.space == HBM)
+        return sum(written, 0.0)
 
     def _root(self, inner: Computation, root: Instruction) -> float:
         """Returns the bytes that a result of a fusion writes."""
-        whole = sum(x.bytes for x in root.results)
+        whole = _size(root)
         while root.opcode == "bitcast":
             root = inner.operand(root, 0)
         if root.opcode == "dynamic-update-slice":
@@ -282,8 +280,8 @@ def _in_hbm(arrays: tuple[Array, ...]) -> bool:
 
 
 def _bytes(arrays: tuple[Array, ...]) -> float:
-    return sum(x.bytes for x in arrays if x.space == HBM)
+    return sum((x.bytes for x in arrays if x.space == HBM), 0.0)
 
 
 def _size(instruction: Instruction) -> float:
-    return sum(x.bytes for x in instruction.results)
+    return sum((x.bytes for x in instruction.results), 0.0)

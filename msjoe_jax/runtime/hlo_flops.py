@@ -23,10 +23,11 @@ def product_flops(computation: Computation, instruction: Instruction) -> float:
     if instruction.opcode == "dot":
         left = computation.operand(instruction, 0).results[0]
         axes = re.findall(r"\d+", instruction.attribute("lhs_contracting_dims"))
-        return 2 * instruction.results[0].size * math.prod(left.dims[int(a)] for a in axes)
+        inner = math.prod(left.dims[int(a)] for a in axes)
+        return 2.0 * instruction.results[0].size * inner
     if instruction.opcode == "convolution":
         return _convolution(computation, instruction)
-    return 0
+    return 0.0
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> float:
@@ -56,7 +57,7 @@ def _convolution(computation: Computation, instruction: Instruction) -> float:
             int(of("lhs_dilate", "1")),
             int(of("rhs_dilate", "1")),
         )
-    return 2 * (sizes[0]["b"] // groups) * sizes[1]["i"] * sizes[1]["o"] * meetings
+    return 2.0 * (sizes[0]["b"] // groups) * sizes[1]["i"] * sizes[1]["o"] * meetings
 
 
 def _meetings(

@@ -27,7 +27,7 @@ def _count(jaxpr: Any) -> float:
             (axes, _), _ = params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             size = math.prod(left[a] for a in axes)
-            total += 2 * size * math.prod(equation.outvars[0].aval.shape)
+            total += 2.0 * size * math.prod(equation.outvars[0].aval.shape)
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             out = params["dimension_numbers"].rhs_spec[0]  # the kernel's dimension of outputs

@@ -147,27 +147,34 @@ def compile_use(
         file = cache / f"{_key(lowered.as_text(), mesh, slice_, effort)}.json"
         if file.exists():
             return _stored_fit(json.loads(file.read_text()))
-    cost = None
+    peak, refusal, cost = _compiled(use, lowered, effort, slice_)
+    fit = Fit(use.argument_bytes, peak, time.perf_counter() - began, refusal, cost)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write_whole(file, json.dumps({"use": use.name, **dataclasses.asdict(fit)}, indent=1))
+    return fit
+
+
+def _compiled(
+    use: Use, lowered: Any, effort: float, slice_: Slice | None
+) -> tuple[int | None, str, Cost | None]:
+    """Compiles; returns the peak, or why it is refused, and the cost."""
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"xla_dump_to": folder}
         if effort:
             options["exec_time_optimization_effort"] = effort
         try:
             compiled = lowered.compile(compiler_options=options)
-            peak, refusal = _reported_peak(pathlib.Path(folder)), ""
-            if slice_ is not None:
-                module = hlo.read_module(compiled.as_text())
-                cost = cost_of(hlo_cost.tally(module), slice_.chip)
         except jax.errors.JaxRuntimeError as error:
             refusal = " ".join(str(error).splitlines()[0].split())
             if "RESOURCE_EXHAUSTED" not in refusal:
                 raise UserError(f"{use.name} does not compile: {refusal}") from error
-            peak = None
-    fit = Fit(use.argument_bytes, peak, time.perf_counter() - began, refusal, cost)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(file, json.dumps({"use": use.name, **dataclasses.asdict(fit)}, indent=1))
-    return fit
+            return None, refusal, None
+        peak = _reported_peak(pathlib.Path(folder))
+    if slice_ is None:
+        return peak, "", None
+    counted = hlo_cost.tally(hlo.read_module(compiled.as_text()))
+    return peak, "", cost_of(counted, slice_.chip)
 
 
 def _key(program: str, mesh: Any, slice_: Slice, effort: float) -> str:

@@ -67,6 +67,17 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
     for program in programs.values():
         assert program["argument_bytes"] <= program["peak_bytes"] + 2**20
         assert program["alive_bytes"] == sum(program["alive"].values())
+    # Nobody else's work is done but for what is replicated, rematerialised or padded.
+    ratios = {name: p["flops"] / (p["min_flops"] or 1) for name, p in programs.items()}
+    assert ratios["predecode: embed_frames"] == pytest.approx(1, abs=0.001)
+    assert 1 <= ratios["joint: reason"] < 1.02 and 1 <= ratios["joint: answer"] < 1.04
+    assert 1.2 < ratios["joint: joint_step"] < 1.8
+    assert not any(program["not_counted"] for program in programs.values())
+    update = found["price"]["updates"]["joint"]
+    assert update["seconds"] == pytest.approx(
+        sum(p["seconds"] * p["per_update"] for p in programs.values())
+    )
+    assert 0 < update["mfu"] < 0.5 and f"{update['seconds']:.1f} s an update" in done.stdout
     # The pixels of a wave are on no chip whole: they alone would take 2.3 GiB as bfloat16.
     answer = programs["joint: answer"]
     parts = programs["joint: join"]

@@ -25,7 +25,7 @@ ENTRY %main.1_spmd (x: f32[4,8], i: s32[]) -> (f32[1,8], s32[]) {
   %fusion.3 = f32[1,8]{1,0:T(8,128)} fusion(%x, %i), kind=kLoop, calls=%fused, backend_config={"a":["1",{"b":"x}, c="}]}
   ROOT %tuple.4 = (f32[1,8]{1,0:T(8,128)}, s32[]{:T(128)}) tuple(%fusion.3, %i)
 }
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,10 @@ ENTRY"""
 
 @pytest.fixture(scope="module")
 def mesh():
-    return make_mesh(1, 2, 2, describe_slice("v4:2x2x1").chips)
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)  # cannot be read back for them
+    yield make_mesh(1, 2, 2, describe_slice("v4:2x2x1").chips)
+    jax.config.update("jax_enable_compilation_cache", before)
 
 
 def compiled(mesh, function, *arguments, out=None, effort=0.0):
@@ -157,8 +160,7 @@ def compiled(mesh, function, *arguments, out=None, effort=0.0):
     out = None if out is None else NamedSharding(mesh, PartitionSpec(*out))
     lowered = jax.jit(function, out_shardings=out).lower(*shapes)
     options = {"exec_time_optimization_effort": effort} if effort else {}
-    with jax.enable_compilation_cache(False):  # cannot be read back for described chips
-        return tally(read_module(lowered.compile(compiler_options=options).as_text()))
+    return tally(read_module(lowered.compile(compiler_options=options).as_text()))
 
 
 @pytest.mark.slow

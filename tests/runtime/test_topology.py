@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime import topology as module
 from msjoe_jax.runtime.chips import GIB
 from msjoe_jax.runtime.mesh import make_mesh
 from msjoe_jax.runtime.program import Program, Use
@@ -59,6 +60,34 @@ def test_a_program_that_does_not_fit_is_refused(chips, mesh, effort):
     assert fit.peak is None and fit.spare(0, chips.hbm) is None
     assert not fit.fits(0, chips.hbm)
     assert "exceeds available HBM" in fit.refusal and "\n" not in fit.refusal
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_compiling_found_is_kept_by_all_that_decides_it(chips, mesh, tmp_path, monkeypatch):
+    place = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
+
+    def fit(size, effort=-1.0):
+        x = jax.ShapeDtypeStruct((size, size), jnp.bfloat16, sharding=place)
+        use = Use("joint", Program("square", lambda x: x @ x.T), (x,), {}, {})
+        return compile_use(use, effort, chips, tmp_path / "kept")
+
+    first = fit(1024)
+    assert first.cost.flops == 2 * 1024**3 / 8 and first.cost.seconds > 0
+    compiled = []
+    monkeypatch.setattr(module, "_compiled", lambda *a: compiled.append(a) or (7, "", first.cost))
+    assert fit(1024) == first and not compiled
+    assert fit(2048).peak == 7 and fit(1024, 0.0).peak == 7 and len(compiled) == 2
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+    assert fit(2048).cost == first.cost and len(compiled) == 2
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_two_devices_of_a_chip_are_one_host_of_four_chips():
+    slice_ = describe_slice("tpu7x:2x2x1")
+    assert (len(slice_.chips), slice_.chip.devices, slice_.hosts) == (8, 2, 1)
+    assert slice_.hbm == 94.75 * GIB
 
 
 @pytest.mark.slow
