@@ -6,7 +6,8 @@ does a run cost?
 Prints for each what a chip holds: its arguments, its peak (arguments included), what else is alive
 beside it, and what stays free; and what a chip does: FLOPs, collectives, seconds by one stated
 model (runtime/chips.py). Then seconds an update and hours of the run, with --tokens at answer
-prompts of that length too. Exit status 1 if something does not fit, 2 if a run would be refused.
+prompts of that length too. --search ranks other meshes and micro-batches by a closed form, and
+compiles the best. Exit status 1 if something does not fit, 2 if a run would be refused.
 libtpu compiles, on any machine, which proves lowering, sharding and fit, but measures no time and
 runs nothing.
 """
@@ -21,11 +22,13 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.config import Config
 from msjoe_jax.config_check import check
 from msjoe_jax.errors import UserError
+from msjoe_jax.plan_search import search, table
 from msjoe_jax.program_list import program_list
 from msjoe_jax.rollout.system import System, make_system
 from msjoe_jax.run_price import (
@@ -52,6 +55,7 @@ model and not measured: an instruction takes its matrices at {share:.0%} of the 
 HBM's rate, a collective its bytes on the wire at {links} links; nothing overlaps; loops run to
 their bound (replies to their longest); the host's work and checkpoints are not in it."""
 WIDTH = 38  # of a program's name
+COMPILED = 3  # of a search
 KNOWN = frozenset(SELECTORS)  # as they are shipped: a plug-in's come later
 
 
@@ -258,6 +262,53 @@ def _print_price(
     return price_as_json(price)
 
 
+def print_search(
+    given: ConfigDict, options: Options, tokens: int, ranks: list[int]
+) -> list[dict[str, Any]]:
+    """Prints choices ranked by a closed form, and what compiling the best of them finds.
+
+    Args:
+      given: the config.
+      options: of compiling; the slice among them.
+      tokens: a length of answer prompts beside the config's; 0: none.
+      ranks: of LoRA; empty: the config's.
+
+    Returns:
+      The compiled ones as plain values.
+
+    Raises:
+      UserError: no choice is one that a run takes.
+    """
+    slice_ = options.slice_
+    assert slice_ is not None
+    lengths = [given.prompt.answer_prompt_tokens, tokens] if tokens else []
+    guesses = search(given, slice_, lengths, ranks)
+    print(
+        f"{slice_.name}: guesses of a chip's memory and of an update, before anything is compiled"
+    )
+    for line in table(guesses, slice_.hbm):
+        print(line, flush=True)
+    best = []
+    for one in guesses[:COMPILED]:
+        system = make_system(one.config.models)
+        uses = [u for u in plan_uses(one.config, system, slice_) if u.per_update]
+        planned = [
+            p._replace(minimum=minimum_of(p.use, one.config, system, len(slice_.chips)))
+            for p in plan(uses, options)
+        ]
+        tight = min(planned, key=lambda p: p.fit.spare(p.alive, slice_.hbm) or -slice_.hbm)
+        fits = all(p.fit.fits(p.alive, slice_.hbm) for p in planned)
+        print(f"{one.choice.words()}: {'FITS' if fits else 'DOES NOT FIT'}; the tightest program:")
+        print(format_row(tight, slice_.hbm))
+        price = price_run(
+            [Priced(p.use, p.fit.cost, p.minimum) for p in planned], one.config, slice_
+        )
+        for line in describe_price(price)[: len(price.updates)]:
+            print(line, flush=True)
+        best.append({**one.choice._asdict(), "fits": fits, **price_as_json(price)})
+    return best
+
+
 def cli() -> None:
     """Prints the table, and exits with status 1 if a program does not fit."""
     jax.config.update("jax_platforms", "cpu")  # described chips are compiled for, never opened
@@ -273,12 +324,23 @@ def cli() -> None:
         "questions", 0, "Questions of difficulty, and of an evaluation without a limit.", 0
     )
     cache = flags.DEFINE_string("cache", "", "Folder for what compiling finds; empty: none.")
+    searching = flags.DEFINE_bool("search", False, "Rank other choices, compile the best three.")
+    ranks = flags.DEFINE_list(
+        "ranks", [], "Ranks of LoRA for --search, 0: none; else the config's."
+    )
     as_line = flags.DEFINE_bool("json", False, "The plan as JSON, in the last line.")
 
     def run() -> None:
         slice_ = describe_slice(topology.value)
-        checked = check(given_config(config), len(slice_.chips), files=False)
         folder = pathlib.Path(cache.value) if cache.value else None
+        if searching.value:
+            quick = Options(effort.value or -1.0, slice_, folder)
+            numbers = [_rank(text) for text in ranks.value]
+            best = print_search(given_config(config), quick, tokens.value, numbers)
+            if as_line.value:
+                print(json.dumps(best))
+            return
+        checked = check(given_config(config), len(slice_.chips), files=False)
         options = Options(effort.value, slice_, folder)
         planned, prices = print_plan(checked, options, only.value, tokens.value, questions.value)
         result = {**as_json(planned, slice_), **prices}
@@ -288,3 +350,9 @@ def cli() -> None:
             sys.exit(1)
 
     run_app(run)
+
+
+def _rank(text: str) -> int:
+    if not text.isdigit():
+        raise UserError(f"--ranks: {text!r} is not a number; give e.g. --ranks=0,16,64")
+    return int(text)
