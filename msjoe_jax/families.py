@@ -1,9 +1,8 @@
 """Model families: everything about a multimodal LLM that differs between families.
 
 `FAMILIES` is keyed by Hugging Face's `model_type`. Conversion, export, model folders, the system
-and the rollout take everything from a `Family` and its sizes object, and name no model. A new
-family is a module (`VisionLanguageModel`), sizes (`Sizes`), a weight table, a sharding table, and
-an entry here. CLIP is no family, as there is only one.
+and the rollout take everything from a `Family` and its sizes object, and name no model. A family
+is a module (`VisionLanguageModel`), sizes (`Sizes`), tables and an entry here. CLIP is none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +14,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.models.flops import Flops
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.models.qwen2_5_vl import config as qwen
 from msjoe_jax.models.qwen2_5_vl import images as qwen_images
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.flops import qwen_flops
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.qwen2_5_vl.positions import prompt_positions
 from msjoe_jax.models.qwen2_5_vl.sharding import LANGUAGE, VISION
@@ -255,6 +256,7 @@ class Family(NamedTuple):
       build: (sizes, *, rngs, dtype, param_dtype, remat, chunk, attention) to the module; all but
         sizes and rngs may be left out.
       head_dims: widths of the attention heads, as some kernels take only some widths.
+      flops: of a forward pass.
       weight_table: the published tensors, for these sizes.
       sharding_table: what each dimension of every parameter is.
       positions: (sizes, token ids [L], grids, seconds of each video) to M-RoPE's positions
@@ -274,6 +276,7 @@ class Family(NamedTuple):
     tiny: MakeSizes | None
     build: Callable[..., nnx.Module]
     head_dims: Callable[[Any], tuple[int, ...]]
+    flops: Callable[[Any], Flops]
     weight_table: Callable[[Any], WeightTable]
     sharding_table: ShardingTable
     positions: Callable[
@@ -330,6 +333,7 @@ FAMILIES: dict[str, Family] = {
         tiny=_tiny_qwen,
         build=QwenVL,
         head_dims=lambda sizes: (sizes.text.head_dim, sizes.vision.head_dim),
+        flops=qwen_flops,
         weight_table=qwen_table,
         sharding_table=(*LANGUAGE, *VISION),
         positions=prompt_positions,

@@ -11,10 +11,15 @@ CLIP, a KL term's reference; while a batch is collected the other waves with all
 (prompts, patches and features of reason and answer), what the own wave holds already, and the batch
 to be refilled; in an evaluation one MLLM, the samplers of all sets, and the answers of the arm
 before. What a program takes as arguments counts as its arguments alone.
+
+How often it runs, by this rule: what an update calls, as often as the training has updates, one
+refill of each batch where refills are asked for; a validation at the start, after every so many
+updates and at the end, of arms that need no truth, with all questions of its limit; each arm of an
+evaluation scores, selects and answers, and its queries are written once for each MLLM.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +45,11 @@ from msjoe_jax.training.validation import PLAIN, SCORE, WITH_TRUTH
 
 
 def program_list(
-    config: Config, system: System, machine: Machine, end_ids: tuple[int, ...] = (0, 1)
+    config: Config,
+    system: System,
+    machine: Machine,
+    end_ids: tuple[int, ...] = (0, 1),
+    questions: int = 0,
 ) -> list[Use]:
     """Returns every use of a program in the phases of a config, in their order.
 
@@ -49,17 +58,24 @@ def program_list(
       system: its models.
       machine: where it runs; its devices may be described ones.
       end_ids: that end a reply; their number alone matters to what is compiled.
+      questions: of difficulty, and where no limit is set of an evaluation; 0: not known.
     """
-    return list(_Lister(config, system, machine, end_ids).uses())
+    return list(_Lister(config, system, machine, end_ids, questions).uses())
 
 
 class _Lister:
     """Lists the uses; every method yields those of a part of a run."""
 
     def __init__(
-        self, config: Config, system: System, machine: Machine, end_ids: tuple[int, ...]
+        self,
+        config: Config,
+        system: System,
+        machine: Machine,
+        end_ids: tuple[int, ...],
+        questions: int,
     ) -> None:
         self.config, self.system, self.machine = config, system, machine
+        self.questions = questions
         programs = Programs(system, machine)
         self.episode = EpisodeUses(programs, config.episode, config.prompt, end_ids)
         self.base = machine.laid(
@@ -79,8 +95,7 @@ class _Lister:
             arms = [arm_of(name, sets) for name in config.evaluate.arms]
             held = {f"{name} sampler": sampler for name, sampler in sets.items()}
             held["parameters"] = self.base
-            size = self.at_once(config.evaluate.limit)
-            yield from self.evaluation("evaluate", arms, self.base, held, size)
+            yield from self.evaluation("evaluate", arms, self.base, held, config.evaluate.limit)
 
     def _other_sampler(self) -> Tree:
         return self.machine.laid(self.system.abstract["sampler"], state_table(self.system))
@@ -90,6 +105,11 @@ class _Lister:
         most = self.config.evaluate.batch
         return self.machine.padded(min(most, limit) if limit else most)
 
+    def batches(self, limit: int) -> int | None:
+        """Returns in how many batches so many are evaluated; None: their number is not known."""
+        number = limit or self.questions
+        return -(-number // self.config.evaluate.batch) if number else None
+
     def _embedding(self) -> Use:
         """Lists CLIP's image tower, which embeds frames on one device before a run."""
         side = self.system.clip_config.image_size
@@ -98,13 +118,13 @@ class _Lister:
         frames = jax.ShapeDtypeStruct(
             (FRAMES_AT_ONCE, side, side, 3), jnp.uint8, sharding=self.machine.whole
         )
-        return Use("predecode", embed_frames(self.system), (clip, frames), {}, {})
+        return Use("predecode", embed_frames(self.system), (clip, frames), {}, {}, times=None)
 
     def _difficulty(self) -> Iterator[Use]:
         size, held = self.at_once(0), {"base parameters": self.base}
-        lists = _one_each(size)
-        yield from self.episode.selection("difficulty", lists, self.base, held, ["uniform"], False)
-        yield self.episode.answering(
+        lists, times = _one_each(size), self.batches(0)
+        selection = self.episode.selection("difficulty", lists, self.base, held, ["uniform"], False)
+        answering = self.episode.answering(
             "difficulty",
             lists,
             self.base["mllm"],
@@ -112,11 +132,40 @@ class _Lister:
             samples=self.config.difficulty.samples,
             temperature=self.config.rollout.answer_temperature,
         )
+        for use in (*selection, answering):
+            yield dataclasses.replace(use, times=times)
 
     def evaluation(
-        self, phase: str, arms: list[Arm], params: Held, held: Held, size: int
+        self,
+        phase: str,
+        arms: Sequence[Arm],
+        params: Held,
+        held: Held,
+        limit: int,
+        counted: Sequence[Arm] | None = None,
+        repeats: int = 1,
     ) -> Iterator[Use]:
-        """Lists an evaluation of arms, greedy and with one list of queries a question."""
+        """Lists an evaluation of arms, greedy and with one list of queries a question.
+
+        Args:
+          phase: of the run.
+          arms: whatever may run.
+          params: with which it runs.
+          held: what is alive.
+          limit: questions of it; 0: all of a file.
+          counted: the arms that surely run; None: all.
+          repeats: how often it is made.
+        """
+        counted, batches = arms if counted is None else counted, self.batches(limit)
+        asked = {(arm.mllm, arm.own_previews) for arm in counted if arm.queries == "policy"}
+        for use in self._evaluation(phase, arms, params, held, self.at_once(limit)):
+            each = len(asked) if use.step == "reason" else len(counted)
+            times = None if batches is None else batches * each * repeats
+            yield dataclasses.replace(use, times=times)
+
+    def _evaluation(
+        self, phase: str, arms: Sequence[Arm], params: Held, held: Held, size: int
+    ) -> Iterator[Use]:
         rollout = _one_each(size)
         last = self.episode.batch(rollout)
         held = {
@@ -164,7 +213,26 @@ class _Training:
             yield from self._validation(held)
         batch = self._batch(run.rollout.questions)
         collecting = {**held, "batch to refill": batch} if run.rollout.refill else held
-        yield from self._collection(collecting)
+        for use in (*self._collection(collecting), *self._changes(held, ref, batch)):
+            often = self._often(use.program.name)
+            yield dataclasses.replace(use, per_update=often, times=often * run.training.steps)
+
+    def _often(self, program: str) -> float:
+        """Returns how often an update runs a program; a refill draws one more batch."""
+        rollout = self.run.rollout
+        batches = 1 + bool(rollout.refill)
+        of_the_batch: dict[str, float] = {
+            "replace_rows": 1,
+            "scoring": 1,
+            "draw_scoring": 1,
+            "join": batches,
+        }
+        of_the_batch |= {"joint_step": rollout.updates, "credit": 1 / self.run.loop.rollouts_every}
+        return of_the_batch.get(program, batches * rollout.waves)
+
+    def _changes(self, held: Held, ref: Held, batch: RolloutBatch) -> Iterator[Use]:
+        """Lists what is done with a whole batch."""
+        run, lister = self.run, self.lister
         if run.rollout.refill:
             B = run.rollout.questions
             places = jax.ShapeDtypeStruct((B,), jnp.int32, sharding=lister.machine.whole)
@@ -226,7 +294,17 @@ class _Training:
         arms = [own, *(ARMS[name] for name in (*PLAIN, *WITH_TRUTH) if name != SCORE)]
         trained = {"mllm": self._merged_mllm(), "sampler": self.own.state["sampler"]}
         params = {**lister.base, **trained}
+        steps, every = run.training.steps, run.loop.validate_every
+        times = 1 + -(-steps // every)
         if "lora" in self.own.state["mllm"]:
-            yield Use(run.name, self.own.merge, (self.own.state["mllm"],), {}, held)
-        size = lister.at_once(run.loop.validation_limit)
-        yield from lister.evaluation(f"{run.name} validation", arms, params, held, size)
+            merge, state = self.own.merge, self.own.state
+            yield Use(run.name, merge, (state["mllm"],), {}, held, times=times)
+        yield from lister.evaluation(
+            f"{run.name} validation",
+            arms,
+            params,
+            held,
+            run.loop.validation_limit,
+            counted=arms[: len(PLAIN)],
+            repeats=times,
+        )

@@ -20,9 +20,6 @@ from msjoe_jax.runtime.machine import Machine
 from msjoe_jax.runtime.memory import memory_metrics
 from msjoe_jax.runtime.program import Program, Use
 
-# Programs of a training that are run once an update; the others of an update once a wave.
-ONCE = {"join", "credit", "scoring", "draw_scoring"}
-NEVER = {"init", "replace_rows"}  # not part of every update
 LONGEST_REASON = 300  # characters
 
 
@@ -68,16 +65,9 @@ def try_uses(uses: list[Use], system: System, machine: Machine) -> Iterator[Tria
         yield trial._replace(peak=peak or None)
 
 
-def seconds_per_update(trials: list[Trial], waves: int, updates: int) -> float:
-    """Returns the seconds of an update's programs, one after the other.
-
-    Args:
-      trials: of a training.
-      waves: in which a batch is collected.
-      updates: on each batch.
-    """
-    times = {name: 1 for name in ONCE} | {name: 0 for name in NEVER} | {"joint_step": updates}
-    return sum(trial.second * times.get(trial.use.program.name, waves) for trial in trials)
+def seconds_per_update(trials: list[Trial]) -> float:
+    """Returns the seconds of an update's programs, one after the other."""
+    return sum(trial.second * trial.use.per_update for trial in trials)
 
 
 class _Trials:

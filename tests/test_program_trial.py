@@ -78,9 +78,10 @@ def test_what_is_not_finite_is_told_and_what_fails_ends_the_trial(place):
 
 
 def test_an_update_runs_its_programs_once_a_wave_or_once_a_batch():
-    def trial(name, second):
-        return Trial(Use("joint", Program(name, len), (), {}, {}), 100.0, second)
+    def trial(name, second, often):
+        use = Use("joint", Program(name, len), (), {}, {}, per_update=often)
+        return Trial(use, 100.0, second)
 
-    trials = [trial("init", 1000.0), trial("complete", 1.0), trial("join", 10.0)]
-    trials += [trial("replace_rows", 1000.0), trial("joint_step", 20.0)]
-    assert seconds_per_update(trials, waves=2, updates=3) == 2 * 1 + 10 + 3 * 20
+    trials = [trial("init", 1000.0, 0), trial("complete", 1.0, 2), trial("join", 10.0, 1)]
+    trials += [trial("joint_step", 20.0, 3)]
+    assert seconds_per_update(trials) == 2 * 1 + 10 + 3 * 20

@@ -217,7 +217,7 @@ def _try_programs(
         block.row(name, row_of(trial, plan))
         if not trial.finite:
             block.problem(f"{name} makes numbers that are not finite: report it")
-    seconds = seconds_per_update(trials, run.rollout.waves, run.rollout.updates)
+    seconds = seconds_per_update(trials)
     block.row(
         "an update",
         f"{seconds:.2f} s on the devices ({run.rollout.questions} questions, waves: "

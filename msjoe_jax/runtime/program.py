@@ -68,7 +68,8 @@ class Use:
 
     phase: of the run; program: that is called; arguments: as shapes with shardings; choices: by
     keyword; beside: what is alive meanwhile, by what it is, arguments among it; step: the use's
-    name in its phase, empty: the program's.
+    name in its phase, empty: the program's; per_update: how often it runs in an update of its
+    training; times: in the whole run, None: the data decides.
     """
 
     phase: str
@@ -77,6 +78,8 @@ class Use:
     choices: dict[str, Any]
     beside: dict[str, Any]
     step: str = ""
+    per_update: float = 0.0
+    times: float | None = 1.0
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 """`msjoe plan`: all programs at real widths for a small slice, its table, and its refusals."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -9,13 +10,14 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msjoe_jax.commands import plan as module
-from msjoe_jax.commands.plan import Planned, as_json, format_row, plan
+from msjoe_jax.commands.plan import Options, Planned, as_json, format_row, plan
 from msjoe_jax.config import base, read_config
 from msjoe_jax.families import named_model
 from msjoe_jax.rollout.shapes import abstract_batch
 from msjoe_jax.rollout.system import make_system
+from msjoe_jax.runtime.chips import GIB, Cost
 from msjoe_jax.runtime.program import Program, Use
-from msjoe_jax.runtime.topology import GIB, Fit, Slice
+from msjoe_jax.runtime.topology import Fit, Slice
 from msjoe_jax.training.state import abstract_state, make_step, trains_vision
 from msjoe_jax.weights.folder import write_json
 from tests.support.commands import command
@@ -65,6 +67,17 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
     for program in programs.values():
         assert program["argument_bytes"] <= program["peak_bytes"] + 2**20
         assert program["alive_bytes"] == sum(program["alive"].values())
+    # Nobody else's work is done but for what is replicated, rematerialised or padded.
+    ratios = {name: p["flops"] / (p["min_flops"] or 1) for name, p in programs.items()}
+    assert ratios["predecode: embed_frames"] == pytest.approx(1, abs=0.001)
+    assert 1 <= ratios["joint: reason"] < 1.02 and 1 <= ratios["joint: answer"] < 1.04
+    assert 1.2 < ratios["joint: joint_step"] < 1.8
+    assert not any(program["not_counted"] for program in programs.values())
+    update = found["price"]["updates"]["joint"]
+    assert update["seconds"] == pytest.approx(
+        sum(p["seconds"] * p["per_update"] for p in programs.values())
+    )
+    assert 0 < update["mfu"] < 0.5 and f"{update['seconds']:.1f} s an update" in done.stdout
     # The pixels of a wave are on no chip whole: they alone would take 2.3 GiB as bfloat16.
     answer = programs["joint: answer"]
     parts = programs["joint: join"]
@@ -118,17 +131,23 @@ def use_of(program: Program, numbers: int, beside: int = 0) -> Use:
 def test_what_is_used_twice_with_the_same_arguments_is_compiled_once(monkeypatch):
     compiled = []
 
-    def compile_use(use, effort):
+    def compile_use(use, effort, slice_, cache):
         compiled.append((use.program.name, use.argument_bytes, effort))
         return Fit(use.argument_bytes, 2 * use.argument_bytes, 1.0)
 
     monkeypatch.setattr(module, "compile_use", compile_use)
     one, other = Program("one", len), Program("other", len)
+    # The phases are alike, so their names tell the programs apart.
     uses = [use_of(one, 5), use_of(one, 5, 7), use_of(one, 6), use_of(other, 5)]
-    planned = list(plan(uses, -1.0))
+    known = {}
+    planned = list(plan(uses, Options(-1.0), known))
     assert compiled == [("one", 5, -1.0), ("one", 6, -1.0), ("other", 5, -1.0)]
     assert [p.alive for p in planned] == [0, 7, 0, 0]
     assert [p.fit.peak for p in planned] == [10, 10, 12, 10]
+    # Another list of the same run has other objects of the same names.
+    again = [use_of(Program("one", len), 5), use_of(Program("one", len), 9)]
+    assert [p.fit.peak for p in plan(again, Options(-1.0), known)] == [10, 18]
+    assert len(compiled) == 4
 
 
 def test_rows_say_by_how_much_it_does_not_fit():
@@ -137,16 +156,24 @@ def test_rows_say_by_how_much_it_does_not_fit():
     def row(peak, alive, refusal=""):
         return format_row(Planned(use, Fit(GIB, peak, 1.0, refusal), alive), SLICE.hbm)
 
-    assert row(2 * GIB, GIB).split() == ["joint:", "step", "1.00", "2.00", "1.00", "27.75", "FITS"]
+    memory = ["joint:", "step", "1.00", "2.00", "1.00", "27.75"]
+    assert row(2 * GIB, GIB).split() == [*memory, *"––––", "FITS"]
+    cost = Cost(3e12, 1e9, {"all-gather": 4e9, "all-to-all": 1e9}, 0.25, 0.1)
+    priced = Planned(use, Fit(GIB, 2 * GIB, 1.0, cost=cost), GIB, 2e12)
+    found = format_row(priced, SLICE.hbm).split()
+    assert found == [*memory, "3.00", "1.50", "5.00", "0.250", "FITS"]
     # 30.75 GiB, of which 3 % stay free: 29.83.
-    assert row(29 * GIB, GIB).endswith("0.75  DOES NOT FIT: 0.17 GiB too much (3% stay free)")
+    assert row(29 * GIB, GIB).endswith("–  DOES NOT FIT: 0.17 GiB too much (3% stay free)")
     assert row(30 * GIB, 2 * GIB).endswith("DOES NOT FIT: 2.17 GiB too much (3% stay free)")
     assert row(None, 0, "needs (39G)").endswith("–  DOES NOT FIT: needs (39G)")
 
 
 def test_json_says_the_same():
     use = use_of(Program("step", len), 5, 7)
-    good, bad = Planned(use, Fit(5, 10, 1.0), 7), Planned(use, Fit(5, None, 1.0, "why"), 7)
+    use = dataclasses.replace(use, per_update=2, times=8)
+    cost = Cost(3.0, 4.0, {"all-reduce": 5.0}, 7.0, 6.0, ("kernel",))
+    good = Planned(use, Fit(5, 10, 1.0, cost=cost), 7, 2.0)
+    bad = Planned(use, Fit(5, None, 1.0, "why"), 7)
     found = as_json([good, bad], SLICE)
     assert found["fits"] is False and found["hbm_bytes"] == SLICE.hbm and found["hosts"] == 1
     assert found["programs"][0] == {
@@ -157,8 +184,17 @@ def test_json_says_the_same():
         "alive": {"state": 7},
         "fits": True,
         "refusal": "",
+        "flops": 3.0,
+        "min_flops": 2.0,
+        "hbm_traffic_bytes": 4.0,
+        "collective_bytes": {"all-reduce": 5.0},
+        "collective_seconds": 6.0,
+        "seconds": 7.0,
+        "not_counted": ["kernel"],
+        "per_update": 2,
+        "times": 8,
     }
-    assert found["programs"][1]["peak_bytes"] is None
+    assert found["programs"][1]["peak_bytes"] is None and found["programs"][1]["seconds"] is None
     assert not found["programs"][1]["fits"]
     assert as_json([good], SLICE)["fits"] is True
 
@@ -186,7 +222,10 @@ def test_what_does_not_fit_ends_with_status_1():
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--topology=v9:1x1"], "--topology=v9:1x1: the generation is one of v4, v5e, v5p, v6e"),
+        (
+            ["--topology=v9:1x1"],
+            "--topology=v9:1x1: the generation is one of v4, v5e, v5p, v6e, tpu7x",
+        ),
         pytest.param(
             ["--topology=v4:2x2x1"],
             "config.mesh data=1, fsdp=8, tensor=2 does not fit 4 devices: the product must be ",

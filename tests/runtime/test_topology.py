@@ -8,9 +8,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime import topology as module
+from msjoe_jax.runtime.chips import GIB
 from msjoe_jax.runtime.mesh import make_mesh
 from msjoe_jax.runtime.program import Program, Use
-from msjoe_jax.runtime.topology import GIB, Fit, compile_use, describe_slice, hosts_of
+from msjoe_jax.runtime.topology import Fit, compile_use, describe_slice, hosts_of
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -62,6 +64,34 @@ def test_a_program_that_does_not_fit_is_refused(chips, mesh, effort):
 
 @pytest.mark.slow
 @needs_libtpu
+def test_what_compiling_found_is_kept_by_all_that_decides_it(chips, mesh, tmp_path, monkeypatch):
+    place = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
+
+    def fit(size, effort=-1.0):
+        x = jax.ShapeDtypeStruct((size, size), jnp.bfloat16, sharding=place)
+        use = Use("joint", Program("square", lambda x: x @ x.T), (x,), {}, {})
+        return compile_use(use, effort, chips, tmp_path / "kept")
+
+    first = fit(1024)
+    assert first.cost.flops == 2 * 1024**3 / 8 and first.cost.seconds > 0
+    compiled = []
+    monkeypatch.setattr(module, "_compiled", lambda *a: compiled.append(a) or (7, "", first.cost))
+    assert fit(1024) == first and not compiled
+    assert fit(2048).peak == 7 and fit(1024, 0.0).peak == 7 and len(compiled) == 2
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+    assert fit(2048).cost == first.cost and len(compiled) == 2
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_two_devices_of_a_chip_are_one_host_of_four_chips():
+    slice_ = describe_slice("tpu7x:2x2x1")
+    assert (len(slice_.chips), slice_.chip.devices, slice_.hosts) == (8, 2, 1)
+    assert slice_.hbm == 94.75 * GIB
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_unknown_slices_are_named_in_one_line():
     with pytest.raises(UserError, match=r"v4:3x3x3.*not divisible") as error:
         describe_slice("v4:3x3x3")
@@ -69,7 +99,7 @@ def test_unknown_slices_are_named_in_one_line():
 
 
 def test_unknown_generations_are_named():
-    with pytest.raises(UserError, match="generation is one of v4, v5e, v5p, v6e"):
+    with pytest.raises(UserError, match="generation is one of v4, v5e, v5p, v6e, tpu7x"):
         describe_slice("v3:2x2")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from msjoe_jax.families import FAMILIES, Family, VisualText
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.flops import qwen_flops
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.models.qwen2_5_vl.positions import prompt_positions
 from msjoe_jax.runtime.mesh import REPLICATED
@@ -82,6 +83,7 @@ TOY = Family(
     tiny=None,
     build=ToyVL,
     head_dims=lambda sizes: (sizes.text.head_dim,),
+    flops=qwen_flops,
     weight_table=toy_table,
     sharding_table=((r"(language|vision)/.*", REPLICATED),),
     positions=toy_positions,
