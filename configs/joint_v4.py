@@ -3,28 +3,32 @@
 Claim: joint training of the MLLM and the key-frame sampler, 64-frame average of four benchmarks
 61.5 against 53.5 for uniform frames (arXiv 2602.22932, table 1; not reproduced here yet: neither
 weights nor data of the paper are public).
-Hardware: v4-32 (16 chips, 30.75 GiB each). Memory: README, "plan".
-Duration: not measured; no TPU has run it.
+Hardware: v4-32 (16 chips of 30.75 GiB, 4 hosts).
+Memory and duration: docs/slices.md, by the compiler and a stated model; nothing measured.
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
-Command: python -m msjoe_jax.main --config=configs/joint_v4.py --workdir=DIR \
+Command: python -m msjoe_jax.main --config=joint_v4 --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
-Plan: msjoe plan --config=configs/joint_v4.py --topology=v4:2x2x4
+Plan: msjoe plan --config=joint_v4 --topology=v4:2x2x4
 Departures from the paper (docs/method.md#10-departures): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
+Variants: :3b (Qwen2.5-VL-3B), :local (a few steps of the tiny world, on any machine).
 """
 
 from ml_collections import ConfigDict
 
 from msjoe_jax.config import base
+from msjoe_jax.config_variants import varied
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """Returns the config: the defaults of `base()`, with this run's schedule and mesh."""
     c = base()
     c.pretrain.steps = 200
     c.joint.steps = 1000
-    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 8, 2
-    c.objective.micro_batches = 4
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 16, 1
+    c.mesh.rollout_tensor = 2
+    c.objective.micro_batches = 2
     c.rollout.waves = 2  # the host works on one half of a batch while the device computes the other
+    c.prompt.length_buckets = 4  # a prompt is computed at the next quarter of the longest
     c.rollouts_every = 10  # the rows of one update take 2.5 MB
-    return c
+    return varied(c, variant)

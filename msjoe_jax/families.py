@@ -134,9 +134,7 @@ class LanguageModel(Protocol):
         """Computes the attention of one token to the prompt, averaged over a layer's heads.
 
         Args:
-          x: the token's embedding.
-          start: its position.
-          prompt, prompt_segments: as `prefill` left them.
+          x, start, prompt, prompt_segments: as of `decode_step`, of one token.
           layer: negative: counted from the last.
         """
         ...
@@ -396,9 +394,7 @@ def named_model(size: str, tokenizer: Tokenizer | None) -> tuple[Family, Any]:
         make = family.tiny if size == "tiny" else family.sizes.get(size)
         if make is not None:
             if size == "tiny" and tokenizer is None:
-                raise UserError(
-                    "config.mllm.size=tiny needs a tokenizer: set config.mllm.tokenizer"
-                )
+                raise UserError("config.mllm.size=tiny needs a tokenizer: config.mllm.tokenizer")
             return family, make(family.token_ids(tokenizer), tokenizer)
     names = ", ".join(["tiny", *published_sizes()])
     raise UserError(f"config.mllm.size={size!r} is not one of {names}")

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.config import Config
-from msjoe_jax.config_check import check
+from msjoe_jax.config_check import check, stand_ins
 from msjoe_jax.errors import UserError
 from msjoe_jax.plan_search import search, table
 from msjoe_jax.program_list import program_list
@@ -200,9 +200,13 @@ def print_plan(
     """
     slice_ = options.slice_
     assert slice_ is not None
-    system = make_system(config.models)
+    system = make_system(config.models, stand_ins(config))
     uses = plan_uses(config, system, slice_, questions)
-    chosen = [use for use in uses if re.search(only, use.name)]
+    try:
+        pattern = re.compile(only)
+    except re.error as error:
+        raise UserError(f"--only={only} is no regular expression: {error}") from None
+    chosen = [use for use in uses if pattern.search(use.name)]
     if not chosen:
         names = ", ".join(dict.fromkeys(use.name for use in uses))
         raise UserError(f"--only={only} is the name of no program; there are: {names}")
@@ -223,7 +227,7 @@ def print_plan(
         again = plan_uses(shorter, system, slice_, questions)
         others = [
             one._replace(minimum=minimum_of(one.use, shorter, system, len(slice_.chips)))
-            for one in plan([u for u in again if re.search(only, u.name)], options, known)
+            for one in plan([u for u in again if pattern.search(u.name)], options, known)
         ]
         words = f", answer prompts of {tokens} tokens"
         price = _print_price(others, shorter, slice_, words)
@@ -290,7 +294,7 @@ def print_search(
         print(line, flush=True)
     best = []
     for one in guesses[:COMPILED]:
-        system = make_system(one.config.models)
+        system = make_system(one.config.models, stand_ins(one.config))
         uses = [u for u in plan_uses(one.config, system, slice_) if u.per_update]
         planned = [
             p._replace(minimum=minimum_of(p.use, one.config, system, len(slice_.chips)))
