@@ -1,4 +1,4 @@
-"""Variants that every full-size config has: `:3b`, the smaller model, and `:local`, for a laptop."""
+"""Variants of every full-size config: `:3b`, the smaller model, and `:local`, for a laptop."""
 
 from ml_collections import ConfigDict
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from msjoe_jax.families import Cache, VisionLanguageModel
+from msjoe_jax.models.protocols import Cache, VisionLanguageModel
 
 
 class Prompts(NamedTuple):

@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from msjoe_jax.draws import DRAWS
 from msjoe_jax.draws.draw import Draw, top_k
-from msjoe_jax.families import VisionLanguageModel
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import Params, split_module
+from msjoe_jax.models.protocols import VisionLanguageModel
 from msjoe_jax.models.sharding import BATCH, constrain, spread_rows
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.rollout.computing import served

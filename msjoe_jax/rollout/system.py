@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.families import Family, VisionLanguageModel, named_model, published_sizes, read_model
+from msjoe_jax.families import Family, named_model, published_sizes, read_model
 from msjoe_jax.fields import group, option
 from msjoe_jax.models.attention import BACKENDS, takes_cudnn
 from msjoe_jax.models.clip.config import SIZES as CLIP_SIZES
@@ -24,6 +24,7 @@ from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.sharding import CLIP as CLIP_TABLE
 from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
+from msjoe_jax.models.protocols import VisionLanguageModel
 from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.mesh import REPLICATED, Table

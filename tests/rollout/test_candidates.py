@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from msjoe_jax.models.qwen2_5_vl.language import mrope_cos_sin
+from msjoe_jax.models.qwen2_5_vl.rotary import mrope_cos_sin
 from msjoe_jax.rollout.assemble import Frame
 from msjoe_jax.rollout.candidates import BatchCandidates
 from msjoe_jax.rollout.frames import to_patches

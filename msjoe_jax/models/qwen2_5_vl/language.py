@@ -21,6 +21,7 @@ from msjoe_jax.models.attention import attend, self_attention
 from msjoe_jax.models.linear import affine
 from msjoe_jax.models.log_probs import log_probs
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
+from msjoe_jax.models.qwen2_5_vl.rotary import mrope_cos_sin, rotate
 from msjoe_jax.models.sharding import BATCH, constrain
 
 
@@ -29,31 +30,6 @@ class KVCache(NamedTuple):
 
     k: Float[Array, "Y B *rest M H"]
     v: Float[Array, "Y B *rest M H"]
-
-
-def mrope_cos_sin(
-    positions: Int[Array, "B 3 *L"], config: TextConfig
-) -> tuple[Float[Array, "B *L H"], Float[Array, "B *L H"]]:
-    """Computes rotary tables from (time, height, width) positions, in float32.
-
-    The H/2 frequencies are split into consecutive sections, one per position axis (chunked, not
-    interleaved).
-    """
-    half = config.head_dim // 2
-    assert sum(config.mrope_section) == half, "mrope sections must sum to half the head dim"
-    freq = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    axis = jnp.repeat(jnp.arange(3), jnp.array(config.mrope_section), total_repeat_length=half)
-    angles = jnp.moveaxis(positions, 1, -1)[..., axis].astype(jnp.float32) * freq
-    angles = jnp.concatenate([angles, angles], -1)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def _rotate(
-    x: Float[Array, "*BL N H"], cos: Float[Array, "*BL H"], sin: Float[Array, "*BL H"]
-) -> Float[Array, "*BL N H"]:
-    x1, x2 = jnp.split(x.astype(jnp.float32), 2, -1)
-    turned = jnp.concatenate([-x2, x1], -1)
-    return (x * cos[..., None, :] + turned * sin[..., None, :]).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -100,7 +76,7 @@ class DecoderLayer(nnx.Module):
         q = affine(y, self._cast(self.q), self.q_bias[...])
         k = affine(y, self._cast(self.k), self.k_bias[...])
         v = affine(y, self._cast(self.v), self.v_bias[...])
-        return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def finish(
         self, x: Float[Array, "*BL D"], attended: Float[Array, "*BL N H"]

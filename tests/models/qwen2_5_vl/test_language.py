@@ -1,4 +1,4 @@
-"""The decoder by itself: rotary tables by hand, and padding and prompts that are shared."""
+"""The decoder by itself: padding and prompts that are shared."""
 
 import functools
 
@@ -10,7 +10,7 @@ from flax import nnx
 
 from msjoe_jax.models.params import abstract
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
-from msjoe_jax.models.qwen2_5_vl.language import LanguageModel, mrope_cos_sin
+from msjoe_jax.models.qwen2_5_vl.language import LanguageModel
 
 CONFIG = TextConfig(20, 32, 2, 4, 2, 24, (1, 1, 2), rope_theta=100.0)
 LENGTH, GROUP = 6, 3
@@ -33,15 +33,6 @@ def prompt(pad: int = 0, fill: float = 0.0):
     x[segments == 0] = fill
     positions = np.broadcast_to(np.arange(LENGTH + pad), (2, 3, LENGTH + pad))
     return jnp.asarray(x, jnp.float32), jnp.asarray(positions), jnp.asarray(segments)
-
-
-def test_each_section_of_frequencies_turns_with_its_axis():
-    positions = np.array([3, 5, 7]).reshape(1, 3, 1)
-    cos, sin = mrope_cos_sin(jnp.asarray(positions), CONFIG)
-    frequency = 100.0 ** (-np.arange(4) / 4)
-    angles = np.tile(frequency * [3, 5, 7, 7], 2)  # sections of 1, 1 and 2
-    np.testing.assert_allclose(cos[0, 0], np.cos(angles), atol=1e-6)
-    np.testing.assert_allclose(sin[0, 0], np.sin(angles), atol=1e-6)
 
 
 @pytest.mark.parametrize("fill", [7.0, np.nan])

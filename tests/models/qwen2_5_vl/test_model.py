@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 
 from msjoe_jax.models.attention import self_attention
-from msjoe_jax.models.qwen2_5_vl.language import mrope_cos_sin
+from msjoe_jax.models.qwen2_5_vl.rotary import mrope_cos_sin
 from tests.support.qwen_oracle import (
     IMAGE,
     VIDEO,
