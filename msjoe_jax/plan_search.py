@@ -180,7 +180,7 @@ class _Form:
         if not self.trained:
             return 0.0
         mllm, micro = self.config.mllm, self.choice.micro_batches
-        rows = self.questions / micro * (1 if mllm.score_one_by_one else self.sets)
+        rows = self.questions / micro * (1 if mllm.prompts_one_by_one else self.sets)
         gradients = WIDE * self.trained / self.devices * (2 if micro > 1 else 1)
         features = self.questions * self._features() * self.text.width * NARROW
         kept = self.text.layers if mllm.remat else 8 * self.text.layers
@@ -188,12 +188,22 @@ class _Form:
 
     def _answer_bytes(self) -> float:
         rows = self.questions / self.run.rollout.waves * self.sets
+        at_once = rows / self.sets if self.config.mllm.prompts_one_by_one else rows
         text = self.text
         cache = 2 * text.layers * text.kv_heads * text.head_dim * NARROW * self.choice.tokens
         parallel = min(self.choice.tensor, text.kv_heads)
         features = self.questions * self._features() * text.width * NARROW
         head = text.vocab * text.width * NARROW / self.choice.tensor
-        return rows * (cache / parallel + self._activations(0)) + features + head
+        working = at_once * self._activations(0) + rows * self.choice.tokens * NARROW * text.width
+        return rows * cache / parallel + working + features + head + self._served()
+
+    def _serving(self) -> int:
+        """Returns the devices among which a layer is split while replies are drawn."""
+        return self.config.mesh.rollout_tensor or self.choice.tensor
+
+    def _served(self) -> float:
+        """Returns the weights that a device holds while replies are drawn."""
+        return self.layers * NARROW / self._serving()
 
     def _features(self) -> int:
         frames, merge = self.config.frames, self.system.mllm_config.vision.merge
@@ -231,7 +241,7 @@ class _Form:
 
     def _passes(self) -> int:
         """Counts forward passes of the joint step, those of rematerialisation among them."""
-        return 1 + self.config.mllm.remat + self.config.mllm.score_one_by_one
+        return 1 + self.config.mllm.remat
 
     def _forward(self) -> float:
         """Counts a forward pass of all prompts and replies, on all devices."""
@@ -248,17 +258,17 @@ class _Form:
         """Counts bytes on the wire: gathers of weights, gradients, sums of tensor parallelism."""
         fsdp, tensor, micro = self.choice.fsdp, self.choice.tensor, self.choice.micro_batches
         weights = self.layers * NARROW / tensor * (fsdp - 1) / fsdp
-        prompt, rollout = self.config.prompt, self.run.rollout
-        # Once a wave for prompts, once a token for replies.
-        total = weights * rollout.waves * (2 + prompt.query_tokens + prompt.answer_tokens)
+        rollout = self.run.rollout
+        # Once for queries and once for answers of a wave: see `Machine.served`.
+        total = 2 * rollout.waves * self._served() * (1 - self._serving() / self.devices)
         rows = self.questions * (self.sets + 1) * self.choice.tokens * self.text.width * NARROW
         sums = 2 * self.text.layers * rows * 2 * (tensor - 1) / tensor
         total += sums
         if self.trained:
-            prompts = micro * ((self.sets if self.config.mllm.score_one_by_one else 1) + 1)
+            prompts = micro * ((self.sets if self.config.mllm.prompts_one_by_one else 1) + 1)
             passes = self._passes() + 1
-            # For prompts and for completions; what trains is scattered as it was gathered.
-            total += weights * prompts * 2 * passes
+            # What trains is scattered as it was gathered.
+            total += weights * prompts * passes
             total += self.trained * NARROW / tensor * (fsdp - 1) / fsdp * prompts
             total += sums * passes
         return total
@@ -266,7 +276,7 @@ class _Form:
     def _decoded(self) -> float:
         """Counts bytes that decoding reads: the weights of a device's share, once a token."""
         prompt, waves = self.config.prompt, self.run.rollout.waves
-        weights = (self.layers + self.text.vocab * self.text.width) * NARROW / self.choice.tensor
+        weights = (self.layers + self.text.vocab * self.text.width) * NARROW / self._serving()
         return weights * waves * (prompt.query_tokens + prompt.answer_tokens) * self.chip.devices
 
 

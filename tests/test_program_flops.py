@@ -61,7 +61,7 @@ def test_the_joint_step_is_three_forward_passes_of_what_trains(home):
     adapted = least(home, "joint_step", **{"mllm.lora_rank": 2, "joint.train_sampler": False})
     assert adapted == pytest.approx(2 * matrices + 3 * attention, rel=0.01)
     # Whatever is computed again counts no more.
-    again = {"mllm.remat": True, "mllm.score_one_by_one": False, "objective.micro_batches": 2}
+    again = {"mllm.remat": True, "mllm.prompts_one_by_one": False, "objective.micro_batches": 2}
     assert least(home, "joint_step", **again) == least(home, "joint_step")
 
 

@@ -128,7 +128,8 @@ def serving_sizes(data: int, fsdp: int, tensor: int, rollout_tensor: int) -> tup
 
 def serving_mesh(mesh: Mesh, rollout_tensor: int) -> Mesh:
     """Makes the mesh of `serving_sizes`, of the same devices in the same order."""
-    sizes = serving_sizes(*(mesh.shape[axis] for axis in MESH_AXES), rollout_tensor)
+    data, fsdp, tensor = (mesh.shape[axis] for axis in MESH_AXES)
+    sizes = serving_sizes(data, fsdp, tensor, rollout_tensor)
     return Mesh(mesh.devices.reshape(sizes), MESH_AXES)
 
 
