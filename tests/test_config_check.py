@@ -185,7 +185,7 @@ def test_all_slips_in_one_go():
 def test_the_shipped_configs_pass():
     check(load_config("tiny"))
     check(load_config("tiny:short"))
-    assert read_config(load_config("joint_v4")).mesh.fsdp == 8
+    assert read_config(load_config("joint_v4")).mesh.fsdp == 16
 
 
 def test_checkpoints_that_are_none(tmp_path):

@@ -45,7 +45,7 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
         "--topology=v4:2x2x1",
         "--config.mllm.size=",
         f"--config.mllm.checkpoint={tmp_path}",
-        "--config.mesh.fsdp=2",
+        "--config.mesh.fsdp=4",
         "--config.rollout.questions=8",
         "--config.phases=('joint',)",
         # Other phases and validations use the same programs with other numbers of questions.
@@ -55,7 +55,7 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].endswith("mesh data 1 × fsdp 2 × tensor 2, taken to be 1 host as it is sold")
+    assert lines[0].endswith("mesh data 1 × fsdp 4 × tensor 1, taken to be 1 host as it is sold")
     found = json.loads(lines[-1])
     assert found["fits"] and found["hbm_bytes"] == 30.75 * GIB
     assert lines[-2] == f"FITS: all {len(found['programs'])} programs"
@@ -71,7 +71,7 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
     ratios = {name: p["flops"] / (p["min_flops"] or 1) for name, p in programs.items()}
     assert ratios["predecode: embed_frames"] == pytest.approx(1, abs=0.001)
     assert 1 <= ratios["joint: reason"] < 1.02 and 1 <= ratios["joint: answer"] < 1.04
-    assert 1.2 < ratios["joint: joint_step"] < 1.8
+    assert 1.2 < ratios["joint: joint_step"] < 1.4
     assert not any(program["not_counted"] for program in programs.values())
     update = found["price"]["updates"]["joint"]
     assert update["seconds"] == pytest.approx(
@@ -228,15 +228,16 @@ def test_what_does_not_fit_ends_with_status_1():
         ),
         pytest.param(
             ["--topology=v4:2x2x1"],
-            "config.mesh data=1, fsdp=8, tensor=2 does not fit 4 devices: the product must be ",
+            "config.mesh data=1, fsdp=16, tensor=1 does not fit 4 devices: the product must be ",
             marks=needs_libtpu,
         ),
         pytest.param(
             ["--config.rollout.questions=24"],
-            "config.rollout.questions=24 in 2 waves does not divide into the 8 parts of the mesh's "
+            "config.rollout.questions=24 in 2 waves does not divide into the 16 parts of the mesh's "
             "data and fsdp axes",
             marks=needs_libtpu,
         ),
+        pytest.param(["--only=("], "--only=( is no regular expression: ", marks=needs_libtpu),
         pytest.param(
             ["--only=reasons"],
             "--only=reasons is the name of no program; there are: predecode: embed_frames, ",
