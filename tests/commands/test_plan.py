@@ -233,8 +233,8 @@ def test_what_does_not_fit_ends_with_status_1():
         ),
         pytest.param(
             ["--config.rollout.questions=24"],
-            "config.rollout.questions=24 in 2 waves does not divide into the 16 parts of the mesh's "
-            "data and fsdp axes",
+            "config.rollout.questions=24 in 2 waves does not divide into the 16 parts of the "
+            "mesh's data and fsdp axes",
             marks=needs_libtpu,
         ),
         pytest.param(["--only=("], "--only=( is no regular expression: ", marks=needs_libtpu),
