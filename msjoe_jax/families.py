@@ -102,9 +102,8 @@ class Family(NamedTuple):
       flops: of a forward pass.
       weight_table: the published tensors, for these sizes.
       sharding_table: what each dimension of every parameter is.
-      positions: (sizes, token ids [L], grids, seconds of each video) to M-RoPE's positions
-        [3, L] of a prompt with its placeholders, the last of them text. A completion goes on from
-        there; a model of one axis states it three times.
+      positions: (sizes, token ids [L], grids, seconds of each video) to M-RoPE's positions [3, L]
+        of a prompt that ends in text; a model of one axis states it three times.
       images: see `Images`.
       text_around: (sizes, whether it is a video) to what stands around its placeholders.
     """
