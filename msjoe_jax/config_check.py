@@ -22,7 +22,7 @@ from msjoe_jax.rollout.system import (
     make_system,
 )
 from msjoe_jax.runtime.checkpoint import check_params
-from msjoe_jax.runtime.mesh import mesh_sizes, serving_sizes
+from msjoe_jax.runtime.mesh import mesh_sizes, split_of
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.config import (
@@ -243,7 +243,7 @@ def _mesh(config: Config, devices: int) -> Iterator[str]:
     m = config.mesh
     try:
         data, fsdp, tensor = mesh_sizes(m.data, m.fsdp, m.tensor, devices)
-        serving_sizes(data, fsdp, tensor, m.rollout_tensor)
+        split_of(fsdp, tensor, m.rollout_tensor)
     except UserError as error:
         yield f"config.{error}"
         return

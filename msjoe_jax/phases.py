@@ -192,7 +192,7 @@ def _make_models(config: Config, machine: Machine) -> Models:
     text = make_text(system, tokenizers, config.prompt)
     for tree in (system.abstract, *_states(config, system)):  # before anything is allocated
         machine.places(tree, state_table(system))
-    machine.serving.places({"mllm": system.abstract["mllm"]}, state_table(system))
+    machine.serving_places(system.abstract["mllm"], state_table(system))
     return Models(system, tokenizers, text, Programs(system, machine))
 
 

@@ -72,7 +72,7 @@ SLIPS = [
     ("mesh.data", 3, "does not fit 1 devices"),
     ("mesh.fsdp", 7, "does not fit 1 devices"),
     ("mesh.tensor", 0, "tensor=0"),
-    ("mesh.rollout_tensor", 3, "mesh.rollout_tensor=3 does not divide the 1 devices"),
+    ("mesh.rollout_tensor", 3, "mesh.rollout_tensor=3 must be tensor=1 times a divisor of fsdp=1"),
     ("mllm.trainable", "^nothing$", "matches no parameter"),
     ("objective.micro_batches", 3, "does not divide config.rollout.questions=32"),
     ("rollout.waves", 5, "does not divide config.rollout.questions=32"),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from msjoe_jax.models.sharding import BATCH, HEADS, constrain, ways
+from msjoe_jax.models.sharding import BATCH, HEADS, WIDTH, constrain, ways
 
 LOWEST = -1e30
 
@@ -49,7 +49,7 @@ def log_probs(
         x = x.reshape(shards, V // shards, *x.shape[1:])
         ends = ((0, 0), (0, count * size - V // shards), *[(0, 0)] * (x.ndim - 2))
         x = jnp.pad(x, ends, constant_values=fill).reshape(shards, count, size, *x.shape[2:])
-        return constrain(jnp.moveaxis(x, 1, 0), (), HEADS, (), ("fsdp",))
+        return constrain(jnp.moveaxis(x, 1, 0), (), HEADS, (), WIDTH)
 
     def fold(sums: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
         top, total, centred, target_logits = sums

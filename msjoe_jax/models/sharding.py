@@ -1,18 +1,21 @@
 """Where activations lie on a mesh, for models that may run on one; nothing happens without.
 
 The mesh is the one that the caller has set (`jax.set_mesh`); of its axes only these names are
-known here, and runtime/mesh.py makes meshes of the same.
+known here, and runtime/mesh.py makes meshes of them, with or without `split`.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-BATCH = ("data", "fsdp")
+WIDTH = ("fsdp", "split")
+BATCH = ("data", *WIDTH)
 HEADS = ("tensor",)
 Tree = Any  # arrays
 Axes = tuple[str, ...]  # the mesh axes of one dimension; () is whole on every device
@@ -30,17 +33,42 @@ def _split() -> bool:
     return not mesh.empty and mesh.size > 1 and not mesh.manual_axes
 
 
+_is_serving = contextvars.ContextVar("is_serving", default=False)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[None]:
+    """Traces what is in the block as replies are drawn: the axis `split` splits layers, not rows.
+
+    What trains has its weights and rows split over `fsdp` and `split`, and its layers over
+    `tensor`. A mesh may lack `split`.
+    """
+    token = _is_serving.set(True)
+    try:
+        yield
+    finally:
+        _is_serving.reset(token)
+
+
+def _on_mesh(axes: Axes) -> Axes:
+    if _is_serving.get():
+        axes = tuple(axis for axis in axes if axis != "split")
+        axes = tuple(a for axis in axes for a in (("split", axis) if axis == "tensor" else (axis,)))
+    names = jax.sharding.get_abstract_mesh().axis_names
+    return tuple(axis for axis in axes if axis in names)
+
+
 def _axes_if_they_divide(size: int, axes: Axes) -> Axes | None:
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh, axes = jax.sharding.get_abstract_mesh(), _on_mesh(axes)
     return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
 
 
 def ways(size: int, axes: Axes) -> int:
     """Counts the parts into which a dimension of this size is split that lies over these axes."""
-    if not _split() or not _axes_if_they_divide(size, axes):
+    if not _split() or not (axes_of := _axes_if_they_divide(size, axes)):
         return 1
     mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[axis] for axis in axes)
+    return math.prod(mesh.shape[axis] for axis in axes_of)
 
 
 def constrain(x: Array, *dims: Axes) -> Array:
@@ -98,7 +126,7 @@ def on_shards(f: Callable[..., Array], heads: Sequence[Array], rows: Sequence[Ar
         return f(*heads, *rows)
     batch = _axes_if_they_divide(heads[0].shape[0], BATCH)
     by_heads = all(_axes_if_they_divide(x.shape[2], HEADS) for x in heads)
-    row, head = PartitionSpec(batch), PartitionSpec(batch, None, HEADS if by_heads else None)
+    row, head = PartitionSpec(batch), PartitionSpec(batch, None, _on_mesh(HEADS) if by_heads else None)
     specs = (*[head] * len(heads), *[row] * len(rows))
     # The kernels do not say over which axes their results vary, so that cannot be checked.
     return jax.shard_map(f, in_specs=specs, out_specs=head, check_vma=False)(*heads, *rows)

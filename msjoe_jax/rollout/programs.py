@@ -19,7 +19,7 @@ from msjoe_jax.draws.draw import Draw, top_k
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import Params, split_module
 from msjoe_jax.models.protocols import VisionLanguageModel
-from msjoe_jax.models.sharding import BATCH, constrain, spread_rows
+from msjoe_jax.models.sharding import BATCH, constrain, serving, spread_rows
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.rollout.computing import served
 from msjoe_jax.rollout.generate import (
@@ -124,11 +124,11 @@ class Programs:
 
         def of_mllm(function: Callable, *choices: str) -> Program:
             def run(mllm: Params, *arguments: Any, **chosen: Any) -> Any:
-                model = system.mllm(served(system, self.machine, mllm))
-                return function(system, model, *arguments, **chosen)
+                with serving():
+                    model = system.mllm(served(system, self.machine, mllm))
+                    return function(system, model, *arguments, **chosen)
 
-            mesh = self.machine.serving.mesh if self.machine.rollout_tensor else None
-            return Program(function.__name__[1:], run, choices, out_shardings=by_rows, mesh=mesh)
+            return Program(function.__name__[1:], run, choices, out_shardings=by_rows)
 
         by_rows = self.machine.by_rows
         self.complete = of_mllm(_complete, "place", "samples", "sampling")

@@ -20,7 +20,6 @@ from jaxtyping import Int
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.mesh import (
-    MESH_AXES,
     AxisRules,
     MeshConfig,
     Table,
@@ -28,7 +27,6 @@ from msjoe_jax.runtime.mesh import (
     batch_sharding,
     make_mesh,
     param_shardings,
-    serving_mesh,
     with_shardings,
 )
 
@@ -37,31 +35,33 @@ from msjoe_jax.runtime.mesh import (
 class Machine:
     """A mesh of devices, and what lies where on it.
 
-    mesh: of the run; rollout_tensor: see `MeshConfig`; rules: of both meshes.
+    mesh: of the run; rules: of what lies where on it.
     """
 
     mesh: Mesh
-    rollout_tensor: int = 0
     rules: AxisRules = dataclasses.field(default_factory=AxisRules)
 
-    @functools.cached_property
-    def serving(self) -> "Machine":
-        """The same devices as the mesh on which replies are drawn."""
-        return Machine(serving_mesh(self.mesh, self.rollout_tensor), 0, self.rules)
+    def serving_places(self, params: Any, table: Table) -> Any:
+        """Returns the sharding of every leaf while replies are drawn.
+
+        Raises:
+          UserError: see `mesh.param_shardings`.
+        """
+        return param_shardings(params, table, self.mesh, self.rules.serving())
 
     def served(self, params: Any, table: Table, dtype: Any) -> Any:
         """Lays parameters as rollouts read them, inside a program: gathered once, not at each use.
 
-        A layer's matrices are split by the serving mesh's `tensor` alone and in the type that they
-        are used in, to which they are cast before they travel. The rest stays as it is.
+        A layer's matrices are split among a group of devices (see `MeshConfig.rollout_tensor`) and
+        in the type that they are used in, to which they are cast before they travel. The rest stays
+        as it is.
 
         Args:
           params: of a model.
           table: of the model.
           dtype: of its computation.
         """
-        rules = dataclasses.replace(self.rules, embed=None)
-        places = param_shardings(params, table, self.serving.mesh, rules)
+        places = self.serving_places(params, table)
         matrices = are_matrices(params, table)
 
         def where_matrix(f: Callable, *trees: Any) -> Any:
@@ -84,7 +84,7 @@ class Machine:
     @property
     def parts(self) -> int:
         """The number of parts into which the rows of a batch are split."""
-        axes = self.rules.batch
+        axes = self.by_rows.spec[0]
         names = (axes,) if isinstance(axes, str) else axes or ()
         return math.prod(self.mesh.shape[name] for name in names)
 
@@ -157,8 +157,8 @@ def introduce(machine: Machine) -> None:
     if hosts.count() == 1 or mesh.devices.flat[0].platform != "cpu":
         return
     hosts.gather(None, "the other hosts' devices")
-    for number in range(1, len(MESH_AXES) + 1):
-        for axes in itertools.combinations(MESH_AXES, number):
+    for number in range(1, len(mesh.axis_names) + 1):
+        for axes in itertools.combinations(mesh.axis_names, number):
             meet = jax.shard_map(
                 functools.partial(jax.lax.psum, axis_name=axes),
                 mesh=mesh,
@@ -180,9 +180,8 @@ def make_machine(config: MeshConfig | None = None, devices: Sequence[Any] | None
       UserError: the sizes do not multiply to the number of devices, or do not divide them.
     """
     config = config or MeshConfig()
-    mesh = make_mesh(config.data, config.fsdp, config.tensor, devices)
-    serving_mesh(mesh, config.rollout_tensor)
-    return Machine(mesh, config.rollout_tensor)
+    mesh = make_mesh(config.data, config.fsdp, config.tensor, devices, config.rollout_tensor)
+    return Machine(mesh)
 
 
 def local_machine(params: Any, table: Table) -> Machine:

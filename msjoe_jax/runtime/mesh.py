@@ -18,6 +18,8 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.fields import option
 
 MESH_AXES = ("data", "fsdp", "tensor")
+# Of a mesh on which replies are drawn with layers split further: `split` is a part of `fsdp`.
+SPLIT_AXES = ("data", "fsdp", "split", "tensor")
 MeshAxes = str | tuple[str, ...] | None
 
 # One row: a pattern for the end of a leaf's path, and the logical axis of each dimension (None: not
@@ -35,8 +37,8 @@ class MeshConfig:
     tensor: int = option(1, "Devices among which each layer is split (tensor parallel).", low=-1)
     rollout_tensor: int = option(
         0,
-        "Devices among which each layer is split while replies are drawn, with whole weights in "
-        "every such group; 0: as `tensor`.",
+        "Devices among which each layer is split while replies are drawn: every such group holds "
+        "all weights then; a multiple of `tensor` by a part of `fsdp`; 0: `tensor`.",
         low=0,
     )
 
@@ -64,18 +66,31 @@ class AxisRules:
     projected to; the batch is split over everything but `tensor`.
     """
 
-    embed: MeshAxes = "fsdp"
+    embed: MeshAxes = ("fsdp", "split")
     mlp: MeshAxes = "tensor"
     heads: MeshAxes = "tensor"
     tower_heads: MeshAxes = "tensor"
     kv: MeshAxes = "tensor"
     vocab: MeshAxes = "tensor"
     layers: MeshAxes = None
-    batch: MeshAxes = ("data", "fsdp")
+    batch: MeshAxes = ("data", "fsdp", "split")
 
-    def spec(self, logical: Sequence[str | None]) -> PartitionSpec:
-        """Returns the partition of an array whose dimensions are these logical axes."""
-        return PartitionSpec(*(None if name is None else getattr(self, name) for name in logical))
+    def spec(self, logical: Sequence[str | None], mesh: Mesh) -> PartitionSpec:
+        """Returns the partition of an array whose dimensions are these logical axes on a mesh."""
+        return PartitionSpec(*(name and _present(getattr(self, name), mesh) for name in logical))
+
+    def serving(self) -> "AxisRules":
+        """Returns the rules while replies are drawn: layers are split further, the width is not."""
+        layers: Any = ("split", "tensor")
+        axes = dict.fromkeys(("mlp", "heads", "kv", "vocab"), layers)
+        return dataclasses.replace(self, embed=None, **axes)
+
+
+def _present(axes: MeshAxes, mesh: Mesh) -> MeshAxes:
+    """Returns the axes that a mesh has, of which one alone is no tuple."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    found = tuple(name for name in names if name in mesh.axis_names)
+    return found[0] if len(found) == 1 else found or None
 
 
 def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
@@ -95,42 +110,47 @@ def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
     return sizes[0], sizes[1], sizes[2]
 
 
-def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """Makes a ("data", "fsdp", "tensor") mesh of `devices` (default: all).
+def make_mesh(
+    data: int,
+    fsdp: int,
+    tensor: int,
+    devices: Sequence[Any] | None = None,
+    rollout_tensor: int = 0,
+) -> Mesh:
+    """Makes a mesh of `MESH_AXES`, or of `SPLIT_AXES` if layers are to be split further.
 
-    One size may be -1: it takes the devices that the others leave.
+    Args:
+      data, fsdp, tensor: sizes; one may be -1: it takes the devices that the others leave.
+      devices: None: all.
+      rollout_tensor: see `MeshConfig`.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or see `split_of`.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = mesh_sizes(data, fsdp, tensor, len(devices))
+    data, fsdp, tensor = mesh_sizes(data, fsdp, tensor, len(devices))
+    split = split_of(fsdp, tensor, rollout_tensor)
+    sizes = (data, fsdp // split, split, tensor) if split > 1 else (data, fsdp, tensor)
     # allow_split_physical_axes: v5e:4x4 has no (8, 2) mesh without it.
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(grid, MESH_AXES)
+    return Mesh(grid, SPLIT_AXES if split > 1 else MESH_AXES)
 
 
-def serving_sizes(data: int, fsdp: int, tensor: int, rollout_tensor: int) -> tuple[int, int, int]:
-    """Returns the sizes of a mesh with another `tensor`, which `fsdp` makes room for; 0: as it is.
+def split_of(fsdp: int, tensor: int, rollout_tensor: int) -> int:
+    """Returns how many parts of `fsdp` split layers while replies are drawn: 1 if none is asked.
 
     Raises:
-      UserError: the size does not divide the devices of a copy of the model.
+      UserError: `rollout_tensor` is no multiple of `tensor`, or `fsdp` has not as many parts.
     """
     if not rollout_tensor:
-        return data, fsdp, tensor
-    if fsdp * tensor % rollout_tensor:
+        return 1
+    split, rest = divmod(rollout_tensor, tensor)
+    if rest or fsdp % split:
         raise UserError(
-            f"mesh.rollout_tensor={rollout_tensor} does not divide the {fsdp * tensor} "
-            "devices of mesh.fsdp × mesh.tensor"
+            f"mesh.rollout_tensor={rollout_tensor} must be tensor={tensor} times a divisor of "
+            f"fsdp={fsdp}"
         )
-    return data, fsdp * tensor // rollout_tensor, rollout_tensor
-
-
-def serving_mesh(mesh: Mesh, rollout_tensor: int) -> Mesh:
-    """Makes the mesh of `serving_sizes`, of the same devices in the same order."""
-    data, fsdp, tensor = (mesh.shape[axis] for axis in MESH_AXES)
-    sizes = serving_sizes(data, fsdp, tensor, rollout_tensor)
-    return Mesh(mesh.devices.reshape(sizes), MESH_AXES)
+    return split
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -159,7 +179,7 @@ def param_shardings(params: Any, table: Table, mesh: Mesh, rules: AxisRules) -> 
         name, axes = path_name(path), axes_of(path, leaf)
         if not axes:
             return NamedSharding(mesh, PartitionSpec())
-        spec = rules.spec(_that_divide(leaf.shape, axes, rules, mesh))
+        spec = rules.spec(_that_divide(leaf.shape, axes, rules, mesh), mesh)
         _check_divides(name, leaf.shape, axes, spec, mesh)
         return NamedSharding(mesh, spec)
 
@@ -207,7 +227,7 @@ def _that_divide(
     shape: Sequence[int], axes: Sequence[str | None], rules: AxisRules, mesh: Mesh
 ) -> list[str | None]:
     """Returns the logical axes, None for those of WHOLE_IF_UNEVEN that the mesh does not divide."""
-    specs = zip(shape, axes, rules.spec(axes), strict=True)
+    specs = zip(shape, axes, rules.spec(axes, mesh), strict=True)
     return [
         None if logical in WHOLE_IF_UNEVEN and size % _parts(mesh_axes, mesh) else logical
         for size, logical, mesh_axes in specs
@@ -238,7 +258,7 @@ def _check_divides(
 
 def batch_sharding(mesh: Mesh, rules: AxisRules) -> NamedSharding:
     """Returns the sharding of arrays whose leading dimension is the batch."""
-    return NamedSharding(mesh, PartitionSpec(rules.batch))
+    return NamedSharding(mesh, rules.spec(["batch"], mesh))
 
 
 def everywhere() -> NamedSharding | None:

@@ -4,7 +4,6 @@ What runs and what `msjoe plan` compiles for a slice that is not there are the s
 here may the package jit what a run on a slice uses: what is not a `Program` is in no plan.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,8 +19,7 @@ class Program:
 
     name: for people, and unique; function: of arrays, and of choices by keyword; choices: the names
     of those; donate: arguments whose memory the results may take; out_shardings: where the results
-    lie, None: wherever the compiler leaves them; mesh: on which activations are laid inside, None:
-    on the one that is set.
+    lie, None: wherever the compiler leaves them.
     """
 
     name: str
@@ -30,23 +27,17 @@ class Program:
     choices: tuple[str, ...] = ()
     donate: tuple[int, ...] = ()
     out_shardings: Any = None
-    mesh: Mesh | None = None
 
     def __call__(self, *arguments: Any, **choices: Any) -> Any:
         """Runs the program; compiles it before if it is new."""
-        with self._mesh():
-            return self._jitted(*arguments, **choices)
+        return self._jitted(*arguments, **choices)
 
     def lower(self, *arguments: Any, **choices: Any) -> Any:
         """Lowers the program for arguments that may be abstract, to be compiled and not run.
 
         Arguments that the function does not read count: in a run they take memory all the same.
         """
-        with self._mesh():
-            return self._jit(keep_unused=True).lower(*arguments, **choices)
-
-    def _mesh(self) -> contextlib.AbstractContextManager[Any]:
-        return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
+        return self._jit(keep_unused=True).lower(*arguments, **choices)
 
     @functools.cached_property
     def _jitted(self) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """The pieces of benchmarks/rehearsal.py: sizes, questions, lessons in the formats, checks."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -282,7 +283,9 @@ def test_the_second_host_is_killed_once_enough_updates_are_logged(tmp_path):
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (tmp_path / "heartbeat").mkdir()
     (tmp_path / "joint").mkdir()
-    (tmp_path / "heartbeat" / "1.json").write_text(json.dumps({"pid": victim.pid}))
+    beat = tmp_path / "heartbeat" / "1.json"
+    beat.write_text(json.dumps({"pid": victim.pid}))
+    os.utime(beat, (0, 0))  # of an earlier start, whose number may be another process's by now
     look = rehearsal.strike(tmp_path)
     try:
         rows = [{"step": i} for i in range(1, rehearsal.STRIKE_AFTER)]
@@ -290,6 +293,9 @@ def test_the_second_host_is_killed_once_enough_updates_are_logged(tmp_path):
         look()
         assert victim.poll() is None
         write_lines(tmp_path / "joint" / "metrics.jsonl", [*rows, {"step": 8}])
+        look()
+        assert victim.poll() is None
+        os.utime(beat)
         look()
         assert victim.wait(60) == -signal.SIGKILL
         look()  # the process is gone, and so it looks no further

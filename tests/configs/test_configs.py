@@ -53,7 +53,8 @@ def test_the_full_size_config_is_the_defaults_and_a_schedule():
     assert (made.mllm.size, made.joint.steps) == ("qwen2.5-vl-7b", 1000)
     own = plain(made)
     changed = {name for name, value in plain(Config()).items() if own[name] != value}
-    assert changed == {"rollouts_every", "rollout", "objective", "pretrain", "joint", "mesh"}
+    schedule = {"rollouts_every", "rollout", "objective", "pretrain", "joint", "mesh", "prompt"}
+    assert changed == schedule
 
 
 def test_the_benchmark_runs_every_family():
@@ -101,8 +102,9 @@ def test_an_installed_copy_finds_its_configs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "site" / "msjoe_jax" / "configs"
+    names = " ".join(sorted(file.stem for file in CONFIGS.glob("*.py")))
     assert done.stdout.splitlines() == [
-        f"{folder}/joint_v4.py joint_v4 tiny",
+        f"{folder}/joint_v4.py {names}",
         f"{folder}/tiny.py:short 6",
         "none 2",
     ]

@@ -26,11 +26,14 @@ def test_without_a_mesh_of_several_devices():
 
 
 def test_rows_are_spread_over_all_devices_and_the_values_stay():
-    """In a process with eight devices, for numbers of rows that divide by all, some and none."""
+    """In a process with eight devices, for numbers of rows that divide by all, some and none.
+
+    On a mesh with a split the rows of replies lie over half as many parts, and layers over two.
+    """
     program(
         """
         import jax, jax.numpy as jnp, numpy as np
-        from msjoe_jax.models.sharding import BATCH, constrain, spread_rows
+        from msjoe_jax.models.sharding import BATCH, HEADS, constrain, serving, spread_rows, ways
         from msjoe_jax.runtime.mesh import make_mesh
 
         rng = np.random.default_rng(0)
@@ -53,6 +56,12 @@ def test_rows_are_spread_over_all_devices_and_the_values_stay():
             assert len({str(s.index) for s in got.addressable_shards}) == parts
             np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
             np.testing.assert_array_equal(spread_rows(f, weights, x, y, at_once=3), want)
+        with jax.set_mesh(make_mesh(1, 8, 1, rollout_tensor=2)):
+            assert (ways(8, BATCH), ways(8, HEADS)) == (8, 1)
+            with serving():
+                assert (ways(8, BATCH), ways(8, HEADS)) == (4, 2)
+            got = jax.jit(lambda x: constrain(x, BATCH, HEADS))(np.ones((8, 4)))
+            assert {s.data.shape for s in got.addressable_shards} == {(1, 4)}
         """,
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
     )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,30 @@ def test_mesh_sizes_that_no_machine_can_have():
         "config.mesh.tensor=-1 must be positive, since data is -1 already",
     ]
     assert len(slips(data=-2)) == len(slips(tensor=1.5)) == 1
+
+
+def test_layers_are_split_further_while_replies_are_drawn():
+    """By a part of `fsdp`, which then splits no width and no rows."""
+    mesh: Any = AbstractMesh((1, 2, 2, 2), mesh_lib.SPLIT_AXES)
+    rules, axes = AxisRules(), ("layers", "embed", "heads", None)
+    assert rules.spec(axes, mesh) == PartitionSpec(None, ("fsdp", "split"), "tensor", None)
+    assert rules.serving().spec(axes, mesh) == PartitionSpec(None, None, ("split", "tensor"), None)
+    assert rules.spec(axes, MESH) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert rules.serving().spec(axes, MESH) == PartitionSpec(None, None, "tensor", None)
+    assert rules.spec(["batch"], mesh) == PartitionSpec(("data", "fsdp", "split"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "split"), [((8, 2, 0), 1), ((8, 2, 2), 1), ((8, 2, 4), 2), ((16, 1, 16), 16)]
+)
+def test_the_split_is_a_part_of_fsdp(sizes, split):
+    assert mesh_lib.split_of(*sizes) == split
+
+
+@pytest.mark.parametrize("sizes", [(8, 2, 1), (8, 2, 3), (6, 1, 4)])
+def test_a_split_that_does_not_divide_is_refused(sizes):
+    with pytest.raises(UserError, match=f"rollout_tensor={sizes[2]} must be tensor={sizes[1]}"):
+        mesh_lib.split_of(*sizes)
 
 
 def test_make_mesh_refuses_sizes_that_do_not_multiply_to_the_devices():

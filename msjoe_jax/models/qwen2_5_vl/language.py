@@ -22,7 +22,7 @@ from msjoe_jax.models.linear import affine
 from msjoe_jax.models.log_probs import log_probs
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
 from msjoe_jax.models.qwen2_5_vl.rotary import mrope_cos_sin, rotate
-from msjoe_jax.models.sharding import BATCH, constrain
+from msjoe_jax.models.sharding import BATCH, WIDTH, constrain
 
 
 class KVCache(NamedTuple):
@@ -139,7 +139,7 @@ class LanguageModel(nnx.Module):
         step, the gradient's way back is one that XLA can only take by replicating it everywhere.
         """
         x = self.embedding[...][tokens].astype(self.dtype)
-        x = constrain(x, ("data",), *[()] * (x.ndim - 2), ("fsdp",))
+        x = constrain(x, ("data",), *[()] * (x.ndim - 2), WIDTH)
         return constrain(x, BATCH)
 
     def prefill(
