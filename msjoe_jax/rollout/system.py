@@ -74,8 +74,9 @@ class MllmSettings:
     )
     trainable: str = option(
         "^language/",
-        "Leaves whose path matches train, the others have no gradient and no moments; empty: all "
-        "train (the vision tower then runs inside the joint step).",
+        "Leaves whose path matches train; the others have no gradient and no moments, and their "
+        "matrices are kept in `dtype`, from then on; empty: all train (the vision tower then runs "
+        "inside the joint step).",
         form="regex",
     )
     lora_rank: int = option(
