@@ -75,7 +75,7 @@ def config_of(work: pathlib.Path) -> Any:
         (values[group] if group else values)[field] = value
     values.mllm.dtype = "float32"
     values.phases = ("difficulty",)
-    values.mesh.fsdp = 1
+    values.mesh.fsdp, values.mesh.tensor = 1, 1
     values.mllm.checkpoint = str(work / "models" / "random")
     values.clip.checkpoint = str(work / "models" / "clip")
     values.data.train_records = str(work / "records")
