@@ -126,6 +126,8 @@ def _check_mesh(choice: Choice, system: System) -> None:
 def _changed(given: ConfigDict, choice: Choice) -> ConfigDict:
     config = ConfigDict(given.to_dict(), type_safe=False)
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, choice.fsdp, choice.tensor
+    if given.mesh.rollout_tensor <= choice.tensor:  # which splits the layers as far
+        config.mesh.rollout_tensor = 0
     config.objective.micro_batches = choice.micro_batches
     config.prompt.answer_prompt_tokens, config.mllm.lora_rank = choice.tokens, choice.rank
     return config

@@ -126,7 +126,8 @@ def on_shards(f: Callable[..., Array], heads: Sequence[Array], rows: Sequence[Ar
         return f(*heads, *rows)
     batch = _axes_if_they_divide(heads[0].shape[0], BATCH)
     by_heads = all(_axes_if_they_divide(x.shape[2], HEADS) for x in heads)
-    row, head = PartitionSpec(batch), PartitionSpec(batch, None, _on_mesh(HEADS) if by_heads else None)
+    row = PartitionSpec(batch)
+    head = PartitionSpec(batch, None, _on_mesh(HEADS) if by_heads else None)
     specs = (*[head] * len(heads), *[row] * len(rows))
     # The kernels do not say over which axes their results vary, so that cannot be checked.
     return jax.shard_map(f, in_specs=specs, out_specs=head, check_vma=False)(*heads, *rows)

@@ -55,7 +55,9 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].endswith("mesh data 1 × fsdp 4 × tensor 1, taken to be 1 host as it is sold")
+    assert lines[0].endswith(
+        "mesh data 1 × fsdp 2 × split 2 × tensor 1, taken to be 1 host as it is sold"
+    )
     found = json.loads(lines[-1])
     assert found["fits"] and found["hbm_bytes"] == 30.75 * GIB
     assert lines[-2] == f"FITS: all {len(found['programs'])} programs"
