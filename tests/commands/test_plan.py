@@ -243,6 +243,7 @@ def test_a_second_length_compiles_only_what_it_changes(priced, capsys):
     assert long["seconds"] - short["seconds"] == pytest.approx(3 * (8704 - 4850))
 
 
+@pytest.mark.slow
 def test_a_search_prints_the_table_and_what_compiling_the_best_finds(priced, capsys):
     given, options = on_one_device()
     best = print_search(given, options, 4850, [0])
