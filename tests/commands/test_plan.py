@@ -10,8 +10,17 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msjoe_jax.commands import plan as module
-from msjoe_jax.commands.plan import Options, Planned, as_json, format_row, plan
+from msjoe_jax.commands.plan import (
+    Options,
+    Planned,
+    as_json,
+    format_row,
+    plan,
+    print_plan,
+    print_search,
+)
 from msjoe_jax.config import base, read_config
+from msjoe_jax.errors import UserError
 from msjoe_jax.families import named_model
 from msjoe_jax.rollout.shapes import abstract_batch
 from msjoe_jax.rollout.system import make_system
@@ -199,6 +208,60 @@ def test_json_says_the_same():
     assert found["programs"][1]["peak_bytes"] is None and found["programs"][1]["seconds"] is None
     assert not found["programs"][1]["fits"]
     assert as_json([good], SLICE)["fits"] is True
+
+
+@pytest.fixture
+def priced(monkeypatch):
+    """Every program takes a second, or one for each token of the answer prompts in it."""
+    compiled = []
+
+    def compile_use(use, effort, slice_, cache):
+        compiled.append((use.name, effort))
+        tokens = {x.shape[-1] for x in jax.tree.leaves(use.arguments) if x.ndim == 3}
+        long = max(tokens & {8704, 4850}, default=1)
+        return Fit(use.argument_bytes, GIB, 1.0, cost=Cost(1e12, 1e9, {}, float(long), 0.0))
+
+    monkeypatch.setattr(module, "compile_use", compile_use)
+    return compiled
+
+
+def on_one_device():
+    given = base()
+    given.phases, given.joint.steps = ("joint",), 10
+    return given, Options(-1.0, Slice("v4:2x2x1", jax.devices()[:1], 1))
+
+
+def test_a_second_length_compiles_only_what_it_changes(priced, capsys):
+    given, options = on_one_device()
+    found, prices = print_plan(read_config(given), options, "^joint: ", tokens=4850)
+    again = [name for name, _ in priced[len(found) :]]
+    assert again == ["joint: answer", "joint: credit", "joint: joint_step"]
+    out = capsys.readouterr().out
+    assert "joint, answer prompts of 8704 tokens: " in out
+    assert "joint, answer prompts of 4850 tokens: " in out
+    long, short = (prices[k]["updates"]["joint"] for k in ("price", "price_at_tokens"))
+    assert prices["price_at_tokens"]["tokens"] == 4850
+    # The answers and the step of one wave; credit is logged with every update.
+    assert long["seconds"] - short["seconds"] == pytest.approx(3 * (8704 - 4850))
+
+
+@pytest.mark.slow
+def test_a_search_prints_the_table_and_what_compiling_the_best_finds(priced, capsys):
+    given, options = on_one_device()
+    best = print_search(given, options, 4850, [0])
+    assert len(best) == 3 and {one["tokens"] for one in best} <= {8704, 4850}
+    assert all(one["fsdp"] == one["tensor"] == 1 and one["rank"] == 0 for one in best)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:2] == ["mesh", "micro"]
+    (first, *_) = [line for line in lines if line.startswith("joint: ") and " s an update" in line]
+    assert f"{best[0]['updates']['joint']['seconds']:.1f} s an update" in first
+    assert {effort for _, effort in priced} == {-1.0}
+
+
+def test_ranks_are_numbers():
+    assert module._rank("16") == 16
+    with pytest.raises(UserError, match="--ranks: 'x' is not a number"):
+        module._rank("x")
 
 
 # --- the command ----------------------------------------------------------------------------------
