@@ -25,9 +25,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from msjoe_jax.models.clip.config import VOCAB
 from msjoe_jax.models.params import Params
+from msjoe_jax.models.protocols import Cache
 from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
 from msjoe_jax.rollout.frames import FrameConfig
-from msjoe_jax.rollout.generate import Prompts, completion_log_probs
+from msjoe_jax.rollout.generate import Prompts, banned_mask, prefill
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.text.prompts import LETTERS, PromptConfig, answer_prompt, query_prompt
@@ -253,6 +254,8 @@ def supervise(
 ) -> tuple[Params, int]:
     """Trains the decoder's layers on lessons until both formats are learnt; the rest stays.
 
+    No gradient goes through the prompts: the replies' own tokens learn to read what is there.
+
     Args:
       system: of the model.
       params: the MLLM's; donated.
@@ -269,18 +272,27 @@ def supervise(
     """
     rate = optax.warmup_exponential_decay_schedule(0.0, schedule.rate, 5, schedule.steps // 3, 0.1)
     optimizer = optax.adam(rate, b2=0.98)
+    banned = banned_mask(system.mllm_config.vocab, system.banned_ids())
 
     def costs(trained: Params, rest: Params, batch: Lesson) -> tuple[Array, Array]:
         whole = {**rest, "language": {**rest["language"], **trained}}
-        log_p, _ = completion_log_probs(
-            system.mllm(whole),
-            jax.tree.map(jnp.asarray, batch.prompts),
-            features,
-            jnp.asarray(batch.replies),
-            banned_ids=system.banned_ids(),
-            temperature=1.0,
-        )
-        each = -(log_p * batch.mask).sum(-1)[0]  # [G, n]
+        model, fixed = system.mllm(whole), system.mllm(jax.lax.stop_gradient(whole))
+        prompts = jax.tree.map(jnp.asarray, batch.prompts)
+        cache, segments, start = prefill(fixed, prompts, features)
+        replies = jnp.asarray(batch.replies)[0]  # [G, n, C]
+        first = jnp.broadcast_to(prompts.first_token.reshape(-1, 1, 1), (*replies.shape[:2], 1))
+        inputs = jnp.concatenate([first, replies[..., :-1]], -1)
+
+        def read(own: Cache, place: tuple[Array, Array]) -> tuple[Cache, Array]:
+            x = model.language.embed(place[1])
+            h, own = model.language.decode_step(x, place[0], start, cache, segments, own)
+            return own, h
+
+        own = model.language.empty_cache(*replies.shape)
+        places = jnp.arange(replies.shape[-1]), jnp.moveaxis(inputs, -1, 0)
+        h = jnp.moveaxis(jax.lax.scan(read, own, places)[1], 0, 2)
+        log_p, _ = model.language.log_probs(h, replies, banned=banned)
+        each = -(log_p * batch.mask[0]).sum(-1)  # [G, n]
         kinds = jnp.stack([each[0::2].mean(), each[1::2].mean()])
         return kinds.sum(), kinds
 
