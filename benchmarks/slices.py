@@ -39,8 +39,8 @@ TOKENS = 4850  # of an answer's prompt with 32 frames of 16:9 video at the defau
 HEAD = """\
 # Slices: what fits, and what a run costs
 
-Of every shipped config on its slice: whether all its programs fit, its largest program, and what
-an update and a run take by the compiler's count and one stated model (matrices at half the peak,
+Of shipped configs on their slices (one without a row has not been planned yet, and may not fit):
+whether all its programs fit, its largest program, and what an update and a run take by the compiler's count and one stated model (matrices at half the peak,
 memory and links at theirs, nothing overlapped, replies to their longest: `msjoe plan` prints the
 rule). No TPU has run any of it. *Full* is with answer prompts at the config's length, *real* at
 {tokens} tokens, 32 frames of 16:9 video. Hours hold all phases whose number of questions the config
@@ -67,9 +67,10 @@ def plan(name: str, effort: float) -> None:
     command += [f"--topology={topology}", f"--effort={effort}", "--json", *tokens]
     print(f"{name} on {topology} …", flush=True)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode not in (0, 1):
+    last = (done.stdout.splitlines() or [""])[-1]
+    if not last.startswith("{"):
         sys.exit(f"{name}: {done.stderr}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(last)
     mesh = load_config(name).mesh.to_dict()
     kept = {"config": name, "effort": effort, "mesh": mesh, **found}
     PLANS.mkdir(exist_ok=True)
