@@ -40,13 +40,14 @@ HEAD = """\
 # Slices: what fits, and what a run costs
 
 Of shipped configs on their slices (one without a row has not been planned yet, and may not fit):
-whether all its programs fit, its largest program, and what an update and a run take by the compiler's count and one stated model (matrices at half the peak,
-memory and links at theirs, nothing overlapped, replies to their longest: `msjoe plan` prints the
-rule). No TPU has run any of it. *Full* is with answer prompts at the config's length, *real* at
-{tokens} tokens, 32 frames of 16:9 video. Hours hold all phases whose number of questions the config
-knows, validations among them; difficulty and evaluation of your data come on top. Made by
-`python -m benchmarks.slices`, which keeps the plans in [plans/](plans); `--price=DOLLARS` adds what
-a run costs at your price of a chip-hour. `joint_h100x8` has no row: nothing describes its GPUs.
+whether all its programs fit, its largest program, and what an update and a run take by the
+compiler's count and one stated model (matrices at half the peak, memory and links at theirs,
+nothing overlapped, replies to their longest: `msjoe plan` prints the rule). No TPU has run any of
+it. *Full* is with answer prompts at the config's length, *real* at {tokens} tokens, 32 frames of
+16:9 video. Hours hold all phases whose number of questions the config knows, validations among
+them; difficulty and evaluation of your data come on top. Made by `python -m benchmarks.slices`,
+which keeps the plans in [plans/](plans); `--price=DOLLARS` adds what a run costs at your price of a
+chip-hour. `joint_h100x8` has no row: nothing describes its GPUs.
 """
 COLUMNS = (
     "config", "slice", "chips", "mesh", "verdict", "largest program: peak + alive, GiB",
