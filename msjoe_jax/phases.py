@@ -4,11 +4,12 @@ Whatever is kept there states its inputs (see runtime/digest.py). With other inp
 rates and evaluations are made again, which a line says; trainings are refused.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -177,13 +178,9 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         else:
             folder = workdir / "final"
             end_saving = _begin_saving(folder, config, models, weights, learned, which)
-    try:
-        if "evaluate" in phases:  # while the folder is written
+    with _saved_meanwhile(end_saving):
+        if "evaluate" in phases:
             _evaluate(config, workdir, models, sets)
-    except Unfinished:  # of all hosts
-        end_saving()
-        raise
-    end_saving()
 
 
 def _make_models(config: Config, machine: Machine) -> Models:
@@ -247,6 +244,18 @@ def _trained(start: Weights, trained: Trained, models: Models, memory: Remembere
     """Returns the weights with which a training from `start` ended."""
     folders = dict.fromkeys(trained.moved, trained.folder)
     return _moved(start, trained.moved, folders, models, memory)
+
+
+@contextlib.contextmanager
+def _saved_meanwhile(end_saving: Callable[[], None]) -> Iterator[None]:
+    """Ends a saving after the block; after an error too, if all hosts have it or there is one."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Unfinished) or hosts.count() == 1:
+            end_saving()
+        raise
+    end_saving()
 
 
 def _done() -> None:

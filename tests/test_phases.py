@@ -3,6 +3,7 @@
 Programs of the models are stubbed: an update adds 1 to what trains, an answer is a letter.
 """
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -18,7 +19,7 @@ import pytest
 from msjoe_jax import phases
 from msjoe_jax.config import NAMES, read_config
 from msjoe_jax.data.questions import load_questions, save_questions
-from msjoe_jax.errors import UserError
+from msjoe_jax.errors import Unfinished, UserError
 from msjoe_jax.phases import run_phases
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_folder import load_model_folder, save_model_folder
@@ -377,3 +378,16 @@ def test_run_on_object_storage_is_the_run_on_a_disk(home, bucket, monkeypatch, c
     start(home, *every, at=bucket)
     assert f"{there}/final: made from other" in capsys.readouterr().out
     assert np.array_equal(sampler_of(there / "final"), sampler_of(here / "final"))
+
+
+def test_a_saving_ends_whatever_ends_the_evaluation():
+    """What was trained must not be lost to an evaluation that fails."""
+    ended = []
+    for error in (Unfinished("a signal"), UserError("no such video"), None):
+        with (
+            contextlib.suppress(Unfinished, UserError),
+            phases._saved_meanwhile(lambda: ended.append(1)),
+        ):
+            if error:
+                raise error
+    assert len(ended) == 3

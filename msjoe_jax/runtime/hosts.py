@@ -318,12 +318,12 @@ def stands_still(beats: list[tuple[int, float, str] | None], limit: float) -> st
     if len(known) < len(beats) or min(seconds for _, seconds, _, _ in known) < limit:
         return ""
     least, most = min(known)[0], max(known)[0]
-    late = [host for number, _, _, host in known if number == least]
+    late = [(host, doing) for number, _, doing, host in known if number == least]
     seconds = min(seconds for _, seconds, _, _ in known)
     if least == most:
         where = known[0][2]
         return f"all hosts stand still for {seconds:.0f} s at: {where}; the same command resumes"
-    names = ", ".join(f"host {host} ({beats[host][2]})" for host in late)  # type: ignore[index]
+    names = ", ".join(f"host {host} ({doing})" for host, doing in late)
     return (
         f"{names} stands still for {seconds:.0f} s and the others wait for it; "
         "the same command resumes from the newest checkpoint"
