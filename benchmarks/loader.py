@@ -120,7 +120,7 @@ def serve(
 
 def need(plan: dict, questions: int) -> float:
     """Returns the questions a second that a plan's fastest update asks of each of its hosts."""
-    prices = [plan[name] for name in ("price", "price_at_tokens") if name in plan]
+    prices = [plan[name] for name in ("price", "price_of_data") if name in plan]
     seconds = min(one["seconds"] for price in prices for one in price["updates"].values())
     return questions / seconds / plan["hosts"]
 

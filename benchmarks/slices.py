@@ -35,7 +35,10 @@ SLICES = {
     "pretrain_sampler_v4": "v4:2x2x2",
     "eval_v4": "v4:2x2x1",
 }
-TOKENS = 4850  # of an answer's prompt with 32 frames of 16:9 video at the default size
+# Of data that is real: frames of 16:9 video as predecode keeps them, and the tokens of an answer's
+# prompt with so many of them (146 a frame, and a question).
+FRAME = "448x252"
+TOKENS = {32: 4850, 64: 9522}
 HEAD = """\
 # Slices: what fits, and what a run costs
 
@@ -43,8 +46,8 @@ Of shipped configs on their slices (one without a row has not been planned yet, 
 whether all its programs fit, its largest program, and what an update and a run take by the
 compiler's count and one stated model (matrices at half the peak, memory and links at theirs,
 nothing overlapped, replies to their longest: `msjoe plan` prints the rule). No TPU has run any of
-it. *Full* is with answer prompts at the config's length, *real* at {tokens} tokens, 32 frames of
-16:9 video. Hours hold all phases whose number of questions the config knows, validations among
+it. *Full* is with prompts and frames as large as the config allows, *real* with frames of 16:9
+video ({frame}, which makes answer prompts of {tokens} tokens at 32 frames). Hours hold all phases whose number of questions the config knows, validations among
 them; difficulty and evaluation of your data come on top. Made by `python -m benchmarks.slices`,
 which keeps the plans in [plans/](plans); `--price=DOLLARS` adds what a run costs at your price of a
 chip-hour. `joint_h100x8` has no row: nothing describes its GPUs.
@@ -63,9 +66,9 @@ def plan(name: str, effort: float) -> None:
       SystemExit: the plan is refused.
     """
     topology = SLICES[name]
-    tokens = [f"--tokens={TOKENS}"] if load_config(name).frames.key == 32 else []
+    real = [f"--tokens={TOKENS[load_config(name).frames.key]}", f"--frame_size={FRAME}"]
     command = [sys.executable, "-m", "msjoe_jax", "plan", f"--config={name}"]
-    command += [f"--topology={topology}", f"--effort={effort}", "--json", *tokens]
+    command += [f"--topology={topology}", f"--effort={effort}", "--json", *real]
     print(f"{name} on {topology} …", flush=True)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     last = (done.stdout.splitlines() or [""])[-1]
@@ -88,7 +91,7 @@ def row(found: Mapping[str, Any], price: float = 0.0) -> list[str]:
     hbm = found["hbm_bytes"] / GIB
     chips = found["chips"] // CHIPS[found["topology"].partition(":")[0]].devices
     held = f"{largest['name']}: " + (f"{peak / GIB:.1f} + {alive:.1f}" if peak else "does not fit")
-    prices = [found["price"], *([found["price_at_tokens"]] if "price_at_tokens" in found else [])]
+    prices = [found["price"], *([found["price_of_data"]] if "price_of_data" in found else [])]
     updates = [list(one["updates"].values()) for one in prices]
     last = [of[-1] for of in updates if of]  # the joint training's, if there is one
     mesh = found["mesh"]
@@ -143,7 +146,11 @@ def main() -> None:
                 sys.exit(f"error: --only={name}: the configs are {', '.join(SLICES)}")
             if again.value or not (PLANS / f"{name}.json").exists():
                 plan(name, effort.value)
-                PAGE.write_text(HEAD.format(tokens=f"{TOKENS:,}") + "\n" + table())
+                PAGE.write_text(
+                    HEAD.format(frame=FRAME.replace("x", " × "), tokens=f"{TOKENS[32]:,}")
+                    + "\n"
+                    + table()
+                )
 
     app.run(start)
 

@@ -19,7 +19,7 @@ def test_the_need_is_that_of_the_fastest_update():
     plan = {
         "hosts": 4,
         "price": {"updates": {"pretrain": {"seconds": 20.0}, "joint": update}},
-        "price_at_tokens": {"updates": {"pretrain": {"seconds": 10.0}, "joint": update}},
+        "price_of_data": {"updates": {"pretrain": {"seconds": 10.0}, "joint": update}},
     }
     assert loader.need(plan, 32) == pytest.approx(32 / 10 / 4)
 
