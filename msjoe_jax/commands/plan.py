@@ -13,7 +13,6 @@ libtpu compiles, on any machine, which proves lowering, sharding and fit, but me
 runs nothing.
 """
 
-import dataclasses
 import json
 import pathlib
 import re
