@@ -47,10 +47,11 @@ whether all its programs fit, its largest program, and what an update and a run 
 compiler's count and one stated model (matrices at half the peak, memory and links at theirs,
 nothing overlapped, replies to their longest: `msjoe plan` prints the rule). No TPU has run any of
 it. *Full* is with prompts and frames as large as the config allows, *real* with frames of 16:9
-video ({frame}, which makes answer prompts of {tokens} tokens at 32 frames). Hours hold all phases whose number of questions the config knows, validations among
-them; difficulty and evaluation of your data come on top. Made by `python -m benchmarks.slices`,
-which keeps the plans in [plans/](plans); `--price=DOLLARS` adds what a run costs at your price of a
-chip-hour. `joint_h100x8` has no row: nothing describes its GPUs.
+video ({frame}, which makes answer prompts of {tokens} tokens at 32 frames). Hours hold all phases
+whose number of questions the config knows, validations among them; difficulty and evaluation of
+your data come on top. Made by `python -m benchmarks.slices`, which keeps the plans in
+[plans/](plans); `--price=DOLLARS` adds what a run costs at your price of a chip-hour.
+`joint_h100x8` has no row: nothing describes its GPUs.
 """
 COLUMNS = (
     "config", "slice", "chips", "mesh", "verdict", "largest program: peak + alive, GiB",
@@ -130,6 +131,12 @@ def table(price: float = 0.0) -> str:
     return "\n".join(lines) + "\n"
 
 
+def page() -> str:
+    """Renders the page."""
+    head = HEAD.format(frame=FRAME.replace("x", " × "), tokens=f"{TOKENS[32]:,}")
+    return head + "\n" + table()
+
+
 def main() -> None:
     """Defines the flags and plans."""
     only = flags.DEFINE_list("only", [], "Configs; empty: all.")
@@ -146,11 +153,7 @@ def main() -> None:
                 sys.exit(f"error: --only={name}: the configs are {', '.join(SLICES)}")
             if again.value or not (PLANS / f"{name}.json").exists():
                 plan(name, effort.value)
-                PAGE.write_text(
-                    HEAD.format(frame=FRAME.replace("x", " × "), tokens=f"{TOKENS[32]:,}")
-                    + "\n"
-                    + table()
-                )
+                PAGE.write_text(page())
 
     app.run(start)
 
