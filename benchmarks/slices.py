@@ -53,6 +53,22 @@ your data come on top. Made by `python -m benchmarks.slices`, which keeps the pl
 [plans/](plans); `--price=DOLLARS` adds what a run costs at your price of a chip-hour.
 `joint_h100x8` has no row: nothing describes its GPUs.
 """
+TAIL = """\
+
+Published runs of others, measured, to hold it against (MFU derived from their step times where they
+give none; of the cards' dense bfloat16 peaks):
+
+| who | what | on | step | samples/s | MFU |
+|---|---|---|---|---|---|
+| EasyVideoR1, report §4.3 | Qwen3-VL-8B, GRPO, 32 videos × 8 answers, ≤ 256 frames, cached | 32 H200 | 132 s, rollout 54, update 54 | 1.9 | 6 %, its update 14 % |
+| the same, frames not cached | | 32 H200 | 195 s, rollout 82, update 54 | 1.3 | 4 % |
+| verl, issue 7203 | Qwen3.5-9B, GRPO on images | 8 H800 | 290 s, rollout 29, update 91 | | 2.3 to 2.7 %, by its log |
+| EasyR1, issue 392 | Qwen2.5-VL-7B, GRPO, 8 images of 336², 8 answers | 8 A100-80 | | 0.08 | |
+| MaxText | Llama-3.1-8B, text, pre-training: the ceiling of an update on TPU | 256 v6e | | | 45 % |
+
+A sample is one answer that is trained on. Theirs have other lengths of prompts and replies: the MFU
+is what compares.
+"""  # noqa: E501
 COLUMNS = (
     "config", "slice", "chips", "mesh", "verdict", "largest program: peak + alive, GiB",
     "spare, GiB", "s an update, full / real", "hours, full / real", "samples/s, full / real",
@@ -134,7 +150,7 @@ def table(price: float = 0.0) -> str:
 def page() -> str:
     """Renders the page."""
     head = HEAD.format(frame=FRAME.replace("x", " × "), tokens=f"{TOKENS[32]:,}")
-    return head + "\n" + table()
+    return head + "\n" + table() + TAIL
 
 
 def main() -> None:
