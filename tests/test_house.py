@@ -35,7 +35,6 @@ NO_TEST_FILE = {
     "msjoe_jax/world/build.py",
     "msjoe_jax/world/render.py",
     "msjoe_jax/world/variants.py",
-    "msjoe_jax/world/warmup_clip.py",
     "msjoe_jax/world/word_tokenizer.py",
 }
 LONG_FILE: set[str] = set()

@@ -34,7 +34,7 @@ from msjoe_jax.world.spec import (
     WorldSpec,
     question_text,
 )
-from msjoe_jax.world.warmup_clip import ClipTraining, Loop, clip_loop
+from msjoe_jax.world.warmup_clip import ClipTraining, Loop, clip_loop, naming_accuracy
 from msjoe_jax.world.warmup_mllm import MllmTraining, mllm_loop
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 
@@ -126,6 +126,8 @@ def warm_up(
     clip = fetch(run_loop(loop, folder / "clip", "warm up CLIP", inputs))
     folders = [getattr(config.data, f"{split}_records") for split in SPLITS]
     hosts.on_first(lambda: _embed(folders, system, clip), "the embeddings")
+    if steps.clip_steps:
+        hosts.on_first(lambda: _tell_naming(config, system, text, clip), "the accuracy of CLIP")
     training = MllmTraining(config.seed, steps.mllm_steps)
     mllm = mllm_loop(config.frames, system, text, reader, training)
     settings = digest(config.seed, steps.mllm_steps, config.parts("frames", "prompt"))
@@ -142,6 +144,17 @@ def _embed(folders: Sequence[str], system: System, clip: Params) -> None:
         encode = clip_encoder(system, clip)
         for folder in folders:
             embed_records(folder, encode, name, batch=EMBED_BATCH)
+
+
+def _tell_naming(config: Any, system: System, text: Text, clip: Params) -> None:
+    """Prints the first result of a run: how well CLIP names what it was not trained on."""
+    reader = RecordReader(config.data.validation_records, fingerprint(clip))
+    encode = jax.jit(lambda tokens: system.clip(clip).encode_text(tokens))
+    share, number = naming_accuracy(reader, text.clip_tokenizer, system.clip_config, encode)
+    print(
+        f"CLIP names the kind of {share:.1%} of {number:,} objects in validation frames "
+        f"(of {len(KINDS)} kinds; look-alikes count as what they look like)"
+    )
 
 
 def run_loop(loop: Loop, folder: epath.PathLike, label: str, inputs: Inputs) -> Params:

@@ -81,6 +81,38 @@ def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray
     return preprocess_frames(frames, image_size), np.asarray(kinds, np.int32)
 
 
+def naming_accuracy(
+    reader: RecordReader,
+    tokenizer: Tokenizer,
+    cfg: CLIPConfig,
+    encode_text: Callable[[jax.Array], jax.Array],
+) -> tuple[float, int]:
+    """Measures how often an embedded frame is nearest to the name of what it seems to show.
+
+    Args:
+      reader: of videos that CLIP was not trained on, with its embeddings.
+      tokenizer, cfg: of CLIP.
+      encode_text: its text tower, from tokens [N, C] to [N, D].
+
+    Returns:
+      The share, among the names of all kinds, and the number of things in frames that it is of.
+    """
+    start = tokenizer.token_id("<|im_start|>")
+    tokens = clip_tokens(tokenizer, list(KINDS), cfg.context, start, cfg.eot_token_id)
+    names = np.asarray(_unit(encode_text(jnp.asarray(tokens))))
+    shown, kinds = [], []
+    for video_id in reader.ids:
+        info, rows = reader.info(video_id), reader.embeddings(video_id)
+        assert rows is not None
+        plan = Plan.from_json(info.extra)
+        for frame in range(info.num_frames):
+            for kind in apparent_kinds(plan, frame):
+                shown.append(rows[frame])
+                kinds.append(kind)
+    nearest = (np.asarray(shown, np.float32) @ names.T).argmax(-1)
+    return float((nearest == np.asarray(kinds)).mean()), len(kinds)
+
+
 def clip_loop(
     reader: RecordReader, tokenizer: Tokenizer, cfg: CLIPConfig, training: ClipTraining
 ) -> Loop:
