@@ -342,7 +342,8 @@ def main() -> None:
     side = 1024 if size == "tiny" else 0
     bench = Bench(device, a.repeats, measure_limits(device, dtype, side))
     qwen = Qwen(device, size, dtype)
-    shapes = abstract(lambda c=qwen.sizes: QwenVL(c, rngs=nnx.Rngs(0)))[1]
+    sizes = qwen.sizes
+    shapes = abstract(lambda: QwenVL(sizes, rngs=nnx.Rngs(0)))[1]
     print(
         f"{processor(device)}; {dtype}, size {size} ({count_params(shapes) / 1e6:,.0f} M "
         f"parameters), median of {a.repeats}; {bench.limits}; jax {jax.__version__}, "
