@@ -31,7 +31,6 @@ from ml_collections import ConfigDict
 from benchmarks.parallel_runs import Run, from_base, outcomes, run_all, run_main
 from msjoe_jax.data.questions import load_questions
 from msjoe_jax.evaluation.statistics import paired_difference, wilson
-from msjoe_jax.runtime.platform import quiet_cpu_default
 
 FAMILIES = ("frames", "parts", "queries", "rewards", "previews", "options")
 SMOOTH = 20  # updates under the mean of a curve, and of the reward at the end
@@ -319,7 +318,6 @@ def limits(variant: Variant, steps: int, questions: int) -> dict[str, object]:
 
 def main() -> None:
     """Defines the flags and runs all."""
-    quiet_cpu_default()
     workdir = flags.DEFINE_string("workdir", "runs/ablations", "Where runs, table and picture go.")
     base = flags.DEFINE_string("base", "", "A finished base run to start from; default: one here.")
     seeds = flags.DEFINE_integer("seeds", 1, "Seeds of each variant.")

@@ -35,7 +35,10 @@ SLICES = {
     "pretrain_sampler_v4": "v4:2x2x2",
     "eval_v4": "v4:2x2x1",
 }
-TOKENS = 4850  # of an answer's prompt with 32 frames of 16:9 video at the default size
+# Of data that is real: frames of 16:9 video as predecode keeps them, and the tokens of an answer's
+# prompt with so many of them (146 a frame, and a question).
+FRAME = "448x252"
+TOKENS = {32: 4850, 64: 9522}
 HEAD = """\
 # Slices: what fits, and what a run costs
 
@@ -43,12 +46,29 @@ Of shipped configs on their slices (one without a row has not been planned yet, 
 whether all its programs fit, its largest program, and what an update and a run take by the
 compiler's count and one stated model (matrices at half the peak, memory and links at theirs,
 nothing overlapped, replies to their longest: `msjoe plan` prints the rule). No TPU has run any of
-it. *Full* is with answer prompts at the config's length, *real* at {tokens} tokens, 32 frames of
-16:9 video. Hours hold all phases whose number of questions the config knows, validations among
-them; difficulty and evaluation of your data come on top. Made by `python -m benchmarks.slices`,
-which keeps the plans in [plans/](plans); `--price=DOLLARS` adds what a run costs at your price of a
-chip-hour. `joint_h100x8` has no row: nothing describes its GPUs.
+it. *Full* is with prompts and frames as large as the config allows, *real* with frames of 16:9
+video ({frame}, which makes answer prompts of {tokens} tokens at 32 frames). Hours hold all phases
+whose number of questions the config knows, validations among them; difficulty and evaluation of
+your data come on top. Made by `python -m benchmarks.slices`, which keeps the plans in
+[plans/](plans); `--price=DOLLARS` adds what a run costs at your price of a chip-hour.
+`joint_h100x8` has no row: nothing describes its GPUs.
 """
+TAIL = """\
+
+Published runs of others, measured, to hold it against (MFU derived from their step times where they
+give none; of the cards' dense bfloat16 peaks):
+
+| who | what | on | step | samples/s | MFU |
+|---|---|---|---|---|---|
+| EasyVideoR1, report §4.3 | Qwen3-VL-8B, GRPO, 32 videos × 8 answers, ≤ 256 frames, cached | 32 H200 | 132 s, rollout 54, update 54 | 1.9 | 6 %, its update 14 % |
+| the same, frames not cached | | 32 H200 | 195 s, rollout 82, update 54 | 1.3 | 4 % |
+| verl, issue 7203 | Qwen3.5-9B, GRPO on images | 8 H800 | 290 s, rollout 29, update 91 | | 2.3 to 2.7 %, by its log |
+| EasyR1, issue 392 | Qwen2.5-VL-7B, GRPO, 8 images of 336², 8 answers | 8 A100-80 | | 0.08 | |
+| MaxText | Llama-3.1-8B, text, pre-training: the ceiling of an update on TPU | 256 v6e | | | 45 % |
+
+A sample is one answer that is trained on. Theirs have other lengths of prompts and replies: the MFU
+is what compares.
+"""  # noqa: E501
 COLUMNS = (
     "config", "slice", "chips", "mesh", "verdict", "largest program: peak + alive, GiB",
     "spare, GiB", "s an update, full / real", "hours, full / real", "samples/s, full / real",
@@ -63,9 +83,9 @@ def plan(name: str, effort: float) -> None:
       SystemExit: the plan is refused.
     """
     topology = SLICES[name]
-    tokens = [f"--tokens={TOKENS}"] if load_config(name).frames.key == 32 else []
+    real = [f"--tokens={TOKENS[load_config(name).frames.key]}", f"--frame_size={FRAME}"]
     command = [sys.executable, "-m", "msjoe_jax", "plan", f"--config={name}"]
-    command += [f"--topology={topology}", f"--effort={effort}", "--json", *tokens]
+    command += [f"--topology={topology}", f"--effort={effort}", "--json", *real]
     print(f"{name} on {topology} …", flush=True)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     last = (done.stdout.splitlines() or [""])[-1]
@@ -88,7 +108,7 @@ def row(found: Mapping[str, Any], price: float = 0.0) -> list[str]:
     hbm = found["hbm_bytes"] / GIB
     chips = found["chips"] // CHIPS[found["topology"].partition(":")[0]].devices
     held = f"{largest['name']}: " + (f"{peak / GIB:.1f} + {alive:.1f}" if peak else "does not fit")
-    prices = [found["price"], *([found["price_at_tokens"]] if "price_at_tokens" in found else [])]
+    prices = [found["price"], *([found["price_of_data"]] if "price_of_data" in found else [])]
     updates = [list(one["updates"].values()) for one in prices]
     last = [of[-1] for of in updates if of]  # the joint training's, if there is one
     mesh = found["mesh"]
@@ -127,6 +147,12 @@ def table(price: float = 0.0) -> str:
     return "\n".join(lines) + "\n"
 
 
+def page() -> str:
+    """Renders the page."""
+    head = HEAD.format(frame=FRAME.replace("x", " × "), tokens=f"{TOKENS[32]:,}")
+    return head + "\n" + table() + TAIL
+
+
 def main() -> None:
     """Defines the flags and plans."""
     only = flags.DEFINE_list("only", [], "Configs; empty: all.")
@@ -143,7 +169,7 @@ def main() -> None:
                 sys.exit(f"error: --only={name}: the configs are {', '.join(SLICES)}")
             if again.value or not (PLANS / f"{name}.json").exists():
                 plan(name, effort.value)
-                PAGE.write_text(HEAD.format(tokens=f"{TOKENS:,}") + "\n" + table())
+                PAGE.write_text(page())
 
     app.run(start)
 

@@ -26,7 +26,6 @@ from msjoe_jax.rollout.batches import full_weight
 from msjoe_jax.rollout.candidates import BatchCandidates
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.results import EpisodeConfig
-from msjoe_jax.runtime.platform import quiet_cpu_default
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Candidates
 
@@ -99,7 +98,6 @@ def format_times(times: Times, questions: int, batch: int) -> str:
 
 def main() -> None:
     """Defines the flags and prints the table."""
-    quiet_cpu_default()
     run = flags.DEFINE_string("run", "runs/tiny", "Folder of a finished run.")
     limit = flags.DEFINE_integer("questions", 1000, "Held-out questions.")
     batch = flags.DEFINE_integer("batch", 1, "Questions at a time.")

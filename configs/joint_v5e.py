@@ -11,7 +11,6 @@ Command: python -m msjoe_jax.main --config=joint_v5e --workdir=DIR \
 Plan: msjoe plan --config=joint_v5e --topology=v5e:4x8
 Departures from the paper (docs/method.md#10-departures): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
-One wave: 32 questions, one a chip.
 Variants: :3b (Qwen2.5-VL-3B), :local (a few steps of the tiny world, on any machine).
 """
 
@@ -26,8 +25,9 @@ def get_config(variant: str = "") -> ConfigDict:
     c = base()
     c.pretrain.steps = 200
     c.joint.steps = 1000
-    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 32, 1
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 16, 2
     c.mesh.rollout_tensor = 4
-    c.prompt.length_buckets = 4  # a prompt is computed at the next quarter of the longest
+    c.rollout.waves = 2  # the host works on one half of a batch while the device computes the other
+    c.prompt.length_step = 256  # compiled once for each length that occurs
     c.rollouts_every = 10  # the rows of one update take 2.5 MB
     return varied(c, variant)

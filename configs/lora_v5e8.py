@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.rollout.questions = 8
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 8, 1
     c.mesh.rollout_tensor = 4
-    c.prompt.length_buckets = 4
+    c.prompt.length_step = 256
     c.evaluate.batch = 8
     c.rollouts_every = 10
     return varied(c, variant)

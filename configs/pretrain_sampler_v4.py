@@ -27,6 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.evaluate.arms = ("uniform", "topk_question", "topk_queries", "pretrained")
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 8, 1
     c.mesh.rollout_tensor = 2
-    c.prompt.length_buckets = 4
+    c.rollout.waves = 2  # the host works on one half of a batch while the device computes the other
+    c.prompt.length_step = 256
     c.rollouts_every = 10
     return varied(c, variant)

@@ -5,7 +5,11 @@ import sys
 
 from msjoe_jax.commands import COMMANDS
 from msjoe_jax.errors import plain_output
-from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
+from msjoe_jax.runtime.platform import (
+    keep_compiled_programs,
+    quiet_cpu_default,
+    use_huge_pages,
+)
 
 TRAINING = "training: python -m msjoe_jax.main --config=NAME --workdir=DIR (--help says more)"
 
@@ -35,5 +39,11 @@ def main() -> None:
     importlib.import_module(COMMANDS[arguments[0]][1]).cli()
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Runs the command in a process that has the memory it wants."""
+    use_huge_pages()
     main()
+
+
+if __name__ == "__main__":
+    start()

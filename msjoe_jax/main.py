@@ -19,7 +19,11 @@ from msjoe_jax.runtime.digest import digest_of_code
 from msjoe_jax.runtime.files import is_local, lock
 from msjoe_jax.runtime.goodput import process_ledger
 from msjoe_jax.runtime.heartbeat import FOLDER, Heartbeat
-from msjoe_jax.runtime.platform import keep_compiled_programs, quiet_cpu_default
+from msjoe_jax.runtime.platform import (
+    keep_compiled_programs,
+    quiet_cpu_default,
+    use_huge_pages,
+)
 from msjoe_jax.runtime.stopping import signals_wait
 
 _CONFIG = define_config()
@@ -95,4 +99,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run_app(run)

@@ -3,7 +3,7 @@
 The loops run the programs of rollout/programs.py, rollout/collector.py and training/programs.py;
 this list holds the same objects with abstract arguments, in the order of a run. `msjoe plan`
 compiles it, and tests compare it with what a run has called. What it leaves out: programs of a
-selector's or a signal's own, shorter lengths of prompts (config.prompt.length_buckets), the tiny
+selector's or a signal's own, shorter lengths of prompts (config.prompt.length_step), the tiny
 world's, and single operations between programs.
 
 What is alive beside a program, by this rule: the parameters and the training state of the phase,

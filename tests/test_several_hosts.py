@@ -97,7 +97,7 @@ def made(tmp_path_factory):
     config.rollout.questions, config.rollout.query_rollouts, config.rollout.refill = BATCH, 2, 1
     # An untrained model's rewards are all 0: the entropy is what moves it.
     config.objective.query_entropy, config.optimizer.mllm_lr = 0.1, 1e-3
-    config.prompt.length_buckets = 2
+    config.prompt.length_step = 48
     config.evaluate.arms, config.evaluate.batch = ("uniform", "joint"), 4
     config.validate_every = 0
     for name, phases in (("joint", ("joint",)), ("evaluate", ("joint", "evaluate"))):

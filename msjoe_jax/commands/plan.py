@@ -1,18 +1,18 @@
 """Compiles every program of a config for a TPU slice that need not be there: does it fit, and what
 does a run cost?
 
-    msjoe plan --config=joint_v4 --topology=v4:2x2x4 --tokens=4850
+    msjoe plan --config=joint_v4 --topology=v4:2x2x4 --tokens=4850 --frame_size=448x252
 
 Prints for each what a chip holds: its arguments, its peak (arguments included), what else is alive
 beside it, and what stays free; and what a chip does: FLOPs, collectives, seconds by one stated
-model (runtime/chips.py). Then seconds an update and hours of the run, with --tokens at answer
-prompts of that length too. --search ranks other meshes and micro-batches by a closed form, and
-compiles the best. Exit status 1 if something does not fit, 2 if a run would be refused.
+model (runtime/chips.py). Then seconds an update and hours of the run, with --tokens and
+--frame_size also for data of such prompts and frames. --search ranks other meshes and micro-batches
+by a closed form, and compiles the best. Exit status 1 if something does not fit, 2 if a run would
+be refused.
 libtpu compiles, on any machine, which proves lowering, sharding and fit, but measures no time and
 runs nothing.
 """
 
-import dataclasses
 import json
 import pathlib
 import re
@@ -28,6 +28,7 @@ from msjoe_jax.commands.cli import define_config, given_config, run_app
 from msjoe_jax.config import Config
 from msjoe_jax.config_check import check, stand_ins
 from msjoe_jax.errors import UserError
+from msjoe_jax.plan_data import UNKNOWN, Data, fitted, frame_of
 from msjoe_jax.plan_search import search, table
 from msjoe_jax.program_list import program_list
 from msjoe_jax.rollout.system import System, make_system
@@ -181,7 +182,7 @@ def _cost_as_json(fit: Fit) -> dict[str, Any]:
 
 
 def print_plan(
-    config: Config, options: Options, only: str = "", tokens: int = 0, questions: int = 0
+    config: Config, options: Options, only: str = "", data: Data = UNKNOWN
 ) -> tuple[list[Planned], dict[str, Any]]:
     """Prints the table, a line as soon as its program is compiled, the verdict and the price.
 
@@ -189,8 +190,7 @@ def print_plan(
       config: checked.
       options: of compiling; the slice among them.
       only: regular expression: programs whose names match.
-      tokens: a length of answer prompts to price beside the config's; 0: none.
-      questions: see `program_list`.
+      data: whose update is priced beside the config's fullest.
 
     Returns:
       The programs, and the prices as plain values.
@@ -201,7 +201,7 @@ def print_plan(
     slice_ = options.slice_
     assert slice_ is not None
     system = make_system(config.models, stand_ins(config))
-    uses = plan_uses(config, system, slice_, questions)
+    uses = plan_uses(config, system, slice_, data.questions)
     try:
         pattern = re.compile(only)
     except re.error as error:
@@ -218,20 +218,18 @@ def print_plan(
         planned.append(one._replace(minimum=minimum))
         print(format_row(planned[-1], slice_.hbm), flush=True)
     prices = {}
+    smaller, their_words = fitted(config, system, data)
     length = config.prompt.answer_prompt_tokens
-    words = f", answer prompts of {length} tokens" if tokens else ""
+    words = f", answer prompts of {length} tokens" if their_words else ""
     prices["price"] = _print_price(planned, config, slice_, words)
-    if tokens:
-        prompt = dataclasses.replace(config.prompt, answer_prompt_tokens=tokens)
-        shorter = dataclasses.replace(config, prompt=prompt)
-        again = plan_uses(shorter, system, slice_, questions)
+    if their_words:
+        again = plan_uses(smaller, system, slice_, data.questions)
         others = [
-            one._replace(minimum=minimum_of(one.use, shorter, system, len(slice_.chips)))
+            one._replace(minimum=minimum_of(one.use, smaller, system, len(slice_.chips)))
             for one in plan([u for u in again if pattern.search(u.name)], options, known)
         ]
-        words = f", answer prompts of {tokens} tokens"
-        price = _print_price(others, shorter, slice_, words)
-        prices["price_at_tokens"] = {"tokens": tokens, **price}
+        price = _print_price(others, smaller, slice_, their_words)
+        prices["price_of_data"] = {"tokens": data.tokens, "frame": data.frame, **price}
     bad = [p for p in planned if not p.fit.fits(p.alive, slice_.hbm)]
     seconds = sum(fit.seconds for fit in known.values())
     print(f"compiled in {seconds:.0f} s" + (", a quick screen" if options.effort < 0 else ""))
@@ -322,7 +320,10 @@ def cli() -> None:
     only = flags.DEFINE_string("only", "", "Regular expression: programs whose names match.")
     effort = flags.DEFINE_float("effort", 0.0, "-1: a quick screen, not a verdict.")
     tokens = flags.DEFINE_integer(
-        "tokens", 0, "Price answer prompts of this length too, compiled again; 0: none.", 0
+        "tokens", 0, "Price data whose answer prompts have so many tokens too; 0: none.", 0
+    )
+    frame_size = flags.DEFINE_string(
+        "frame_size", "", "WIDTHxHEIGHT in pixels: price data whose frames are of this size too."
     )
     questions = flags.DEFINE_integer(
         "questions", 0, "Questions of difficulty, and of an evaluation without a limit.", 0
@@ -346,7 +347,8 @@ def cli() -> None:
             return
         checked = check(given_config(config), len(slice_.chips), files=False)
         options = Options(effort.value, slice_, folder)
-        planned, prices = print_plan(checked, options, only.value, tokens.value, questions.value)
+        data = Data(questions.value, tokens.value, frame_of(frame_size.value))
+        planned, prices = print_plan(checked, options, only.value, data)
         result = {**as_json(planned, slice_), **prices}
         if as_line.value:
             print(json.dumps(result))

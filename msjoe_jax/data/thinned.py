@@ -1,14 +1,9 @@
 """Videos with more frames than candidates, of which evenly spaced ones are searched: said once."""
 
-import contextlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.errors import UserError
-
-READERS = 8  # videos looked up side by side, which a mounted bucket needs
 
 
 class Thinned(NamedTuple):
@@ -25,14 +20,7 @@ class Thinned(NamedTuple):
 
 def count_thinned(reader: RecordReader, videos: Iterable[str], candidates: int) -> Thinned:
     """Counts the videos with more than `candidates` frames; unreadable ones are left out."""
-
-    def frames(video: str) -> int:
-        with contextlib.suppress(UserError):  # what is damaged is dropped, and said, when it is due
-            return reader.info(video).num_frames
-        return 0
-
-    with ThreadPoolExecutor(READERS) as pool:
-        counts = [n for n in pool.map(frames, dict.fromkeys(videos)) if n]
+    counts = [info.num_frames for info in reader.infos(videos) if info.num_frames]
     kept = sum(min(n, candidates) for n in counts) / max(sum(counts), 1)
     longer = sum(n > candidates for n in counts)
     return Thinned(longer, len(counts), max(counts, default=0), kept if counts else 1.0)

@@ -64,11 +64,11 @@ def make_joint_step(
     """Makes the step (state, batch) → (state, metrics), to be jitted with the state donated.
 
     The state holds `mllm` and `sampler` (parameters), `mllm_opt`, `sampler_opt`, `step`, and
-    `skipped`: the count of updates left out because a gradient was not finite, which change no
-    parameter. Nor does an update change a model whose every reply is left out, or whose every draw
-    is or had no choice: weight decay and momentum alone move nothing. Micro-batches are summed
-    under denominators of the whole batch, so their number does not change the update beyond the
-    order of float addition.
+    `skipped`: the count of updates left out because the gradient's norm was not finite, which
+    change no parameter. Nor does an update change a model whose every reply is left out, or whose
+    every draw is or had no choice: weight decay and momentum alone move nothing. Micro-batches are
+    summed under denominators of the whole batch, so their number does not change the update beyond
+    the order of float addition.
 
     Args:
       config: the objective, and what to train.
@@ -108,7 +108,7 @@ def make_joint_step(
             params["sampler"] = state["sampler"]
         grads, stats = _accumulate(loss, params, (batch, advantages), config.micro_batches)
         metrics = stats | reward_metrics
-        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
+        finite = jnp.isfinite(optax.global_norm(grads))
 
         counts = {"sampler": jnp.any(had_choice(batch)), "mllm": _has_tokens(config, batch)}
 

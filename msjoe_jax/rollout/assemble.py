@@ -202,16 +202,16 @@ def longest_prompt(rows: Sequence[Sequence[dict[str, np.ndarray]]]) -> int:
 
 
 def stack_rows(
-    rows: Sequence[Sequence[dict[str, np.ndarray]]], buckets: int = 1, longest: int | None = None
+    rows: Sequence[Sequence[dict[str, np.ndarray]]], step: int = 0, longest: int | None = None
 ) -> Prompts:
     """Stacks B lists of G rows to one `Prompts` of arrays [B, G, …].
 
-    They are cut to the shortest of `buckets` evenly spaced lengths that holds the longest prompt: a
-    program compiles once for each length that occurs.
+    They are cut to the next multiple of `step` that holds the longest prompt: a program compiles
+    once for each length that occurs.
 
     Args:
       rows: from an `Assembler`.
-      buckets: how many lengths there are.
+      step: tokens between two lengths; 0: nothing is cut.
       longest: the tokens that must fit; None: of these prompts.
     """
     fields: Any = {
@@ -219,7 +219,7 @@ def stack_rows(
     }
     full = fields["tokens"].shape[-1]
     longest = longest_prompt(rows) if longest is None else longest
-    length = next(n for i in range(1, buckets + 1) if (n := -(-full * i // buckets)) >= longest)
+    length = min(full, step * max(1, -(-longest // step))) if step else full
     for key in ("tokens", "feature_index", "positions", "segments"):
         fields[key] = fields[key][..., :length]
     return Prompts(**fields)

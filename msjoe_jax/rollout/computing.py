@@ -40,4 +40,6 @@ def served(system: System, machine: Machine, mllm: Params) -> Params:
     """
     merged = merge_lora(mllm, system.lora_scale)
     language = {"language": merged["language"]}
-    return merged | machine.served(language, state_table(system), system.dtype)
+    gathered = machine.served(language, state_table(system), system.dtype)
+    # Tied together, so that no compiler moves a gather of one leaf into the loop over tokens.
+    return merged | jax.lax.optimization_barrier(gathered)

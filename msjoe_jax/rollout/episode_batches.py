@@ -24,6 +24,7 @@ from msjoe_jax.rollout.batches import Batch, question_number
 from msjoe_jax.rollout.clock import DeviceClock
 from msjoe_jax.rollout.frames import (
     frames_per_unit,
+    most_patches,
     preview_fn,
     step_seconds,
     units_of,
@@ -73,7 +74,12 @@ class EpisodeBatches:
         self.vision = system.mllm_config.vision
         self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
         self.per_unit = frames_per_unit(config.frames, system)
-        self.loader = KeyFrameLoader(config.frames, reader, system)
+        sizes = {(v.height, v.width) for v in reader.infos(q.video for q in questions)}
+        self.room = {  # for patches of a preview and of a key frame of these videos
+            budget: most_patches(sizes, system, getattr(config.frames, budget))
+            for budget in ("preview_patches", "key_patches")
+        }
+        self.loader = KeyFrameLoader(config.frames, reader, system, self.room["key_patches"])
         self.failures: list[dict[str, str]] = []
         self.cut_queries: set[tuple[str, str]] = set()
         self.clock = DeviceClock()
@@ -97,7 +103,7 @@ class EpisodeBatches:
             batch_size=batch_size,
             num_candidates=self.config.frames.candidates,
             num_preview=self.config.frames.preview,
-            preview_fn=preview_fn(self.config.frames, self.system),
+            preview_fn=preview_fn(self.config.frames, self.system, self.room["preview_patches"]),
             order=order,
             rows=self.machine.rows(batch_size) if rows is None else rows,
         )
@@ -221,11 +227,11 @@ class EpisodeBatches:
 
         The longest prompt of all hosts counts: they all run the same program.
         """
-        buckets = self.text.prompt.length_buckets
+        step = self.text.prompt.length_step
         longest = None
-        if buckets > 1:
+        if step:
             longest = max(hosts.gather(longest_prompt(rows), "the length of the prompts"))
-        return self.put(stack_rows(rows, buckets, longest))
+        return self.put(stack_rows(rows, step, longest))
 
     def drop(self, batch: Batch, weight: np.ndarray, b: int, why: str) -> None:
         """Drops question `b` of a batch by weight 0, and reports why, once."""

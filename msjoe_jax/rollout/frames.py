@@ -104,7 +104,7 @@ def to_patches(
       frames: of any sizes.
       system: gives the image functions and the patch sizes.
       num_patches: the budget, in patches per frame.
-      padded: P, at least num_patches; None: num_patches.
+      padded: P, room for as many as there are; None: num_patches.
     """
     vision, images = system.mllm_config.vision, system.family.images
     factor = vision.patch * vision.merge
@@ -132,19 +132,44 @@ def to_patches(
     )
 
 
-def preview_fn(config: FrameConfig, system: System) -> Callable[[np.ndarray], tuple]:
+def most_patches(sizes: Iterable[tuple[int, int]], system: System, budget: int) -> int:
+    """Returns the most patches that a frame of these sizes takes of a budget.
+
+    Arrays of frames have room for so many: a video of 16:9 leaves nearly half of the budget of a
+    square one unused, which the vision tower would compute all the same.
+
+    Args:
+      sizes: (height, width) in pixels; none: the budget is returned.
+      system: as in `to_patches`.
+      budget: in patches.
+    """
+    counts = [0]
+    for height, width in set(sizes):
+        _, grids = to_patches([np.zeros((height, width, 3), np.uint8)], system, budget)
+        counts.append(int(grids.prod()))
+    return max(counts) or budget
+
+
+def preview_fn(
+    config: FrameConfig, system: System, room: int | None = None
+) -> Callable[[np.ndarray], tuple]:
     """Returns the pipeline's function of preview frames to the patches of units and their grids.
 
     Without previews (N_init = 0) it returns one unused unit, which the prompt does not show.
+
+    Args:
+      config: number and budget of the previews.
+      system: gives the image functions and the patch sizes.
+      room: for patches of a frame, see `most_patches`; None: the budget.
     """
-    size, p = config.preview_patches, system.mllm_config.vision.patch
+    size, p = room or config.preview_patches, system.mllm_config.vision.patch
     per_unit = frames_per_unit(config, system)
     together = () if per_unit == 1 else (per_unit,)
 
     def cut_previews(frames: np.ndarray) -> tuple:
         if not len(frames):
             return np.zeros((1, *together, size, p, p, 3), np.uint8), np.zeros((1, 2), np.int32)
-        pixels, grids = to_patches(frames, system, size)
+        pixels, grids = to_patches(frames, system, config.preview_patches, padded=size)
         if per_unit == 1:
             return pixels, grids
         units = np.array(units_of(range(len(pixels)), per_unit))

@@ -105,10 +105,17 @@ def frame_sets(
 
 
 class KeyFrameLoader:
-    """A loader of the frames of a batch's prompts, which cuts each distinct unit once."""
+    """A loader of the frames of a batch's prompts, which cuts each distinct unit once.
 
-    def __init__(self, config: FrameConfig, reader: RecordReader, system: System):
+    `room`: for patches of a frame, see `most_patches`; None: the budget. Where frames have budgets
+    of their own, there is room for the largest.
+    """
+
+    def __init__(
+        self, config: FrameConfig, reader: RecordReader, system: System, room: int | None = None
+    ):
         self.config, self.reader, self.system = config, reader, system
+        self.room = room or config.key_patches
         self.per_unit = frames_per_unit(config, system)
 
     def load(
@@ -125,9 +132,9 @@ class KeyFrameLoader:
         # A selector's own prompt may show more frames than an answer's.
         most = max(self.config.key, *(len(one.candidates) for row in sets for one in row))
         slots = unit_slots(dataclasses.replace(self.config, key=most), self.per_unit, prompts)
+        vision, P = self.system.mllm_config.vision, self.room
         if not plain:  # one frame may be shown at several resolutions
-            slots = prompts * -(-most // self.per_unit)
-        vision, P = self.system.mllm_config.vision, self.config.key_patches
+            slots, P = prompts * -(-most // self.per_unit), self.config.key_patches
         B, p = len(distinct), vision.patch
         pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)
         grids = np.zeros((B, slots, 2), np.int32)

@@ -28,6 +28,7 @@ from msjoe_jax.models.protocols import VisionLanguageModel
 from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.mesh import REPLICATED, Table
+from msjoe_jax.runtime.program import quick_options
 from msjoe_jax.selectors import SELECTORS, networks
 from msjoe_jax.signals import SIGNALS
 from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
@@ -249,7 +250,9 @@ class System:
           places: the sharding of every leaf; None: inside a jitted function, which decides.
         """
         draw = jax.jit(
-            lambda: split_module(self.build[name](nnx.Rngs(seed)))[1], out_shardings=places
+            lambda: split_module(self.build[name](nnx.Rngs(seed)))[1],
+            out_shardings=places,
+            compiler_options=None if places is None else quick_options(),  # the outermost has them
         )
         return draw()
 

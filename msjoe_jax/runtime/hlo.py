@@ -15,6 +15,7 @@ HBM = 0  # the memory space that a layout does not name
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _STARTS = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_CLOSES = re.compile(r"\}(, execution_thread=.*)?$")
 _NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -136,7 +137,7 @@ def read_module(text: str) -> Module:
         if header:
             name, lines = header[2], []
             entry = name if header[1] else entry
-        elif line.startswith("}") and name:
+        elif _CLOSES.match(line) and name:
             computations[name] = _computation(name, lines)
             name = ""
         elif name:
@@ -154,7 +155,7 @@ def _whole_lines(text: str) -> Iterator[str]:
     """Yields lines; an instruction whose attributes hold line breaks is one line."""
     held = ""
     for line in text.splitlines():
-        if _STARTS.match(line) or line == "}" or not line or _HEADER.match(line):
+        if _STARTS.match(line) or _CLOSES.match(line) or not line or _HEADER.match(line):
             if held:
                 yield held
             held = line

@@ -22,6 +22,7 @@ FREE = {
     "replica-id", "opt-barrier", "optimization-barrier", "add-dependency", "domain", "while",
     "conditional", "call",
 }  # fmt: skip
+CALLS = ("call", "call-start", "async-start")  # of another computation, maybe on another core
 FREE_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound")
 
 
@@ -104,7 +105,7 @@ class _Counter:
                 )
                 branches = [self._of(name, times) for name in names]
                 out.add(max(branches, key=lambda t: (t.flops, t.bytes)))
-            elif instruction.opcode in ("call", "async-start"):
+            elif instruction.opcode in CALLS:
                 for name in instruction.called("to_apply", "calls"):
                     out.add(self._of(name, times))
             else:
@@ -214,11 +215,18 @@ class _Counter:
         for user in inner.users[value.name]:
             for place, operand in enumerate(user.operands):
                 if operand == value.name:
-                    if user.opcode == "bitcast":
+                    if user.opcode == "bitcast" or self._is_view(user):
                         total += self._reads(inner, user, whole)
                     else:
                         total += self._operand(user, place, whole)
         return min(whole, total)
+
+    def _is_view(self, user: Instruction) -> bool:
+        """Says whether a fusion in another is its operand in other tiles, read where it is used."""
+        if user.opcode != "fusion" or not user.attribute("output_to_operand_aliasing"):
+            return False
+        inner = self.module.computations[user.called("calls")[0]]
+        return all(i.opcode in ("parameter", "bitcast", "copy") for i in inner)
 
     def _written(self, instruction: Instruction, computation: Computation) -> float:
         if instruction.opcode in ("dynamic-update-slice", "scatter"):

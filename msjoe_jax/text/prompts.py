@@ -36,12 +36,12 @@ class PromptConfig:
     )
     think: bool = option(False, "Replies begin with <think>…</think>.")
     max_queries: int = option(4, "Queries a reply may hold.", low=1, high=64)
-    length_buckets: int = option(
-        1,
-        "Compiled lengths of each prompt: a batch takes the shortest of this many even steps up "
-        "to the limits below that holds its longest prompt; a program compiles once for each.",
-        low=1,
-        high=64,
+    length_step: int = option(
+        0,
+        "The prompts of a batch are computed at the next multiple of so many tokens that holds the "
+        "longest of them, at the limits below at most; a program compiles once for each length "
+        "that occurs; 0: always at the limits.",
+        low=0,
     )
     query_prompt_tokens: int = option(1024, "Longest prompt of reason.", low=2)
     answer_prompt_tokens: int = option(8704, "Longest prompt of answer.", low=2)

@@ -59,6 +59,7 @@ class TrainingPrograms:
             make_step(run, system),
             donate=(0,),
             out_shardings=(shardings, machine.whole),
+            many_kernels=True,
         )
         by_rows = machine.by_rows
         self.scoring = Program("scoring", make_scoring(run, system), out_shardings=by_rows)

@@ -20,6 +20,7 @@ from msjoe_jax.runtime.checkpoint_inputs import check_inputs
 from msjoe_jax.runtime.digest import Inputs, digest, digest_of_file
 from msjoe_jax.runtime.machine import fetch, make_machine
 from msjoe_jax.runtime.mesh import everywhere
+from msjoe_jax.runtime.program import quick_options
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.runtime.stopping import end_if_asked
 from msjoe_jax.text.prompts import PromptConfig
@@ -153,7 +154,8 @@ def run_loop(loop: Loop, folder: epath.PathLike, label: str, inputs: Inputs) -> 
     """
     check_inputs(folder, inputs)
     with Checkpoints(folder, keep=1) as checkpoints:
-        state = jax.jit(loop.init, out_shardings=everywhere())()
+        begin = jax.jit(loop.init, out_shardings=everywhere(), compiler_options=quick_options())
+        state = begin()
         start = checkpoints.latest_step() or 0
         if start:
             state, _, _ = checkpoints.restore(state)

@@ -22,6 +22,7 @@ from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import split_module
 from msjoe_jax.runtime.mesh import everywhere
+from msjoe_jax.runtime.program import quick_options
 from msjoe_jax.text.tokenizer import Tokenizer, clip_tokens
 from msjoe_jax.world.spec import (
     KINDS,
@@ -116,7 +117,7 @@ def clip_loop(
         loss = optax.softmax_cross_entropy(logits, target).mean()
         return (loss + optax.softmax_cross_entropy(logits.T, target).mean()) / 2
 
-    @functools.partial(jax.jit, out_shardings=everywhere())
+    @functools.partial(jax.jit, out_shardings=everywhere(), compiler_options=quick_options())
     def update(state, step):
         key = jax.random.fold_in(jax.random.key(training.seed), step)
         row_key, sense_key, caption_key = jax.random.split(key, 3)

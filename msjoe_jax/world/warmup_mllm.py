@@ -23,6 +23,7 @@ from msjoe_jax.rollout.programs import Patches, frame_features
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.mesh import everywhere
+from msjoe_jax.runtime.program import quick_options
 from msjoe_jax.text.prompts import LETTERS, answer_prompt, query_prompt
 from msjoe_jax.world.spec import (
     CELLS,
@@ -149,7 +150,7 @@ def mllm_loop(
         parts = {"answer": answer, "query": query, "description": described, "vision": vision}
         return loss, {"loss": loss, **parts}
 
-    @functools.partial(jax.jit, out_shardings=everywhere())
+    @functools.partial(jax.jit, out_shardings=everywhere(), compiler_options=quick_options())
     def update(state: State, batch: MllmBatch) -> tuple[State, Metrics]:
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state["params"], batch)
         updates, moments = optimizer.update(grads, state["optimizer"], state["params"])

@@ -17,7 +17,7 @@ def found(**changes):
         "config": "mine", "effort": 0.0, "mesh": mesh, "topology": "tpu7x:2x2x1", "chips": 8,
         "fits": True, "hbm_bytes": 30 * GIB, "programs": programs,
         "price": {"updates": {"pretrain": {}, "joint": update}, "hours": 10.0},
-        "price_at_tokens": {"updates": {"joint": {**update, "seconds": 50.0}}, "hours": 6.0},
+        "price_of_data": {"updates": {"joint": {**update, "seconds": 50.0}}, "hours": 6.0},
         **changes,
     }  # fmt: skip
 

@@ -22,6 +22,7 @@ from msjoe_jax.commands.plan import (
 from msjoe_jax.config import base, read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import named_model
+from msjoe_jax.plan_data import Data
 from msjoe_jax.rollout.shapes import abstract_batch
 from msjoe_jax.rollout.system import make_system
 from msjoe_jax.runtime.chips import GIB, Cost
@@ -233,14 +234,14 @@ def on_one_device():
 
 def test_a_second_length_compiles_only_what_it_changes(priced, capsys):
     given, options = on_one_device()
-    found, prices = print_plan(read_config(given), options, "^joint: ", tokens=4850)
+    found, prices = print_plan(read_config(given), options, "^joint: ", Data(tokens=4850))
     again = [name for name, _ in priced[len(found) :]]
     assert again == ["joint: answer", "joint: credit", "joint: joint_step"]
     out = capsys.readouterr().out
     assert "joint, answer prompts of 8704 tokens: " in out
     assert "joint, answer prompts of 4850 tokens: " in out
-    long, short = (prices[k]["updates"]["joint"] for k in ("price", "price_at_tokens"))
-    assert prices["price_at_tokens"]["tokens"] == 4850
+    long, short = (prices[k]["updates"]["joint"] for k in ("price", "price_of_data"))
+    assert prices["price_of_data"]["tokens"] == 4850
     # The answers and the step of one wave; credit is logged with every update.
     assert long["seconds"] - short["seconds"] == pytest.approx(3 * (8704 - 4850))
 

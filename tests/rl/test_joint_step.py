@@ -26,6 +26,7 @@ from tests.support.step_oracle import (
     poison,
     run,
     same,
+    token_stats,
 )
 
 pytestmark = pytest.mark.slow
@@ -186,6 +187,19 @@ def test_an_update_that_is_not_finite_is_left_out(where):
     same(later["mllm"], direct["mllm"])
     same(later["sampler_opt"], direct["sampler_opt"])
     assert later["skipped"] == 1
+
+
+def test_a_gradient_without_a_norm_is_left_out():
+    """Finite numbers whose squares are not: clipping by such a norm would move nothing."""
+
+    def steep(*arguments):
+        return jax.tree.map(lambda x: 1e25 * x, token_stats(*arguments))
+
+    fns = dataclasses.replace(FNS, query_stats=steep, answer_stats=steep)
+    before, after, metrics = run(ROUTED, make_batch(), "adam", fns=fns)
+    assert np.isfinite(metrics["loss/mllm"]) and np.isinf(metrics["grad_norm/mllm"])
+    same(after["mllm"], before["mllm"])
+    assert metrics["skipped_updates"] == 1
 
 
 @pytest.mark.parametrize("what", ["replies cut off", "questions dropped"])

@@ -288,8 +288,8 @@ def test_a_visual_without_frames_is_left_out(assembler):
 
 
 @settings(deadline=None)
-@given(st.integers(1, 40), st.integers(1, 7), st.data())
-def test_rows_are_cut_to_the_shortest_bucket(length, buckets, data):
+@given(st.integers(1, 40), st.integers(0, 50), st.data())
+def test_rows_are_cut_to_the_next_step(length, step, data):
     counts = data.draw(st.lists(st.integers(0, length), min_size=2, max_size=4))
     rows = [
         [
@@ -304,9 +304,9 @@ def test_rows_are_cut_to_the_shortest_bucket(length, buckets, data):
         ]
         for count in counts
     ]
-    out = stack_rows(rows, buckets)
-    lengths = sorted({int(np.ceil(length * i / buckets)) for i in range(1, buckets + 1)})
-    want = min(n for n in lengths if n >= max(counts))
+    out = stack_rows(rows, step)
+    lengths = list(range(step, length, step)) if step else []
+    want = min(n for n in [*lengths, length] if n >= max(counts))
     assert out.tokens.shape == (len(counts), 1, want) == out.segments.shape
     assert out.positions.shape == (len(counts), 1, 3, want)
     assert out.segments.sum(-1).ravel().tolist() == counts  # nothing is cut off

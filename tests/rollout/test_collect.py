@@ -192,23 +192,23 @@ def test_copies_in_a_batch_roll_out_independently(made):
 # --- lengths --------------------------------------------------------------------------------------
 
 
-def test_length_buckets_change_shapes_only(made, plain):
+def test_shorter_prompts_change_shapes_only(made, plain):
     batch, before = plain
-    config = changed(made.config, **{"prompt.length_buckets": 4})
+    config = changed(made.config, **{"prompt.length_step": 24})
     after = made.collector(config, [batch]).batch(made.params, 5)
     short, long = (x.arrays.queries.prompts.tokens.shape[-1] for x in (after, before))
-    assert short < long and short % (long // 4) == 0
+    assert short < long and short % 24 == 0
     same_rollouts(after, before)
 
 
 def test_parts_of_different_length_join(made, plain):
-    """Waves, and a refill: some prompts cut to a bucket, others of full length."""
+    """Waves, and a refill: some prompts cut to a step, others of full length."""
     batch, _ = plain
     asked = list(made.questions)
     for i in batch["index"][1::2]:
         asked[i] = dataclasses.replace(asked[i], question="what colour is the cup ? " * 7)
     longer = dataclasses.replace(made, questions=asked)
-    cut = changed(made.config, **{"prompt.length_buckets": 4})
+    cut = changed(made.config, **{"prompt.length_step": 24})
     before = longer.collector(batches=[batch]).batch(made.params, 5)
     in_waves = changed(cut, **{"rollout.waves": 2})
     waves = longer.collector(in_waves, [batch]).batch(made.params, 5)

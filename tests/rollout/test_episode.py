@@ -1,12 +1,14 @@
 """Episodes: what is dropped, selections of any resolution, masked frames, video mode."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
 from msjoe_jax.data.questions import Question
+from msjoe_jax.rollout import episode_batches
 from msjoe_jax.rollout.batches import full_weight
 from msjoe_jax.rollout.frames import to_patches
 from msjoe_jax.rollout.programs import Patches, frame_features
@@ -151,6 +153,24 @@ def lengths(completed):
 def same_completions(one, other):
     assert one.texts == other.texts
     jax.tree.map(np.testing.assert_array_equal, one.completions, other.completions)
+
+
+def test_the_room_for_patches_changes_shapes_only(tmp_path, monkeypatch):
+    """Frames of 2 : 1 leave half of a square's budget; with room for it: the same replies."""
+    reader = noise_videos(tmp_path / "records", {"v0": 3, "v1": 9}, height=56, width=112)
+    config = tiny_config(tmp_path)
+    config.frames.key_patches, config.frames.preview_patches = LARGE, LARGE
+    config.prompt.answer_prompt_tokens = config.prompt.query_prompt_tokens = 128
+    run = tiny_run(config, reader, colour_questions(reader.ids, 2))
+    _, fitted = answered(run, monkeypatch, even)
+    (batch,) = run.episodes().batches(2)
+    assert batch["preview"][0].shape[2] == fitted.patches.pixels.shape[2] == LARGE // 2
+    monkeypatch.setattr(episode_batches, "most_patches", lambda sizes, system, budget: budget)
+    _, whole = answered(run, monkeypatch, even)
+    assert whole.patches.pixels.shape[2] == LARGE
+    assert fitted.texts == whole.texts
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-6)  # sums in another order
+    jax.tree.map(near, fitted.completions, whole.completions)
 
 
 def test_fewer_tokens_make_shorter_prompts(large, monkeypatch):

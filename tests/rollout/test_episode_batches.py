@@ -29,7 +29,7 @@ def test_a_host_makes_its_rows_alone(made):
 
 def test_all_hosts_take_the_length_of_the_longest_prompt(made, monkeypatch):
     """Another host's prompt of 90 tokens makes this host's as long; alone they are cut."""
-    episodes = made.episodes(changed(made.config, **{"prompt.length_buckets": 8}))
+    episodes = made.episodes(changed(made.config, **{"prompt.length_step": 12}))
     batch = next(iter(episodes.batches(2)))
     rows, _ = episodes.preview_prompts(batch, full_weight(batch))
     alone = episodes.stack(rows).tokens.shape[-1]

@@ -11,6 +11,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.frames import (
     FrameConfig,
     frames_per_unit,
+    most_patches,
     preview_fn,
     step_seconds,
     to_patches,
@@ -92,6 +93,28 @@ def test_an_elongated_frame_is_squashed(system):
     """20 to 1 does not fit four tokens in a row: it becomes 4 to 1."""
     _, grid = to_patches(pictures(1, 28, 560), system, 16)
     assert grid.tolist() == [[2, 8]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=4),
+    st.integers(4, 120),
+)
+def test_room_is_what_the_largest_of_all_frames_takes(system, sizes, budget):
+    """Patches and grids stay, the rest is left out; a smaller budget never takes more room."""
+    room = most_patches(sizes, system, budget)
+    taken = []
+    for height, width in sizes:
+        frame = pictures(1, height, width)
+        full, grid = to_patches(frame, system, budget)
+        small, same_grid = to_patches(frame, system, budget, padded=room)
+        assert (grid == same_grid).all() and small.shape[1] == room <= budget
+        np.testing.assert_array_equal(small, full[:, :room])
+        taken.append(int(grid.prod()))
+    assert room == max(taken) and room % MERGE**2 == 0
+
+
+def test_without_a_size_there_is_room_for_the_budget(system):
+    assert most_patches([], system, 24) == 24
 
 
 def test_previews_are_units(system):

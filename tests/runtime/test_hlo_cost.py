@@ -117,6 +117,47 @@ ENTRY %main (a: f32[4]) -> f32[4] {{
     assert group_size(module.entry.root, 16) == size
 
 
+OFFLOADED = """HloModule offloaded, num_partitions=4
+
+%work (x: f32[4,8], t: token[]) -> f32[16,8] {
+  %t = token[] parameter(1)
+  %x = f32[4,8] parameter(0)
+  ROOT %all-gather.1 = f32[16,8] all-gather(%x), replica_groups={}, dimensions={0}
+}, execution_thread="sparsecore"
+
+%tiles (stack.1: f32[10,16,8]) -> f32[10,16,8] {
+  %stack.1 = f32[10,16,8]{2,1,0:T(16,128)} parameter(0)
+  ROOT %copy.1 = f32[10,16,8]{2,1,0:T(8,128)} copy(%stack.1)
+}
+
+%pick (stack: f32[10,16,8], n: s32[]) -> f32[16,8] {
+  %stack = f32[10,16,8] parameter(0)
+  %view = f32[10,16,8] fusion(%stack), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tiles
+  %n = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %row = f32[1,16,8] dynamic-slice(%view, %n, %zero, %zero), dynamic_slice_sizes={1,16,8}
+  ROOT %flat = f32[16,8] bitcast(%row)
+}
+
+ENTRY %main (a: f32[4,8], w: f32[10,16,8], k: s32[]) -> f32[16,8] {
+  %a = f32[4,8] parameter(0)
+  %w = f32[10,16,8] parameter(1)
+  %k = s32[] parameter(2)
+  %ready = token[] after-all()
+  %far-start = ((f32[4,8], token[]), f32[16,8], u32[]) call-start(%a, %ready), async_execution_thread="sparsecore", to_apply=%work
+  %far-done = f32[16,8] call-done(%far-start)
+  ROOT %layer = f32[16,8] fusion(%w, %k), kind=kLoop, calls=%pick
+}
+"""  # noqa: E501
+
+
+def test_other_cores_exchange_and_other_tiles_are_read_by_the_slice():
+    """A gather that a sparse core makes counts; a stack seen in other tiles is not read whole."""
+    found = tally(read_module(OFFLOADED))
+    assert found.exchanges == [Exchange("all-gather", 16 * 8 * 4, 4, 1)]
+    assert found.bytes == 2 * 16 * 8 * 4 + 4  # the layer in and out, and the index
+
+
 def test_of_a_conditional_the_dearest_branch_counts_and_unknown_loops_once():
     text = BY_HAND.replace("compare(%m, %ten)", "compare(%ten, %ten)").replace(
         "ROOT %result = f32[10,4,8] get-tuple-element(%while.1), index=2",

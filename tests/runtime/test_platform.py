@@ -28,6 +28,61 @@ def test_the_cpu_is_chosen_only_without_accelerator_and_wish(
     assert environment["GRPC_VERBOSITY"] == "ERROR"
 
 
+@pytest.mark.parametrize(
+    ("platforms", "library", "kernel", "tunables", "again"),
+    [
+        ("cpu", "glibc 2.36", "always [madvise] never", None, True),
+        ("cpu", "glibc 2.34", "always [madvise] never", None, False),
+        ("cpu", "", "always [madvise] never", None, False),
+        ("cpu", "glibc 2.36", "[always] madvise never", None, False),
+        ("cpu", "glibc 2.36", "always madvise [never]", None, False),
+        ("cpu", "glibc 2.36", "always [madvise] never", "", False),
+        ("cpu", "glibc 2.36", None, None, False),
+        ("tpu", "glibc 2.36", "always [madvise] never", None, False),
+    ],
+)
+def test_who_starts_again_for_huge_pages(
+    monkeypatch, tmp_path, platforms, library, kernel, tunables, again
+):
+    file = tmp_path / "enabled"
+    if kernel is not None:
+        file.write_text(kernel + "\n")
+    environment = {"JAX_PLATFORMS": platforms}
+    if tunables is not None:
+        environment["GLIBC_TUNABLES"] = tunables
+    started = []
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(platform, "HUGE_PAGES", str(file))
+    monkeypatch.setattr(os, "confstr", lambda _: library or None)
+    monkeypatch.setattr(os, "execv", lambda *given: started.append(given))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "a.module", "--flag"])
+    platform.use_huge_pages()
+    command = [sys.executable, "-m", "a.module", "--flag"]
+    assert started == ([(sys.executable, command)] if again else [])
+    assert environment.get("GLIBC_TUNABLES", tunables) == (
+        "glibc.malloc.hugetlb=1" if again else tunables
+    )
+
+
+def test_the_second_start_is_the_last(tmp_path):
+    program = (
+        "import os, sys\n"
+        "from msjoe_jax.runtime import platform\n"
+        f"platform.HUGE_PAGES = {str(tmp_path / 'enabled')!r}\n"
+        "platform.use_huge_pages()\n"
+        "print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), sys.argv[1:])\n"
+    )
+    (tmp_path / "enabled").write_text("[madvise]")
+    names = ("GLIBC_TUNABLES", "JAX_PLATFORMS")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    command = [sys.executable, "-c", program, "a b", "*"]
+    with subprocess.Popen(
+        command, env=clean | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        output, _ = process.communicate()
+    assert output == f"{process.pid} glibc.malloc.hugetlb=1 ['a b', '*']\n"
+
+
 @pytest.mark.slow
 def test_imports_say_nothing(tmp_path):
     program = (

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from msjoe_jax.runtime.program import Program, Use
+from msjoe_jax.runtime import program
+from msjoe_jax.runtime.program import QUICK, Program, Use, quick_options
 
 
 def scaled(x, y, *, factor):
@@ -42,6 +43,32 @@ def test_what_a_plan_lowers_keeps_arguments_that_are_not_read(whole):
     program = Program("scaled", scaled, ("factor",))
     memory = program.lower(x, y, factor=2).compile().memory_analysis()
     assert memory.argument_size_in_bytes == 4 * (8 + 1000)
+
+
+def test_a_cpu_compiles_many_kernels_quickly_and_a_plan_never_does(monkeypatch):
+    quick_options()  # compiles too
+    options = []
+    jit = jax.jit
+
+    def spy(*arguments, **given):
+        options.append(given.get("compiler_options"))
+        return jit(*arguments, **given)
+
+    monkeypatch.setattr(jax, "jit", spy)
+    for many in (False, True):
+        one = Program("scaled", scaled, ("factor",), many_kernels=many)
+        assert one(jnp.ones(4), jnp.ones(4), factor=3).tolist() == [3.0] * 4
+        one.lower(jnp.ones(4), jnp.ones(4), factor=3)
+    run, planned, quick, planned_too = options
+    assert run is planned is planned_too is None
+    assert quick == QUICK  # the pinned version knows all of them
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(program, "QUICK", {"xla_cpu_no_such_option": True, **QUICK})
+    quick_options.cache_clear()
+    assert quick_options() == QUICK
+    quick_options.cache_clear()
 
 
 def test_bytes_of_a_use(whole):
