@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import transformers
 
-from benchmarks.sizes import TOKENS, hf_config, prefill_flops
+from benchmarks.limits import Work
+from benchmarks.sizes import TOKENS, decode_bytes, decode_flops, hf_config, prefill_flops
 from msjoe_jax.draws.draw import Draw
 from msjoe_jax.families import FAMILIES
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.flops import qwen_flops
 from msjoe_jax.models.qwen2_5_vl.images import patches_to_inputs
 from msjoe_jax.rl.batch import RolloutBatch, TokenRollouts
 from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
@@ -230,3 +232,21 @@ def useful_flops(c: QwenConfig, s: Shape, parts: tuple[Part, Part]) -> float:
         head = 2.0 * new * c.text.vocab * c.text.width
         total += B * G * (start + n * (end - start + head))
     return total
+
+
+def rollout_work(c: QwenConfig, part: Part, itemsize: int) -> list[Work]:
+    """Counts what drawing the completions needs: frames and prompts once, then every step.
+
+    Args:
+      c: the MLLM's sizes.
+      part: the step's prompts and the shape of its completions.
+      itemsize: bytes of a number.
+    """
+    prompt, (B, G, n, new) = part.prompts.tokens.shape[-1], part.tokens.shape
+    B, frames, patches = part.patches.pixels.shape[:3]
+    tower = B * frames * sum(qwen_flops(c).frame(patches))
+    step = Work(
+        B * G * n * decode_flops(c.text, prompt + new / 2),
+        decode_bytes(c.text, B * G * prompt, B * G * n, new / 2, itemsize),
+    )
+    return [Work(tower), Work(B * G * prefill_flops(c.text, prompt)), *[step] * new]

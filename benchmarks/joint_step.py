@@ -10,8 +10,10 @@ memory: the rollout of reason and answer, and the update (GRPO over query and an
 gradients, clipping, AdamW on the decoder; the sampler is left out). We encode a question's distinct
 frames once, prefill a prompt once, and keep the features for the update; PyTorch (torch_grpo.py)
 repeats prompts and pixels, as TRL does. Moments are of the weights' type. Medians; compilation and
-one warm-up are left out. The floating-point operations that count are those of distinct prompts and
-of completions, three forwards an update, whatever a side repeats or computes again.
+one warm-up are left out. Beside each time stands the share of the limit measured in the same run
+(limits.py): the matrix rate, and where a decoding step has less to compute than to read the memory
+rate. The floating-point operations that count are those of distinct prompts, frames and
+completions, three forwards of the decoder an update, whatever a side repeats or computes again.
 """
 
 import argparse
@@ -43,9 +45,11 @@ from benchmarks.joint_batch import (
     hf_sizes,
     make_parts,
     our_batch,
+    rollout_work,
     their_inputs,
     useful_flops,
 )
+from benchmarks.limits import Limits, Work, add_flag, keep_to, measure_limits, processor
 from benchmarks.models import arrays
 from benchmarks.sizes import TOKENS
 from benchmarks.torch_grpo import backward, completions, make_model, make_pieces, on_device
@@ -167,10 +171,6 @@ def time_ours(c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float
     out["update"] = median(update, a.repeats)
     if a.device == "gpu":
         out["peak"] = jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-    n = 8192 if a.device == "gpu" else 2048
-    x = jnp.ones((n, n), a.dtype)
-    product = jax.jit(jnp.matmul)
-    out["matmul"] = 2.0 * n**3 / median(lambda: jax.block_until_ready(product(x, x)), a.repeats)
     return out
 
 
@@ -271,10 +271,10 @@ def check(micro: int) -> dict[str, float]:
     return out
 
 
-def child(part: str, a: argparse.Namespace) -> dict[str, float]:
+def child(part: str, a: argparse.Namespace) -> Any:
     """Runs one part in a process of its own, and exits if that fails."""
     env = dict(os.environ)
-    if part != "ours":
+    if part in ("check", "theirs"):
         env["JAX_PLATFORMS"] = "cpu"
     names = ("device", "size", "questions", "parts", "repeats")
     command = [sys.executable, "-m", "benchmarks.joint_step", f"--only={part}"]
@@ -293,8 +293,12 @@ def main() -> None:
     parser.add_argument("--questions", type=int, help="in a batch; default: as the size says")
     parser.add_argument("--parts", type=int, help="micro-batches; default: 1 on a CPU, else B")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=("check", "ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only", choices=("check", "limits", "ours", "theirs"), help=argparse.SUPPRESS
+    )
+    add_flag(parser)
     a = parser.parse_args()
+    keep_to(a.isa)
     a.size = a.size or ("mini" if a.device == "cpu" else "7b")
     s = SHAPES[a.size]
     s = s._replace(questions=a.questions or s.questions)
@@ -302,8 +306,7 @@ def main() -> None:
     a.large, a.dtype = a.size == "7b", "float32" if a.device == "cpu" else "bfloat16"
     if s.questions % a.parts:
         sys.exit(f"error: --parts={a.parts} does not divide {s.questions} questions")
-    threads = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     declare_torchvision_ops()
     transformers.logging.set_verbosity_error()
     c = QwenConfig.from_hf(hf_sizes(a.size).to_dict())
@@ -316,13 +319,16 @@ def main() -> None:
         f"{same['loss']:.7f}, mean −log p {same['our_surprise']:.6f} and {same['surprise']:.6f}, "
         f"gradients apart by {same['gradient']:.1e} of their largest entry at most.\n"
     )
-    print(format_table(c, s, a, child("ours", a), child("theirs", a), threads))
+    print(format_table(c, s, a, child("limits", a), child("ours", a), child("theirs", a)))
 
 
-def part_of(name: str, c: QwenConfig, s: Shape, a: argparse.Namespace) -> dict[str, float]:
+def part_of(name: str, c: QwenConfig, s: Shape, a: argparse.Namespace) -> Any:
     """Runs a child process's part; `peak` is by how many bytes its memory grew."""
     if name == "check":
         return check(micro=2)
+    if name == "limits":
+        device = "cuda" if a.device == "gpu" else "cpu"
+        return {"name": processor(device), "limits": measure_limits(device, a.dtype)}
     if name == "ours" and jax.default_backend() != a.device:
         sys.exit(f"error: --device={a.device}, but JAX runs on {jax.default_backend()}")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -335,48 +341,49 @@ def format_table(
     c: QwenConfig,
     s: Shape,
     a: argparse.Namespace,
+    machine: dict[str, Any],
     ours: dict[str, float],
     theirs: dict[str, float],
-    threads: int,
 ) -> str:
-    """Formats tokens a second, seconds, memory and the share of the matrix rate, with ratios.
+    """Formats tokens a second, seconds and memory, their ratios, and shares of the limit.
 
     Args:
       c: the MLLM's sizes.
       s: the batch's.
       a: the flags.
+      machine: its name and limits.
       ours, theirs: what `time_ours` and `time_theirs` measured.
-      threads: of the CPU.
     """
-    parts = make_parts(c, s)
-    flops = 3.0 * useful_flops(c, s, parts)
-    rows: list[tuple[str, float, float, str, bool]] = []
-    for name, part in zip(("reason", "answer"), parts, strict=True):
-        count = part.tokens.size
-        what = f"rollout, {name}: completion tokens/s ({count} tokens)"
-        rows.append((what, count / ours[name], count / theirs[name], "{:,.1f}", True))
-    rows.append(("update, s", ours["update"], theirs["update"], "{:.3f}", False))
-    ideal_seconds = flops / ours["matmul"]
-    share = "update, share of the measured matrix rate"
-    rows.append(
-        (share, ideal_seconds / ours["update"], ideal_seconds / theirs["update"], "{:.1%}", True)
-    )
-    rows.append(("peak memory, GiB", ours["peak"] / GIB, theirs["peak"] / GIB, "{:.2f}", False))
+    parts, limits = make_parts(c, s), Limits(*machine["limits"])
     length = [part.prompts.tokens.shape[-1] + 1 for part in parts]
     lines = [
-        f"{a.device}, {threads} threads, {a.dtype}, size {a.size}; {s.questions} questions × "
-        f"{s.queries} queries × {s.draws} draws, prompts of {length[0]} and {length[1]} tokens, "
-        f"{a.parts} micro-batches, median of {a.repeats}; matrix product "
-        f"{ours['matmul'] / 1e9:,.0f} GFLOP/s; jax {jax.__version__}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}\n",
-        "| | msjoe_jax | PyTorch | better by |",
-        "|---|---|---|---|",
+        f"{machine['name']}; {a.dtype}, size {a.size}; {s.questions} questions × {s.queries} "
+        f"queries × {s.draws} draws, prompts of {length[0]} and {length[1]} tokens, {a.parts} "
+        f"micro-batches, median of {a.repeats}; {limits}; jax {jax.__version__}, torch "
+        f"{torch.__version__}, transformers {transformers.__version__}\n",
+        "| | msjoe_jax | PyTorch | better by | our share | their share |",
+        "|---|---|---|---|---|---|",
     ]
-    for what, x, y, number_format, more in rows:
-        ratio = x / y if more else y / x
-        lines.append(
-            f"| {what} | {number_format.format(x)} | {number_format.format(y)} | {ratio:.2f} × |"
-        )
+
+    def add(what: str, x: str, y: str, ratio: float, shares: str) -> None:
+        lines.append(f"| {what} | {x} | {y} | {ratio:.2f} × | {shares} |")
+
+    work = {
+        "reason": rollout_work(c, parts[0], jnp.dtype(a.dtype).itemsize),
+        "answer": rollout_work(c, parts[1], jnp.dtype(a.dtype).itemsize),
+        "update": [Work(3.0 * useful_flops(c, s, parts))],
+    }
+    for name, phases in work.items():
+        x, y = ours[name], theirs[name]
+        shares = " | ".join(f"{limits.seconds(*phases) / z:.0%}" for z in (x, y))
+        if name == "update":
+            add("update, s", f"{x:.3f}", f"{y:.3f}", y / x, shares)
+            continue
+        count = parts[name == "answer"].tokens.size
+        what = f"rollout, {name}: completion tokens/s ({count} tokens)"
+        add(what, f"{count / x:,.1f}", f"{count / y:,.1f}", y / x, shares)
+    x, y = ours["peak"], theirs["peak"]
+    add("peak memory, GiB", f"{x / GIB:.2f}", f"{y / GIB:.2f}", y / x, "|")
     return "\n".join(lines)
 
 

@@ -6,8 +6,10 @@
 Weights are random; each pair of models is first checked to compute the same. Times are medians of
 `--repeats`, compilation and a warm-up left out. Decoding draws `--new` tokens for each of G answers
 to one prompt, from the first one to the last: we decode against one prompt's cache, transformers
-repeats the prompt G times, as TRL does. On a GPU the table also says which share of the card's
-measured matrix rate the prefill reaches, and of its measured memory bandwidth the decoding.
+repeats the prompt G times, as TRL does. The last columns are the shares that both sides reach of
+the limit measured in the same run (limits.py): decoding of the memory rate, in what must be read
+once a step; the rest of the matrix rate, in FLOPs that the sizes need (causal attention at half, a
+window's attention in the window alone, a prompt once).
 """
 
 import argparse
@@ -25,11 +27,31 @@ import torch
 import transformers
 from flax import nnx
 
-from benchmarks.sizes import SIZES, TOKENS, decode_bytes, hf_config, prefill_flops
+from benchmarks.limits import (
+    Limits,
+    Work,
+    add_flag,
+    keep_to,
+    measure_limits,
+    ours,
+    processor,
+    theirs,
+    timed_rounds,
+)
+from benchmarks.sizes import (
+    SIZES,
+    TOKENS,
+    clip_flops,
+    decode_bytes,
+    decode_flops,
+    hf_config,
+    prefill_flops,
+)
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.params import Params, abstract, count_params
-from msjoe_jax.models.qwen2_5_vl.config import QwenConfig, TextConfig
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+from msjoe_jax.models.qwen2_5_vl.flops import qwen_flops
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate, prefill
 from msjoe_jax.weights.clip import HUGGING_FACE
@@ -44,56 +66,29 @@ SAME = {"float32": 1e-3, "bfloat16": 5e-2}
 # --- timing ---------------------------------------------------------------------------------------
 
 
-def median_seconds(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Measures the median time of each call, in turns, so that a slow machine slows all of them.
-
-    A call must not return before its result is ready. The first round warms up.
-    """
-    rounds: list[list[float]] = []
-    for _ in range(1 + repeats):
-        rounds.append([])
-        for call in calls:
-            began = time.perf_counter()
-            call()
-            rounds[-1].append(time.perf_counter() - began)
-    return [float(x) for x in np.median(rounds[1:], 0)]
-
-
 class Bench:
-    """A timer of calls of both sides, which collects the rows of the table."""
+    """A timer of both sides, which prints the rows of the table."""
 
-    def __init__(self, device: str, repeats: int):
-        self.device, self.repeats = device, repeats
-        self.rows: list[tuple[str, float, float]] = []
-
-    def ours(self, f: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-        """Compiles a function for these arrays on the device, and returns a call of it."""
-        arguments = jax.device_put(arguments)
-        compiled = jax.jit(f).lower(*arguments).compile()
-        return lambda: jax.block_until_ready(compiled(*arguments))
-
-    def theirs(self, f: Callable[[], Any]) -> Callable[[], Any]:
-        """Returns a call of torch, without gradients."""
-
-        def run() -> None:
-            with torch.inference_mode():
-                f()
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-
-        return run
+    def __init__(self, device: str, repeats: int, limits: Limits):
+        self.device, self.repeats, self.limits = device, repeats, limits
 
     def seconds(self, *calls: Callable[[], Any]) -> list[float]:
         """Measures the median time of each call."""
-        return median_seconds(calls, self.repeats)
+        return [float(x) for x in np.median(timed_rounds(calls, self.repeats), 0)]
 
-    def row(self, what: str, amount: float, ours: float, theirs: float) -> None:
-        """Adds `amount` per second on both sides, and shows it at once."""
-        if min(ours, theirs) <= 0:
-            print(f"| {what} | lost in the noise: raise --new or --repeats | | |", flush=True)
+    def row(self, what: str, amount: float, seconds: Sequence[float], *work: Work) -> None:
+        """Prints a row.
+
+        Args:
+          what: its name.
+          amount: of what is counted.
+          seconds: of both sides.
+          work: what must be done for it.
+        """
+        if min(seconds) <= 0:
+            print(f"| {what} | lost in the noise: raise --new or --repeats | | | | |", flush=True)
             return
-        self.rows.append((what, amount / ours, amount / theirs))
-        print(format_row(self.rows[-1]), flush=True)
+        print(format_row(what, amount, seconds, self.limits.seconds(*work)), flush=True)
 
 
 class Ticks(transformers.StoppingCriteria):
@@ -110,15 +105,21 @@ class Ticks(transformers.StoppingCriteria):
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
 
-def format_row(row: tuple[str, float, float]) -> str:
-    """Formats a row of the table."""
-    what, ours, theirs = row
-    return f"| {what} | {ours:,.1f} | {theirs:,.1f} | {ours / theirs:.2f} |"
+def format_row(what: str, amount: float, seconds: Sequence[float], least: float) -> str:
+    """Formats `amount` per second, its ratio, and the shares of the limit, of both sides.
+
+    Args:
+      what, amount, seconds: as of `Bench.row`.
+      least: seconds at the limit.
+    """
+    rates = " | ".join(f"{amount / x:,.1f}" for x in seconds)
+    shares = " | ".join(f"{least / x:.0%}" for x in seconds)
+    return f"| {what} | {rates} | {seconds[1] / seconds[0]:.2f} | {shares} |"
 
 
-def check_same(what: str, ours: Any, theirs: torch.Tensor, dtype: str) -> None:
+def check_same(what: str, output: Any, expected: torch.Tensor, dtype: str) -> None:
     """Exits unless both outputs agree."""
-    a, b = np.asarray(ours, np.float32), theirs.detach().float().cpu().numpy()
+    a, b = np.asarray(output, np.float32), expected.detach().float().cpu().numpy()
     error = float(np.abs(a.reshape(b.shape) - b).max() / np.abs(b).max())
     if not error < SAME[dtype]:
         sys.exit(f"error: {what}: outputs differ by {error:.1e} of the largest; not one model")
@@ -189,19 +190,14 @@ def time_prefill(bench: Bench, qwen: Qwen) -> None:
         check_same("decoder", hidden, decoder(input_ids=ids).last_hidden_state, qwen.dtype)
     features = np.zeros((1, 1, qwen.sizes.text.width), qwen.dtype)
     length = tokens.shape[1]
-    bench.row(
-        f"prefill, tokens/s ({length} tokens)",
-        length,
-        *bench.seconds(
-            bench.ours(
-                lambda p, x, f: prefill(model(p), x, f)[0],
-                qwen.params,
-                text_prompt(tokens),
-                features,
-            ),
-            bench.theirs(lambda: decoder(input_ids=ids, use_cache=True)),
+    seconds = bench.seconds(
+        ours(
+            lambda p, x, f: prefill(model(p), x, f)[0], qwen.params, text_prompt(tokens), features
         ),
+        theirs(lambda: decoder(input_ids=ids, use_cache=True), bench.device),
     )
+    work = Work(prefill_flops(qwen.sizes.text, length))
+    bench.row(f"prefill, tokens/s ({length} tokens)", length, seconds, work)
 
 
 def time_decoding(bench: Bench, qwen: Qwen, group: int, new_tokens: int) -> None:
@@ -214,12 +210,12 @@ def time_decoding(bench: Bench, qwen: Qwen, group: int, new_tokens: int) -> None
     for count in (1, new_tokens):
         sampling = Sampling(count, (), tuple(TOKENS.values()))
 
-        def ours(p: Params, x: Prompts, f: Any, k: Any, sampling: Sampling = sampling) -> Any:
+        def draw(p: Params, x: Prompts, f: Any, k: Any, sampling: Sampling = sampling) -> Any:
             return generate(qwen.model(p), x, f, k, sampling).tokens
 
-        calls.append(bench.ours(ours, qwen.params, text_prompt(tokens), features, keys))
+        calls.append(ours(draw, qwen.params, text_prompt(tokens), features, keys))
 
-    def theirs() -> Any:
+    def draw_theirs() -> Any:
         ticks.runs.append([])
         return qwen.reference.generate(
             repeated,
@@ -232,13 +228,21 @@ def time_decoding(bench: Bench, qwen: Qwen, group: int, new_tokens: int) -> None
             stopping_criteria=transformers.StoppingCriteriaList([ticks]),
         )
 
-    ours_1, ours_n, theirs_n = bench.seconds(*calls, bench.theirs(theirs))
+    calls.append(theirs(draw_theirs, bench.device))
+    ours_1, ours_n, theirs_n = bench.seconds(*calls)
     # Not by subtraction: their prefill of G prompts varies by more than the decoding takes.
     theirs_decoding = float(np.median([run[-1] - run[0] for run in ticks.runs[1:]]))
-    decoded = group * (new_tokens - 1)
-    bench.row(f"decode, tokens/s (G = {group})", decoded, ours_n - ours_1, theirs_decoding)
+    c, length, steps = qwen.sizes.text, tokens.shape[1], new_tokens - 1
+    itemsize = jnp.dtype(qwen.dtype).itemsize
+    step = Work(
+        group * decode_flops(c, length + new_tokens / 2),
+        decode_bytes(c, length, group, new_tokens / 2, itemsize),
+    )
+    decoding = (ours_n - ours_1, theirs_decoding)
+    bench.row(f"decode, tokens/s (G = {group})", group * steps, decoding, *[step] * steps)
     label = f"rollout, tokens/s (G = {group}, {new_tokens} tokens, prefill included)"
-    bench.row(label, group * new_tokens, ours_n, theirs_n)
+    work = (Work(prefill_flops(c, length)), *[step] * new_tokens)
+    bench.row(label, group * new_tokens, (ours_n, theirs_n), *work)
 
 
 def time_tower(bench: Bench, qwen: Qwen) -> None:
@@ -255,14 +259,13 @@ def time_tower(bench: Bench, qwen: Qwen) -> None:
     output = jax.jit(lambda p, x, g: model(p).vision(x, g))(qwen.params, patches, grid)
     with torch.inference_mode():
         check_same("vision tower", output, tower(flat, grid_thw=thw).pooler_output, dtype)
-    bench.row(
-        f"vision tower, patches/s ({frames} frames of {height} × {width})",
-        frames * height * width,
-        *bench.seconds(
-            bench.ours(lambda p, x, g: model(p).vision(x, g), qwen.params, patches, grid),
-            bench.theirs(lambda: tower(flat, grid_thw=thw)),
-        ),
+    seconds = bench.seconds(
+        ours(lambda p, x, g: model(p).vision(x, g), qwen.params, patches, grid),
+        theirs(lambda: tower(flat, grid_thw=thw), bench.device),
     )
+    what = f"vision tower, patches/s ({frames} frames of {height} × {width})"
+    work = Work(frames * sum(qwen_flops(c).frame(height * width)))
+    bench.row(what, frames * height * width, seconds, work)
 
 
 def text_prompt(tokens: np.ndarray) -> Prompts:
@@ -306,44 +309,12 @@ def time_clip(bench: Bench, size: str, dtype: str) -> None:
     with torch.inference_mode():
         expected = reference.get_image_features(their_pixels).pooler_output
     check_same("CLIP", jax.jit(embed)(params, pixels), expected, dtype)
-    bench.row(
-        f"CLIP ViT-B/32, images/s ({images} at a time)",
-        images,
-        *bench.seconds(
-            bench.ours(embed, params, pixels),
-            bench.theirs(lambda: reference.get_image_features(their_pixels)),
-        ),
+    seconds = bench.seconds(
+        ours(embed, params, pixels),
+        theirs(lambda: reference.get_image_features(their_pixels), bench.device),
     )
-
-
-# --- a card's own limits --------------------------------------------------------------------------
-
-
-def matmul_rate(bench: Bench, n: int = 8192) -> float:
-    """Measures the FLOP/s of a bfloat16 matrix product."""
-    x = jnp.ones((n, n), jnp.bfloat16)
-    return 2.0 * n**3 / bench.seconds(bench.ours(lambda a, b: a @ b, x, x))[0]
-
-
-def memory_bandwidth(bench: Bench, n: int = 2**30) -> float:
-    """Measures the bytes/s, reading and writing, of a pass over 2 GiB."""
-    x = jnp.ones((n,), jnp.bfloat16)
-    return 2 * 2.0 * n / bench.seconds(bench.ours(lambda a: a + 1, x))[0]
-
-
-def shares_of_the_card(bench: Bench, c: TextConfig, length: int, new_tokens: int) -> list[str]:
-    """Formats the rows measured so far as shares of the card's measured limits."""
-    rate, bandwidth = matmul_rate(bench), memory_bandwidth(bench)
-    lines = [f"matrix product {rate / 1e12:.0f} TFLOP/s, memory {bandwidth / 1e12:.2f} TB/s"]
-    for what, ours, _ in bench.rows:
-        if what.startswith("prefill"):
-            share = ours / length * prefill_flops(c, length) / rate
-            lines.append(f"{what}: {share:.1%} of the matrix rate")
-        if what.startswith("decode"):
-            group = int(what.split("G = ")[1].rstrip(")"))
-            bytes_read = decode_bytes(c, length, group, new_tokens / 2, itemsize=2)
-            lines.append(f"{what}: {ours / group * bytes_read / bandwidth:.1%} of the bandwidth")
-    return lines
+    work = Work(images * clip_flops(c))
+    bench.row(f"CLIP ViT-B/32, images/s ({images} at a time)", images, seconds, work)
 
 
 def main() -> None:
@@ -356,35 +327,37 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 8], help="answers a prompt")
     parser.add_argument("--new", type=int, default=32, help="tokens of an answer, at least 2")
     parser.add_argument("--repeats", type=int, default=5)
+    add_flag(parser)
     a = parser.parse_args()
+    keep_to(a.isa)
     size = a.size or ("small" if a.device == "cpu" else "7b")
     if jax.default_backend() != a.device:
         sys.exit(f"error: --device={a.device}, but JAX runs on {jax.default_backend()}")
-    threads = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     declare_torchvision_ops()
     transformers.logging.set_verbosity_error()
     dtype = "float32" if a.device == "cpu" else "bfloat16"
-    bench = Bench("cpu" if a.device == "cpu" else "cuda", a.repeats)
+    device = "cpu" if a.device == "cpu" else "cuda"
+    side = 1024 if size == "tiny" else 0
+    bench = Bench(device, a.repeats, measure_limits(device, dtype, side))
+    qwen = Qwen(device, size, dtype)
+    sizes = qwen.sizes
+    shapes = abstract(lambda: QwenVL(sizes, rngs=nnx.Rngs(0)))[1]
     print(
-        f"{jax.devices()[0].device_kind}, {threads} threads, {dtype}, size {size}, "
-        f"median of {a.repeats}; jax {jax.__version__}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}\n"
+        f"{processor(device)}; {dtype}, size {size} ({count_params(shapes) / 1e6:,.0f} M "
+        f"parameters), median of {a.repeats}; {bench.limits}; jax {jax.__version__}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}\n"
     )
-    print("| | msjoe_jax | transformers | ratio |\n|---|---|---|---|")
-    qwen = Qwen(bench.device, size, dtype)
+    print("| | msjoe_jax | transformers | ratio | our share | their share |")
+    print("|---|---|---|---|---|---|", flush=True)
     time_prefill(bench, qwen)
     for group in a.groups:
         time_decoding(bench, qwen, group, a.new)
     time_tower(bench, qwen)
-    c = qwen.sizes
     del qwen  # the next models need the memory
     time_clip(bench, size, dtype)
-    shapes = abstract(lambda: QwenVL(c, rngs=nnx.Rngs(0)))[1]
-    print(f"\n{count_params(shapes) / 1e6:,.0f} M parameters")
-    if a.device == "gpu":
-        print("\n".join(shares_of_the_card(bench, c.text, SIZES[size][2], a.new)))
+    print(f"\nAfterwards: {measure_limits(device, dtype, side)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
 
 TOKENS = {"image_token_id": 1, "video_token_id": 2}
@@ -61,6 +62,20 @@ def prefill_flops(c: TextConfig, tokens: int) -> float:
     matrices = c.layers * _layer_weights(c)
     attention = c.layers * c.heads * c.head_dim * tokens**2  # 2 matmuls · 2 · L²/2
     return 2.0 * matrices * tokens + 2.0 * attention
+
+
+def decode_flops(c: TextConfig, seen: float) -> float:
+    """Counts the FLOPs of one token that attends to `seen` tokens, its logits included."""
+    matrices = c.layers * _layer_weights(c) + c.vocab * c.width
+    return 2.0 * matrices + 4.0 * c.layers * c.heads * c.head_dim * seen
+
+
+def clip_flops(c: CLIPConfig) -> float:
+    """Counts the FLOPs of an image in CLIP's tower: matrices and attention."""
+    tokens, width = 1 + c.num_patches, c.vision_width
+    layer = 12 * width**2 * tokens + 2 * width * tokens**2
+    ends = 3 * c.patch**2 * width * c.num_patches + width * c.embed_dim
+    return 2.0 * (c.vision_layers * layer + ends)
 
 
 def decode_bytes(c: TextConfig, prompt: int, group: int, generated: float, itemsize: int) -> float:

@@ -16,13 +16,15 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from msjoe_jax.models.sharding import on_shards, platform
+from msjoe_jax.models.sharding import on_one_cpu, on_shards, platform
 
 # Keys and values [B, G or 1, Lk, M, H] and who may see them, which broadcasts to [B, G, Lq, Lk].
 KeySet = tuple[Float[Array, "B _ _ M H"], Float[Array, "B _ _ M H"], Bool[Array, "_ _ _ _"]]
 
 BACKENDS = ("auto", "xla", "splash", "cudnn")
 LANES = 128  # splash's blocks are multiples of the width of a TPU's vector registers
+# A CPU cuts more causal queries than a chunk into so many parts at most, of as many at least.
+PIECES, PIECE = 8, 128
 MASKED = -1e30  # finite: a row without any valid key gives zeros, not NaN
 
 
@@ -142,6 +144,8 @@ def self_attention(
     valid = (segments != 0)[..., None, None]
     q, k, v = (jnp.where(valid, x, 0) for x in (q, k, v))
     backend = choose_backend(backend, q.dtype, q.shape[-1])
+    if backend == "xla" and causal and chunk < L and on_one_cpu():
+        return _growing(q, k, v, segments, chunk)
     if backend == "xla":
         return _chunked(q, k, v, segments, causal, chunk)
     # Padding is a segment of its own here: no row is without a key, and blocks come out even.
@@ -152,29 +156,51 @@ def self_attention(
     return jnp.where(valid, out[:, :L], 0)
 
 
-def _chunked(
+def _growing(
     q: Float[Array, "B L N H"],
     k: Float[Array, "B L M H"],
     v: Float[Array, "B L M H"],
     segments: Int[Array, "B L"],
-    causal: bool,
     chunk: int,
 ) -> Float[Array, "B L N H"]:
+    """Causal attention in pieces of queries, none of which is held against later keys."""
+    size = max(PIECE, -(-q.shape[1] // PIECES))
+
+    def piece(first: int) -> Float[Array, "B C N H"]:
+        end = first + size
+        return _chunked(
+            q[:, first:end], k[:, :end], v[:, :end], segments[:, :end], True, chunk, first
+        )
+
+    return jnp.concatenate([piece(first) for first in range(0, q.shape[1], size)], 1)
+
+
+def _chunked(
+    q: Float[Array, "B L N H"],
+    k: Float[Array, "B Lk M H"],
+    v: Float[Array, "B Lk M H"],
+    k_segments: Int[Array, "B Lk"],
+    causal: bool,
+    chunk: int,
+    first: int = 0,
+) -> Float[Array, "B L N H"]:
+    """Attention of the tokens from `first` on, whose keys end where the queries do."""
     B, L, N, H = q.shape
+    segments = k_segments[:, first:]
 
     def block(
         q_c: Float[Array, "B C N H"], seg_c: Int[Array, "B C"], index: Int[Array, "C"]
     ) -> Float[Array, "B C N H"]:
-        mask = segment_mask(seg_c, segments, index if causal else None)
+        mask = segment_mask(seg_c, k_segments, index if causal else None)
         return attend(q_c[:, None], [(k[:, None], v[:, None], mask)])[:, 0]
 
     if chunk >= L:
-        return block(q, segments, jnp.arange(L))
+        return block(q, segments, first + jnp.arange(L))
     pad = -L % chunk
     n = (L + pad) // chunk
     q_n = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0))).reshape(B, n, chunk, N, H)
     seg_n = jnp.pad(segments, ((0, 0), (0, pad))).reshape(B, n, chunk)
-    index = jnp.arange(L + pad).reshape(n, chunk)
+    index = first + jnp.arange(L + pad).reshape(n, chunk)
     out = jax.lax.map(
         lambda x: jax.checkpoint(block)(*x), (q_n.swapaxes(0, 1), seg_n.swapaxes(0, 1), index)
     )

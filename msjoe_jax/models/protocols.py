@@ -79,6 +79,10 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def for_decoding(self, prompt: Cache) -> Cache:
+        """Returns a prompt's cache as a loop of `decode_step` reads it fastest."""
+        ...
+
     def decode_step(
         self,
         x: Float[Array, "B G D"],
@@ -92,7 +96,8 @@ class LanguageModel(Protocol):
 
         Args:
           x, index, start: its embedding, its place in the completion, and where that starts.
-          prompt, prompt_segments: as `prefill` left them; segment 0 is padding.
+          prompt: as `prefill` or `for_decoding` left it.
+          prompt_segments: 0 is padding.
           cache: of the completions; see `empty_cache`.
         """
         ...

@@ -27,6 +27,11 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def on_one_cpu() -> bool:
+    """Says whether what is traced runs on one CPU device."""
+    return platform() == "cpu" and not _split()
+
+
 def _split() -> bool:
     mesh = jax.sharding.get_abstract_mesh()
     # Inside a shard_map every device sees its own part alone.

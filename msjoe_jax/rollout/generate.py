@@ -144,6 +144,7 @@ def generate(
     R, C = B * G, sampling.max_tokens
     language = model.language
     cache, segments, start = prefill(model, prompts, features, one_by_one)
+    cache = language.for_decoding(cache)
     banned = banned_mask(language.config.vocab, sampling.banned_ids)
     ends = jnp.array(sampling.end_ids, jnp.int32)
     keys = keys.reshape(R, n)

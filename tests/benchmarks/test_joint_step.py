@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
+from benchmarks.joint_batch import SHAPES, hf_sizes, make_parts, rollout_work, useful_flops
+from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_a_rollout_computes_what_a_forward_of_the_update_does():
+    """Beside the tower, whose features the update is given."""
+    c, s = QwenConfig.from_hf(hf_sizes("tiny").to_dict()), SHAPES["tiny"]
+    parts = make_parts(c, s)
+    work = [phase.flops for part in parts for phase in rollout_work(c, part, 4)[1:]]
+    assert sum(work) == pytest.approx(useful_flops(c, s, parts))
 
 
 @pytest.mark.slow

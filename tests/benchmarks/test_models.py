@@ -11,7 +11,9 @@ import pytest
 from flax import nnx
 
 from benchmarks.models import positions_of
-from benchmarks.sizes import decode_bytes, prefill_flops
+from benchmarks.sizes import clip_flops, decode_bytes, decode_flops, prefill_flops
+from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.params import abstract
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
 from msjoe_jax.models.qwen2_5_vl.language import LanguageModel
@@ -48,6 +50,30 @@ def test_prefill_flops(length):
     )
     upper_half = 2 * TEXT.layers * TEXT.heads * TEXT.head_dim * length**2
     assert prefill_flops(TEXT, length) + upper_half == matmul_flops(traced.jaxpr)
+
+
+def test_decode_flops():
+    """Those of the traced step and its logits; the cache's unwritten place is one token more."""
+    definition, shapes = abstract(lambda: LanguageModel(TEXT, rngs=nnx.Rngs(0)))
+    x, zero = jnp.zeros((1, 1, TEXT.width)), jnp.zeros((1,), jnp.int32)
+
+    def step(p):
+        model = nnx.merge(definition, p)
+        prompt, own = (model.empty_cache(1, 1, n) for n in (7, 3))
+        prompt = jax.tree.map(lambda k: k[:, :, 0], prompt)
+        h, _ = model.decode_step(x, zero[0], zero, prompt, jnp.ones((1, 7), jnp.int32), own)
+        return model.logits(h)
+
+    assert decode_flops(TEXT, 7 + 3) == matmul_flops(jax.make_jaxpr(step)(shapes).jaxpr)
+
+
+def test_clip_flops():
+    """Those of the traced tower."""
+    c = CLIPConfig.published("vit-b-32")
+    definition, shapes = abstract(lambda: CLIP(c, rngs=nnx.Rngs(0)))
+    pixels = jnp.zeros((1, c.image_size, c.image_size, 3))
+    traced = jax.make_jaxpr(lambda p: nnx.merge(definition, p).encode_image(pixels))(shapes)
+    assert clip_flops(c) == matmul_flops(traced.jaxpr)
 
 
 def test_decode_bytes():

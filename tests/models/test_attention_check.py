@@ -33,9 +33,9 @@ def test_chunks_are_close_to_the_whole(dtype, causal):
 def test_wrong_attention_is_seen(monkeypatch, wrong):
     right = attention._chunked
 
-    def chunked(q, k, v, segments, causal, chunk):
-        out = right(q, k, v, segments, causal, chunk)
-        return out if chunk >= q.shape[1] else out * jnp.float32(wrong)
+    def chunked(q, k, v, segments, causal, chunk, first=0):
+        out = right(q, k, v, segments, causal, chunk, first)
+        return out if chunk >= k.shape[1] else out * jnp.float32(wrong)
 
     monkeypatch.setattr(attention, "_chunked", chunked)
     assert not parity("float32", True).holds

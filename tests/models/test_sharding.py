@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from msjoe_jax.models.sharding import BATCH, HEADS, constrain, on_shards, platform, ways
+from msjoe_jax.models.sharding import BATCH, HEADS, constrain, on_one_cpu, on_shards, platform, ways
 from tests.support.commands import program
 
 
@@ -23,6 +23,7 @@ def test_without_a_mesh_of_several_devices():
             assert constrain(x, BATCH) is x and ways(8, BATCH) == 1
         np.testing.assert_array_equal(got, x)
     assert platform() == jax.default_backend()
+    assert on_one_cpu() == (platform() == "cpu")
 
 
 def test_rows_are_spread_over_all_devices_and_the_values_stay():

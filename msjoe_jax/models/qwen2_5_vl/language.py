@@ -9,7 +9,8 @@ The prompt's LAST token is fed to `extend` as the first input, where it predicts
 first token; so `prefill` needs no logits. Reference: transformers `modeling_qwen2_5_vl.py`.
 """
 
-from typing import NamedTuple
+import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from msjoe_jax.models.attention import attend, self_attention
-from msjoe_jax.models.linear import affine
 from msjoe_jax.models.log_probs import log_probs
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
-from msjoe_jax.models.qwen2_5_vl.rotary import mrope_cos_sin, rotate
-from msjoe_jax.models.sharding import BATCH, WIDTH, constrain
+from msjoe_jax.models.qwen2_5_vl.decoder_layer import DecoderLayer, RMSNorm
+from msjoe_jax.models.qwen2_5_vl.rotary import mrope_cos_sin
+from msjoe_jax.models.sharding import BATCH, WIDTH, constrain, on_one_cpu
 
 
 class KVCache(NamedTuple):
@@ -32,67 +33,15 @@ class KVCache(NamedTuple):
     v: Float[Array, "Y B *rest M H"]
 
 
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm computed in float32."""
-
-    def __init__(self, width: int, eps: float, param_dtype: DTypeLike):
-        self.scale = nnx.Param(jnp.ones((width,), param_dtype))
-        self.eps = eps
-
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
-        return self.scale[...].astype(x.dtype) * y.astype(x.dtype)
+# Of layers of at most so many bytes a CPU keeps a second copy while it decodes.
+APART = 2**31
 
 
-class DecoderLayer(nnx.Module):
-    """Pre-norm attention and SwiGLU; keys and values are returned for the cache."""
+class Apart(NamedTuple):
+    """Every layer's parameters, and keys and values of the prompts, in arrays of its own."""
 
-    def __init__(self, c: TextConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
-        init = nnx.initializers.normal(0.02)
-
-        def weight(*shape: int) -> nnx.Param:
-            return nnx.Param(init(rngs.params(), shape, param_dtype))
-
-        D, N, M, H, F = c.width, c.heads, c.kv_heads, c.head_dim, c.mlp_width
-        self.input_norm = RMSNorm(D, c.norm_eps, param_dtype)
-        self.post_norm = RMSNorm(D, c.norm_eps, param_dtype)
-        self.q, self.k, self.v = weight(D, N, H), weight(D, M, H), weight(D, M, H)
-        self.q_bias = nnx.Param(jnp.zeros((N, H), param_dtype))
-        self.k_bias = nnx.Param(jnp.zeros((M, H), param_dtype))
-        self.v_bias = nnx.Param(jnp.zeros((M, H), param_dtype))
-        self.o = weight(N, H, D)
-        self.gate, self.up, self.down = weight(D, F), weight(D, F), weight(F, D)
-        self.dtype = dtype
-
-    def _cast(self, p: nnx.Param) -> Array:
-        return p[...].astype(self.dtype)
-
-    def qkv(
-        self, x: Float[Array, "*BL D"], cos: Float[Array, "*BL H"], sin: Float[Array, "*BL H"]
-    ) -> tuple[Float[Array, "*BL N H"], Float[Array, "*BL M H"], Float[Array, "*BL M H"]]:
-        """Computes rotated queries and keys, and values, of the normed input."""
-        y = self.input_norm(x)
-        q = affine(y, self._cast(self.q), self.q_bias[...])
-        k = affine(y, self._cast(self.k), self.k_bias[...])
-        v = affine(y, self._cast(self.v), self.v_bias[...])
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
-
-    def finish(
-        self, x: Float[Array, "*BL D"], attended: Float[Array, "*BL N H"]
-    ) -> Float[Array, "*BL D"]:
-        """Applies the output projection, the residuals and the MLP."""
-        o = self._cast(self.o)
-        x = x + _project(attended.reshape(*x.shape[:-1], -1), o.reshape(-1, o.shape[-1]))
-        y = self.post_norm(x)
-        gate = jax.nn.silu(_project(y, self._cast(self.gate)))
-        return x + _project(gate * _project(y, self._cast(self.up)), self._cast(self.down))
-
-
-def _project(x: Float[Array, "*BL D"], w: Float[Array, "D *F"]) -> Array:
-    """Computes x @ w over flattened tokens: XLA on CPU is twice as slow on more batch axes."""
-    flat = x.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[0], -1)
-    return flat.reshape(*x.shape[:-1], *w.shape[1:])
+    layers: tuple[nnx.State, ...]
+    prompt: tuple[KVCache, ...]
 
 
 class LanguageModel(nnx.Module):
@@ -241,12 +190,29 @@ class LanguageModel(nnx.Module):
             h, _ = jax.lax.scan(self._maybe_remat(layer), joined(x, completions), layers)
         return self.norm(parted(h)[1])
 
+    def for_decoding(self, prompt: KVCache) -> KVCache | Apart:
+        """Returns the prompts' cache as a loop of `decode_step` reads it fastest.
+
+        XLA on CPU copies what a scan takes out of stacked layers: every step would read the weights
+        twice and write them once. So they are taken apart before the loop, if they are few.
+        """
+        layers = nnx.state(self.layers)
+        size = sum(x.nbytes for x in jax.tree.leaves(layers))
+        if not on_one_cpu() or size > APART:
+            return prompt
+
+        def apart(tree: Any) -> tuple[Any, ...]:
+            numbers = range(self.config.layers)
+            return tuple(jax.tree.map(operator.itemgetter(i), tree) for i in numbers)
+
+        return Apart(apart(layers), apart(prompt))
+
     def decode_step(
         self,
         x: Float[Array, "B G D"],
         index: Int[Array, ""],
         start: Int[Array, "B"],
-        prompt: KVCache,
+        prompt: KVCache | Apart,
         prompt_segments: Int[Array, "B S"],
         cache: KVCache,
     ) -> tuple[Float[Array, "B G D"], KVCache]:
@@ -256,7 +222,8 @@ class LanguageModel(nnx.Module):
           x: the inputs, embedded.
           index: of the input in its completion.
           start: position of each completion's first input.
-          prompt, prompt_segments: the prompts' cache, and 0 where they are padding.
+          prompt: the prompts' cache, of `prefill` or `for_decoding`.
+          prompt_segments: 0 where prompts are padding.
           cache: of the completions so far.
         """
         cos, sin = self._text_cos_sin(start, index[None], x.shape[1])
@@ -287,7 +254,13 @@ class LanguageModel(nnx.Module):
             )
             return block.finish(h, out), layer_cache
 
-        h, cache = jax.lax.scan(layer, x[:, :, None], (layers, prompt, cache))
+        h = x[:, :, None]
+        if isinstance(prompt, KVCache):
+            h, cache = jax.lax.scan(layer, h, (layers, prompt, cache))
+            return self.norm(h)[:, :, 0], cache
+        for i, apart in enumerate(zip(*prompt, strict=True)):
+            h, own = layer(h, (*apart, KVCache(cache.k[i], cache.v[i])))
+            cache = KVCache(cache.k.at[i].set(own.k), cache.v.at[i].set(own.v))
         return self.norm(h)[:, :, 0], cache
 
     def prompt_attention(

@@ -22,7 +22,7 @@ from msjoe_jax.models.attention import self_attention
 from msjoe_jax.models.linear import affine
 from msjoe_jax.models.params import split_module
 from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
-from msjoe_jax.models.qwen2_5_vl.language import RMSNorm
+from msjoe_jax.models.qwen2_5_vl.decoder_layer import RMSNorm
 
 # What is cast before it multiplies; norms and biases are not.
 MATRICES = re.compile(r"patch_embed|layers/([qkvo]|gate|up|down)|merger/fc_\d/kernel")

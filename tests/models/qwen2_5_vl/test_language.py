@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from msjoe_jax.models.params import abstract
+from msjoe_jax.models.qwen2_5_vl import language as language_file
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
-from msjoe_jax.models.qwen2_5_vl.language import LanguageModel
+from msjoe_jax.models.qwen2_5_vl.language import Apart, LanguageModel
 
 CONFIG = TextConfig(20, 32, 2, 4, 2, 24, (1, 1, 2), rope_theta=100.0)
 LENGTH, GROUP = 6, 3
@@ -48,11 +49,18 @@ def test_padding_reaches_nothing(fill):
     assert np.isfinite(np.asarray(wide)).all() and np.isfinite(np.asarray(cache.k)).all()
 
 
-def test_completions_step_by_step_are_whole_completions():
-    """A group over one prompt: `decode_step` is `complete`, and a completion sees itself only."""
+@pytest.mark.parametrize("bytes_apart", [0, 2**31])
+def test_completions_step_by_step_are_whole_completions(bytes_apart, monkeypatch):
+    """A group over one prompt: `decode_step` is `complete`, and a completion sees itself only.
+
+    Whether the layers are stacked or, as on a CPU, apart.
+    """
+    monkeypatch.setattr(language_file, "APART", bytes_apart)
     language = nnx.merge(*model())
     x, positions, segments = prompt()
     _, cache = language.prefill(x, positions, segments)
+    cache = language.for_decoding(cache)
+    assert isinstance(cache, Apart) == (bytes_apart > 0)
     start = jnp.array([LENGTH, 3])
     tokens = jnp.asarray(np.random.default_rng(2).integers(0, 20, (2, GROUP, 4)))
     inputs = language.embed(tokens)
