@@ -40,9 +40,11 @@ def fitted(config: Config, system: System, data: Data) -> tuple[Config, str]:
         prompt = dataclasses.replace(prompt, answer_prompt_tokens=length)
     if data.frame:
         words += ", frames of {1} × {0}".format(*data.frame)
-        budgets = {name: getattr(frames, name) for name in ("preview_patches", "key_patches")}
-        room = {name: most_patches([data.frame], system, most) for name, most in budgets.items()}
-        frames = dataclasses.replace(frames, **room)
+        preview, key = (
+            most_patches([data.frame], system, budget)
+            for budget in (frames.preview_patches, frames.key_patches)
+        )
+        frames = dataclasses.replace(frames, preview_patches=preview, key_patches=key)
     return dataclasses.replace(config, frames=frames, prompt=prompt), words
 
 

@@ -149,7 +149,7 @@ def _embed(folders: Sequence[str], system: System, clip: Params) -> None:
 def _tell_naming(config: Any, system: System, text: Text, clip: Params) -> None:
     """Prints the first result of a run: how well CLIP names what it was not trained on."""
     reader = RecordReader(config.data.validation_records, fingerprint(clip))
-    encode = jax.jit(lambda tokens: system.clip(clip).encode_text(tokens))
+    encode = jax.jit(lambda tokens: system.clip_model(clip).encode_text(tokens))
     share, number = naming_accuracy(reader, text.clip_tokenizer, system.clip_config, encode)
     print(
         f"CLIP names the kind of {share:.1%} of {number:,} objects in validation frames "
