@@ -1,6 +1,7 @@
 """The tiny world's phases: `world` builds its data, `warm_up` trains its CLIP and its MLLM."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -149,8 +150,10 @@ def _embed(folders: Sequence[str], system: System, clip: Params) -> None:
 def _tell_naming(config: Any, system: System, text: Text, clip: Params) -> None:
     """Prints the first result of a run: how well CLIP names what it was not trained on."""
     reader = RecordReader(config.data.validation_records, fingerprint(clip))
-    encode = jax.jit(lambda tokens: system.clip_model(clip).encode_text(tokens))
-    share, number = naming_accuracy(reader, text.clip_tokenizer, system.clip_config, encode)
+    encode = jax.jit(lambda params, tokens: system.clip_model(params).encode_text(tokens))
+    share, number = naming_accuracy(
+        reader, text.clip_tokenizer, system.clip_config, functools.partial(encode, clip)
+    )
     print(
         f"CLIP names the kind of {share:.1%} of {number:,} objects in validation frames "
         f"(of {len(KINDS)} kinds; look-alikes count as what they look like)"
