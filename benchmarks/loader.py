@@ -55,9 +55,8 @@ def photograph(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
         noise = rng.normal(size=(sides[1], sides[0], 3))
         for channel in range(3):
             layer = Image.fromarray(noise[..., channel].astype(np.float32))
-            total[..., channel] += 1.9**octave * np.asarray(
-                layer.resize(size, Image.Resampling.BICUBIC)
-            )
+            smooth = layer.resize(size, Image.Resampling.BICUBIC)
+            total[..., channel] += 1.9**octave * np.asarray(smooth)
     total = 128 + 50 * total / total.std()
     return Image.fromarray(total.clip(0, 255).astype(np.uint8))
 
