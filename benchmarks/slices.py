@@ -136,6 +136,16 @@ def row(found: Mapping[str, Any], price: float = 0.0) -> list[str]:
     return cells
 
 
+def note(found: Mapping[str, Any]) -> str:
+    """Returns the line that a planned config's docstring has."""
+    cells = dict(zip(COLUMNS, row(found), strict=True))
+    words = f"Plan: {cells['verdict']}, {cells['spare, GiB']} GiB spare"
+    if cells["s an update, full / real"] != "–":
+        words += f"; {cells['s an update, full / real']} s an update, "
+        words += f"{cells['hours, full / real']} h (full / real)"
+    return words + "."
+
+
 def table(price: float = 0.0) -> str:
     """Renders the plans that are kept; `price` is that of a chip-hour, 0: no such column."""
     names = [*COLUMNS, *(["cost of a run, full / real"] if price else [])]

@@ -2,11 +2,12 @@
 
 Claim: none: what a new selector is compared with.
 Hardware: v4-8 (4 chips of 30.75 GiB, one host).
-Memory and duration: docs/slices.md, by the compiler and a stated model; nothing measured.
+Plan: fits (quick screen), 14.0 GiB spare.
+By the compiler and a stated model (docs/slices.md); nothing measured.
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=eval_v4 --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
-Plan: msjoe plan --config=eval_v4 --topology=v4:2x2x1
+Planned by: msjoe plan --config=eval_v4 --topology=v4:2x2x1
 Variants: :3b (Qwen2.5-VL-3B), :local (a few steps of the tiny world, on any machine).
 """
 

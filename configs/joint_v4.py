@@ -4,11 +4,12 @@ Claim: joint training of the MLLM and the key-frame sampler, 64-frame average of
 61.5 against 53.5 for uniform frames (arXiv 2602.22932, table 1; not reproduced here yet: neither
 weights nor data of the paper are public).
 Hardware: v4-32 (16 chips of 30.75 GiB, 4 hosts).
-Memory and duration: docs/slices.md, by the compiler and a stated model; nothing measured.
+Plan: fits (quick screen), 11.0 GiB spare; 110 / 67 s an update, 33.5 / 20.3 h (full / real).
+By the compiler and a stated model (docs/slices.md); nothing measured.
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=joint_v4 --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
-Plan: msjoe plan --config=joint_v4 --topology=v4:2x2x4
+Planned by: msjoe plan --config=joint_v4 --topology=v4:2x2x4
 Departures from the paper (docs/method.md#10-departures): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
 Variants: :3b (Qwen2.5-VL-3B), :local (a few steps of the tiny world, on any machine).

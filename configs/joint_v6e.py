@@ -8,7 +8,7 @@ Memory and duration: docs/slices.md, by the compiler and a stated model; nothing
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=joint_v6e --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
-Plan: msjoe plan --config=joint_v6e --topology=v6e:4x4
+Planned by: msjoe plan --config=joint_v6e --topology=v6e:4x4
 Departures from the paper (docs/method.md#10-departures): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
 Variants: :3b (Qwen2.5-VL-3B), :local (a few steps of the tiny world, on any machine).

@@ -6,7 +6,7 @@ Memory and duration: docs/slices.md, by the compiler and a stated model; nothing
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=lora_v5e8 --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
-Plan: msjoe plan --config=lora_v5e8 --topology=v5e:2x4
+Planned by: msjoe plan --config=lora_v5e8 --topology=v5e:2x4
 Departures from the paper (docs/method.md#10-departures): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
 Adapters of rank 16.

@@ -3,11 +3,12 @@
 Claim: a sampler beats uniform frames before the MLLM trains (arXiv 2602.22932, table 3; not
 reproduced here yet).
 Hardware: v4-16 (8 chips of 30.75 GiB, 2 hosts).
-Memory and duration: docs/slices.md, by the compiler and a stated model; nothing measured.
+Plan: fits (quick screen), 9.1 GiB spare; 57 / 34 s an update, 17.3 / 10.2 h (full / real).
+By the compiler and a stated model (docs/slices.md); nothing measured.
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=pretrain_sampler_v4 --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
-Plan: msjoe plan --config=pretrain_sampler_v4 --topology=v4:2x2x2
+Planned by: msjoe plan --config=pretrain_sampler_v4 --topology=v4:2x2x2
 Departures from the paper (docs/method.md#10-departures): nested groups 4 × 2, routed credit,
 Plackett–Luce draws, entropy bonus, vision tower frozen.
 Variants: :3b (Qwen2.5-VL-3B), :local (a few steps of the tiny world, on any machine).

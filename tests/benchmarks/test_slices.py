@@ -1,7 +1,9 @@
 """The table of slices: its rows from plans, and that no shipped config is left out."""
 
+import json
+
 from benchmarks import slices
-from msjoe_jax.config_files import shipped_configs
+from msjoe_jax.config_files import load_config, shipped_configs
 from msjoe_jax.runtime.chips import GIB
 
 
@@ -41,3 +43,14 @@ def test_what_does_not_compile_is_the_largest():
 
 def test_every_config_for_tpus_has_a_slice():
     assert sorted([*slices.SLICES, "joint_h100x8", "tiny"]) == shipped_configs()
+
+
+def test_configs_state_their_plan_and_the_page_has_all_of_them():
+    """The numbers of docstrings and page are those of the kept plans, meshes those of configs."""
+    for file in slices.PLANS.glob("*.json"):
+        kept = json.loads(file.read_text())
+        assert f"\n{slices.note(kept)}\n" in (slices.ROOT / f"configs/{file.stem}.py").read_text()
+        config = load_config(file.stem)
+        assert kept["mesh"] == config.mesh.to_dict() and kept["fits"]
+        assert kept["topology"] == slices.SLICES[file.stem]
+    assert slices.PAGE.read_text() == slices.page()
