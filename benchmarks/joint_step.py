@@ -62,6 +62,7 @@ from msjoe_jax.rl.objective import ModelFns
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.rollout.programs import Patches, frame_features, token_stats_fn
 from msjoe_jax.rollout.system import System
+from msjoe_jax.runtime.platform import use_huge_pages
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
 from tests.support.torch_stubs import declare_torchvision_ops
@@ -298,6 +299,7 @@ def main() -> None:
     )
     add_flag(parser)
     a = parser.parse_args()
+    use_huge_pages()
     keep_to(a.isa)
     a.size = a.size or ("mini" if a.device == "cpu" else "7b")
     s = SHAPES[a.size]

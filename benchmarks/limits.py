@@ -57,16 +57,19 @@ class Limits(NamedTuple):
 def timed_rounds(calls: Sequence[Callable[[], Any]], repeats: int) -> np.ndarray:
     """Measures seconds [repeats, calls] in turns, so that a slow machine slows all of them.
 
-    A call must not return before its result is ready. A first round warms up.
+    A call must not return before its result is ready. At its turn it runs twice, and the second run
+    counts: the first one pays for memory that the host took back while another call ran (half a
+    second a GB where it does).
     """
     rounds: list[list[float]] = []
-    for _ in range(1 + repeats):
+    for _ in range(repeats):
         rounds.append([])
         for call in calls:
+            call()
             began = time.perf_counter()
             call()
             rounds[-1].append(time.perf_counter() - began)
-    return np.array(rounds[1:])
+    return np.array(rounds)
 
 
 def ours(f: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -4,7 +4,7 @@
     python -m benchmarks.models --device=gpu           # the 7B shapes in bfloat16 on one card
 
 Weights are random; each pair of models is first checked to compute the same. Times are medians of
-`--repeats`, compilation and a warm-up left out. Decoding draws `--new` tokens for each of G answers
+`--repeats`, compilation and warm-ups left out. Decoding draws `--new` tokens for each of G answers
 to one prompt, from the first one to the last: we decode against one prompt's cache, transformers
 repeats the prompt G times, as TRL does. The last columns are the shares that both sides reach of
 the limit measured in the same run (limits.py): decoding of the memory rate, in what must be read
@@ -54,6 +54,7 @@ from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.flops import qwen_flops
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate, prefill
+from msjoe_jax.runtime.platform import use_huge_pages
 from msjoe_jax.weights.clip import HUGGING_FACE
 from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.tables import from_hf
@@ -231,7 +232,7 @@ def time_decoding(bench: Bench, qwen: Qwen, group: int, new_tokens: int) -> None
     calls.append(theirs(draw_theirs, bench.device))
     ours_1, ours_n, theirs_n = bench.seconds(*calls)
     # Not by subtraction: their prefill of G prompts varies by more than the decoding takes.
-    theirs_decoding = float(np.median([run[-1] - run[0] for run in ticks.runs[1:]]))
+    theirs_decoding = float(np.median([run[-1] - run[0] for run in ticks.runs[1::2]]))
     c, length, steps = qwen.sizes.text, tokens.shape[1], new_tokens - 1
     itemsize = jnp.dtype(qwen.dtype).itemsize
     step = Work(
@@ -329,6 +330,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     add_flag(parser)
     a = parser.parse_args()
+    use_huge_pages()
     keep_to(a.isa)
     size = a.size or ("small" if a.device == "cpu" else "7b")
     if jax.default_backend() != a.device:
