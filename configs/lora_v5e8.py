@@ -2,7 +2,8 @@
 
 Claim: the same method where 7B do not fit; its result is not known.
 Hardware: v5litepod-8 (8 chips of 15.75 GiB, one host).
-Memory and duration: docs/slices.md, by the compiler and a stated model; nothing measured.
+Plan: fits (quick screen), 2.1 GiB spare; 73 / 43 s an update, 24.4 / 14.5 h (full / real).
+By the compiler and a stated model (docs/slices.md); nothing measured.
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=lora_v5e8 --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
