@@ -195,12 +195,12 @@ def _chunked(
         return attend(q_c[:, None], [(k[:, None], v[:, None], mask)])[:, 0]
 
     if chunk >= L:
-        return block(q, segments, first + jnp.arange(L))
+        return block(q, segments, jnp.arange(first, first + L))
     pad = -L % chunk
     n = (L + pad) // chunk
     q_n = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0))).reshape(B, n, chunk, N, H)
     seg_n = jnp.pad(segments, ((0, 0), (0, pad))).reshape(B, n, chunk)
-    index = first + jnp.arange(L + pad).reshape(n, chunk)
+    index = jnp.arange(first, first + L + pad).reshape(n, chunk)
     out = jax.lax.map(
         lambda x: jax.checkpoint(block)(*x), (q_n.swapaxes(0, 1), seg_n.swapaxes(0, 1), index)
     )
