@@ -127,7 +127,7 @@ def row(found: Mapping[str, Any], price: float = 0.0) -> list[str]:
         held,
         f"{hbm - peak / GIB - alive:.1f}" if peak else "–",
         both([f"{one['seconds']:.0f}" for one in last]),
-        both([f"{one['hours']:.1f}" for one in prices]),
+        both([f"{one['hours']:.1f}" for one in prices if one["hours"]]),
         both([f"{one['samples']:.1f}" for one in last]),
         both([f"{one['mfu']:.0%}" for one in last]),
     ]
