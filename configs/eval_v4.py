@@ -24,5 +24,6 @@ def get_config(variant: str = "") -> ConfigDict:
     c.evaluate.arms = ("uniform", "topk_question", "topk_queries", "topk_queries_smooth")
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 4, 1
     c.mesh.rollout_tensor = 2
+    c.prompt.length_step = 256  # compiled once for each length that occurs
     c.evaluate.batch = 16
     return varied(c, variant)
