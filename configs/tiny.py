@@ -1,7 +1,7 @@
 """The whole method on the tiny world, on two CPU cores.
 
 Claim under test (benchmarks/tiny_world.py): joint training beats each part trained alone.
-Hardware: 2 CPU cores. Duration: 10 min. Expected: joint .77 (seed 0), uniform .33.
+Hardware: 2 CPU cores. Duration: 6 min. Expected: joint .77 (seed 0), uniform .33.
 Command: python -m msjoe_jax.main --config=configs/tiny.py --workdir=runs/tiny
 """
 
