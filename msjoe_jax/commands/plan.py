@@ -339,6 +339,9 @@ def cli() -> None:
         slice_ = describe_slice(topology.value)
         folder = pathlib.Path(cache.value) if cache.value else None
         if searching.value:
+            for flag in (only, questions, frame_size):
+                if flag.value:
+                    raise UserError(f"--search does not take --{flag.name}={flag.value}")
             quick = Options(effort.value or -1.0, slice_, folder)
             numbers = [_rank(text) for text in ranks.value]
             best = print_search(given_config(config), quick, tokens.value, numbers)

@@ -303,6 +303,14 @@ def test_what_does_not_fit_ends_with_status_1():
             "mesh's data and fsdp axes",
             marks=needs_libtpu,
         ),
+        pytest.param(
+            ["--frame_size=448"], "--frame_size=448 is not WIDTHxHEIGHT", marks=needs_libtpu
+        ),
+        pytest.param(
+            ["--search", "--frame_size=448x252"],
+            "--search does not take --frame_size=448x252",
+            marks=needs_libtpu,
+        ),
         pytest.param(["--only=("], "--only=( is no regular expression: ", marks=needs_libtpu),
         pytest.param(
             ["--only=reasons"],
