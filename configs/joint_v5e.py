@@ -24,6 +24,7 @@ from msjoe_jax.config_variants import varied
 def get_config(variant: str = "") -> ConfigDict:
     """Returns the config: the defaults of `base()`, with this run's schedule and mesh."""
     c = base()
+    c.mllm.size, c.clip.size = "qwen2.5-vl-7b", "vit-l-14"
     c.pretrain.steps = 200
     c.joint.steps = 1000
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 16, 2

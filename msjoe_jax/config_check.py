@@ -281,15 +281,16 @@ def _models(config: Config, files: bool) -> Iterator[str]:
     models = config.models
     for name in NAMES:
         part = getattr(models, name)
-        if part.checkpoint and files:
-            try:
+        try:
+            if part.checkpoint and files:
                 check_folder(part.checkpoint, [name])
-            except UserError as error:
-                yield from _of_checkpoint(name, part.checkpoint, error)
-                # What does not depend on the folder is still checked.
-                models = dataclasses.replace(
-                    models, **{name: dataclasses.replace(part, checkpoint="")}
-                )
+        except UserError as error:
+            yield from _of_checkpoint(name, part.checkpoint, error)
+        else:
+            if files or name == "sampler" or not part.size:
+                continue
+        # What does not depend on the folder is still checked.
+        models = dataclasses.replace(models, **{name: dataclasses.replace(part, checkpoint="")})
     if not all(part.size or part.checkpoint for part in (models.mllm, models.clip)):
         return  # the group's own check reports it
     stand_in: Any = AnyTokenizer()

@@ -15,13 +15,15 @@ from jaxtyping import Array, Int
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.flops import Flops
+from msjoe_jax.models.hf_fields import VideoBudget
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.models.qwen2_5_vl import config as qwen
 from msjoe_jax.models.qwen2_5_vl import images as qwen_images
+from msjoe_jax.models.qwen2_5_vl import processors as qwen_processors
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.flops import qwen_flops
 from msjoe_jax.models.qwen2_5_vl.model import QwenVL
-from msjoe_jax.models.qwen2_5_vl.positions import prompt_positions
+from msjoe_jax.models.qwen2_5_vl.positions import POSITION_RULES, prompt_positions
 from msjoe_jax.models.qwen2_5_vl.sharding import LANGUAGE, VISION
 from msjoe_jax.runtime.files import read_json
 from msjoe_jax.runtime.mesh import Table as ShardingTable
@@ -61,9 +63,9 @@ class Images(NamedTuple):
       fused: patches of whole temporal steps [*, T, P, p, p, 3] to the tower's input.
       max_aspect: frames that are longer in proportion are refused by `fit`.
       mean, std: of the channels, as a preprocessor's settings must state them.
-      image_pixels, frame_pixels: least and most pixels of an image, and of a video's frame.
-      video_pixels: most pixels of all temporal steps of a video together.
-      video_frames: least and most frames of a video.
+      image_bounds: (settings of the image processor or None, sizes) to the least and most pixels
+        of an image; KeyError or ValueError says what is wrong.
+      video_budget: likewise of the video processor.
     """
 
     fit: Callable[..., tuple[int, int]]
@@ -74,10 +76,8 @@ class Images(NamedTuple):
     max_aspect: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    image_pixels: tuple[int, int]
-    frame_pixels: tuple[int, int]
-    video_pixels: int
-    video_frames: tuple[int, int]
+    image_bounds: Callable[[dict[str, Any] | None, Any], tuple[int, int]]
+    video_budget: Callable[[dict[str, Any] | None, Any], VideoBudget]
 
 
 MakeSizes = Callable[[Mapping[str, int], Tokenizer | None], Any]
@@ -102,8 +102,10 @@ class Family(NamedTuple):
       flops: of a forward pass.
       weight_table: the published tensors, for these sizes.
       sharding_table: what each dimension of every parameter is.
-      positions: (sizes, token ids [L], grids, seconds of each video) to M-RoPE's positions [3, L]
-        of a prompt that ends in text; a model of one axis states it three times.
+      position_rules: names of the ways in which versions of the reference count positions; the
+        first is the default.
+      positions: (sizes, token ids [L], grids, seconds of each video, rule) to M-RoPE's positions
+        [3, L] of a prompt that ends in text; a model of one axis states it three times.
       images: see `Images`.
       text_around: (sizes, whether it is a video) to what stands around its placeholders.
     """
@@ -121,8 +123,9 @@ class Family(NamedTuple):
     flops: Callable[[Any], Flops]
     weight_table: Callable[[Any], WeightTable]
     sharding_table: ShardingTable
+    position_rules: tuple[str, ...]
     positions: Callable[
-        [Any, Int[np.ndarray, "L"], Sequence[Grid], Sequence[Seconds]], Int[np.ndarray, "3 L"]
+        [Any, Int[np.ndarray, "L"], Sequence[Grid], Sequence[Seconds], str], Int[np.ndarray, "3 L"]
     ]
     images: Images
     text_around: Callable[[Any, bool], VisualText]
@@ -178,6 +181,7 @@ FAMILIES: dict[str, Family] = {
         flops=qwen_flops,
         weight_table=qwen_table,
         sharding_table=(*LANGUAGE, *VISION),
+        position_rules=POSITION_RULES,
         positions=prompt_positions,
         images=Images(
             fit=qwen_images.smart_resize,
@@ -188,14 +192,17 @@ FAMILIES: dict[str, Family] = {
             max_aspect=qwen_images.MAX_ASPECT,
             mean=qwen_images.PIXEL_MEAN,
             std=qwen_images.PIXEL_STD,
-            image_pixels=qwen_images.IMAGE_PIXELS,
-            frame_pixels=qwen_images.FRAME_PIXELS,
-            video_pixels=qwen_images.VIDEO_PIXELS,
-            video_frames=qwen_images.VIDEO_FRAMES,
+            image_bounds=qwen_processors.image_bounds,
+            video_budget=qwen_processors.video_budget,
         ),
         text_around=_text_around_qwen,
     )
 }
+
+
+def position_rules() -> tuple[str, ...]:
+    """Returns the names of all families' rules of positions, and the empty one: the default."""
+    return ("", *dict.fromkeys(r for family in FAMILIES.values() for r in family.position_rules))
 
 
 def published_sizes() -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from msjoe_jax.phase_inputs import (
 )
 from msjoe_jax.rollout.computing import for_computing
 from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.rollout.model_files import chat_of
 from msjoe_jax.rollout.model_folder import begin_model_folder, made_from
 from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.stored_models import StoredModel
@@ -186,7 +187,8 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
 def _make_models(config: Config, machine: Machine) -> Models:
     tokenizers = load_tokenizers(config.models)
     system = make_system(config.models, tokenizers)
-    text = make_text(system, tokenizers, config.prompt)
+    chat = chat_of(config.mllm.checkpoint, system.family, system.mllm_config, tokenizers.mllm)
+    text = make_text(system, tokenizers, config.prompt, chat)
     for tree in (system.abstract, *_states(config, system)):  # before anything is allocated
         machine.places(tree, state_table(system))
     machine.serving_places(system.abstract["mllm"], state_table(system))

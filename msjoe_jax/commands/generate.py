@@ -11,7 +11,7 @@ in pairs. With `--json` the last line of output is an object with `token_ids`, `
 import functools
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +34,9 @@ from msjoe_jax.rollout.generate import Completions, Prompts, Sampling, generate
 from msjoe_jax.rollout.model_folder import ModelFolder, load_model_folder
 from msjoe_jax.rollout.system import DTYPES
 from msjoe_jax.rollout.text import end_ids
-from msjoe_jax.text.prompts import PromptConfig, plain, turns
+from msjoe_jax.text.prompts import PromptConfig, plain
 
+STEP = 256, 64  # least steps of the lengths of prompts, and of patches, that are compiled for
 MAX_FPS = 32.0  # up to this rate a short video is read again at twice the rate
 
 
@@ -98,10 +99,11 @@ def assemble(assembler: Assembler, text: tuple[str, str], visuals: Sequence[Pixe
     """Assembles the prompt (text before the visuals, text after them) and stacks their patches."""
     v = assembler.sizes.vision
     longest = max((len(patches[0]) for patches, _, _ in visuals), default=v.merge**2)
-    steps = sum(len(patches) for patches, _, _ in visuals)
+    longest = bucket(longest, STEP[1] * v.merge**2)
+    steps = bucket(sum(len(patches) for patches, _, _ in visuals), 1)
     shape = (longest, v.temporal_patch, v.patch, v.patch, 3)
-    patches = np.zeros((max(steps, 1), *shape), np.uint8)
-    grid = np.zeros((max(steps, 1), 2), np.int32)
+    patches = np.zeros((steps, *shape), np.uint8)
+    grid = np.zeros((steps, 2), np.int32)
     parts: list[Visual] = []
     start = 0  # temporal step
     for pixels in visuals:
@@ -112,7 +114,18 @@ def assemble(assembler: Assembler, text: tuple[str, str], visuals: Sequence[Pixe
         parts.append(Visual(frames, pixels.seconds))
         start += F
     row = assembler.prompt([text[0], *parts, text[1]])
+    row = assembler.prompt([text[0], *parts, text[1]], bucket(len(row["tokens"]), STEP[0]))
     return Inputs(stack_rows([[row]]), patches, grid)
+
+
+def bucket(size: int, step: int) -> int:
+    """Returns the next larger of few sizes, for each of which a program is compiled once.
+
+    They are multiples of `step`, or of a sixteenth of the next power of two if that is more.
+    """
+    octave = 1 << (max(size, 1) - 1).bit_length()  # the next power of two
+    step = max(step, octave // 16)
+    return max(1, -(-size // step)) * step
 
 
 def complete(
@@ -194,37 +207,32 @@ def read_video(
     return frames, fps / stride
 
 
-def _stated_pixels(settings: dict[str, Any], name: str, default: int) -> int:
-    """Reads `min_pixels` or `max_pixels` of a preprocessor's settings, in old and new spelling."""
-    size = settings.get("size") or {}
-    edge = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}[name]
-    return int(settings.get(name) or size.get(edge) or default)
-
-
 def _image(path: str, picture: np.ndarray, model: ModelFolder, max_pixels: int) -> Pixels:
-    family, stated = model.system.family, model.files.get("preprocessor_config", {})
-    least, most = family.images.image_pixels
-    most = max_pixels or _stated_pixels(stated, "max_pixels", most)
-    least = min(most, _stated_pixels(stated, "min_pixels", least))
+    assert model.files is not None
+    least, most = model.files.image_bounds
+    bounds = least, max_pixels or most  # the reference takes a most below the least, too
     try:
         sizes = model.system.mllm_config
-        return cut_pixels([picture], family, sizes, fps=None, bounds=(least, most))
+        return cut_pixels([picture], model.system.family, sizes, fps=None, bounds=bounds)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def _video(path: str, fps: float, model: ModelFolder, max_pixels: int) -> Pixels:
     family, sizes = model.system.family, model.system.mllm_config
-    images = family.images
-    lowest, highest = images.frame_pixels
-    most = max_pixels or highest
-    least = min(most, lowest)
+    assert model.files is not None
+    budget = model.files.video
+    least, most = budget.frame_pixels[0], max_pixels or budget.frame_pixels[1]
     factor = sizes.vision.patch * sizes.vision.merge
-    resize = functools.partial(images.resize, factor=factor, min_pixels=least, max_pixels=most)
+    resize = functools.partial(
+        family.images.resize, factor=factor, min_pixels=least, max_pixels=most
+    )
     try:
-        frames, rate = read_video(path, fps, resize, images.video_frames)
-        # Two frames of a temporal step share its pixels.
-        most = min(most, max(2 * images.video_pixels // len(frames), lowest))
+        frames, rate = read_video(path, fps or budget.fps, resize, budget.frames)
+        if budget.video_pixels:
+            # The frames of a temporal step share its pixels.
+            share = sizes.vision.temporal_patch * budget.video_pixels // len(frames)
+            most = min(most, max(share, int(1.05 * least)))
         return cut_pixels(frames, family, sizes, fps=rate, bounds=(least, most))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
@@ -239,7 +247,8 @@ def run(
     system: str,
     fps: float,
     max_pixels: int,
-    sampling: dict[str, Any],
+    max_tokens: int,
+    drawn: Mapping[str, Any],
     seed: int,
     dtype: str,
     as_json: bool,
@@ -251,9 +260,10 @@ def run(
       prompt: the user's text.
       images, videos: files.
       system: the system turn; empty: none.
-      fps: frames read per second of video.
+      fps: frames read per second of video; 0: the model's own.
       max_pixels: of an image or frame; 0: the model's own.
-      sampling: further fields of `Sampling`.
+      max_tokens: where the reply is cut off.
+      drawn: how tokens are drawn, by fields of `Sampling`; None: as the model's own settings say.
       seed: of the sampling.
       dtype: type of the computation.
       as_json: whether to end with a line of JSON.
@@ -274,12 +284,15 @@ def run(
     visuals += [_video(path, fps, model, max_pixels) for path in videos]
     models, tokenizer = model.system, model.tokenizers.mllm
     assert tokenizer is not None  # the folder holds an MLLM
-    assembler = Assembler(tokenizer, models.family, models.mllm_config)
-    inputs = assemble(assembler, turns(plain(system), plain(prompt)), visuals)
+    assert model.files is not None
+    own = model.files.generation
+    assembler = Assembler(tokenizer, models.family, models.mllm_config, models.position_rule)
+    inputs = assemble(assembler, model.files.chat.turns(plain(system), plain(prompt)), visuals)
     settings = Sampling(
-        end_ids=end_ids(tokenizer, model.files.get("generation_config")),
+        max_tokens=max_tokens,
+        end_ids=own.end_ids or end_ids(tokenizer),
         banned_ids=models.banned_ids(),
-        **sampling,
+        **{name: getattr(own, name) if given is None else given for name, given in drawn.items()},
     )
     machine = model.machine
     program = jax.jit(
@@ -306,12 +319,18 @@ def cli() -> None:
     image = flags.DEFINE_multi_string("image", [], "Image file; give the flag once for each.")
     video = flags.DEFINE_multi_string("video", [], "Video file; give the flag once for each.")
     system = flags.DEFINE_string("system", PromptConfig().system, "System turn; empty: none.")
-    fps = flags.DEFINE_float("fps", 2.0, "Frames read per second of video.", 0.001)
+    fps = flags.DEFINE_float(
+        "fps", 0.0, "Frames read per second of video; 0: the model's own, else 2.", 0.0
+    )
     pixels = flags.DEFINE_integer("max_pixels", 0, "Of an image or frame; 0: the model's own.", 0)
     tokens = flags.DEFINE_integer("max_new_tokens", 64, "Where the reply is cut off.", 1)
-    temperature = flags.DEFINE_float("temperature", 0.0, "0 is greedy.", 0.0)
-    top_k = flags.DEFINE_integer("top_k", 0, "Sample among the likeliest k; 0: all.", 0)
-    top_p = flags.DEFINE_float("top_p", 1.0, "Sample within this mass; 1: all.", 0.0, 1.0)
+    own = "left out: as the model's generation_config.json says"
+    temperature = flags.DEFINE_float("temperature", None, f"0 is greedy; {own}, or 0.", 0.0)
+    top_k = flags.DEFINE_integer("top_k", None, f"Sample among the likeliest k; 0: all; {own}.", 0)
+    top_p = flags.DEFINE_float("top_p", None, f"Sample within this mass; 1: all; {own}.", 0.0, 1.0)
+    penalty = flags.DEFINE_float(
+        "repetition_penalty", None, f"Of tokens that have occurred; 1: none; {own}.", 0.001
+    )
     seed = flags.DEFINE_integer("seed", 0, "Seed of the sampling.", 0, 2**31 - 1)
     dtype = flags.DEFINE_enum("dtype", "bfloat16", [*reversed(DTYPES)], "Type of the computation.")
     as_json = flags.DEFINE_bool("json", False, "End with a line of JSON.")
@@ -325,12 +344,8 @@ def cli() -> None:
             system=system.value,
             fps=fps.value,
             max_pixels=pixels.value,
-            sampling={
-                "max_tokens": tokens.value,
-                "temperature": temperature.value,
-                "top_k": top_k.value,
-                "top_p": top_p.value,
-            },
+            max_tokens=tokens.value,
+            drawn={flag.name: flag.value for flag in (temperature, top_k, top_p, penalty)},
             seed=seed.value,
             dtype=dtype.value,
             as_json=as_json.value,

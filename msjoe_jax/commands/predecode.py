@@ -133,10 +133,11 @@ def _clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray]
     from msjoe_jax.models.params import fingerprint
     from msjoe_jax.rollout.model_folder import load_model_folder
     from msjoe_jax.rollout.programs import clip_encoder
+    from msjoe_jax.rollout.stored_models import clip_name
 
     model = load_model_folder(checkpoint, ["clip"])
     clip = model.params["clip"]
-    return clip_encoder(model.system, clip), fingerprint(clip)
+    return clip_encoder(model.system, clip), clip_name(model.system, fingerprint(clip))
 
 
 def cli() -> None:

@@ -18,6 +18,18 @@ def check_sizes(sizes: Any) -> None:
             raise ValueError(f"{field.name} is {value!r}, not a number above 0")
 
 
+def flat_fields(sizes: Any, above: str = "") -> dict[str, Any]:
+    """Lists the fields of a config dataclass and of those that it holds, by dotted names."""
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(sizes):
+        value = getattr(sizes, field.name)
+        if dataclasses.is_dataclass(value):
+            fields |= flat_fields(value, f"{above}{field.name}.")
+        else:
+            fields[f"{above}{field.name}"] = value
+    return fields
+
+
 def check_heads(name: str, width: int, heads: int) -> None:
     """Checks that the heads share the width evenly.
 

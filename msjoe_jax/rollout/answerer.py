@@ -23,6 +23,7 @@ from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.rollout.results import Completed, EpisodeConfig
+from msjoe_jax.rollout.stored_models import clip_name
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.machine import Machine, fetch
 from msjoe_jax.runtime.progress import progress
@@ -98,7 +99,7 @@ class Answerer:
         self.frames = frames
         self.programs, self.machine = Programs(model.system, model.machine), model.machine
         self.clip = clip_encoder(model.system, model.params["clip"])
-        self.fingerprint = fingerprint(model.params["clip"])
+        self.fingerprint = clip_name(self.system, fingerprint(model.params["clip"]))
 
     def answer(
         self,

@@ -67,10 +67,12 @@ class Assembler:
       tokenizer: the MLLM's.
       family: the MLLM's.
       sizes: the MLLM's, an object of that family.
+      rule: one of the family's `position_rules`; empty: its first.
     """
 
-    def __init__(self, tokenizer: Tokenizer, family: Family, sizes: Any):
+    def __init__(self, tokenizer: Tokenizer, family: Family, sizes: Any, rule: str = ""):
         self.family, self.sizes, self._tokenizer = family, sizes, tokenizer
+        self._rule = rule or family.position_rules[0]
         self._rows = functools.lru_cache(maxsize=4_000)(self._build)  # 1 GB of 8,704 tokens each
 
     def row(
@@ -155,14 +157,15 @@ class Assembler:
         length = n if length is None else length
         if n > length:
             raise PromptTooLong(f"{n} tokens, more than {length}")
-        positions = self.family.positions(self.sizes, full, grids, seconds).astype(np.int32)
-        positions = positions[:, is_shown]
+        positions = self.family.positions(self.sizes, full, grids, seconds, self._rule)
+        largest = positions.max()
+        positions = positions.astype(np.int32)[:, is_shown]
         row = {
             "tokens": np.pad(tokens[:n], (0, length - n)),
             "positions": np.pad(positions[:, :n], ((0, 0), (0, length - n))),
             "segments": np.pad(np.ones(n, np.int32), (0, length - n)),
             "first_token": tokens[n],
-            "start": positions[0, n],
+            "start": np.array([positions[0, n], largest + 1], np.int32),
         }
         sources = np.full((2, length), -1, np.int32)
         shown_places = [(place.frame, place.offset) for place in places if place.shown]
@@ -192,7 +195,7 @@ def empty_row(length: int) -> dict[str, np.ndarray]:
         "positions": np.zeros((3, length), np.int32),
         "segments": np.pad(np.ones(1, np.int32), (0, length - 1)),
         "first_token": np.array(0, np.int32),
-        "start": np.array(1, np.int32),
+        "start": np.array([1, 2], np.int32),
     }
 
 

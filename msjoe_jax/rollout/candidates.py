@@ -130,7 +130,8 @@ class BatchCandidates:
         episodes, c = self._episodes, self._episodes.text.prompt
         sets = [[self._frame_set(ask.frames) for ask in row] for row in prompts_]
         texts = [
-            [prompts.turns(c.system, prompts.plain(ask.text)) for ask in row] for row in prompts_
+            [episodes.text.chat.turns(c.system, prompts.plain(ask.text)) for ask in row]
+            for row in prompts_
         ]
         rows, patches = episodes.frame_prompts(self._batch, texts, sets, self._weight)
         completed = episodes.complete(

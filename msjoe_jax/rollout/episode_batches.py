@@ -72,7 +72,9 @@ class EpisodeBatches:
         self.reader, self.questions, self.machine = reader, questions, programs.machine
         self.put = self.machine.put
         self.vision = system.mllm_config.vision
-        self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
+        self.assembler = Assembler(
+            text.tokenizer, system.family, system.mllm_config, system.position_rule
+        )
         self.per_unit = frames_per_unit(config.frames, system)
         sizes = {(v.height, v.width) for v in reader.infos(q.video for q in questions)}
         self.room = {  # for patches of a preview and of a key frame of these videos
@@ -137,7 +139,9 @@ class EpisodeBatches:
                 Frame(u * features, (int(grids[b, u, 0]), int(grids[b, u, 1])))
                 for u in range(number)
             ]
-            text = prompts.query_prompt(c, question.question, question.options, c.max_queries)
+            text = prompts.query_prompt(
+                c, question.question, question.options, c.max_queries, self.text.chat.turns
+            )
             seconds = step_seconds(self.config.frames, self.per_unit, times, batch["duration"][b])
             try:
                 row = self.assembler.row(text, frames, c.query_prompt_tokens, seconds)
@@ -164,7 +168,8 @@ class EpisodeBatches:
         for question, error in zip(questions, batch["error"], strict=True):
             if error:
                 self._report(question, str(error))
-        texts = [prompts.answer_prompt(c, q.question, q.options) for q in questions]
+        chat = self.text.chat.turns
+        texts = [prompts.answer_prompt(c, q.question, q.options, chat) for q in questions]
         sets = self._frame_sets(selection)
         return self.frame_prompts(
             batch, [[text] * len(row) for text, row in zip(texts, sets, strict=True)], sets, weight

@@ -19,7 +19,7 @@ class Prompts(NamedTuple):
       positions: M-RoPE's (time, height, width).
       segments: 1, and 0 at padding.
       first_token: the prompt's last token, which predicts the first of the completion.
-      start: its position.
+      start: its position, and that of the completion's first token.
     """
 
     tokens: Int[Array, "B G S"]
@@ -27,7 +27,7 @@ class Prompts(NamedTuple):
     positions: Int[Array, "B G 3 S"]
     segments: Int[Array, "B G S"]
     first_token: Int[Array, "B G"]
-    start: Int[Array, "B G"]
+    start: Int[Array, "B G 2"]
 
 
 class Completions(NamedTuple):
@@ -43,9 +43,10 @@ class Completions(NamedTuple):
 class Sampling:
     """How tokens are drawn. Temperature 0 is greedy (its log-probs are those at temperature 1).
 
-    top_k (0: off) and top_p (1: off) narrow the distribution, in this order and after the
-    temperature, and the log-probs are those of the narrowed distribution. Training rollouts
-    leave them off, since their loss scores the whole distribution.
+    repetition_penalty (1: off) divides the logits of the prompt's tokens and of those drawn so far,
+    or multiplies them where they are negative. Then top_k (0: off) and top_p (1: off) narrow the
+    distribution, in this order and after the temperature. The log-probs are those of the resulting
+    distribution. Training rollouts leave all three off, since their loss scores the whole one.
     """
 
     max_tokens: int
@@ -54,6 +55,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
 
     @property
     def scoring_temperature(self) -> float:
@@ -85,12 +87,28 @@ def narrowed(logits: Float[Array, "*R V"], top_k: int, top_p: float) -> Float[Ar
     return logits
 
 
+def penalised(
+    logits: Float[Array, "*R V"], seen: Bool[Array, "*R V"], penalty: float
+) -> Float[Array, "*R V"]:
+    """Makes ids that were seen less likely (Keskar et al. 2019, arXiv 1909.05858, section 4.1)."""
+    return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def _seen(prompts: Prompts, vocab: int, n: int) -> Bool[Array, "R n V"]:
+    """Marks the ids that stand in each prompt, its last token apart."""
+    tokens = prompts.tokens.reshape(-1, prompts.tokens.shape[-1])
+    rows = jnp.arange(len(tokens))[:, None]
+    seen = jnp.zeros((len(tokens), vocab), bool)
+    seen = seen.at[rows, tokens].max(prompts.segments.reshape(tokens.shape) > 0)
+    return jnp.broadcast_to(seen[:, None], (len(tokens), n, vocab))
+
+
 def prefill(
     model: VisionLanguageModel,
     prompts: Prompts,
     features: Float[Array, "B U D"],
     one_by_one: bool = False,
-) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R"]]:
+) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R 2"]]:
     """Computes the cache of all R = B·G prompts; also returns their segments and positions."""
     x, positions, segments, start = _inputs(model, prompts, features)
     in_turn = prompts.tokens.shape[1] if one_by_one else 1
@@ -99,7 +117,7 @@ def prefill(
 
 def _inputs(
     model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
-) -> tuple[Float[Array, "R S D"], Int[Array, "R 3 S"], Int[Array, "R S"], Int[Array, "R"]]:
+) -> tuple[Float[Array, "R S D"], Int[Array, "R 3 S"], Int[Array, "R S"], Int[Array, "R 2"]]:
     """Embeds prompts; also returns the rest of them as rows."""
     x = model.prompt_embeds(prompts.tokens, prompts.feature_index, features)
     inputs = (x, prompts.positions, prompts.segments, prompts.start)
@@ -117,6 +135,7 @@ class _Decoding(NamedTuple):
     tokens: Int[Array, "R n C"]
     log_probs: Float[Array, "R n C"]
     mask: Bool[Array, "R n C"]
+    seen: Bool[Array, "R n V"] | None  # ids so far, where they matter
 
 
 def generate(
@@ -153,7 +172,11 @@ def generate(
         h, completion_cache = language.decode_step(
             language.embed(s.current), s.position, start, cache, segments, s.completion_cache
         )
-        scaled = language.logits(h) / sampling.scoring_temperature
+        logits, seen = language.logits(h), s.seen
+        if seen is not None:
+            seen = seen | jax.nn.one_hot(s.current, seen.shape[-1], dtype=bool)
+            logits = penalised(logits, seen, sampling.repetition_penalty)
+        scaled = logits / sampling.scoring_temperature
         scaled = narrowed(jnp.where(banned, -1e30, scaled), sampling.top_k, sampling.top_p)
         if sampling.temperature > 0:
             noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(k, scaled.shape[-1:])))(
@@ -176,6 +199,7 @@ def generate(
             tokens=write(s.tokens, token),
             log_probs=write(s.log_probs, log_p),
             mask=s.mask.at[:, :, s.position].set(s.alive),
+            seen=seen,
         )
 
     first_token = jnp.broadcast_to(prompts.first_token.reshape(R, 1), (R, n))
@@ -187,6 +211,7 @@ def generate(
         tokens=jnp.zeros((R, n, C), jnp.int32),
         log_probs=jnp.zeros((R, n, C), jnp.float32),
         mask=jnp.zeros((R, n, C), bool),
+        seen=None if sampling.repetition_penalty == 1 else _seen(prompts, banned.size, n),
     )
     with jax.named_scope("decode"):
         state = jax.lax.while_loop(lambda s: (s.position < C) & jnp.any(s.alive), step, state)

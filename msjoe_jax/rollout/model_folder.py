@@ -26,6 +26,7 @@ from msjoe_jax.fields import plain, read
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.rollout.model_files import MllmFiles, read_mllm_files
 from msjoe_jax.rollout.system import (
     NAMES,
     ClipSettings,
@@ -51,10 +52,10 @@ from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.weights.folder import (
     CONFIG,
     copy_side_files,
-    read_side_files,
     read_sizes,
     write_json,
 )
+from msjoe_jax.weights.settings_files import SettingsFiles
 
 # The groups of a model folder's settings; its meta also has `trained`, which is for people, and
 # `inputs`, what a run made it from.
@@ -76,7 +77,7 @@ class ModelFolder(NamedTuple):
       text: None if a tokenizer is absent.
       params: parameters of the requested models.
       machine: on which they lie.
-      files: JSON files of the MLLM by stem, such as `preprocessor_config`; read with the MLLM.
+      files: what the MLLM's settings files say; None where it has no tokenizer.
       tokenizers: those that the folder has.
     """
 
@@ -85,7 +86,7 @@ class ModelFolder(NamedTuple):
     text: Text | None
     params: dict[str, Params]
     machine: Machine
-    files: dict[str, dict[str, Any]]
+    files: MllmFiles | None
     tokenizers: Tokenizers
 
 
@@ -123,13 +124,21 @@ def load_model_folder(
     path, table = str(folder / "params"), state_table(system)
     wanted = {name: system.abstract[name] for name in names}
     machine = machine or local_machine(wanted, table)
+    files = None
+    if tokenizers.mllm is not None:
+        settings_files = SettingsFiles(folder / "mllm")
+        sizes = system.mllm_config
+        files = read_mllm_files(settings_files, system.family, sizes, tokenizers.mllm)
+    text = None
+    if files is not None and tokenizers.clip is not None:
+        text = make_text(system, tokenizers, stored["prompt"], files.chat)
     return ModelFolder(
         settings={part: plain(stored[part]) for part in PARTS},
         system=system,
-        text=None if None in tokenizers else make_text(system, tokenizers, stored["prompt"]),
+        text=text,
         params={n: load_params(path, machine.laid(x, table), n) for n, x in wanted.items()},
         machine=machine,
-        files=read_side_files(folder / "mllm") if "mllm" in names else {},
+        files=files,
         tokenizers=tokenizers,
     )
 

@@ -231,7 +231,7 @@ def _embed_frames(
     system: System, clip: Params, frames: UInt8[Array, "F S S 3"]
 ) -> Float[Array, "F E"]:
     """Computes CLIP's embeddings of preprocessed frames, not normalised."""
-    return system.clip_model(clip).encode_image(normalise(frames))
+    return system.clip_model(clip).encode_image(normalise(frames, system.clip_pixels))
 
 
 def embed_frames(system: System) -> Program:
@@ -242,8 +242,8 @@ def embed_frames(system: System) -> Program:
 def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
     program = embed_frames(system)
-    size = system.clip_config.image_size
-    return lambda frames: np.asarray(program(clip, preprocess_frames(frames, size)))
+    pixels = system.clip_pixels
+    return lambda frames: np.asarray(program(clip, preprocess_frames(frames, pixels)))
 
 
 def token_stats_fn(

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from msjoe_jax.models.checks import flat_fields
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import FINGERPRINT_DIGITS, Params
 from msjoe_jax.rollout.system import System, state_table
@@ -67,7 +68,8 @@ class StoredModel:
         return merge(params, factors)
 
     def fingerprint(self, system: System) -> str:
-        """Computes what names their values, as `models.params.fingerprint` does from arrays.
+        """Computes what names their values, as `models.params.fingerprint` does from arrays; CLIP
+        has the name of its embeddings.
 
         Values that adapters are merged into have no name before they are: of those the parts count.
 
@@ -87,7 +89,8 @@ class StoredModel:
             for layer in range(leaf.shape[0]) if STACKED.search(name) else (None,):
                 values = reader.read(name, layer).astype(leaf.dtype, copy=False)
                 digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-        return digest.hexdigest()[:FINGERPRINT_DIGITS]
+        name = digest.hexdigest()[:FINGERPRINT_DIGITS]
+        return clip_name(system, name) if self.name == "clip" else name
 
     def _adapters(self) -> Params:
         """Returns the shapes of the adapters that lie beside the MLLM, as a tree; {}: none."""
@@ -108,3 +111,14 @@ class StoredModel:
 def _merged(like: Params, params: Params, factors: Params, *, scale: float) -> Params:
     merged = merge_lora({**params, LORA: factors}, scale)
     return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), merged, like)
+
+
+def clip_name(system: System, weights: str) -> str:
+    """Returns what names CLIP's embeddings: its sizes and its input matter beside its weights.
+
+    Args:
+      system: whose CLIP it is.
+      weights: the fingerprint of its parameters.
+    """
+    parts = weights, flat_fields(system.clip_config), flat_fields(system.clip_pixels)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:FINGERPRINT_DIGITS]

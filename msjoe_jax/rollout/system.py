@@ -15,24 +15,25 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.families import Family, named_model, published_sizes, read_model
+from msjoe_jax.families import Family, position_rules, published_sizes
 from msjoe_jax.fields import group, option
 from msjoe_jax.models.attention import BACKENDS, takes_cudnn
 from msjoe_jax.models.clip.config import SIZES as CLIP_SIZES
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.clip.preprocess import Pixels
 from msjoe_jax.models.clip.sharding import CLIP as CLIP_TABLE
 from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.protocols import VisionLanguageModel
 from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.rollout.sizes import clip_sizes_of, folder_of, mllm_sizes_of
 from msjoe_jax.runtime.mesh import REPLICATED, Table
 from msjoe_jax.runtime.program import quick_options
 from msjoe_jax.selectors import SELECTORS, networks
 from msjoe_jax.signals import SIGNALS
-from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
-from msjoe_jax.weights.folder import CONFIG, read_sizes
+from msjoe_jax.text.tokenizer import Tokenizer
 
 NAMES = ("mllm", "clip", "sampler")
 DTYPES = ("float32", "bfloat16")
@@ -51,12 +52,14 @@ class MllmSettings:
     """Which MLLM it is, its types, its attention, and which of its parameters train."""
 
     size: str = option(
-        "qwen2.5-vl-7b",
-        "A published size, or tiny; empty: as the checkpoint's config.json says.",
+        "",
+        "Of a fresh model: a published size, or tiny. A checkpoint has its own, and no other.",
         choices=mllm_sizes,
     )
     checkpoint: str = option(
-        "", "Model folder (of main, convert or export); empty: none.", form="folder"
+        "",
+        "Model folder (of main, convert or export), which gives sizes and weights; empty: none.",
+        form="folder",
     )
     tokenizer: str = option("", "A tokenizer.json or its folder; empty: the checkpoint's.")
     dtype: str = option("bfloat16", "Type of the computation.", choices=DTYPES)
@@ -70,6 +73,13 @@ class MllmSettings:
     )
     attention_chunk: int = option(512, "Queries at a time of xla's attention.", low=1)
     log_prob_chunk: int = option(4096, "Ids of the vocabulary at a time in log-probs.", low=1)
+    positions: str = option(
+        "",
+        "What position the text after a video has: `released`, as the published weights were "
+        "trained, or `transformers-5.3`, as that library counts since then; empty: the family's "
+        "default.",
+        choices=position_rules,
+    )
     prompts_one_by_one: bool = option(
         True, "Run a question's prompts one after the other, in rollouts and updates: less memory."
     )
@@ -104,11 +114,15 @@ class ClipSettings:
     """Which CLIP scores the frames."""
 
     size: str = option(
-        "vit-l-14",
-        "A published size, or tiny; empty: as the checkpoint's config.json says.",
+        "",
+        "Of a fresh model: a published size, or tiny. A checkpoint has its own, and no other.",
         choices=("", "tiny", *CLIP_SIZES),
     )
-    checkpoint: str = option("", "Model folder (of main or convert); empty: none.", form="folder")
+    checkpoint: str = option(
+        "",
+        "Model folder (of main or convert), which gives sizes and weights; empty: none.",
+        form="folder",
+    )
     tokenizer: str = option("", "A tokenizer.json or its folder; empty: the checkpoint's.")
 
     def slips(self) -> Iterator[str]:
@@ -169,7 +183,7 @@ def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -
     """
 
     def load(name: str, part: MllmSettings | ClipSettings) -> Tokenizer | None:
-        own_folder = _own_folder(name, part, folder)
+        own_folder = folder_of(name, part.checkpoint, folder)
         if folder is not None and not (folder / name).is_dir():
             return None
         path = own_folder if folder or not part.tokenizer else part.tokenizer
@@ -183,14 +197,6 @@ def load_tokenizers(settings: ModelSettings, folder: epath.Path | None = None) -
     return Tokenizers(load("mllm", settings.mllm), load("clip", settings.clip))
 
 
-def _own_folder(
-    name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
-) -> epath.Path | None:
-    """Returns the folder of a model's files: in the model folder, else in its checkpoint."""
-    above = folder or (epath.Path(part.checkpoint) if part.checkpoint else None)
-    return above / name if above else None
-
-
 # --- the system -------------------------------------------------------------------------------
 
 
@@ -202,6 +208,7 @@ class System:
       family: the MLLM's.
       mllm_config: the MLLM's sizes, an object of its family (`families.Sizes`).
       clip_config, sampler_config: the sizes of the other two.
+      clip_pixels: how a frame becomes CLIP's input.
       mllm_def, clip_def, sampler_def: their definitions.
       abstract: their parameters by name, as shapes and types.
       build: their constructors by name, which take an `nnx.Rngs`.
@@ -210,11 +217,13 @@ class System:
       lora_scale: factor of the MLLM's LoRA updates.
       dtype: of the MLLM's computation.
       one_by_one: whether it runs a question's prompts one after the other.
+      position_rule: how the positions of its prompts are counted; empty: the family's default.
     """
 
     family: Family
     mllm_config: Any
     clip_config: CLIPConfig
+    clip_pixels: Pixels
     sampler_config: SamplerConfig
     mllm_def: nnx.GraphDef
     clip_def: nnx.GraphDef
@@ -226,6 +235,7 @@ class System:
     lora_scale: float = 1.0
     dtype: Any = jnp.float32
     one_by_one: bool = False
+    position_rule: str = ""
 
     def mllm(self, params: Params) -> VisionLanguageModel:
         """Builds the MLLM with these parameters (adapters added), inside a jitted function."""
@@ -269,28 +279,22 @@ def make_system(
     """Builds the system that the settings name; no parameter is allocated.
 
     Args:
-      settings: an empty `size` of the MLLM or of CLIP means that of its checkpoint.
+      settings: a named checkpoint gives the sizes.
       tokenizers: give a `tiny` model its vocabulary, and the ids of special tokens; None: the
         published ids, which suffice for planning.
       folder: a model folder, whose sizes take precedence over the settings'; a model that it lacks
         has the settings' size.
 
     Raises:
-      UserError: an unknown or an empty size, one that needs a tokenizer, unreadable sizes, a
-        tokenizer with ids beyond the embedding table, or an attention backend that this machine or
-        these sizes do not support.
+      UserError: an unknown or an empty size, one that is not its checkpoint's, one that needs a
+        tokenizer, unreadable sizes, a tokenizer with ids beyond the embedding table, or an
+        attention backend that this machine or these sizes do not support.
     """
     vocabularies = tokenizers or Tokenizers()
-    sizes_file = _sizes_file("mllm", settings.mllm, folder)
-    family, mllm = (
-        read_model(sizes_file) if sizes_file else named_model(settings.mllm.size, vocabularies.mllm)
-    )
-    sizes_file = _sizes_file("clip", settings.clip, folder)
-    clip = (
-        read_sizes(sizes_file, CLIPConfig.from_hf)
-        if sizes_file
-        else _named_clip(settings.clip.size, vocabularies.clip)
-    )
+    part = settings.mllm
+    family, mllm = mllm_sizes_of(part.size, part.checkpoint, vocabularies.mllm, folder)
+    named = settings.clip.size, settings.clip.checkpoint
+    clip, pixels = clip_sizes_of(*named, vocabularies.clip, folder)
     for tokenizer, sizes in zip(vocabularies, (mllm, clip), strict=True):
         if tokenizer is not None:
             tokenizer.check_fits(sizes.vocab)
@@ -324,6 +328,7 @@ def make_system(
         family=family,
         mllm_config=mllm,
         clip_config=clip,
+        clip_pixels=pixels,
         sampler_config=sampler,
         mllm_def=shapes["mllm"][0],
         clip_def=shapes["clip"][0],
@@ -335,6 +340,7 @@ def make_system(
         lora_scale=mllm_settings.lora_alpha / max(mllm_settings.lora_rank, 1),
         dtype=dtype,
         one_by_one=mllm_settings.prompts_one_by_one,
+        position_rule=mllm_settings.positions,
     )
 
 
@@ -348,35 +354,6 @@ def state_table(system: System) -> Table:
     assert network is not None
     clips = ((r"\w+_opt/\d+/norms", REPLICATED),)  # the last norms of a gradient
     return (*clips, *LORA, *system.family.sharding_table, *CLIP_TABLE, *network.sharding_table)
-
-
-def _sizes_file(
-    name: str, part: MllmSettings | ClipSettings, folder: epath.Path | None
-) -> epath.Path | None:
-    """Returns the config.json that states a model's sizes, or None if its settings name a size.
-
-    Raises:
-      UserError: there is neither.
-    """
-    own_folder = _own_folder(name, part, folder)
-    if own_folder and (own_folder.is_dir() if folder else not part.size):
-        return own_folder / CONFIG
-    if not part.size:
-        raise UserError(f"config.{name}.size is empty: name a size, or config.{name}.checkpoint")
-    return None
-
-
-def _named_clip(size: str, tokenizer: Tokenizer | None) -> CLIPConfig:
-    """Returns the sizes of one of OpenAI's CLIPs, or of the tiny world's CLIP."""
-    if size in CLIP_SIZES:
-        return CLIPConfig.published(size)
-    if size != "tiny":
-        raise UserError(
-            f"config.clip.size={size!r} is not one of {', '.join(['tiny', *CLIP_SIZES])}"
-        )
-    if tokenizer is None:
-        raise UserError("config.clip.size=tiny needs a tokenizer: set config.clip.tokenizer")
-    return CLIPConfig.tiny(tokenizer.size, tokenizer.token_id(END_OF_TEXT))
 
 
 def _check_attention(backend: str, dtype: jnp.dtype, head_dims: tuple[int, ...]) -> None:

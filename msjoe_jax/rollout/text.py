@@ -1,8 +1,7 @@
 """The text side of the models: tokenizers, end tokens of completions, and prompts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -11,6 +10,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.config import VOCAB
 from msjoe_jax.rollout.generate import Sampling
 from msjoe_jax.rollout.system import System, Tokenizers
+from msjoe_jax.text.chat import BUILT_IN, Chat
 from msjoe_jax.text.prompts import PromptConfig, plain
 from msjoe_jax.text.tokenizer import (
     END_OF_TEXT,
@@ -21,20 +21,13 @@ from msjoe_jax.text.tokenizer import (
 )
 
 
-def end_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any] | None) -> tuple[int, ...]:
-    """Returns the ids that end a reply: the config's, else those of the chat format.
-
-    Args:
-      tokenizer: the MLLM's.
-      generation_config: content of generation_config.json, if its end ids are to be used.
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the ids that end a reply in the chat format.
 
     Raises:
-      UserError: the vocabulary lacks the chat format's end tokens.
+      UserError: the vocabulary lacks them.
     """
-    stated = (generation_config or {}).get("eos_token_id")
-    if stated is None:
-        return tuple(tokenizer.token_id(name) for name in (END_OF_TURN, END_OF_TEXT))
-    return tuple(stated) if isinstance(stated, list) else (stated,)
+    return tuple(tokenizer.token_id(name) for name in (END_OF_TURN, END_OF_TEXT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +42,7 @@ class Text:
       banned_ids: ids that are never sampled.
       clip_start_end: ids that stand before and after a text for CLIP.
       clip_context: positions of CLIP's text tower.
+      chat: the chat format.
     """
 
     tokenizer: Tokenizer
@@ -58,6 +52,7 @@ class Text:
     banned_ids: tuple[int, ...]
     clip_start_end: tuple[int, int]
     clip_context: int
+    chat: Chat = BUILT_IN
 
     def sampling(self, max_tokens: int, temperature: float) -> Sampling:
         """Returns how completions are drawn and where they end."""
@@ -108,7 +103,7 @@ def make_text(
     system: System,
     tokenizers: Tokenizers,
     prompt: PromptConfig,
-    settings: Mapping[str, Any] = {},
+    chat: Chat = BUILT_IN,
 ) -> Text:
     """Makes the text side of a system.
 
@@ -116,7 +111,7 @@ def make_text(
       system: the models.
       tokenizers: both must be present.
       prompt: wording and lengths of prompts.
-      settings: content of generation_config.json, if its end ids are to be used.
+      chat: the chat format.
 
     Raises:
       UserError: a tokenizer is missing, or lacks a special token.
@@ -134,8 +129,9 @@ def make_text(
         tokenizer=tokenizers.mllm,
         clip_tokenizer=tokenizers.clip,
         prompt=prompt,
-        end_ids=end_ids(tokenizers.mllm, settings),
+        end_ids=end_ids(tokenizers.mllm),
         banned_ids=system.banned_ids(),
         clip_start_end=(start, sizes.eot_token_id),
         clip_context=sizes.context,
+        chat=chat,
     )

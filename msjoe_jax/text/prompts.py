@@ -5,7 +5,7 @@ Replies are data: they are matched against patterns here and never evaluated.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msjoe_jax.fields import option
 from msjoe_jax.text.characters import LETTERS, visible, without_letters
@@ -101,22 +101,38 @@ def turns(system: str, body: str) -> tuple[str, str]:
 
 
 def query_prompt(
-    style: PromptConfig, question: str, options: Sequence[str], max_queries: int
+    style: PromptConfig,
+    question: str,
+    options: Sequence[str],
+    max_queries: int,
+    chat: Callable[[str, str], tuple[str, str]] = turns,
 ) -> tuple[str, str]:
-    """Writes the prompt of reason as (text before the frames, text after them)."""
+    """Writes the prompt of reason as (text before the frames, text after them).
+
+    Args:
+      style: the wording.
+      question, options: the question's.
+      max_queries: that are asked for.
+      chat: the chat format, see `turns`.
+    """
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
     parts = [_question_text(question, options), instruction]
     if style.think:
         parts.append(style.think_instruction)
-    return turns(style.system, "\n".join(part for part in parts if part))
+    return chat(style.system, "\n".join(part for part in parts if part))
 
 
-def answer_prompt(style: PromptConfig, question: str, options: Sequence[str]) -> tuple[str, str]:
-    """Writes the prompt of answer as (text before the frames, text after them)."""
+def answer_prompt(
+    style: PromptConfig,
+    question: str,
+    options: Sequence[str],
+    chat: Callable[[str, str], tuple[str, str]] = turns,
+) -> tuple[str, str]:
+    """Writes the prompt of answer as (text before the frames, text after them); see above."""
     parts = [_question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
-    return turns(style.system, "\n".join(part for part in parts if part))
+    return chat(style.system, "\n".join(part for part in parts if part))
 
 
 _THINK_TAG = re.compile(r"(?i)<\s*(?:(/)\s*)?think\s*>")

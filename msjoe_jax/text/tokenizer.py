@@ -1,6 +1,7 @@
 """A `tokenizer.json` behind the four calls that the project makes of it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -62,6 +63,26 @@ class Tokenizer:
         if index is None:
             raise UserError(f"{self.file}: the vocabulary lacks the token {token!r}")
         return index
+
+    def find(self, token: str) -> int | None:
+        """The id of one token; None if the vocabulary lacks it."""
+        return self._tokenizer.token_to_id(token)
+
+    def spelling(self, index: int) -> str:
+        """The token of an id, as the vocabulary spells it; empty: there is none."""
+        return self._tokenizer.id_to_token(index) or ""
+
+    def added_tokens(self) -> dict[int, dict[str, Any]]:
+        """The tokens that are looked for before a text is split, by id: how each is found."""
+        names = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+        return {
+            number: {name: getattr(token, name) for name in names}
+            for number, token in self._tokenizer.get_added_tokens_decoder().items()
+        }
+
+    def surrounds(self) -> bool:
+        """Says whether the file puts tokens around a text, which `encode` leaves out."""
+        return self._tokenizer.num_special_tokens_to_add(is_pair=False) > 0
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; spellings of special tokens become those tokens."""

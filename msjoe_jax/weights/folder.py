@@ -33,19 +33,6 @@ def copy_side_files(source: epath.Path, folder: epath.Path) -> None:
             write_whole(folder / name, (source / name).read_bytes())
 
 
-def read_side_files(folder: epath.Path) -> dict[str, dict[str, Any]]:
-    """Reads the JSON objects among `SIDE_FILES`, by stem, such as `preprocessor_config`.
-
-    Raises:
-      UserError: as `read_json`.
-    """
-    return {
-        epath.Path(name).stem: read_json(folder / name)
-        for name in SIDE_FILES
-        if name.endswith(".json") and name not in TEXT_FILES and (folder / name).is_file()
-    }
-
-
 def write_json(file: epath.Path, content: dict[str, Any]) -> None:
     """Writes a JSON object as Hugging Face does."""
     write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -57,9 +44,19 @@ def read_sizes(file: epath.Path, parse: Callable[[dict[str, Any]], Sizes]) -> Si
     Raises:
       UserError: as `read_json`, or a field is missing, or it is another architecture.
     """
-    config = read_json(file)
+    return parsed(file, read_json(file), parse)
+
+
+def parsed(
+    file: epath.Path, content: dict[str, Any], parse: Callable[[dict[str, Any]], Sizes]
+) -> Sizes:
+    """Parses the content of a settings file.
+
+    Raises:
+      UserError: a field is missing, or it asks for something that is not computed.
+    """
     try:
-        return parse(config)
+        return parse(content)
     except KeyError as error:
         raise UserError(f"{file}: the field {error} is missing") from None
     except (ValueError, TypeError, AttributeError) as error:

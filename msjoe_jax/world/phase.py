@@ -13,6 +13,7 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.fields import option
 from msjoe_jax.models.params import Params, fingerprint
 from msjoe_jax.rollout.programs import clip_encoder
+from msjoe_jax.rollout.stored_models import clip_name
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime import hosts
@@ -139,7 +140,7 @@ def warm_up(
 
 
 def _embed(folders: Sequence[str], system: System, clip: Params) -> None:
-    name = fingerprint(clip)
+    name = clip_name(system, fingerprint(clip))
     here = make_machine(devices=jax.local_devices()[:1])  # the other hosts wait
     with jax.set_mesh(here.mesh):
         encode = clip_encoder(system, clip)
@@ -149,7 +150,7 @@ def _embed(folders: Sequence[str], system: System, clip: Params) -> None:
 
 def _tell_naming(config: Any, system: System, text: Text, clip: Params) -> None:
     """Prints the first result of a run: how well CLIP names what it was not trained on."""
-    reader = RecordReader(config.data.validation_records, fingerprint(clip))
+    reader = RecordReader(config.data.validation_records, clip_name(system, fingerprint(clip)))
     encode = jax.jit(lambda params, tokens: system.clip_model(params).encode_text(tokens))
     share, number = naming_accuracy(
         reader, text.clip_tokenizer, system.clip_config, functools.partial(encode, clip)

@@ -19,7 +19,7 @@ from flax import nnx
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
-from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
+from msjoe_jax.models.clip.preprocess import Pixels, normalise, preprocess_frames
 from msjoe_jax.models.params import split_module
 from msjoe_jax.runtime.mesh import everywhere
 from msjoe_jax.runtime.program import quick_options
@@ -63,7 +63,7 @@ def names_of(kind: int) -> tuple[str, str]:
     return WORDS[kind // 3], KINDS[kind]
 
 
-def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _captioned_frames(reader: RecordReader, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
     """Reads pixels [F, S, S, 3] of the first videos, once for every kind [F] a frame seems to show.
 
     As in captions from the web, a look-alike is called what it looks like.
@@ -78,7 +78,7 @@ def _captioned_frames(reader: RecordReader, image_size: int) -> tuple[np.ndarray
         requests.append((video_id, [frame for frame, _ in appearances]))
         kinds += [kind for _, kind in appearances]
     frames = np.concatenate(reader.gather(requests))
-    return preprocess_frames(frames, image_size), np.asarray(kinds, np.int32)
+    return preprocess_frames(frames, pixels), np.asarray(kinds, np.int32)
 
 
 def naming_accuracy(
@@ -121,7 +121,8 @@ def clip_loop(
     A caption calls the object by the ambiguous word half of the time and by the sense's own name
     otherwise. Equal captions in a batch share the target: they are not each other's negatives.
     """
-    frames, kinds = _captioned_frames(reader, cfg.image_size)
+    pixels_of = Pixels(cfg.image_size)
+    frames, kinds = _captioned_frames(reader, pixels_of)
     start = tokenizer.token_id("<|im_start|>")
     nouns = [*WORDS, *KINDS]
     texts = [caption.format(noun) for noun in nouns for caption in CAPTIONS]
@@ -139,7 +140,7 @@ def clip_loop(
 
     def loss_fn(params, pixels, caption):
         model = nnx.merge(graphdef, params)
-        images = _unit(model.encode_image(normalise(pixels)))
+        images = _unit(model.encode_image(normalise(pixels, pixels_of)))
         text_features = _unit(model.encode_text(tokens))[caption]
         logits = (
             jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0))) * images @ text_features.T

@@ -214,7 +214,7 @@ def test_predecode_embeds_with_the_clip_of_a_checkpoint(tmp_path, bundle, cache)
     reader = RecordReader(tmp_path / "out")
     model = load_model_folder(bundle, ["clip"])
     system, params = model.system, model.params
-    pixels = preprocess_frames(reader.frames("v", [0, 1, 2]), system.clip_config.image_size)
+    pixels = preprocess_frames(reader.frames("v", [0, 1, 2]), system.clip_pixels)
     expected = np.asarray(_embed_frames(system, params["clip"], pixels))
     # float16 keeps 11 bits: half a unit in the last place is 2⁻¹¹ of the value
     np.testing.assert_allclose(reader.embeddings("v"), expected, rtol=2**-10, atol=1e-4)

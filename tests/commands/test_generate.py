@@ -205,12 +205,13 @@ def media(tmp_path_factory):
     return folder
 
 
-COUNTS = FAMILY.images.video_frames
+COUNTS = (4, 768)
 HOW = {
     "system": "",
     "fps": 2.0,
     "max_pixels": 28 * 28 * 4,
-    "sampling": {"max_tokens": 5, "temperature": 0.0, "top_k": 0, "top_p": 1.0},
+    "max_tokens": 5,
+    "drawn": dict.fromkeys(("temperature", "top_k", "top_p", "repetition_penalty")),
     "seed": 0,
     "dtype": "float32",
     "as_json": True,

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from msjoe_jax.models.qwen2_5_vl.config import SPECIAL_TOKENS
+from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 from tests.support.qwen_oracle import reference
 from tests.support.torch_weights import randomise
@@ -39,17 +41,26 @@ def qwen_folder(
         for name, tensor in module.state_dict().items()
         if not (tie and name == "lm_head.weight")
     }
-    config = module.config.to_dict()
+    build = build_word_tokenizer(folder.parent / "tokenizer.json", ["a red cup"])
+    config = module.config.to_dict() | special_ids(build)
     config["torch_dtype"] = str(dtype).removeprefix("torch.")
     if flat:
         text = config.pop("text_config")
         rope = text.pop("rope_parameters")
         config = text | {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope} | config
     write_folder(folder, config, tensors, sharded)
-    build_word_tokenizer(folder / "tokenizer.json", ["a red cup"])
-    (folder / "preprocessor_config.json").write_text('{"min_pixels": 3136,\n "x": "\\u00e9"}')
+    build.rename(folder / "tokenizer.json")
+    (folder / "preprocessor_config.json").write_text(
+        '{"min_pixels": 3136,\n "patch_size": 4, "processor_class": "\\u00e9"}'
+    )
     (folder / "merges.txt").write_text("#version: 0.2\na b\n")
     return module
+
+
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """The ids of the frames' tokens in a tokenizer.json, by the fields of a config."""
+    made = Tokenizer(tokenizer)
+    return {field: made.token_id(spelling) for field, (spelling, _) in SPECIAL_TOKENS.items()}
 
 
 def write_folder(

@@ -14,6 +14,7 @@ from msjoe_jax.fields import plain, read
 from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.model_folder import load_model_folder, save_model_folder
+from msjoe_jax.rollout.stored_models import clip_name
 from msjoe_jax.rollout.system import NAMES, ModelSettings, load_tokenizers, make_system
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
@@ -97,7 +98,8 @@ def tiny_model_folder(folder: pathlib.Path) -> pathlib.Path:
 
 def clip_of(model: pathlib.Path) -> str:
     """The fingerprint of a model folder's CLIP, which names its embeddings."""
-    return fingerprint(load_model_folder(model, ["clip"]).params["clip"])
+    made = load_model_folder(model, ["clip"])
+    return clip_name(made.system, fingerprint(made.params["clip"]))
 
 
 def tiny_video(

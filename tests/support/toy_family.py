@@ -60,7 +60,7 @@ def toy_table(sizes: ToyConfig):
 
 
 def toy_positions(
-    sizes: ToyConfig, token_ids: np.ndarray, grids: Sequence, seconds: Sequence
+    sizes: ToyConfig, token_ids: np.ndarray, grids: Sequence, seconds: Sequence, rule: str
 ) -> np.ndarray:
     """A video is a row of images here, each between marks of its own."""
     steps = [(1, *grid[1:]) for grid in grids for _ in range(grid[0])]
@@ -86,8 +86,11 @@ TOY = Family(
     flops=qwen_flops,
     weight_table=toy_table,
     sharding_table=((r"(language|vision)/.*", REPLICATED),),
+    position_rules=("images",),
     positions=toy_positions,
-    images=FAMILIES["qwen2_5_vl"].images._replace(image_pixels=(28 * 28, 16 * 28 * 28)),
+    images=FAMILIES["qwen2_5_vl"].images._replace(
+        image_bounds=lambda settings, sizes: (28 * 28, 16 * 28 * 28)
+    ),
     text_around=toy_text,
 )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msjoe_jax.data.questions import load_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.clip.preprocess import preprocess_frames
+from msjoe_jax.models.clip.preprocess import Pixels, preprocess_frames
 from msjoe_jax.text.prompts import (
     PromptConfig,
     answer_prompt,
@@ -141,7 +141,7 @@ def test_a_look_alike_is_plain_at_full_size_and_hidden_from_clip():
     fine, coarse = {True: [], False: []}, {True: [], False: []}
     for plan, _ in _videos(12):
         frames = render(spec, plan)
-        small = preprocess_frames(frames, 28)
+        small = preprocess_frames(frames, Pixels(28))
         for item in (*plan.events, *plan.look_alikes):
             is_event = item in plan.events
             fine[is_event].append(roughness(_cell(frames[item.start], item)) / item.amplitude)

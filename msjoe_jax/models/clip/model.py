@@ -22,7 +22,6 @@ from jaxtyping import Array, Float, Int
 
 from msjoe_jax.models.clip.config import CLIPConfig
 
-LAYER_NORM_EPS = 1e-5  # torch's default, which every published CLIP was trained with
 INITIAL_TEMPERATURE = 0.07  # CLIP §2.5
 
 
@@ -41,6 +40,8 @@ class Block(nnx.Module):
         heads: int,
         layers: int,
         *,
+        mlp: int,
+        eps: float,
         quick_gelu: bool,
         causal: bool,
         rngs: nnx.Rngs,
@@ -57,7 +58,7 @@ class Block(nnx.Module):
 
         def norm() -> nnx.LayerNorm:
             return nnx.LayerNorm(
-                width, epsilon=LAYER_NORM_EPS, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+                width, epsilon=eps, rngs=rngs, dtype=dtype, param_dtype=param_dtype
             )
 
         # Standard deviations of OpenAI's initialisation: residual branches shrink with depth.
@@ -68,8 +69,8 @@ class Block(nnx.Module):
         self.v_proj = linear(width, width, attention_std)
         self.out_proj = linear(width, width, residual_std)
         self.ln_2 = norm()
-        self.fc_1 = linear(width, 4 * width, (2 * width) ** -0.5)
-        self.fc_2 = linear(4 * width, width, residual_std)
+        self.fc_1 = linear(width, mlp, (2 * width) ** -0.5)
+        self.fc_2 = linear(mlp, width, residual_std)
 
     def __call__(self, x: Float[Array, "F L D"]) -> Float[Array, "F L D"]:
         with jax.named_scope("attention"):
@@ -106,7 +107,7 @@ class VisionTransformer(nnx.Module):
         self.patch_embed = nnx.Linear(3 * cfg.patch**2, width, use_bias=False, rngs=rngs, **types)
         self.class_embedding = _normal(rngs, (width,), std, param_dtype)
         self.position_embedding = _normal(rngs, (1 + cfg.num_patches, width), std, param_dtype)
-        self.ln_pre = nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, rngs=rngs, **types)
+        self.ln_pre = nnx.LayerNorm(width, epsilon=cfg.vision_eps, rngs=rngs, **types)
         self.blocks = _blocks(
             cfg.vision_layers,
             rngs,
@@ -114,13 +115,15 @@ class VisionTransformer(nnx.Module):
                 width,
                 cfg.vision_heads,
                 cfg.vision_layers,
+                mlp=cfg.vision_mlp,
+                eps=cfg.vision_eps,
                 quick_gelu=cfg.quick_gelu,
                 causal=False,
                 rngs=rngs,
                 **types,
             ),
         )
-        self.ln_post = nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, rngs=rngs, **types)
+        self.ln_post = nnx.LayerNorm(width, epsilon=cfg.vision_eps, rngs=rngs, **types)
         self.projection = _normal(rngs, (width, cfg.embed_dim), std, param_dtype)
 
     def __call__(self, pixels: Float[Array, "F S S 3"]) -> Float[Array, "F E"]:
@@ -151,13 +154,15 @@ class TextTransformer(nnx.Module):
                 width,
                 cfg.text_heads,
                 cfg.text_layers,
+                mlp=cfg.text_mlp,
+                eps=cfg.text_eps,
                 quick_gelu=cfg.quick_gelu,
                 causal=True,
                 rngs=rngs,
                 **types,
             ),
         )
-        self.ln_final = nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, rngs=rngs, **types)
+        self.ln_final = nnx.LayerNorm(width, epsilon=cfg.text_eps, rngs=rngs, **types)
         self.projection = _normal(rngs, (width, cfg.embed_dim), width**-0.5, param_dtype)
 
     def __call__(self, tokens: Int[Array, "N C"]) -> Float[Array, "N E"]:

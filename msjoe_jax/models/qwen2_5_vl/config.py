@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from msjoe_jax.models.checks import check_heads, check_sizes
+from msjoe_jax.models.hf_fields import take_common
+from msjoe_jax.stated import Stated, names, shown
 
 # Published sizes by name: text (width, layers, heads, kv heads, mlp, vocab, tied), and the vision
 # tower's MLP; the tower is else the same in all, and its output as wide as the text.
@@ -24,22 +26,15 @@ SPECIAL_TOKENS = {
     "vision_end_token_id": ("<|vision_end|>", 151653),
 }
 
-# What transformers assumes of fields that a `vision_config` leaves out, as files that were saved
-# as a difference from these do (configuration_qwen2_5_vl.py).
-VISION_DEFAULTS = {
-    "depth": 32,
-    "hidden_size": 3584,
-    "num_heads": 16,
-    "intermediate_size": 3420,
-    "out_hidden_size": 3584,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-    "patch_size": 14,
-    "temporal_patch_size": 2,
-    "spatial_merge_size": 2,
-    "window_size": 112,
-    "in_channels": 3,
-    "tokens_per_second": 4,
-}
+# Fields of a decoder, which versions of transformers before 4.52 wrote on the top level.
+_TEXT_FIELDS = frozenset(
+    names(
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "num_key_value_heads hidden_act max_position_embeddings rms_norm_eps use_sliding_window "
+        "sliding_window max_window_layers layer_types rope_parameters rope_scaling rope_theta"
+    )
+)
+_ROPE = ("default", "mrope")  # two names of one thing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,57 +168,46 @@ class QwenConfig:
     def from_hf(cls, config: dict[str, Any]) -> "QwenConfig":
         """Reads a Hugging Face config, with `text_config` nested or flat.
 
+        Fields that are left out have the reference's defaults.
+
         Raises:
-          KeyError: a field is missing.
+          KeyError: `model_type` is missing.
+          UnknownFields: it states fields that are not known here, and nothing else is wrong.
           ValueError: the config asks for something that this model does not compute.
         """
-        if config["model_type"] != "qwen2_5_vl":
-            raise ValueError(f"model_type is {config['model_type']!r}, not 'qwen2_5_vl'")
-        text = config.get("text_config") or config
-        vision = VISION_DEFAULTS | config["vision_config"]
-        rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
-        kind = rope.get("rope_type") or rope.get("type")
-        unknown = {
-            "hidden_act": text.get("hidden_act", "silu") != "silu",
-            "use_sliding_window": text.get("use_sliding_window", False),
-            f"the rope type {kind!r}": kind not in ("default", "mrope"),
+        stated = Stated(config)
+        kind = stated.take("model_type")
+        if kind != "qwen2_5_vl":
+            raise ValueError(f"model_type is {kind!r}, not 'qwen2_5_vl'")
+        nested = stated.states("text_config")
+        text = stated.part("text_config") if nested else stated
+        stated.free("text_config")
+        if nested:
+            take_common(stated)
+            text.only("model_type", "qwen2_5_vl_text", "qwen2_5_vl")
+            text.free(*SPECIAL_TOKENS, "vision_token_id")  # version 4 repeated these
+            # Some versions wrote the text's fields twice: the inner ones count.
+            for name in sorted(_TEXT_FIELDS & stated.content.keys() & text.content.keys()):
+                stated.only(name, text.content[name])
+        # Files of transformers 4 may say so in the inner part only.
+        tied = [part.flag("tie_word_embeddings", False) for part in dict.fromkeys((stated, text))]
+        ids = {
+            field: stated.whole(field, published, 0)
+            for field, (_, published) in SPECIAL_TOKENS.items()
         }
-        if any(unknown.values()):
-            raise ValueError(f"not computed here: {', '.join(k for k, v in unknown.items() if v)}")
+        stated.free("vision_token_id")
+        vision = stated.part("vision_config")
+        width, out_width = _width_of(text), vision.content.get("out_hidden_size", 3584)
+        if out_width != width:
+            vision.refuse("out_hidden_size", f"{out_width}, and hidden_size of the text is {width}")
+        numbers = _read_text(text, any(tied)), _read_vision(vision)
+        tokens_per_second = vision.whole("tokens_per_second", 4)
+        stated.end()
         return cls(
-            text=TextConfig(
-                vocab=text["vocab_size"],
-                width=text["hidden_size"],
-                layers=text["num_hidden_layers"],
-                heads=text["num_attention_heads"],
-                kv_heads=text["num_key_value_heads"],
-                mlp_width=text["intermediate_size"],
-                mrope_section=tuple(rope["mrope_section"]),
-                rope_theta=text.get("rope_theta") or rope["rope_theta"],
-                norm_eps=text["rms_norm_eps"],
-                # Files of transformers 4 may say so in the inner part only.
-                tie_embeddings=bool(
-                    config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
-                ),
-            ),
-            vision=VisionConfig(
-                depth=vision["depth"],
-                width=vision["hidden_size"],
-                heads=vision["num_heads"],
-                mlp_width=vision["intermediate_size"],
-                out_width=vision["out_hidden_size"],
-                full_attention_layers=tuple(vision["fullatt_block_indexes"]),
-                patch=vision["patch_size"],
-                temporal_patch=vision["temporal_patch_size"],
-                merge=vision["spatial_merge_size"],
-                window=vision["window_size"],
-                channels=vision["in_channels"],
-            ),
-            image_token_id=config["image_token_id"],
-            video_token_id=config["video_token_id"],
-            vision_start_token_id=config["vision_start_token_id"],
-            vision_end_token_id=config["vision_end_token_id"],
-            tokens_per_second=vision["tokens_per_second"],
+            TextConfig(**numbers[0]),
+            VisionConfig(**numbers[1]),
+            tokens_per_second=tokens_per_second,
+            **ids,
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -268,3 +252,100 @@ class QwenConfig:
                 "tokens_per_second": self.tokens_per_second,
             },
         }
+
+
+# --- reading a config.json (reference: configuration_qwen2_5_vl.py, with its defaults) ------------
+
+
+def _width_of(text: Stated) -> Any:
+    return text.content.get("hidden_size", 8192)
+
+
+def _read_text(stated: Stated, tied: bool) -> dict[str, Any]:
+    """Reads the fields of `TextConfig`."""
+    take_common(stated)
+    layers, width = stated.whole("num_hidden_layers", 80), stated.whole("hidden_size", 8192)
+    heads = stated.whole("num_attention_heads", 64)
+    if width % heads:
+        stated.refuse("hidden_size", f"{width}, not a multiple of num_attention_heads, {heads}")
+    kv_default = heads if "num_key_value_heads" in stated.content else 8  # null: as many as heads
+    if not stated.states("num_key_value_heads"):
+        stated.free("num_key_value_heads")
+    kv_heads = stated.whole("num_key_value_heads", kv_default)
+    if heads % kv_heads:
+        stated.refuse("num_key_value_heads", f"{kv_heads}, of which {heads} heads are no multiple")
+    stated.only("head_dim", width // heads, None)
+    stated.only("hidden_act", "silu")
+    stated.only("use_sliding_window", False, None)
+    stated.only("layer_types", ["full_attention"] * layers, None)
+    # Without windows these two say nothing; the last is of tables that are not made here.
+    stated.free("sliding_window", "max_window_layers", "max_position_embeddings")
+    theta, section = _read_rope(stated, width // heads)
+    return {
+        "vocab": stated.whole("vocab_size", 152064),
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "mlp_width": stated.whole("intermediate_size", 29568),
+        "mrope_section": section,
+        "rope_theta": theta,
+        "norm_eps": stated.real("rms_norm_eps", 1e-5),
+        "tie_embeddings": tied,
+    }
+
+
+def _read_rope(stated: Stated, head_dim: int) -> tuple[float, tuple[int, int, int]]:
+    """Reads the base and the sections of M-RoPE; `rope_scaling` counts before `rope_parameters`."""
+    name = "rope_scaling" if stated.states("rope_scaling") else "rope_parameters"
+    if name == "rope_scaling":
+        stated.only("rope_parameters", stated.content[name], None)
+    stated.free("rope_scaling" if name == "rope_parameters" else "")
+    rope = stated.part(name)
+    outer = stated.real("rope_theta", 1e6)
+    rope.only("rope_type", *_ROPE)
+    rope.only("type", *_ROPE)
+    theta = rope.real("rope_theta", outer)
+    section = rope.take("mrope_section", [16, 24, 24])
+    three = isinstance(section, list | tuple) and [type(x) for x in section] == [int] * 3
+    if not three or min(section) < 1 or 2 * sum(section) != head_dim:
+        reason = "not three numbers that fill half a head"
+        rope.refuse("mrope_section", f"{shown(section)}: {reason} of {head_dim}")
+        section = (1, 1, 1)
+    return theta, tuple(section)
+
+
+def _read_vision(stated: Stated) -> dict[str, Any]:
+    """Reads the fields of `VisionConfig`."""
+    take_common(stated)
+    stated.only("model_type", "qwen2_5_vl", "qwen2_5_vl_vision")
+    stated.only("hidden_act", "silu")
+    stated.only("rope_parameters", None, {"rope_type": "axial", "rope_theta": 10000.0})
+    depth, width = stated.whole("depth", 32), stated.whole("hidden_size", 3584)
+    heads, patch = stated.whole("num_heads", 16), stated.whole("patch_size", 14)
+    channels = stated.whole("in_channels", 3)
+    stated.only("in_channels", 3)
+    stated.only("in_chans", 3)  # which nothing reads
+    stated.only("spatial_patch_size", patch)  # nor this
+    if width % heads or width // heads % 4:
+        stated.refuse("hidden_size", f"{width}, and its {heads} heads (num_heads) take fours of it")
+    full = stated.take("fullatt_block_indexes", [7, 15, 23, 31])
+    if not isinstance(full, list | tuple) or not all(type(x) is int for x in full):
+        stated.refuse("fullatt_block_indexes", f"{shown(full)}, not a list of whole numbers")
+        full = ()
+    merge, window = stated.whole("spatial_merge_size", 2), stated.whole("window_size", 112)
+    if window < merge * patch:
+        stated.refuse("window_size", f"{window}, less than one merged patch of {merge * patch}")
+    return {
+        "depth": depth,
+        "width": width,
+        "heads": heads,
+        "mlp_width": stated.whole("intermediate_size", 3420),
+        "out_width": stated.whole("out_hidden_size", 3584),
+        "full_attention_layers": tuple(full),
+        "patch": patch,
+        "temporal_patch": stated.whole("temporal_patch_size", 2),
+        "merge": merge,
+        "window": window,
+        "channels": channels,
+    }

@@ -17,14 +17,6 @@ MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# The reference's budgets (qwen-vl-utils), in pixels of visual tokens: of an image, of a video's
-# frame, and of all temporal steps of a video together; and how many frames a video has.
-TOKEN_PIXELS = 28 * 28
-IMAGE_PIXELS = 4 * TOKEN_PIXELS, 16384 * TOKEN_PIXELS
-FRAME_PIXELS = 128 * TOKEN_PIXELS, 768 * TOKEN_PIXELS
-VIDEO_PIXELS = 24576 * TOKEN_PIXELS
-VIDEO_FRAMES = 4, 768
-
 
 def smart_resize(
     height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int

@@ -1,9 +1,12 @@
 """M-RoPE positions of a prompt: time, height and width of every token, on the host.
 
-Reference: Qwen's own training code and `get_rope_index` of transformers up to 5.2: what follows a
-frame or video starts at the largest position so far + 1. Since 5.3 transformers starts it at the
-larger side of the grid instead, which for a video longer than it is wide reuses positions that
-the video itself holds; the published weights were not trained so. For images both are the same.
+Two rules for what follows a video (of images both say the same):
+
+- `released`, the default: it starts at the largest position so far + 1. So do Qwen's own training
+  code and `get_rope_index` of transformers up to 5.2, and so were the published weights trained.
+- `transformers-5.3`: it starts at the larger side of the grid, as in transformers since 5.3. After
+  a video longer than it is wide that gives text the positions which the video itself holds.
+
 Versions of 2025 (4.57, say) also cut the seconds to whole numbers; here they are real numbers.
 """
 
@@ -13,6 +16,8 @@ import numpy as np
 from jaxtyping import Int
 
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
+
+RELEASED, SINCE_5_3 = POSITION_RULES = ("released", "transformers-5.3")
 
 
 def mrope_positions(
@@ -24,12 +29,13 @@ def mrope_positions(
     merge: int,
     tokens_per_second: int,
     second_per_grid: Sequence[float | Sequence[float]] | None = None,
+    rule: str = RELEASED,
 ) -> Int[np.ndarray, "3 L"]:
     """Computes the (time, height, width) position of every token of one unpadded prompt.
 
     Text advances all three by one. Image or video tokens of a grid lie at its start plus
     (time step, merged row, merged column); a video's time step counts `tokens_per_second` times
-    the seconds of a grid step, rounded down. Decoding continues at `positions.max() + 1`.
+    the seconds of a grid step, rounded down.
 
     Args:
       token_ids: the prompt with one placeholder token per visual token.
@@ -40,6 +46,7 @@ def mrope_positions(
       second_per_grid: seconds between the time steps of every video, in order, or the time of each
         of its steps in seconds, never falling, of which only the distance from the first counts;
         1 between steps if None.
+      rule: one of POSITION_RULES.
 
     Raises:
       ValueError: placeholders and grids do not match, or a video's times are too few or fall.
@@ -73,7 +80,8 @@ def mrope_positions(
             times = _time_steps(second, steps, tokens_per_second)
         offsets = np.meshgrid(times, np.arange(rows), np.arange(cols), indexing="ij")
         columns.append(start + np.stack(offsets).reshape(3, -1))
-        at, start = at + length, int(columns[-1].max()) + 1
+        at, end = at + length, int(columns[-1].max()) + 1
+        start = start + max(rows, cols) if rule == SINCE_5_3 else end
 
     if np.isin(token_ids[at:], (image_token_id, video_token_id)).any():
         raise ValueError(f"placeholders after position {at} belong to none of {len(grids)} grids")
@@ -86,8 +94,15 @@ def prompt_positions(
     token_ids: Int[np.ndarray, "L"],
     grids: Sequence[tuple[int, int, int]],
     seconds: Sequence[float | Sequence[float]],
+    rule: str = RELEASED,
 ) -> Int[np.ndarray, "3 L"]:
-    """Computes `mrope_positions` by a model's sizes; `seconds` as `second_per_grid` there."""
+    """Computes `mrope_positions` by a model's sizes.
+
+    Args:
+      config: the sizes.
+      token_ids, grids, rule: as there.
+      seconds: `second_per_grid` there.
+    """
     return mrope_positions(
         token_ids,
         grids,
@@ -96,6 +111,7 @@ def prompt_positions(
         merge=config.vision.merge,
         tokens_per_second=config.tokens_per_second,
         second_per_grid=seconds,
+        rule=rule,
     )
 
 

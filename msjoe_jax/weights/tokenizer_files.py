@@ -1,0 +1,74 @@
+"""Settings beside a tokenizer.json: whatever would change its ids has to stand in that file too."""
+
+from typing import Any
+
+from msjoe_jax.errors import UserError
+from msjoe_jax.stated import Stated, names, shown
+from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.weights.settings_files import SettingsFiles
+
+CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
+# Lengths, sides and fillings that a caller states, names of things, and the chat template.
+_WITHOUT_EFFECT = names(
+    "model_max_length max_length stride padding_side truncation_side truncation_strategy padding "
+    "pad_to_multiple_of pad_token_type_id model_input_names tokenizer_class processor_class "
+    "name_or_path special_tokens_map_file tokenizer_file use_fast legacy backend is_local "
+    "local_files_only tokenizer_object chat_template errors bos_token eos_token pad_token "
+    "unk_token sep_token cls_token mask_token additional_special_tokens extra_special_tokens "
+    "image_token video_token vision_bos_token vision_eos_token return_token_type_ids"
+)
+
+
+def check_tokenizer_files(files: SettingsFiles, tokenizer: Tokenizer, adds_tokens: bool) -> None:
+    """Checks that a tokenizer.json alone gives the ids that the whole folder stands for.
+
+    Args:
+      files: of the folder.
+      tokenizer: of its tokenizer.json.
+      adds_tokens: whether it puts tokens around a text, which the caller then puts there.
+
+    Raises:
+      UserError: it does not.
+    """
+    own = tokenizer.added_tokens()
+
+    def check_added(content: dict[str, Any] | None) -> None:
+        """Checks {token: id}."""
+        stated = Stated(content or {})
+        for token in stated.content:
+            if tokenizer.find(token) is None:
+                stated.refuse(token, f"{shown(stated.content[token])}, and not in {tokenizer.file}")
+            else:
+                stated.only(token, tokenizer.find(token))
+            stated.free(token)
+        stated.end()
+
+    def check_config(content: dict[str, Any] | None) -> None:
+        stated = Stated(content or {})
+        stated.free(*_WITHOUT_EFFECT)
+        stated.only("add_prefix_space", False, None)
+        stated.only("add_bos_token", False, None)
+        stated.only("add_eos_token", False, None)
+        stated.only("split_special_tokens", False, None)
+        if adds_tokens:  # CLIP's; its texts are never decoded
+            stated.free("clean_up_tokenization_spaces")
+            stated.only("do_lower_case", True, None)
+        else:
+            stated.only("clean_up_tokenization_spaces", False, None)
+        added = stated.part("added_tokens_decoder")
+        for number in added.content:
+            if not number.isdecimal() or int(number) not in own:
+                added.refuse(number, f"a token that is not added in {tokenizer.file}")
+                added.free(number)
+                continue
+            token = added.part(number)
+            for name, value in own[int(number)].items():
+                token.only(name, value)
+        stated.end()
+
+    files.parsed(ADDED, check_added)
+    files.parsed(CONFIG, check_config)
+    if not adds_tokens and tokenizer.surrounds():
+        raise UserError(
+            f"{tokenizer.file}: post_processor puts tokens around a text; that is not computed here"
+        )
