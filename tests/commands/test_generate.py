@@ -1,5 +1,6 @@
 """The command `generate`: token for token what transformers generates, and how it takes input."""
 
+import dataclasses
 import functools
 import json
 
@@ -75,7 +76,8 @@ def conversations(config: QwenConfig) -> dict[str, tuple[tuple[str, str], list[c
 
 def reference_inputs(config: QwenConfig, rows: list[command.Inputs]) -> dict[str, torch.Tensor]:
     """Left-padded rows as transformers takes them."""
-    ids = [np.append(r.prompts.tokens, r.prompts.first_token) for r in rows]
+    shown = [r.prompts.tokens[r.prompts.segments > 0] for r in rows]
+    ids = [np.append(x, r.prompts.first_token) for x, r in zip(shown, rows, strict=True)]
     longest = max(map(len, ids))
     left = [longest - len(row) for row in ids]
     tokens = np.stack([np.pad(row, (n, 0)) for row, n in zip(ids, left, strict=True)])
@@ -102,7 +104,7 @@ def add_visuals(inputs: dict[str, torch.Tensor], visuals: list[command.Pixels]) 
             inputs["second_per_grid_ts"] = torch.tensor([v.seconds for v in kind])
 
 
-def reference_tokens(module, inputs: dict[str, torch.Tensor], ends: tuple[int, ...]):
+def reference_tokens(module, inputs: dict[str, torch.Tensor], ends: tuple[int, ...], **how):
     """Greedy replies, each up to its end token."""
     out = module.generate(
         **inputs,
@@ -111,6 +113,7 @@ def reference_tokens(module, inputs: dict[str, torch.Tensor], ends: tuple[int, .
         eos_token_id=list(ends) or None,
         pad_token_id=0,
         suppress_tokens=[IMAGE, VIDEO],
+        **how,
     )
     replies = out[:, inputs["input_ids"].shape[1] :].tolist()
     lengths = [next((i + 1 for i, t in enumerate(r) if t in ends), len(r)) for r in replies]
@@ -136,6 +139,59 @@ def test_greedy_is_transformers_greedy(name):
         done = program(params, inputs, np.int32(0), sampling=greedy(()))
     found = np.asarray(done.tokens[0, 0, 0])[np.asarray(done.mask[0, 0, 0])].tolist()
     assert found == want and len(want) == TOKENS
+
+
+def test_a_long_video_by_the_rule_of_transformers():
+    """Text after it, and the reply, stand where that version puts them; by ours elsewhere."""
+    module, config, definition, params = models()
+    visuals = [clip(config, 24)]
+    theirs = {}
+    for rule in ("transformers-5.3", "released"):
+        assembler = Assembler(Words(), FAMILY, config, rule)
+        inputs = command.assemble(assembler, ("5 6", "41 42 43 44"), visuals)
+        theirs = theirs or reference_inputs(config, [inputs])
+        add_visuals(theirs, visuals)
+        program = jax.jit(
+            functools.partial(command.complete, FAMILY, definition), static_argnames="sampling"
+        )
+        with jax.default_matmul_precision("highest"):
+            done = program(params, inputs, np.int32(0), sampling=greedy(()))
+        found = np.asarray(done.tokens[0, 0, 0]).tolist()
+        same = found == reference_tokens(module, theirs, ())[0]
+        assert same == (rule == "transformers-5.3")
+
+
+@pytest.mark.parametrize("name", ["text", "mixed"])
+def test_repetition_penalty_is_transformers(name):
+    module, config, definition, params = models()
+    text, visuals = conversations(config)[name]
+    inputs = assembled(config, text, visuals)
+    theirs = reference_inputs(config, [inputs])
+    add_visuals(theirs, visuals)
+    want = reference_tokens(module, theirs, (), repetition_penalty=1.3)[0]
+    assert want != reference_tokens(module, theirs, ())[0]
+    program = jax.jit(
+        functools.partial(command.complete, FAMILY, definition), static_argnames="sampling"
+    )
+    sampling = dataclasses.replace(greedy(()), repetition_penalty=1.3)
+    with jax.default_matmul_precision("highest"):
+        done = program(params, inputs, np.int32(0), sampling=sampling)
+    assert np.asarray(done.tokens[0, 0, 0]).tolist() == want
+
+
+def test_a_bucket_is_compiled_once():
+    _, config, definition, params = models()
+    program = jax.jit(
+        functools.partial(command.complete, FAMILY, definition), static_argnames="sampling"
+    )
+    for words in ("11 12 13", "3 4 5 6 7 8 9 10", "11"):
+        for visual in (picture(config, 24, 24), picture(config, 37, 16)):
+            inputs = assembled(config, ("9", words), [visual])
+            program(params, inputs, np.int32(0), sampling=greedy(()))
+    assert program._cache_size() == 1
+    sizes = {command.bucket(n, 8) for n in range(1, 1025)}
+    assert all(n <= command.bucket(n, 8) < n + max(8, n / 8 + 1) for n in range(1, 5000))
+    assert len(sizes) < 50 and max(sizes) == 1024
 
 
 def test_a_batch_of_unequal_prompts():
