@@ -95,7 +95,9 @@ def test_clip_computes_what_the_source_does(tmp_path, family, quick_gelu):
         clip_folder(tag, module, module.config.to_dict(), False)
     unsaid = family == "open_clip" and not quick_gelu
     if unsaid:
-        with pytest.raises(UserError, match=r"model_cfg\.quick_gelu is missing, .*--quick_gelu=yes"):
+        with pytest.raises(
+            UserError, match=r"model_cfg\.quick_gelu is missing, .*--quick_gelu=yes"
+        ):
             convert(tag, tmp_path / "out")
     convert(tag, tmp_path / "out", quick_gelu="no" if unsaid else "")
     made = load_model_folder(tmp_path / "out", ["clip"])

@@ -21,6 +21,7 @@ from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.text.tokenizer import Tokenizer
 from tests.support.qwen_oracle import IMAGE, VIDEO, ours, reference
 from tests.support.tiny import tiny_model_folder, tiny_video
+from tests.support.torch_stubs import declare_torchvision_ops
 
 pytestmark = pytest.mark.slow
 
@@ -327,6 +328,29 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path):
     Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
     shown = command.read_image(str(tmp_path / "photo.png"))
     np.testing.assert_array_equal(shown, np.rot90(stored, -1))
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("kind", ["palette", "one of a palette", "gif", "alpha", "grey", "16 bit"])
+def test_pictures_are_read_as_transformers_reads_them(kind, tmp_path):
+    declare_torchvision_ops()
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    rng = np.random.default_rng(0)
+    noise = lambda *shape: rng.integers(0, 256, (24, 30, *shape), np.uint8)  # noqa: E731
+    file, options = tmp_path / ("x.gif" if kind == "gif" else "x.png"), {}
+    if kind in ("palette", "one of a palette", "gif"):
+        image = Image.fromarray(noise(3)).quantize(16)
+        options = {"transparency": bytes(range(0, 256, 16)) if kind == "palette" else 3}
+    elif kind == "16 bit":
+        image = Image.fromarray(rng.integers(0, 65536, (24, 30), np.uint16))
+    else:
+        image = Image.fromarray(noise({"alpha": 4, "grey": 2}[kind]))
+    image.save(file, **options)
+    processor = Qwen2VLImageProcessorPil()
+    (fetched,) = processor.fetch_images([str(file)])
+    want = processor.process_image(fetched, do_convert_rgb=True).transpose(1, 2, 0)
+    np.testing.assert_array_equal(command.read_image(str(file)), want)
 
 
 def test_frames_of_a_video(media, tmp_path):
