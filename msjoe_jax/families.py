@@ -106,6 +106,8 @@ class Family(NamedTuple):
         of a prompt that ends in text; a model of one axis states it three times.
       images: see `Images`.
       text_around: (sizes, whether it is a video) to what stands around its placeholders.
+      preprocessors: sizes to the settings of its processors in `transformers`, by file, for models
+        that were not published with any.
     """
 
     title: str
@@ -126,6 +128,7 @@ class Family(NamedTuple):
     ]
     images: Images
     text_around: Callable[[Any, bool], VisualText]
+    preprocessors: Callable[[Any], dict[str, dict[str, Any]]] = lambda sizes: {}
 
     def token_ids(self, tokenizer: Tokenizer | None) -> dict[str, int]:
         """Looks the special tokens up in a vocabulary, or in the published one.
@@ -163,6 +166,33 @@ def _text_around_qwen(sizes: QwenConfig, video: bool) -> VisualText:
     )
 
 
+def _qwen_preprocessors(sizes: QwenConfig) -> dict[str, dict[str, Any]]:
+    vision, (least, most) = sizes.vision, qwen_images.VIDEO_FRAMES
+    shared = {
+        "patch_size": vision.patch,
+        "temporal_patch_size": vision.temporal_patch,
+        "merge_size": vision.merge,
+        "image_mean": list(qwen_images.PIXEL_MEAN),
+        "image_std": list(qwen_images.PIXEL_STD),
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
+    bounds = ("min_pixels", "max_pixels")
+    return {
+        "preprocessor_config.json": {
+            **dict(zip(bounds, qwen_images.IMAGE_PIXELS, strict=True)),
+            **shared,
+            "image_processor_type": "Qwen2VLImageProcessor",
+        },
+        "video_preprocessor_config.json": {
+            **dict(zip(bounds, qwen_images.FRAME_PIXELS, strict=True)),
+            **shared,
+            "min_frames": least,
+            "max_frames": most,
+            "video_processor_type": "Qwen2VLVideoProcessor",
+        },
+    }
+
+
 FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Family(
         title="Qwen2.5-VL",
@@ -194,6 +224,7 @@ FAMILIES: dict[str, Family] = {
             video_frames=qwen_images.VIDEO_FRAMES,
         ),
         text_around=_text_around_qwen,
+        preprocessors=_qwen_preprocessors,
     )
 }
 

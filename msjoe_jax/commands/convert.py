@@ -1,47 +1,51 @@
 """Converts published weights to a model folder: an MLLM of any family, or CLIP of either layout.
 
-    msjoe convert --source=HF_DIR --out=DIR
+    msjoe convert --source=HF_DIR --out=DIR [--base=HF_DIR] [--ignore_extra]
 
-Reads safetensors tensor by tensor and writes each layer into its place of the stacked leaf, so
-that neither the model nor a stacked leaf is ever in memory. Everything that does not fit is named
-before anything is written. After a kill the same command goes on where it was.
+`--source` may be an adapter as peft writes it (LoRA, DoRA), which is merged onto `--base`, the
+model that was adapted. `--ignore_extra` leaves out tensors that are not of the model, and names
+them. Reads safetensors tensor by tensor and writes each layer into its place of the stacked leaf,
+so that neither the model nor a stacked leaf is ever in memory. Everything that does not fit is
+named before anything is written. After a kill the same command goes on where it was.
 """
 
 import dataclasses
-import hashlib
-import os
 import re
 import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 from etils import epath
 from flax import nnx
 
 from msjoe_jax.commands.cli import run_app
+from msjoe_jax.commands.convert_tensors import OPEN_CLIP_CONFIG, fill, origin, plan
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import FAMILIES, family_of
-from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.config import LEGACY_EOS, CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import PIXEL_MEAN, PIXEL_STD
 from msjoe_jax.models.params import Params, abstract
-from msjoe_jax.runtime.files import on_disk, read_json
-from msjoe_jax.runtime.param_store import ParamWriter
-from msjoe_jax.runtime.progress import progress
-from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
-from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.runtime.files import on_disk, read_json, write_whole
+from msjoe_jax.runtime.resumable_folder import resumable_folder
+from msjoe_jax.text.tokenizer import START_OF_TURN, Tokenizer
+from msjoe_jax.weights.adapters import Adapter, Change, changes, read_adapter
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
-from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, write_json
+from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, untied, write_json
+from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG, check_source
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
-from msjoe_jax.weights.tables import Slot, Table, flatten, match, slots
+from msjoe_jax.weights.tables import Table, listed, slots
+from msjoe_jax.weights.tokenizer_files import (
+    TOKENIZER,
+    has_tokenizer,
+    read_tokenizer,
+    text_ends,
+)
 
-CONFIGS = CONFIG, OPEN_CLIP_CONFIG = CONFIG, "open_clip_config.json"
 OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
-SAMPLED = 1 << 20  # bytes hashed of every file: with size and time they identify a source
 
 
 class Source(NamedTuple):
@@ -141,82 +145,179 @@ def _check_pixels(
             raise UserError(f"{file}: {key} is {theirs}; only {list(ours)} is computed here")
 
 
-def convert(source: epath.Path, out: epath.Path) -> None:
+def convert(
+    source: epath.Path,
+    out: epath.Path,
+    base: epath.Path | None = None,
+    ignore_extra: bool = False,
+) -> None:
     """Writes `out`, which appears whole or not at all.
 
     Peak memory: the largest tensor and a few blocks of CHUNK_BYTES beside what the process needs.
+
+    Args:
+      source: the folder of a published model, or of an adapter.
+      out: the folder to write.
+      base: the published model that an adapter is merged onto.
+      ignore_extra: whether tensors that are not of the model are left out, and named.
 
     Raises:
       UserError: the source is no model, is damaged or does not fit (all misfits at once), its
         tokenizer has ids beyond its table, `out` exists or is being made from another source, or
         there is no room for it.
     """
-    model = understand(on_disk(source, "a published model"))
+    source = on_disk(source, "a published model")
+    check_source(source)
+    adapter = read_adapter(source)
+    folder = _whole_model(source, adapter, base, ignore_extra)
+    model = understand(folder)
+    text = source if adapter is not None and has_tokenizer(source) else folder
     # Without one the checkpoint could neither read nor write.
-    Tokenizer(source).check_fits(model.vocab)
-    tensors = read_folder(source)
-    targets = slots(model.table, model.params)
-    available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    names = match(available, model.table, targets)
-    work = [(tensors[names[published]], slot) for published, slot in targets.items()]
-    work.sort(key=lambda item: (item[0].file, item[0].start))
-    total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with resumable_folder(out, _origin(source, tensors), total) as output:
-        _fill(output, model.name, work, model.params)
+    tokenizer, built = read_tokenizer(text)
+    tokenizer.check_fits(model.vocab)
+    model = _with_text_ends(model, tokenizer, folder)
+    model, tensors, made = _with_changes(model, folder, adapter)
+    work, types, lines = plan(model.table, model.params, tensors, made, ignore_extra)
+    for line in lines:
+        _say(f"{folder}: {line}")
+    total = sum(part.tensor.stop - part.tensor.start for part in work)
+    stated = origin(folder, tensors)
+    if adapter is not None:
+        stated |= origin(source, adapter.tensors)
+    with resumable_folder(out, stated, total) as output:
+        fill(output, model.name, work, types, model.params)
         side = output.folder / model.name
         side.mkdir(exist_ok=True)
-        copy_side_files(source, side)
+        copy_side_files(folder, side)
+        if text != folder:
+            copy_side_files(text, side)
+        if built is not None:
+            write_whole(side / TOKENIZER, built)
         if model.preprocessor:
             write_json(side / "preprocessor_config.json", model.preprocessor)
         if model.config is None:
-            shutil.copyfile(source / CONFIG, side / CONFIG)
+            shutil.copyfile(folder / CONFIG, side / CONFIG)
         else:
             write_json(side / CONFIG, model.config)
 
 
-def _fill(
-    output: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params
-) -> None:
-    """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
-    shapes = flatten(tree)
-    types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
-    leaves = {
-        f"{name}/{path}": jax.ShapeDtypeStruct(leaf.shape, types[path])
-        for path, leaf in shapes.items()
-    }
-    stacked = {path for _, slot in work if slot.layer is not None for path in slot.row.paths}
-    writer = ParamWriter(
-        output.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
+def _whole_model(
+    source: epath.Path, adapter: Adapter | None, base: epath.Path | None, ignore_extra: bool
+) -> epath.Path:
+    """Returns the folder of the whole model: the source, or the base of an adapter."""
+    if adapter is None:
+        if base is not None:
+            raise UserError(f"--base={base} is for an adapter, and {source} is a whole model")
+        return source
+    if base is None:
+        raise UserError(
+            f"{source}: an adapter of {adapter.base}; name that model's folder, onto which it is "
+            "merged: --base=DIR"
+        )
+    base = on_disk(base, "a published model")
+    check_source(base)
+    if base == source:
+        return base
+    if (base / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{base}: an adapter too; merge it first, or name a whole model as --base")
+    others = sorted(file.name for file in source.glob("*.safetensors") if file.name != ADAPTER)
+    if others and not ignore_extra:
+        raise UserError(
+            f"{source}: has {listed(others)} beside {ADAPTER}; --ignore_extra leaves those out"
+        )
+    for name in others:
+        _say(f"{source}: left out: {name}")
+    _say(f"{source}: an adapter of {adapter.base}, merged onto {base}")
+    return base
+
+
+def _with_text_ends(model: Source, tokenizer: Tokenizer, folder: epath.Path) -> Source:
+    """Checks what begins and ends a text for CLIP; returns it with its true end in the config.
+
+    The reference pools at the end that the config states, or, by an older rule, at the largest id.
+
+    Raises:
+      UserError: nothing says what begins a text, or the reference would not pool at its end.
+    """
+    config = model.config or read_json(folder / CONFIG)
+    if config.get("model_type") != "clip":
+        return model
+    ends, stated = text_ends(tokenizer), CLIPConfig.from_hf(config).eot_token_id
+    open_clip = model.table is OPEN_CLIP
+    file = folder / (OPEN_CLIP_CONFIG if open_clip else CONFIG)
+    if ends is None:
+        if START_OF_TURN in tokenizer:  # the tiny world's vocabulary
+            return model
+        raise UserError(
+            f"{tokenizer.file}: nothing says what begins and ends a text: no post_processor there, "
+            "no bos_token and eos_token in tokenizer_config.json; add those two"
+        )
+    text = config.get("text_config") or config.get("text_config_dict") or {}
+    oldest = open_clip or text.get("eos_token_id") == LEGACY_EOS
+    if oldest and ends[1] != tokenizer.largest_id:
+        raise UserError(
+            f"{file}: pools a text at its largest id, and {tokenizer.file} ends one with "
+            f"{ends[1]}, which is not: state text_config.eos_token_id, or use its own tokenizer"
+        )
+    if not oldest and ends[1] != stated:
+        raise UserError(
+            f"{file}: text_config.eos_token_id is {stated}, and {tokenizer.file} ends a text with "
+            f"{ends[1]}; use the tokenizer that these weights came with"
+        )
+    if stated == ends[1]:
+        return model
+    return model._replace(config={**config, "text_config": {**text, "eos_token_id": ends[1]}})
+
+
+def _with_changes(
+    model: Source, folder: epath.Path, adapter: Adapter | None
+) -> tuple[Source, dict[str, Tensor], dict[str, list[Change]]]:
+    """Returns the model with a head of its own if it has one, its tensors, and what changes them.
+
+    A config may tie a head whose values in the files are others; the reference then leaves it
+    untied.
+    """
+    tensors = read_folder(folder)
+    if (folder / INDEX).is_file() and (folder / SINGLE[0]).is_file():
+        _say(f"{folder}: {SINGLE[0]} is read, as transformers does, and {INDEX} is not")
+    targets = slots(model.table, model.params)
+    places = {place: name for name, place in model.table.locate_whole(tensors, targets).items()}
+    for copy, original in model.table.copies.items():
+        pair = [tensors[places[name]] for name in (copy, original) if name in places]
+        if len(pair) == 2 and not pair[0].equals(pair[1]):
+            _say(f"{folder}: {copy} differs from {original}: kept, tie_word_embeddings is false")
+            model = _untied(model, folder)
+            break
+    if adapter is None:
+        return model, tensors, {}
+    made, parted = changes(adapter, model.table, targets)
+    if parted:
+        for copy, original in model.table.copies.items():
+            if copy not in places and original in places:
+                tensors[copy] = tensors[places[original]]
+        model = _untied(model, folder)
+    return model, tensors, made
+
+
+def _untied(model: Source, folder: epath.Path) -> Source:
+    """Returns the model with a head of its own."""
+    file = folder / CONFIG
+    config = untied(model.config or read_json(file))
+    family = family_of(config, file)
+    sizes = family.read_config(config)
+    return model._replace(
+        table=family.weight_table(sizes), params=family.abstract_params(sizes), config=config
     )
-    total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with progress("convert", total, unit="B") as bar:
-        for tensor, slot in work:
-            part = f"{tensor.file.name} {tensor.start}"
-            if part not in output.finished:
-                _move(tensor, slot, name, writer)
-                output.note(part)
-            bar.update(tensor.stop - tensor.start)
 
 
-def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
-    """Writes one tensor; as a function of its own it frees the tensor on return."""
-    for path, values in slot.split(tensor.read()):
-        writer.write(f"{name}/{path}", slot.layer, values)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
-def _origin(source: epath.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Collects what distinguishes this source from others, without reading all of it."""
-    files = {tensor.file for tensor in tensors.values()}
-    origin = {}
-    for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):
-        with file.open("rb") as stream:
-            digest = hashlib.sha256(stream.read(SAMPLED)).hexdigest()
-        status = os.stat(file)
-        origin[file.name] = [status.st_size, status.st_mtime_ns, digest]
-    return origin
+# --- the command ----------------------------------------------------------------------------------
 
 
-def run(source: str, out: str) -> None:
+def run(source: str, out: str, base: str = "", ignore_extra: bool = False) -> None:
     """Checks the flags and converts.
 
     Raises:
@@ -225,7 +326,7 @@ def run(source: str, out: str) -> None:
     for name, value in (("source", source), ("out", out)):
         if not value.strip():
             raise UserError(f"--{name} is missing or empty")
-    convert(epath.Path(source), epath.Path(out))
+    convert(epath.Path(source), epath.Path(out), epath.Path(base) if base else None, ignore_extra)
     print(f"{out}: converted from {source}")
 
 
@@ -233,8 +334,10 @@ def cli() -> None:
     """Defines the flags here, not above: other commands have flags of the same names."""
     source = flags.DEFINE_string("source", "", "Folder of a published model (safetensors).")
     out = flags.DEFINE_string("out", "", "Folder to write.")
+    base = flags.DEFINE_string("base", "", "Folder of the model that an adapter is merged onto.")
+    extra = flags.DEFINE_bool("ignore_extra", False, "Leave out tensors that are not the model's.")
 
     def start() -> None:
-        run(source.value, out.value)
+        run(source.value, out.value, base.value, extra.value)
 
     run_app(start)

@@ -18,21 +18,33 @@ class Tokenizer:
 
     Args:
       path: a `tokenizer.json`, or a folder that holds one.
+      content: what to read in place of that file, which then need not be there.
 
     Raises:
       UserError: there is no readable tokenizer there.
     """
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike, content: str | None = None):
         file = epath.Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
+            text = file.read_text() if content is None else content
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception for every cause
             raise UserError(f"{file}: no readable tokenizer.json ({error})") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.file = file
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def around(self) -> tuple[int, ...]:
+        """The ids that its own rule puts around a text."""
+        return tuple(self._tokenizer.encode("", add_special_tokens=True).ids)
 
     @property
     def size(self) -> int:
@@ -56,12 +68,19 @@ class Tokenizer:
                 f"table has {rows} rows; use the tokenizer that these weights came with"
             )
 
+    def __contains__(self, token: str) -> bool:
+        return self._tokenizer.token_to_id(token) is not None
+
     def token_id(self, token: str) -> int:
         """The id of one token; UserError if the vocabulary lacks it."""
         index = self._tokenizer.token_to_id(token)
         if index is None:
             raise UserError(f"{self.file}: the vocabulary lacks the token {token!r}")
         return index
+
+    def token(self, index: int) -> str | None:
+        """The spelling of an id; None if the vocabulary lacks it."""
+        return self._tokenizer.id_to_token(index)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; spellings of special tokens become those tokens."""
