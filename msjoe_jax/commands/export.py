@@ -15,6 +15,7 @@ goes on (`hf`: with the file that it was at).
 
 import dataclasses
 import hashlib
+import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -321,7 +322,8 @@ def run(checkpoint: str, out: str, output_format: str, dtype: str, base: str = "
         export(epath.Path(checkpoint), epath.Path(out), output_format, dtype)
     print(f"{out}: exported from {checkpoint}")
     if output_format != "orbax":
-        print(f"to publish it: hf upload ORG/{epath.Path(out).resolve().name} {out}")
+        name = f"ORG/{epath.Path(out).resolve().name}"
+        print(f"to publish it: hf upload {shlex.quote(name)} {shlex.quote(out)}")
 
 
 def cli() -> None:
