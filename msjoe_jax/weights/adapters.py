@@ -34,13 +34,13 @@ KNOWN = frozenset([
     "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias",
     "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
     "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
-    "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "megatron_core",
-    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
-    "revision", "target_modules", "task_type", "trainable_token_indices", "use_dora",
-    "use_rslora",
+    "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_dtype", "lorap_emb_lr",
+    "lorap_lr_ratio", "megatron_core", "modules_to_save", "peft_type", "peft_version",
+    "qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type",
+    "trainable_token_indices", "use_dora", "use_rslora",
 ])  # fmt: skip
 # Ways to start that leave the base as it is; the others change it, and the file does not say how.
-PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "lora_ga")
+PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 Change = Callable[[np.ndarray], np.ndarray]
 

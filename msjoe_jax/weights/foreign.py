@@ -12,10 +12,16 @@ from msjoe_jax.weights.safetensors import INDEX, SINGLE
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")  # of torch
+NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")  # among those
+SHARDS = {  # of a training on several devices: what is there, and how it becomes a model
+    "zero_to_fp32.py": "python {0}/zero_to_fp32.py {0} {0}-merged --safe_serialization",
+    "pytorch_model_fsdp_0": "accelerate merge-weights {0}/pytorch_model_fsdp_0 {0}-merged",
+}
 QUANTISED = re.compile(  # at the end of a model's name
     r"([-_.](awq|gptq|gguf|quanti[sz]ed|fp8|fp4|nf4|bnb|unsloth|dynamic|int[48]|[48]bits?|w\d+a\d+|[qi]\d\w*))+$",
     re.IGNORECASE,
 )
+QUANTISERS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 UNSAFE = (
     "weights as torch's pickles only, which are not read, since loading one can run any code; if "
@@ -52,6 +58,12 @@ def _check_plain(source: epath.Path) -> None:
     if not file.is_file():
         return
     content = read_json(file)
+    for name in QUANTISERS:
+        if (source / name).is_file():
+            raise UserError(
+                f"{source / name}: quantised weights are not read: take the model before it was "
+                f"quantised, {_download(_hub_name(QUANTISED.sub('', source.resolve().name)))}"
+            )
     parts: dict[str, Any] = {"": content}
     parts |= {f"{n}.": part for n, part in content.items() if isinstance(part, dict)}
     for prefix, part in parts.items():
@@ -99,7 +111,18 @@ def _refuse_weights(source: epath.Path) -> None:
             f"{source}: has {names}, and neither {SINGLE[0]} nor {INDEX}: rename a whole model's "
             "file, or fetch the index of a model in several files"
         )
-    pickles = sorted(file for pattern in PICKLES for file in source.glob(pattern))
+    for name, how in SHARDS.items():
+        if (source / name).exists():
+            raise UserError(
+                f"{source}: has the shards of a training only; `{how.format(source)}` merges them "
+                "(copy config.json and the tokenizer's files there)"
+            )
+    pickles = sorted(
+        file
+        for pattern in PICKLES
+        for file in source.glob(pattern)
+        if not file.name.startswith(NO_WEIGHTS)
+    )
     if pickles and not (source / CONFIG).is_file():
         raise UserError(f"{source}: {_rewrite(pickles[0], source / SINGLE[1])}")
     if pickles:

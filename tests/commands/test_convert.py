@@ -434,6 +434,52 @@ def test_an_adapter_is_merged_onto_its_base(tmp_path):
         convert(shutil.copytree(adapter, tmp_path / "second"), tmp_path / "no", adapter)
 
 
+def test_an_adapter_of_clip(tmp_path):
+    module = hugging_face_model(clip_sizes(True))
+    clip_folder(tmp_path / "base", module, module.config.to_dict(), False)
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(module, LoraConfig(r=3, target_modules=["q_proj", "fc1"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path / "adapter")
+    convert(tmp_path / "adapter", tmp_path / "out", tmp_path / "base")
+    made = load_model_folder(tmp_path / "out", ["clip"])
+    pixels = np.random.default_rng(0).normal(size=(2, 28, 28, 3)).astype(np.float32)
+    tokens = np.array([[1, 5, 7, 49, 0, 0, 0, 0]])
+    want = embeddings(model.merge_and_unload(), "hugging_face", pixels, tokens)
+    clip = made.system.clip_model(made.params["clip"])
+    with jax.default_matmul_precision("highest"):
+        got = clip.encode_image(jnp.asarray(pixels)), clip.encode_text(jnp.asarray(tokens))
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_lies_beside_an_adapter(tmp_path, capsys):
+    """Files of weights are never passed over in silence; what else a run leaves is none."""
+    base = base_folder(tmp_path / "base")
+    adapter = write_adapter(adapted(base, target_modules=["q_proj"]), tmp_path / "adapter")
+    for name in ("vit.safetensors", "training_args.bin", "trainer_state.json"):
+        (adapter / name).write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"has vit.safetensors beside adapter_model.safetensors; --"
+    ):
+        convert(adapter, tmp_path / "out", base)
+    convert(adapter, tmp_path / "out", base, ignore_extra=True)
+    assert f"{adapter}: left out: vit.safetensors\n" in capsys.readouterr().err
+    # Both in one folder, as transformers takes it.
+    shutil.rmtree(tmp_path / "out")
+    (adapter / "vit.safetensors").unlink()
+    whole = shutil.copytree(adapter, tmp_path / "both")
+    shutil.copytree(base, whole, dirs_exist_ok=True)
+    convert(whole, tmp_path / "out", whole)
+    convert(adapter, tmp_path / "apart", base)
+    one, other = params_of(tmp_path / "out"), params_of(tmp_path / "apart")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
 def test_the_tokenizer_of_an_adapter_counts(tmp_path):
     base = base_folder(tmp_path / "base")
     adapter = write_adapter(adapted(base, target_modules=["q_proj"]), tmp_path / "adapter")

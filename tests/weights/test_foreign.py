@@ -101,6 +101,21 @@ def test_other_files(tmp_path):
     assert "transformers_weights is 'a.safetensors'" in refusal(folder(tmp_path, named, "named"))
 
 
+def test_what_a_training_leaves(tmp_path):
+    """Its state is no model; its shards are merged by the tool that wrote them."""
+    state = {"training_args.bin": b"", "optimizer.pt": b"", "config.json": {}}
+    check_source(folder(tmp_path, state, "state"))  # reading then says that there are no weights
+    line = refusal(folder(tmp_path, state | {"zero_to_fp32.py": b""}, "zero"))
+    zero = tmp_path / "zero"
+    assert f"`python {zero}/zero_to_fp32.py {zero} {zero}-merged --safe_serialization`" in line
+    line = refusal(folder(tmp_path, state | {"pytorch_model_fsdp_0/x.distcp": b""}, "fsdp"))
+    assert "`accelerate merge-weights " in line
+    for name in ("quantize_config.json", "hf_quant_config.json"):
+        files = {"config.json": {}, name: {}, "model.safetensors": b""}
+        line = refusal(folder(tmp_path, files, f"Qwen2.5-VL-7B-Instruct-FP8/{name[:4]}"))
+        assert f"{name}: quantised weights are not read" in line
+
+
 def test_pickles_of_a_model_are_rewritten_by_the_line(tmp_path):
     """The command that the message names, run."""
     declare_torchvision_ops()
