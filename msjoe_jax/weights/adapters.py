@@ -161,7 +161,8 @@ def changes(
     by_target: dict[str, dict[str, tuple[_Part, Tensor]]] = {}
     for part, tensor in groups.items():
         by_target.setdefault(part.target, {})[part.role] = part, tensor
-    found: dict[str, list[Change]] = {}
+    whole: dict[str, Change] = {}
+    updates: dict[str, list[Change]] = {}
     saved, parted = adapter.config.get("modules_to_save") or (), False
     for target, roles in by_target.items():
         published = places[target]
@@ -173,17 +174,22 @@ def changes(
             parted |= own and _is_shared(published, table)
             tensor = roles["whole"][1]
             _check(file, target, tensor.shape, slot.shape)
-            found.setdefault(published, []).insert(0, functools.partial(_replaced, tensor))
+            whole[published] = functools.partial(_replaced, tensor)
         if roles.keys() - {"whole"}:
             module = next(part.module for part, _ in roles.values() if part.role != "whole")
             names = _names(module, published, table)
             change = _change(adapter, target, names, roles, slot.shape)
-            found.setdefault(published, []).append(change)
+            updates.setdefault(published, []).append(change)
     parted = parted and not adapter.config.get("ensure_weight_tying")
-    if not parted:
-        for copy, original in table.copies.items():
-            found.setdefault(original, []).extend(found.pop(copy, []))
-    return {name: made for name, made in found.items() if made}, parted
+    for copy, original in () if parted else table.copies.items():
+        if copy in whole:
+            whole[original] = whole.pop(copy)
+        if copy in updates:
+            updates.setdefault(original, []).extend(updates.pop(copy))
+    found = {name: [change] for name, change in whole.items()}
+    for name, more in updates.items():
+        found.setdefault(name, []).extend(more)
+    return found, parted
 
 
 def _is_shared(name: str, table: Table) -> bool:

@@ -105,7 +105,7 @@ class Reference:
         declare_torchvision_ops()
         from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.processor = AutoProcessor.from_pretrained(folder)
         load = AutoModelForImageTextToText.from_pretrained
         self.model = load(folder, dtype=torch.float32).eval()

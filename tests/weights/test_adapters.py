@@ -36,6 +36,13 @@ KINDS = {
     },
     "fan_in_fan_out": {"target_modules": TEXT, "fan_in_fan_out": True},
     "modules_to_save": {"target_modules": TEXT, "modules_to_save": ["lm_head", "embed_tokens"]},
+    "head alone": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "embedding alone": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "kept tied": {
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    },
     "norms": {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm", "merger"]},
     "biases": {"target_modules": ["q_proj", "v_proj"], "bias": "all"},
     "lora_only": {"target_modules": ["q_proj", "qkv"], "bias": "lora_only"},
@@ -101,8 +108,6 @@ def check(ours: dict[str, np.ndarray], theirs: dict[str, torch.Tensor], base: pa
 def test_the_sum_is_pefts(tmp_path, kind, tie):
     base = base_folder(tmp_path / "base", tie=tie)
     config = {"r": 4, "lora_alpha": 9, **KINDS[kind]}
-    if kind == "embeddings" and tie:  # peft adapts one tensor through both of its names
-        config["target_modules"] = ["embed_tokens", "k_proj"]
     adapter = write_adapter(adapted(base, **config), tmp_path / "adapter")
     ours, parted = merged_here(base, adapter, tie)
     theirs = merged_there(base, adapter)
