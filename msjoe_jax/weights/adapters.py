@@ -231,7 +231,7 @@ def _change(
     given = {role: tensor for role, (_, tensor) in roles.items() if role != "whole"}
     embedding = any(part.embedding for part, _ in roles.values())
     if "rows" in given:
-        index = _token_rows(adapter, names)
+        index = _token_rows(adapter, names, shape[0])
         _check(file, f"trainable tokens of {target}", given["rows"].shape, (len(index), *shape[1:]))
         return functools.partial(_with_rows, given["rows"], index)
     stated, scale = _rank_and_scale(adapter, names)
@@ -257,17 +257,19 @@ def _change(
     )
 
 
-def _token_rows(adapter: Adapter, names: tuple[str, ...]) -> list[int]:
+def _token_rows(adapter: Adapter, names: tuple[str, ...], count: int) -> list[int]:
     """Returns the ids whose embeddings an adapter holds."""
     stated = adapter.config.get("trainable_token_indices")
     if isinstance(stated, dict):
         fits = [ids for key, ids in stated.items() if any(_fits(key, name) for name in names)]
         stated = fits[0] if fits else None
-    if not isinstance(stated, list) or not all(type(index) is int for index in stated):
+    ids = stated if isinstance(stated, list) else [None]
+    if not all(type(index) is int and 0 <= index < count for index in ids):
         raise UserError(
-            f"{adapter.folder / ADAPTER_CONFIG}: trainable_token_indices has no ids for {names[0]}"
+            f"{adapter.folder / ADAPTER_CONFIG}: trainable_token_indices has no ids below {count} "
+            f"for {names[0]}"
         )
-    return stated
+    return ids
 
 
 def _fits(pattern: str, module: str) -> bool:
@@ -277,9 +279,14 @@ def _fits(pattern: str, module: str) -> bool:
 
 def _stated(adapter: Adapter, field: str, default: str, names: tuple[str, ...]) -> Any:
     """Returns what a pattern field says of a module, under any of its names, else the default."""
-    for pattern, value in (adapter.config.get(field) or {}).items():
-        if any(_fits(pattern, name) for name in names):
-            return value
+    patterns = adapter.config.get(field) or {}
+    try:
+        for pattern, value in patterns.items():
+            if any(_fits(pattern, name) for name in names):
+                return value
+    except (AttributeError, re.error):
+        file = adapter.folder / ADAPTER_CONFIG
+        raise UserError(f"{file}: {field} is {patterns!r}, not patterns of names") from None
     return adapter.config.get(default)
 
 

@@ -18,7 +18,8 @@ SHARDS = {  # of a training on several devices: what is there, and how it become
     "pytorch_model_fsdp_0": "accelerate merge-weights {0}/pytorch_model_fsdp_0 {0}-merged",
 }
 QUANTISED = re.compile(  # at the end of a model's name
-    r"([-_.](awq|gptq|gguf|quanti[sz]ed|fp8|fp4|nf4|bnb|unsloth|dynamic|int[48]|[48]bits?|w\d+a\d+|[qi]\d\w*))+$",
+    r"([-_.](awq|gptq|gguf|quanti[sz]ed|fp8|fp4|nf4|bnb|unsloth|dynamic|int[48]|[48]bits?"
+    r"|w\d+a\d+|[qi]\d\w*))+$",
     re.IGNORECASE,
 )
 QUANTISERS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")

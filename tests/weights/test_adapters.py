@@ -175,6 +175,8 @@ def test_names_of_other_versions(one, tmp_path, rename):
         ({"r": 5}, r"factor of .*q_proj.weight is \[.*\] for \[.*5.*\] of the base"),
         ({"r": "4"}, "r is '4', not a whole number"),
         ({"lora_alpha": None}, "lora_alpha is None, no number"),
+        ({"rank_pattern": {"(": 3}}, r"rank_pattern is \{'\(': 3\}, not patterns of names"),
+        ({"alpha_pattern": [3]}, r"alpha_pattern is \[3\], not patterns of names"),
     ],
 )
 def test_adapters_that_are_refused(one, tmp_path, fields, words):
@@ -205,6 +207,20 @@ def test_tensors_without_a_place(one, tmp_path, rename, words):
     base, adapter, _ = one
     with pytest.raises(UserError, match=words):
         merged_here(base, renamed(adapter, tmp_path / "again", rename), False)
+
+
+def test_ids_that_the_base_lacks(tmp_path):
+    base = base_folder(tmp_path / "base")
+    model = adapted(base, target_modules=["q_proj"], trainable_token_indices=[3, 40])
+    adapter = write_adapter(model, tmp_path / "adapter")
+    file = adapter / ADAPTER_CONFIG
+    for ids in ([3, 60], {"lm_head": [3, 40]}, [3, None]):
+        content = {**json.loads(file.read_text()), "trainable_token_indices": ids}
+        file.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="trainable_token_indices has no ids below 60 for "):
+            merged_here(base, adapter, False)
+    file.write_text(json.dumps({**content, "trainable_token_indices": {"embed_tokens": [3, 40]}}))
+    assert check(merged_here(base, adapter, False)[0], merged_there(base, adapter), base) > 0
 
 
 def test_a_folder_without_one(tmp_path):
