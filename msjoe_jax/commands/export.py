@@ -26,7 +26,7 @@ from flax import nnx
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.errors import UserError
-from msjoe_jax.families import read_model
+from msjoe_jax.families import family_of, read_model
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.params import Params, abstract
@@ -221,7 +221,13 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     copy_side_files(source, folder)
     _write_missing(stored, name, folder)
     largest = max(tensors, key=lambda tensor: sizes[tensor])
-    write_json(folder / CONFIG, _config(source, tensors[largest][0]))
+    config = _config(source, tensors[largest][0])
+    architecture = (
+        family_of(config, source / CONFIG).architecture if name == "mllm" else "CLIPModel"
+    )
+    if architecture not in (config.get("architectures") or ()):  # as a base without its head states
+        config["architectures"] = [architecture]
+    write_json(folder / CONFIG, config)
 
 
 def _write_missing(stored: Stored, name: str, folder: epath.Path) -> None:

@@ -400,6 +400,28 @@ def test_heads_are_what_the_reference_takes(tmp_path, capsys, kind, where):
         assert torch.equal(x, theirs[name]), name
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda model: (model, {}),
+        lambda model: (model, {"max_shard_size": "50KB"}),
+        lambda model: (model, {"save_original_format": False}),
+        lambda model: (model.model, {}),  # without its head
+    ],
+    ids=["plain", "sharded", "nested", "headless"],
+)
+def test_what_save_pretrained_writes(tmp_path, layout):
+    base = base_folder(tmp_path / "hf", tie=True)
+    model, options = layout(load(base))
+    model.save_pretrained(tmp_path / "saved", **options)
+    shutil.copy(base / "tokenizer.json", tmp_path / "saved")
+    convert(tmp_path / "saved", tmp_path / "out")
+    close(logits(tmp_path / "out", IDS), reference_logits(base))
+    export(tmp_path / "out", tmp_path / "again", "hf")
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["architectures"] == ["Qwen2_5_VLForConditionalGeneration"]
+
+
 def test_a_stale_index_beside_a_single_file(tmp_path, capsys):
     folder = base_folder(tmp_path / "hf")
     base_folder(tmp_path / "other", tie=False)
