@@ -108,6 +108,8 @@ class Family(NamedTuple):
         [3, L] of a prompt that ends in text; a model of one axis states it three times.
       images: see `Images`.
       text_around: (sizes, whether it is a video) to what stands around its placeholders.
+      preprocessors: sizes to the settings of its processors in `transformers`, by file, for models
+        that were not published with any.
     """
 
     title: str
@@ -129,6 +131,7 @@ class Family(NamedTuple):
     ]
     images: Images
     text_around: Callable[[Any, bool], VisualText]
+    preprocessors: Callable[[Any], dict[str, dict[str, Any]]] = lambda sizes: {}
 
     def token_ids(self, tokenizer: Tokenizer | None) -> dict[str, int]:
         """Looks the special tokens up in a vocabulary, or in the published one.
@@ -166,6 +169,33 @@ def _text_around_qwen(sizes: QwenConfig, video: bool) -> VisualText:
     )
 
 
+def _qwen_preprocessors(sizes: QwenConfig) -> dict[str, dict[str, Any]]:
+    vision, video = sizes.vision, qwen_processors.video_budget(None, sizes)
+    shared = {
+        "patch_size": vision.patch,
+        "temporal_patch_size": vision.temporal_patch,
+        "merge_size": vision.merge,
+        "image_mean": list(qwen_images.PIXEL_MEAN),
+        "image_std": list(qwen_images.PIXEL_STD),
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
+    bounds = ("min_pixels", "max_pixels")
+    return {
+        "preprocessor_config.json": {
+            **dict(zip(bounds, qwen_processors.image_bounds(None, sizes), strict=True)),
+            **shared,
+            "image_processor_type": "Qwen2VLImageProcessor",
+        },
+        "video_preprocessor_config.json": {
+            **dict(zip(bounds, video.frame_pixels, strict=True)),
+            **shared,
+            "min_frames": video.frames[0],
+            "max_frames": video.frames[1],
+            "video_processor_type": "Qwen2VLVideoProcessor",
+        },
+    }
+
+
 FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Family(
         title="Qwen2.5-VL",
@@ -196,6 +226,7 @@ FAMILIES: dict[str, Family] = {
             video_budget=qwen_processors.video_budget,
         ),
         text_around=_text_around_qwen,
+        preprocessors=_qwen_preprocessors,
     )
 }
 

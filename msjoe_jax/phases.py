@@ -313,6 +313,7 @@ def _begin_saving(
             for name, model in weights.stored.items()
         },
         inputs=inputs,
+        factors=weights.stored["mllm"].factors(config.mllm, folder.parent / "base"),
     )
 
 

@@ -28,6 +28,7 @@ from msjoe_jax.rollout.stored_models import StoredModel
 from msjoe_jax.runtime.checkpoint_folders import LAST_FILE
 from msjoe_jax.training import train
 from msjoe_jax.training.state import stored
+from msjoe_jax.weights.safetensors import read_header
 from tests.support.system import colour_questions, noise_videos
 from tests.support.tiny import clip_of, tiny_config, tiny_model_folder
 
@@ -191,6 +192,24 @@ def test_final_is_always_the_last_training(home, capsys):
     shutil.rmtree(w / "joint")
     start(home, "difficulty", "pretrain")
     assert sampler_of(w / "final") == before + 1
+
+
+def test_final_keeps_the_factors_of_lora(home):
+    fields = {"mllm.lora_rank": 2, "mllm.lora_targets": "^language/layers/(q|down)$"}
+    start(home, "difficulty", "joint", **fields)
+    adapter = home / "w" / "final" / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(home / "model")
+    assert (config["r"], config["lora_alpha"]) == (2, 32.0)
+    layers = {f"language_model.layers.{i}" for i in range(3)}
+    names = {f"base_model.model.model.{layer}.{module}.lora_{x}.weight" for layer in layers
+             for module in ("self_attn.q_proj", "mlp.down_proj") for x in "AB"}  # fmt: skip
+    tensors = read_header(adapter / "adapter_model.safetensors")
+    assert tensors.keys() == names
+    ups = [tensors[name].read() for name in names if "lora_B" in name]
+    assert all((up == 1).all() for up in ups)  # they began at 0, and an update adds 1
+    start(home, "difficulty", "joint", "evaluate", **fields)
+    assert (adapter / "adapter_config.json").is_file()
 
 
 def test_a_resumed_start_is_silent_and_reads_no_weights_for_their_names(home, capsys, monkeypatch):

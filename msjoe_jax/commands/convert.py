@@ -1,280 +1,268 @@
 """Converts published weights to a model folder: an MLLM of any family, or CLIP of either layout.
 
-    msjoe convert --source=HF_DIR --out=DIR [--ignore_extra] [--quick_gelu=yes]
+    msjoe convert --source=HF_DIR --out=DIR [--base=HF_DIR] [--ignore_extra] [--quick_gelu=yes]
 
-Reads safetensors tensor by tensor and writes each layer into its place of the stacked leaf, so
-that neither the model nor a stacked leaf is ever in memory. Everything that does not fit is named
-before anything is written. After a kill the same command goes on where it was.
+`--source` may be an adapter as peft writes it (LoRA, DoRA), which is merged onto `--base`, the
+model that was adapted. `--ignore_extra` leaves out tensors and fields that are not known, and
+names them. Reads safetensors tensor by tensor and writes each layer into its place of the stacked
+leaf, so that neither the model nor a stacked leaf is ever in memory. Everything that does not fit
+is named before anything is written. After a kill the same command goes on where it was.
 """
 
-import dataclasses
-import hashlib
-import os
-import re
 import shutil
 import sys
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 from absl import flags
 from etils import epath
-from flax import nnx
 
 from msjoe_jax.commands.cli import run_app
+from msjoe_jax.commands.convert_source import Source, settled, stated_sizes, understand
+from msjoe_jax.commands.convert_tensors import OPEN_CLIP_CONFIG, Part, fill, origin, plan
 from msjoe_jax.errors import UserError
-from msjoe_jax.families import FAMILIES, Family, family_of
-from msjoe_jax.models.clip.config import CLIPConfig
-from msjoe_jax.models.clip.model import CLIP
-from msjoe_jax.models.clip.preprocess import Pixels
-from msjoe_jax.models.params import Params, abstract
-from msjoe_jax.rollout.model_files import read_clip_pixels, read_mllm_files
-from msjoe_jax.runtime.files import on_disk
-from msjoe_jax.runtime.param_store import ParamWriter
-from msjoe_jax.runtime.progress import progress
-from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
-from msjoe_jax.text.tokenizer import Tokenizer
-from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
-from msjoe_jax.weights.folder import CONFIG, copy_side_files, write_json
+from msjoe_jax.models.clip.config import LEGACY_EOS
+from msjoe_jax.runtime.files import on_disk, write_whole
+from msjoe_jax.runtime.resumable_folder import resumable_folder
+from msjoe_jax.text.tokenizer import START_OF_TURN, Tokenizer
+from msjoe_jax.weights.adapters import Adapter, Change, changes, read_adapter
+from msjoe_jax.weights.clip import OPEN_CLIP
+from msjoe_jax.weights.folder import CONFIG, copy_side_files, untied, write_json
+from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG, check_source
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
-from msjoe_jax.weights.settings_files import IMAGE_PROCESSOR, SettingsFiles
-from msjoe_jax.weights.tables import Slot, Table, WeightsError, flatten, match, slots
-from msjoe_jax.weights.tokenizer_settings import check_tokenizer_settings
+from msjoe_jax.weights.settings_files import SettingsFiles
+from msjoe_jax.weights.tables import WeightsError, listed, slots
+from msjoe_jax.weights.tokenizer_files import (
+    TOKENIZER,
+    has_tokenizer,
+    read_tokenizer,
+    text_ends,
+)
 
-CONFIGS = CONFIG, OPEN_CLIP_CONFIG = CONFIG, "open_clip_config.json"
-OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
-SAMPLED = 1 << 20  # bytes hashed of every file: with size and time they identify a source
 
-
-class Source(NamedTuple):
-    """What a folder of published weights holds.
+class Prepared(NamedTuple):
+    """All of a conversion but the values of its tensors.
 
     Attributes:
-      name: mllm or clip.
-      table: which tensor fills which parameter.
-      params: the abstract parameters to be filled.
-      sizes: an object of its family, or a CLIPConfig.
-      family: of an MLLM.
-      written: settings files that are written in place of the source's own, by name.
-    """
-
-    name: str
-    table: Table
-    params: Params
-    sizes: Any
-    family: Family | None = None
-    written: Mapping[str, dict[str, Any]] = {}
-
-
-def understand(files: SettingsFiles, quick_gelu: str = "") -> Source:
-    """Determines what a folder holds from its config files.
-
-    Args:
-      files: of the folder.
-      quick_gelu: yes or no, of weights whose config does not say; empty: not stated.
-
-    Raises:
-      UserError: no config, another architecture, or one that asks for what is not computed.
-    """
-    folder = files.folder
-    file, open_clip = folder / CONFIG, folder / OPEN_CLIP_CONFIG
-    # Some folders have both, for both libraries; Hugging Face's file then has its own weights.
-    if open_clip.is_file() and not any((folder / name).is_file() for name in (INDEX, SINGLE[0])):
-        return _open_clip(files, quick_gelu)
-    config = files.content(CONFIG)
-    if config is None:
-        raise UserError(
-            f"{folder}: no {CONFIG} and no {OPEN_CLIP_CONFIG}; name the folder of a published model"
-        )
-    if quick_gelu:
-        raise UserError(f"--quick_gelu={quick_gelu}: {file} says it; leave the flag out")
-    kind = config.get("model_type")
-    if kind == "clip":
-        clip = files.parsed(CONFIG, CLIPConfig.from_hf)
-        return Source("clip", HUGGING_FACE, _clip_params(clip), clip)
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        supported = f"{', '.join(FAMILIES)} and clip"
-        raise UserError(f"{file}: model_type is {kind!r}; {supported} can be converted")
-    family = family_of(config, file)
-    sizes = files.parsed(CONFIG, family.read_config)
-    params = family.abstract_params(sizes)
-    return Source("mllm", family.weight_table(sizes), params, sizes, family)
-
-
-def settled(model: Source, files: SettingsFiles, tokenizer: Tokenizer) -> Source:
-    """Reads the settings files beside the config, and notes which are not copied as they are.
-
-    Args:
       model: what the folder holds.
-      files: of the folder.
-      tokenizer: its own.
-
-    Raises:
-      UserError: a file asks for what is not computed here.
+      work, types: what is written, see convert_tensors.py.
+      folder: of the whole model.
+      text: of its tokenizer: that, or an adapter's.
+      built: the tokenizer.json that a folder lacks.
+      origin: what distinguishes the sources from others.
     """
-    if model.family is not None:
-        read_mllm_files(files, model.family, model.sizes, tokenizer)
-    else:
-        check_tokenizer_settings(files, tokenizer, adds_tokens=True)
-        if IMAGE_PROCESSOR[1] not in model.written:
-            read_clip_pixels(files, model.sizes)
-    changed = {name: x for name, x in files.changed.items() if name != OPEN_CLIP_CONFIG}
-    return model._replace(written={**changed, **model.written})
+
+    model: Source
+    work: list[Part]
+    types: dict[str, np.dtype]
+    folder: epath.Path
+    text: epath.Path
+    built: str | None
+    origin: dict[str, Any]
 
 
-def _open_clip(files: SettingsFiles, quick_gelu: str) -> Source:
-    """Reads the settings of open_clip's form, and says them in Hugging Face's."""
-    name = OPEN_CLIP_CONFIG
-    sizes = files.parsed(name, CLIPConfig.from_open_clip)
-    config = files.content(name)
-    assert config is not None
-    if "quick_gelu" in config["model_cfg"]:
-        if quick_gelu:
-            file = files.folder / name
-            raise UserError(f"--quick_gelu={quick_gelu}: {file} says it; leave the flag out")
-    else:
-        # The config names the architecture only, and which activation these weights were trained
-        # with makes a difference that no shape shows.
-        openai = re.search(OPENAI_TAG, files.folder.resolve().name)
-        if openai and not quick_gelu:
-            print(f"{files.folder}: OpenAI's weights, converted with quick-GELU", file=sys.stderr)
-            quick_gelu = "yes"
-        if not quick_gelu:
-            raise UserError(
-                f"{files.folder / name}: model_cfg.quick_gelu is missing, and decides what these "
-                "weights compute: --quick_gelu=yes for OpenAI's own, DFN's and MetaCLIP's, "
-                "--quick_gelu=no for LAION's, DataComp's and others (open_clip's default)"
-            )
-        sizes = dataclasses.replace(sizes, quick_gelu=quick_gelu == "yes")
-    side, keys = sizes.image_size, ("preprocess_cfg",)
-    pixels = Pixels(side)
-    if config.get(keys[0]):
-        pixels = files.parsed(name, lambda stated: Pixels.from_open_clip(stated, side), *keys)
-    written = {CONFIG: sizes.to_hf(), IMAGE_PROCESSOR[1]: pixels.to_hf()}
-    return Source("clip", OPEN_CLIP, _clip_params(sizes), sizes, written=written)
-
-
-def _clip_params(sizes: CLIPConfig) -> Params:
-    return abstract(lambda: CLIP(sizes, rngs=nnx.Rngs(0)))[1]
-
-
-def _stated(content: Mapping[str, Any]) -> str:
-    """Lists the sizes that a config states, by which shapes can be explained."""
-    parts = [
-        _stated(value) if isinstance(value, Mapping) else f"{name} {value}"
-        for name, value in content.items()
-        if (isinstance(value, Mapping) and name not in ("id2label", "label2id"))
-        or (type(value) in (int, float) and value and not name.endswith("_id"))
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def read_source(
-    folder: epath.Path, ignore_extra: bool = False, quick_gelu: str = ""
-) -> tuple[Source, list[tuple[Tensor, Slot]]]:
-    """Reads all of a published model but the values of its tensors.
-
-    Args:
-      folder: the model's.
-      ignore_extra: whether fields that are not known here are passed over.
-      quick_gelu: as for `understand`.
-
-    Returns:
-      What it holds, and where each tensor goes, in the order in which they lie in their files.
+def prepare(
+    source: epath.Path,
+    base: epath.Path | None = None,
+    ignore_extra: bool = False,
+    quick_gelu: str = "",
+) -> Prepared:
+    """Reads all of a published model but the values of its tensors; arguments as `convert`.
 
     Raises:
       UserError: as `convert`.
     """
-    files = SettingsFiles(folder, ignore_extra)
+    source = on_disk(source, "a published model")
+    check_source(source)
+    adapter = read_adapter(source)
+    folder = _whole_model(source, adapter, base, ignore_extra)
+    text = source if adapter is not None and has_tokenizer(source) else folder
+    files = SettingsFiles(folder, ignore_extra, over=text)
     model = understand(files, quick_gelu)
-    tokenizer = Tokenizer(folder)  # without one the checkpoint could neither read nor write
+    # Without one the checkpoint could neither read nor write.
+    tokenizer, built = read_tokenizer(text)
     tokenizer.check_fits(model.sizes.vocab)
-    model = settled(model, files, tokenizer)
-    tensors = read_folder(folder)
-    targets = slots(model.table, model.params)
-    available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    model = _with_text_ends(settled(model, files, tokenizer), tokenizer, files)
+    model, tensors, made = _with_changes(model, files, adapter)
     try:
-        names = match(available, model.table, targets)
+        work, types, lines = plan(model.table, model.params, tensors, made, ignore_extra)
     except WeightsError as error:
         config = files.content(OPEN_CLIP_CONFIG if model.table is OPEN_CLIP else CONFIG) or {}
-        raise UserError(f"{folder}: {error}; by its config: {_stated(config)}") from None
-    work = [(tensors[names[published]], slot) for published, slot in targets.items()]
-    return model, sorted(work, key=lambda item: (item[0].file, item[0].start))
+        raise UserError(f"{folder}: {error}; by its config: {stated_sizes(config)}") from None
+    for line in lines:
+        _say(f"{folder}: {line}")
+    stated = origin(folder, tensors) | {"written": dict(model.written)}
+    if adapter is not None:
+        stated |= origin(source, adapter.tensors)
+    return Prepared(model, work, types, folder, text, built, stated)
 
 
 def convert(
-    source: epath.Path, out: epath.Path, ignore_extra: bool = False, quick_gelu: str = ""
+    source: epath.Path,
+    out: epath.Path,
+    base: epath.Path | None = None,
+    ignore_extra: bool = False,
+    quick_gelu: str = "",
 ) -> None:
     """Writes `out`, which appears whole or not at all.
 
     Peak memory: the largest tensor and a few blocks of CHUNK_BYTES beside what the process needs.
 
     Args:
-      source, out: the folders.
-      ignore_extra, quick_gelu: as for `read_source`.
+      source: the folder of a published model, or of an adapter.
+      out: the folder to write.
+      base: the published model that an adapter is merged onto.
+      ignore_extra: whether tensors and fields that are not known are left out, and named.
+      quick_gelu: yes or no, of an open_clip folder whose config does not say; empty: not stated.
 
     Raises:
       UserError: the source is no model, is damaged or does not fit (all misfits at once), its
         tokenizer has ids beyond its table, `out` exists or is being made from another source, or
         there is no room for it.
     """
-    model, work = read_source(on_disk(source, "a published model"), ignore_extra, quick_gelu)
-    total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    origin = _origin(source, {tensor.file for tensor, _ in work})
-    origin |= {"written": dict(model.written)}
-    with resumable_folder(out, origin, total) as output:
-        _fill(output, model.name, work, model.params)
+    made = prepare(source, base, ignore_extra, quick_gelu)
+    model, folder = made.model, made.folder
+    total = sum(part.tensor.stop - part.tensor.start for part in made.work)
+    with resumable_folder(out, made.origin, total) as output:
+        fill(output, model.name, made.work, made.types, model.params)
         side = output.folder / model.name
         side.mkdir(exist_ok=True)
-        copy_side_files(source, side)
+        copy_side_files(folder, side)
+        if made.text != folder:
+            copy_side_files(made.text, side)
+        if made.built is not None:
+            write_whole(side / TOKENIZER, made.built)
         if CONFIG not in model.written:
-            shutil.copyfile(source / CONFIG, side / CONFIG)
-        for file, content in model.written.items():
-            write_json(side / file, content)
+            shutil.copyfile(folder / CONFIG, side / CONFIG)
+        for name, content in model.written.items():
+            write_json(side / name, content)
 
 
-def _fill(
-    output: ResumableFolder, name: str, work: list[tuple[Tensor, Slot]], tree: Params
-) -> None:
-    """Writes the tensors, in their order, into the checkpoint `params` of a model's name."""
-    shapes = flatten(tree)
-    types = {path: tensor.dtype for tensor, slot in work for path in slot.row.paths}
-    leaves = {
-        f"{name}/{path}": jax.ShapeDtypeStruct(leaf.shape, types[path])
-        for path, leaf in shapes.items()
-    }
-    stacked = {path for _, slot in work if slot.layer is not None for path in slot.row.paths}
-    writer = ParamWriter(
-        output.folder / "params", leaves, frozenset(f"{name}/{path}" for path in stacked), meta={}
+def _whole_model(
+    source: epath.Path, adapter: Adapter | None, base: epath.Path | None, ignore_extra: bool
+) -> epath.Path:
+    """Returns the folder of the whole model: the source, or the base of an adapter."""
+    if adapter is None:
+        if base is not None:
+            raise UserError(f"--base={base} is for an adapter, and {source} is a whole model")
+        return source
+    if base is None:
+        raise UserError(
+            f"{source}: an adapter of {adapter.base}; name that model's folder, onto which it is "
+            "merged: --base=DIR"
+        )
+    base = on_disk(base, "a published model")
+    check_source(base)
+    if base == source:
+        return base
+    if (base / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{base}: an adapter too; merge it first, or name a whole model as --base")
+    others = sorted(file.name for file in source.glob("*.safetensors") if file.name != ADAPTER)
+    if others and not ignore_extra:
+        raise UserError(
+            f"{source}: has {listed(others)} beside {ADAPTER}; --ignore_extra leaves those out"
+        )
+    for name in others:
+        _say(f"{source}: left out: {name}")
+    _say(f"{source}: an adapter of {adapter.base}, merged onto {base}")
+    return base
+
+
+def _with_text_ends(model: Source, tokenizer: Tokenizer, files: SettingsFiles) -> Source:
+    """Checks what begins and ends a text for CLIP; returns it with its true end in the config.
+
+    The reference pools at the end that the config states, or, by an older rule, at the largest id.
+
+    Raises:
+      UserError: nothing says what begins a text, or the reference would not pool at its end.
+    """
+    if model.family is not None:
+        return model
+    config = model.written.get(CONFIG) or files.content(CONFIG) or {}
+    ends, stated = text_ends(tokenizer), model.sizes.eot_token_id
+    open_clip = model.table is OPEN_CLIP
+    file = files.folder / (OPEN_CLIP_CONFIG if open_clip else CONFIG)
+    if ends is None:
+        if START_OF_TURN in tokenizer:  # the tiny world's vocabulary
+            return model
+        raise UserError(
+            f"{tokenizer.file}: nothing says what begins and ends a text: no post_processor there, "
+            "no bos_token and eos_token in tokenizer_config.json; add those two"
+        )
+    part = "text_config" if config.get("text_config_dict") is None else "text_config_dict"
+    text = config.get(part) or {}
+    oldest = open_clip or text.get("eos_token_id") == LEGACY_EOS
+    if oldest and ends[1] != tokenizer.largest_id:
+        raise UserError(
+            f"{file}: pools a text at its largest id, and {tokenizer.file} ends one with "
+            f"{ends[1]}, which is not: state text_config.eos_token_id, or use its own tokenizer"
+        )
+    if not oldest and ends[1] != stated:
+        raise UserError(
+            f"{file}: {part}.eos_token_id is {stated}, and {tokenizer.file} ends a text with "
+            f"{ends[1]}; use the tokenizer that these weights came with"
+        )
+    if stated == ends[1]:
+        return model
+    content = {**config, part: {**text, "eos_token_id": ends[1]}}
+    return model._replace(written={**model.written, CONFIG: content})
+
+
+def _with_changes(
+    model: Source, files: SettingsFiles, adapter: Adapter | None
+) -> tuple[Source, dict[str, Tensor], dict[str, list[Change]]]:
+    """Returns the model with a head of its own if it has one, its tensors, and what changes them.
+
+    A config may tie a head whose values in the files are others; the reference then leaves it
+    untied.
+    """
+    folder = files.folder
+    tensors = read_folder(folder)
+    if (folder / INDEX).is_file() and (folder / SINGLE[0]).is_file():
+        _say(f"{folder}: {SINGLE[0]} is read, as transformers does, and {INDEX} is not")
+    targets = slots(model.table, model.params)
+    places = {place: name for name, place in model.table.locate_whole(tensors, targets).items()}
+    for copy, original in model.table.copies.items():
+        pair = [tensors[places[name]] for name in (copy, original) if name in places]
+        if len(pair) == 2 and not pair[0].equals(pair[1]):
+            _say(f"{folder}: {copy} differs from {original}: kept, tie_word_embeddings is false")
+            model = _untied(model, files)
+            break
+    if adapter is None:
+        return model, tensors, {}
+    made, parted = changes(adapter, model.table, targets)
+    if parted:
+        for copy, original in model.table.copies.items():
+            if copy not in places and original in places:
+                tensors[copy] = tensors[places[original]]
+        model = _untied(model, files)
+    return model, tensors, made
+
+
+def _untied(model: Source, files: SettingsFiles) -> Source:
+    """Returns the model with a head of its own."""
+    family = model.family
+    assert family is not None
+    config = untied(model.written.get(CONFIG) or files.content(CONFIG) or {})
+    sizes = family.read_config(config)
+    return model._replace(
+        table=family.weight_table(sizes),
+        params=family.abstract_params(sizes),
+        sizes=sizes,
+        written={**model.written, CONFIG: config},
     )
-    total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    with progress("convert", total, unit="B") as bar:
-        for tensor, slot in work:
-            part = f"{tensor.file.name} {tensor.start}"
-            if part not in output.finished:
-                _move(tensor, slot, name, writer)
-                output.note(part)
-            bar.update(tensor.stop - tensor.start)
 
 
-def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
-    """Writes one tensor; as a function of its own it frees the tensor on return."""
-    for path, values in slot.split(tensor.read()):
-        writer.write(f"{name}/{path}", slot.layer, values)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
-def _origin(source: epath.Path, files: set[epath.Path]) -> dict[str, Any]:
-    """Collects what distinguishes this source from others, without reading all of it."""
-    origin = {}
-    for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):
-        with file.open("rb") as stream:
-            digest = hashlib.sha256(stream.read(SAMPLED)).hexdigest()
-        status = os.stat(file)
-        origin[file.name] = [status.st_size, status.st_mtime_ns, digest]
-    return origin
+# --- the command ----------------------------------------------------------------------------------
 
 
-def run(source: str, out: str, ignore_extra: bool = False, quick_gelu: str = "") -> None:
+def run(
+    source: str, out: str, base: str = "", ignore_extra: bool = False, quick_gelu: str = ""
+) -> None:
     """Checks the flags and converts.
 
     Raises:
@@ -283,7 +271,8 @@ def run(source: str, out: str, ignore_extra: bool = False, quick_gelu: str = "")
     for name, value in (("source", source), ("out", out)):
         if not value.strip():
             raise UserError(f"--{name} is missing or empty")
-    convert(epath.Path(source), epath.Path(out), ignore_extra, quick_gelu)
+    onto = epath.Path(base) if base else None
+    convert(epath.Path(source), epath.Path(out), onto, ignore_extra, quick_gelu)
     print(f"{out}: converted from {source}")
 
 
@@ -291,14 +280,15 @@ def cli() -> None:
     """Defines the flags here, not above: other commands have flags of the same names."""
     source = flags.DEFINE_string("source", "", "Folder of a published model (safetensors).")
     out = flags.DEFINE_string("out", "", "Folder to write.")
-    ignore_extra = flags.DEFINE_bool(
-        "ignore_extra", False, "Pass over fields that are not known here; each is printed."
+    base = flags.DEFINE_string("base", "", "Folder of the model that an adapter is merged onto.")
+    extra = flags.DEFINE_bool(
+        "ignore_extra", False, "Leave out tensors and fields that are not known, and name them."
     )
     quick_gelu = flags.DEFINE_enum(
         "quick_gelu", "", ["", "yes", "no"], "Of an open_clip folder whose config does not say."
     )
 
     def start() -> None:
-        run(source.value, out.value, ignore_extra.value, quick_gelu.value)
+        run(source.value, out.value, base.value, extra.value, quick_gelu.value)
 
     run_app(start)

@@ -1,17 +1,21 @@
 """Exports a model folder in the formats that others read.
 
     msjoe export --checkpoint=DIR --out=HF_DIR [--dtype=bfloat16]
+    msjoe export --checkpoint=DIR --out=DIR --format=peft [--base=ORG/NAME]
     msjoe export --checkpoint=DIR --out=DIR --format=orbax
 
 `hf`: the MLLM as `transformers` loads it, published tensor names, in shards of at most 5 GB, CLIP
 in `clip/` and the sampler in `sampler/` beside it, and a model card. What `convert` read comes out
-byte by byte. `orbax`: a model folder for inference, the MLLM in the type that its family is
-published in. Tensors pass one at a time, and after a kill the same command goes on (`hf`: with the
-file that it was at).
+byte by byte; settings that the model folder lacks (tokenizer class, chat template, end ids,
+preprocessor) are written. `peft`: what a training with LoRA has learned, as an adapter of `--base`
+(of the model that the run started from). `orbax`: a model folder for inference, the MLLM in the
+type that its family is published in. Tensors pass one at a time, and after a kill the same command
+goes on (`hf`: with the file that it was at).
 """
 
 import dataclasses
 import hashlib
+import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -22,26 +26,32 @@ from flax import nnx
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.errors import UserError
-from msjoe_jax.families import read_model
+from msjoe_jax.families import family_of, read_model
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.models.sampler import SamplerConfig
 from msjoe_jax.report.model_card import model_card
-from msjoe_jax.rollout.model_folder import check_folder
+from msjoe_jax.rollout.model_folder import ADAPTER_FOLDER, check_folder
 from msjoe_jax.rollout.system import NAMES
+from msjoe_jax.rollout.text import end_ids
 from msjoe_jax.runtime.checkpoint import load_meta
 from msjoe_jax.runtime.checkpoint_layout import STACKED
 from msjoe_jax.runtime.files import read_json, write_whole
 from msjoe_jax.runtime.param_store import ParamReader, ParamWriter
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
+from msjoe_jax.text.prompts import PromptConfig
+from msjoe_jax.text.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE
 from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, write_json
+from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG
+from msjoe_jax.weights.published_files import write_clip_files, write_mllm_files
 from msjoe_jax.weights.safetensors import DTYPES, INDEX, plan_files, write_file
 from msjoe_jax.weights.tables import Table, flatten, slots
+from msjoe_jax.weights.tokenizer_files import clip_ends
 
-FORMATS = ("hf", "orbax")
+FORMATS = ("hf", "peft", "orbax")
 DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}  # "bfloat16" …
 
 
@@ -125,6 +135,35 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
         write_whole(output.folder / "README.md", card)
 
 
+def export_adapter(checkpoint: epath.Path, out: epath.Path, base: str = "") -> None:
+    """Writes the adapter of a model folder that was trained with LoRA, and its tokenizer.
+
+    Args:
+      checkpoint: the model folder.
+      out: a folder that does not exist yet.
+      base: names the model that was adapted, for those who load the adapter; empty: as the run did.
+
+    Raises:
+      UserError: no model folder, or one without an adapter, or `out` cannot be written.
+    """
+    check_folder(checkpoint, ["mllm"])
+    adapter = checkpoint / ADAPTER_FOLDER
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"{checkpoint}: holds no adapter: it was not trained with config.mllm.lora_rank, or by "
+            "an older version; --format=hf exports the whole model"
+        )
+    config = read_json(adapter / ADAPTER_CONFIG)
+    if base:
+        config["base_model_name_or_path"] = base
+    values = (adapter / ADAPTER).read_bytes()
+    with resumable_folder(out, {"config": config}, len(values)) as output:
+        write_whole(output.folder / ADAPTER, values)
+        write_json(output.folder / ADAPTER_CONFIG, config)
+        copy_side_files(checkpoint / "mllm", output.folder)
+    print(f"{out}: an adapter of {config['base_model_name_or_path']} (--base= names another)")
+
+
 def _orbax(stored: Stored, output: ResumableFolder) -> None:
     """Writes a model folder."""
     leaves = stored.leaves
@@ -180,8 +219,41 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         write_json(folder / INDEX, index)
     copy_side_files(source, folder)
+    _write_missing(stored, name, folder)
     largest = max(tensors, key=lambda tensor: sizes[tensor])
-    write_json(folder / CONFIG, _config(source, tensors[largest][0]))
+    config = _config(source, tensors[largest][0])
+    architecture = (
+        family_of(config, source / CONFIG).architecture if name == "mllm" else "CLIPModel"
+    )
+    if architecture not in (config.get("architectures") or ()):  # as a base without its head states
+        config["architectures"] = [architecture]
+    write_json(folder / CONFIG, config)
+
+
+def _write_missing(stored: Stored, name: str, folder: epath.Path) -> None:
+    """Writes the settings that others read, where the model folder has none."""
+    tokenizer, config = Tokenizer(folder), stored.folder / name / CONFIG
+    if name == "clip":
+        clip = read_sizes(config, CLIPConfig.from_hf)
+        write_clip_files(folder, tokenizer=tokenizer, ends=clip_ends(tokenizer, clip), sizes=clip)
+        return
+    family, sizes = read_model(config)
+    visuals = {}
+    for kind in ("image", "video"):
+        around = family.text_around(sizes, kind == "video")
+        ids = (*around.before, around.placeholder, *around.after)
+        spellings = [spelling for i in ids if (spelling := tokenizer.token(i))]
+        if len(spellings) == len(ids):
+            visuals[kind] = "".join(spellings)
+    chat = END_OF_TURN in tokenizer and END_OF_TEXT in tokenizer
+    write_mllm_files(
+        folder,
+        tokenizer=tokenizer,
+        system=stored.meta.get("prompt", {}).get("system", PromptConfig().system),
+        visuals=visuals,
+        end_ids=end_ids(tokenizer) if chat else (),
+        preprocessors=family.preprocessors(sizes),
+    )
 
 
 def _described(name: str, config: epath.Path) -> tuple[Table, Params]:
@@ -228,8 +300,14 @@ def _config(source: epath.Path, dtype: np.dtype) -> dict[str, Any]:
     return stated(read_json(source / CONFIG))
 
 
-def run(checkpoint: str, out: str, output_format: str, dtype: str) -> None:
+def run(checkpoint: str, out: str, output_format: str, dtype: str, base: str = "") -> None:
     """Checks the flags and exports.
+
+    Args:
+      checkpoint, out: the model folder, and the folder to write.
+      output_format: one of `FORMATS`.
+      dtype: of the MLLM's tensors; empty: as `export` says.
+      base: as `export_adapter` says.
 
     Raises:
       UserError: as `export`, or a flag is missing or wrong.
@@ -241,18 +319,28 @@ def run(checkpoint: str, out: str, output_format: str, dtype: str) -> None:
         raise UserError(f"--format={output_format} is not one of {', '.join(FORMATS)}")
     if dtype and dtype not in DTYPE_NAMES:
         raise UserError(f"--dtype={dtype} is not one of {', '.join(DTYPE_NAMES)}")
-    export(epath.Path(checkpoint), epath.Path(out), output_format, dtype)
+    for flag, value, only in (("base", base, ("peft",)), ("dtype", dtype, ("hf", "orbax"))):
+        if value and output_format not in only:
+            raise UserError(f"--{flag}={value} is for --format={' or '.join(only)}")
+    if output_format == "peft":
+        export_adapter(epath.Path(checkpoint), epath.Path(out), base)
+    else:
+        export(epath.Path(checkpoint), epath.Path(out), output_format, dtype)
     print(f"{out}: exported from {checkpoint}")
+    if output_format != "orbax":
+        name = f"ORG/{epath.Path(out).resolve().name}"
+        print(f"to publish it: hf upload {shlex.quote(name)} {shlex.quote(out)}")
 
 
 def cli() -> None:
     """Defines the flags here, not above: other commands have flags of the same names."""
     checkpoint = flags.DEFINE_string("checkpoint", "", "Model folder (WORKDIR/final).")
     out = flags.DEFINE_string("out", "", "Folder to write.")
-    output_format = flags.DEFINE_string("format", "hf", "hf or orbax.")
+    output_format = flags.DEFINE_string("format", "hf", "hf, peft or orbax.")
     dtype = flags.DEFINE_string("dtype", "", "Type of the MLLM's tensors.")
+    base = flags.DEFINE_string("base", "", "Names the model that a peft adapter belongs to.")
 
     def start() -> None:
-        run(checkpoint.value, out.value, output_format.value, dtype.value)
+        run(checkpoint.value, out.value, output_format.value, dtype.value, base.value)
 
     run_app(start)

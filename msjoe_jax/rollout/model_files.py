@@ -135,6 +135,6 @@ def _words(family: Family, sizes: Any, tokenizer: Tokenizer) -> VisualWords:
     def spelled(video: bool) -> str:
         around = family.text_around(sizes, video)
         ids = (*around.before, around.placeholder, *around.after)
-        return "".join(tokenizer.spelling(index) for index in ids)
+        return "".join(tokenizer.token(index) or "" for index in ids)
 
     return VisualWords(spelled(False), spelled(True))

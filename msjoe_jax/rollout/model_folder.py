@@ -7,6 +7,7 @@ them, and so do the `checkpoint` fields of a config. Layout:
     mllm/    config.json and tokenizer.json, both as Hugging Face has them, and those of
              `SIDE_FILES` that the source had
     clip/    likewise
+    adapter/ after a training with LoRA: the factors that are merged in params/, as peft has them
 
 A folder is whole or it is none. On a disk it gets its name when all of it is there. On object
 storage, which cannot rename, `params/` is removed first and written last, and counts once it is
@@ -49,6 +50,7 @@ from msjoe_jax.runtime.files import is_local, partial_path, read_json, write_who
 from msjoe_jax.runtime.machine import Machine, local_machine
 from msjoe_jax.runtime.space import room_for, room_of
 from msjoe_jax.text.prompts import PromptConfig
+from msjoe_jax.weights.adapter_files import Factors, write_adapter
 from msjoe_jax.weights.folder import (
     CONFIG,
     copy_side_files,
@@ -57,6 +59,7 @@ from msjoe_jax.weights.folder import (
 )
 from msjoe_jax.weights.settings_files import SettingsFiles
 
+ADAPTER_FOLDER = "adapter"
 # The groups of a model folder's settings; its meta also has `trained`, which is for people, and
 # `inputs`, what a run made it from.
 PARTS: dict[str, type] = {
@@ -187,6 +190,7 @@ def begin_model_folder(
     tokenizers: Tokenizers,
     params: Mapping[str, Params],
     inputs: Inputs | None = None,
+    factors: Factors | None = None,
 ) -> Callable[[], None]:
     """Begins to write a folder; leaves a complete one from the same inputs, replaces any other.
 
@@ -203,6 +207,7 @@ def begin_model_folder(
       tokenizers: both must be present.
       params: parameters of all three models.
       inputs: what the folder is made from; None: any complete one is left.
+      factors: those of LoRA that are merged into the parameters.
 
     Returns:
       What waits for the end and gives the folder its name; the parameters are copied already.
@@ -236,7 +241,7 @@ def begin_model_folder(
     with whole_or_none():
         hosts.on_first(lambda: _empty(folder, new), f"an empty {new}")
         hosts.on_first(
-            lambda: _write_files(new, settings, system, tokenizers), f"the files of {new}"
+            lambda: _write_files(new, settings, system, tokenizers, factors), f"the files of {new}"
         )
         meta = {**plain(settings), **parts, **stated}
         written = begin_params(new / "params", {name: params[name] for name in NAMES}, meta)
@@ -296,9 +301,16 @@ def _inputs_of(folder: epath.Path) -> dict[str, str]:
 
 
 def _write_files(
-    folder: epath.Path, settings: ModelSettings, system: System, tokenizers: Tokenizers
+    folder: epath.Path,
+    settings: ModelSettings,
+    system: System,
+    tokenizers: Tokenizers,
+    factors: Factors | None,
 ) -> None:
     family = system.family
+    if factors is not None:
+        (folder / ADAPTER_FOLDER).mkdir()
+        write_adapter(folder / ADAPTER_FOLDER, factors, family.weight_table(system.mllm_config))
     models: tuple[tuple[str, MllmSettings | ClipSettings, Any, Any, Any], ...] = (
         ("mllm", settings.mllm, system.mllm_config, family.read_config, family.write_config),
         ("clip", settings.clip, system.clip_config, CLIPConfig.from_hf, CLIPConfig.to_hf),

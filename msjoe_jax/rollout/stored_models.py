@@ -6,6 +6,7 @@ So a run holds the parameters that a phase needs, and no others.
 import dataclasses
 import functools
 import hashlib
+import os
 
 import jax
 import numpy as np
@@ -14,12 +15,13 @@ from etils import epath
 from msjoe_jax.models.checks import flat_fields
 from msjoe_jax.models.lora import merge_lora
 from msjoe_jax.models.params import FINGERPRINT_DIGITS, Params
-from msjoe_jax.rollout.system import System, state_table
+from msjoe_jax.rollout.system import MllmSettings, System, state_table
 from msjoe_jax.runtime.checkpoint import leaf_shapes, load_params
 from msjoe_jax.runtime.checkpoint_layout import STACKED
 from msjoe_jax.runtime.machine import Machine
 from msjoe_jax.runtime.mesh import path_name
 from msjoe_jax.runtime.param_store import ParamReader
+from msjoe_jax.weights.adapter_files import Factors
 
 LORA = "lora"
 
@@ -92,19 +94,43 @@ class StoredModel:
         name = digest.hexdigest()[:FINGERPRINT_DIGITS]
         return clip_name(system, name) if self.name == "clip" else name
 
-    def _adapters(self) -> Params:
-        """Returns the shapes of the adapters that lie beside the MLLM, as a tree; {}: none."""
-        out: Params = {}
+    def factors(self, settings: MllmSettings, base: epath.PathLike) -> Factors | None:
+        """Reads the adapters onto the host; None if there are none.
+
+        Args:
+          settings: under which they were trained.
+          base: names the model that was adapted where the settings name no checkpoint.
+
+        Raises:
+          UserError: a damaged checkpoint.
+        """
+        shapes = self._adapter_shapes()
+        if not shapes or self.folder is None:
+            return None
+        reader = ParamReader(self.folder)
+        leaves = {path: reader.read(f"{self._start()}{path}") for path in shapes}
+        stated = settings.checkpoint or os.fspath(base)
+        return Factors(leaves, settings.lora_rank, settings.lora_alpha, stated)
+
+    def _start(self) -> str:
+        return "/".join(part for part in (self.prefix, LORA, "") if part) + "/"
+
+    def _adapter_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of the adapters that lie beside the MLLM, by path; {}: none."""
         if self.name != "mllm" or self.folder is None:
-            return out
-        start = "/".join(part for part in (self.prefix, LORA, "") if part) + "/"
-        for path, leaf in leaf_shapes(self.folder).items():
-            if path.startswith(start):
-                *parents, last = path.removeprefix(start).split("/")
-                tree = out
-                for parent in parents:
-                    tree = tree.setdefault(parent, {})
-                tree[last] = leaf
+            return {}
+        shapes, start = leaf_shapes(self.folder), self._start()
+        return {p.removeprefix(start): leaf for p, leaf in shapes.items() if p.startswith(start)}
+
+    def _adapters(self) -> Params:
+        """Returns the same as a tree."""
+        out: Params = {}
+        for path, leaf in self._adapter_shapes().items():
+            *parents, last = path.split("/")
+            tree = out
+            for parent in parents:
+                tree = tree.setdefault(parent, {})
+            tree[last] = leaf
         return out
 
 

@@ -7,18 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.models.clip.config import VOCAB
 from msjoe_jax.rollout.generate import Sampling
 from msjoe_jax.rollout.system import System, Tokenizers
 from msjoe_jax.text.chat import BUILT_IN, Chat
 from msjoe_jax.text.prompts import PromptConfig, plain
-from msjoe_jax.text.tokenizer import (
-    END_OF_TEXT,
-    END_OF_TURN,
-    START_OF_TURN,
-    Tokenizer,
-    clip_tokens,
-)
+from msjoe_jax.text.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, clip_tokens
+from msjoe_jax.weights.tokenizer_files import clip_ends
 
 
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -121,10 +115,7 @@ def make_text(
             raise UserError(f"no tokenizer for {name}: set config.{name}.tokenizer")
     assert tokenizers.mllm is not None and tokenizers.clip is not None
     sizes = system.clip_config
-    # The OpenAI vocabulary's start token, or the tiny one's own.
-    start = (
-        sizes.eot_token_id - 1 if sizes.vocab == VOCAB else tokenizers.clip.token_id(START_OF_TURN)
-    )
+    start, _ = clip_ends(tokenizers.clip, sizes)
     return Text(
         tokenizer=tokenizers.mllm,
         clip_tokenizer=tokenizers.clip,

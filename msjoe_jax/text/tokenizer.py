@@ -19,21 +19,33 @@ class Tokenizer:
 
     Args:
       path: a `tokenizer.json`, or a folder that holds one.
+      content: what to read in place of that file, which then need not be there.
 
     Raises:
       UserError: there is no readable tokenizer there.
     """
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike, content: str | None = None):
         file = epath.Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
+            text = file.read_text() if content is None else content
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception for every cause
             raise UserError(f"{file}: no readable tokenizer.json ({error})") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.file = file
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def around(self) -> tuple[int, ...]:
+        """The ids that its own rule puts around a text."""
+        return tuple(self._tokenizer.encode("", add_special_tokens=True).ids)
 
     @property
     def size(self) -> int:
@@ -57,6 +69,9 @@ class Tokenizer:
                 f"table has {rows} rows; use the tokenizer that these weights came with"
             )
 
+    def __contains__(self, token: str) -> bool:
+        return self._tokenizer.token_to_id(token) is not None
+
     def token_id(self, token: str) -> int:
         """The id of one token; UserError if the vocabulary lacks it."""
         index = self._tokenizer.token_to_id(token)
@@ -68,9 +83,9 @@ class Tokenizer:
         """The id of one token; None if the vocabulary lacks it."""
         return self._tokenizer.token_to_id(token)
 
-    def spelling(self, index: int) -> str:
-        """The token of an id, as the vocabulary spells it; empty: there is none."""
-        return self._tokenizer.id_to_token(index) or ""
+    def token(self, index: int) -> str | None:
+        """The spelling of an id; None if the vocabulary lacks it."""
+        return self._tokenizer.id_to_token(index)
 
     def added_tokens(self) -> dict[int, dict[str, Any]]:
         """The tokens that are looked for before a text is split, by id: how each is found."""
@@ -79,10 +94,6 @@ class Tokenizer:
             number: {name: getattr(token, name) for name in names}
             for number, token in self._tokenizer.get_added_tokens_decoder().items()
         }
-
-    def surrounds(self) -> bool:
-        """Says whether the file puts tokens around a text, which `encode` leaves out."""
-        return self._tokenizer.num_special_tokens_to_add(is_pair=False) > 0
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; spellings of special tokens become those tokens."""

@@ -22,11 +22,11 @@ def read_chat(files: SettingsFiles, words: VisualWords) -> Chat:
         if template is None:
             continue
         if not isinstance(template, str):
-            raise UserError(f"{files.folder / file}: chat_template is no text")
+            raise UserError(f"{files.file(file)}: chat_template is no text")
         settings = files.content(TOKENIZER) or {}
         tokens = {name: _spelling(settings.get(name)) for name in SPECIAL}
         shown = {name: text for name, text in tokens.items() if text}
-        return TemplateChat(template, str(files.folder / file), words, shown)
+        return TemplateChat(template, str(files.file(file)), words, shown)
     return BUILT_IN
 
 
@@ -34,11 +34,11 @@ def _candidates(files: SettingsFiles) -> Iterator[tuple[str, Any]]:
     """Yields (file, template or None) in the order in which they count."""
     for name in (PROCESSOR, JSON):
         yield name, _default((files.content(name) or {}).get("chat_template"))
-    if (files.folder / JINJA).is_file():
+    if files.file(JINJA).is_file():
         try:
-            yield JINJA, (files.folder / JINJA).read_text()
+            yield JINJA, files.file(JINJA).read_text()
         except UnicodeDecodeError:
-            raise UserError(f"{files.folder / JINJA}: is no UTF-8 text") from None
+            raise UserError(f"{files.file(JINJA)}: is no UTF-8 text") from None
     yield TOKENIZER, _default((files.content(TOKENIZER) or {}).get("chat_template"))
 
 

@@ -12,6 +12,7 @@ from msjoe_jax.runtime.files import read_json, write_whole
 Sizes = TypeVar("Sizes")
 
 CONFIG = "config.json"
+TIED = "tie_word_embeddings"
 TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 SIDE_FILES = (
     *TEXT_FILES,
@@ -36,6 +37,17 @@ def copy_side_files(source: epath.Path, folder: epath.Path) -> None:
 def write_json(file: epath.Path, content: dict[str, Any]) -> None:
     """Writes a JSON object as Hugging Face does."""
     write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def untied(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a `config.json` whose model has a head of its own."""
+
+    def stated(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: False if k == TIED else stated(inner) for k, inner in value.items()}
+
+    return {**stated(config), TIED: False}
 
 
 def read_sizes(file: epath.Path, parse: Callable[[dict[str, Any]], Sizes]) -> Sizes:

@@ -13,7 +13,12 @@ from msjoe_jax.weights.tables import (
 )
 
 # Since 4.52 transformers nests both halves one level deeper in memory, and writes some files so.
-RENAMES = ((r"model\.visual\.", "visual."), (r"model\.language_model\.", "model."))
+# A model that was saved without its head has one level less.
+RENAMES = (
+    (r"model\.visual\.", "visual."),
+    (r"(model\.)?language_model\.lm_head\.", "lm_head."),
+    (r"(model\.)?language_model\.(model\.)?", "model."),
+)
 
 
 def _patches(c: VisionConfig) -> Pair:
@@ -71,7 +76,7 @@ TEXT = [
 
 
 def qwen_table(config: QwenConfig) -> Table:
-    """Makes the whole model's table; a stored head of tied embeddings is a copy, passed over."""
+    """Makes the whole model's table; a stored head of tied embeddings is a copy of them."""
     tied = config.text.tie_embeddings
     return Table(
         [
@@ -80,5 +85,6 @@ def qwen_table(config: QwenConfig) -> Table:
             *([] if tied else [Row("lm_head.weight", ("language/head",))]),
         ],
         RENAMES,
-        frozenset(["lm_head.weight"] if tied else []),
+        lives=((r"visual\.", "model.visual."), (r"model\.", "model.language_model.")),
+        copies={"lm_head.weight": "model.embed_tokens.weight"} if tied else {},
     )

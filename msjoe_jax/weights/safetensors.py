@@ -33,6 +33,8 @@ HEADER_LIMIT = 100 << 20  # the library's own
 # Raised by reading a malformed header or index (RecursionError: by JSON nested very deeply).
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
 SHARD_BYTES = 5 * 10**9  # of the published shards
+COMPARED = 1 << 22  # values at a time
+POINTER = b"version https://git-lfs"  # begins the text that stands for a file of Git LFS
 
 
 class Tensor(NamedTuple):
@@ -53,26 +55,47 @@ class Tensor(NamedTuple):
         Raises:
           UserError: the file has become shorter.
         """
+        return self._part(0, math.prod(self.shape)).reshape(self.shape)
+
+    def equals(self, other: "Tensor") -> bool:
+        """Says whether another tensor has the same shape and the same values, a part at a time.
+
+        Raises:
+          UserError: a file has become shorter.
+        """
+        if self.shape != other.shape or not {self.dtype, other.dtype} <= NAMES.keys():
+            return False
+        count = math.prod(self.shape)
+        for first in range(0, count, COMPARED):
+            last = min(first + COMPARED, count)
+            mine, theirs = self._part(first, last), other._part(first, last)
+            if mine.tobytes() != theirs.tobytes() and (mine.astype(float) != theirs).any():
+                return False
+        return True
+
+    def _part(self, first: int, last: int) -> np.ndarray:
+        """Reads the values from `first` to before `last` of the flat tensor."""
         assert isinstance(self.dtype, np.dtype)
         with open(self.file, "rb") as file:
-            file.seek(self.start)
-            raw = np.fromfile(file, np.uint8, self.stop - self.start)
-        if raw.size != self.stop - self.start:
+            file.seek(self.start + first * self.dtype.itemsize)
+            raw = np.fromfile(file, np.uint8, (last - first) * self.dtype.itemsize)
+        if raw.size != (last - first) * self.dtype.itemsize:
             raise UserError(f"{self.file}: became shorter while it was read")
-        return raw.view(self.dtype).reshape(self.shape)
+        return raw.view(self.dtype)
 
 
 def read_folder(folder: epath.PathLike) -> dict[str, Tensor]:
     """Finds all tensors of a model's folder, without reading their values.
 
+    A single file is read, and an index beside it is not: so does the library that wrote them.
+
     Raises:
       UserError: there is no safetensors file, the index names an absent one, or one is damaged.
     """
     folder = epath.Path(folder)
-    if (folder / INDEX).is_file():
+    files = [folder / name for name in SINGLE if (folder / name).is_file()][:1]
+    if (folder / INDEX).is_file() and not (folder / SINGLE[0]).is_file():
         files = _indexed(folder)
-    else:
-        files = [folder / name for name in SINGLE if (folder / name).is_file()][:1]
     if not files:
         raise UserError(
             f"{folder}: no {INDEX} and no {' or '.join(SINGLE)}; other formats are not read"
@@ -110,7 +133,11 @@ def read_header(file: epath.PathLike) -> dict[str, Tensor]:
     try:
         size = os.path.getsize(file)
         with open(file, "rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
+            head = stream.read(len(POINTER))
+            if head == POINTER:
+                raise ValueError("a pointer of Git LFS: `git lfs pull` fetches the file")
+            stream.seek(8)
+            length = struct.unpack("<Q", head[:8])[0]
             if length > min(size - 8, HEADER_LIMIT):
                 raise ValueError("the header is cut off")
             header = json.loads(stream.read(length))

@@ -9,6 +9,7 @@ from etils import epath
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import read_json
 from msjoe_jax.stated import UnknownFields, without
+from msjoe_jax.weights.folder import SIDE_FILES
 
 Parsed = TypeVar("Parsed")
 IGNORE_EXTRA = "--ignore_extra"
@@ -23,15 +24,25 @@ class SettingsFiles:
     Args:
       folder: the model's.
       ignore_extra: whether fields that are not known here are passed over, and said.
+      over: a folder whose side files count before the model's, such as an adapter's.
 
     Attributes:
       changed: the content of files of which fields were passed over, without those.
     """
 
-    def __init__(self, folder: epath.Path, ignore_extra: bool = False):
+    def __init__(
+        self, folder: epath.Path, ignore_extra: bool = False, over: epath.Path | None = None
+    ):
         self.folder, self.changed = folder, dict[str, dict[str, Any]]()
+        self._over = over
         self._ignore_extra = ignore_extra
         self._read: dict[str, dict[str, Any]] = {}
+
+    def file(self, name: str) -> epath.Path:
+        """Returns the path of a file, which need not be there."""
+        if self._over is not None and name in SIDE_FILES and (self._over / name).is_file():
+            return self._over / name
+        return self.folder / name
 
     def content(self, name: str) -> dict[str, Any] | None:
         """Returns a file's content; None: there is no such file.
@@ -39,8 +50,8 @@ class SettingsFiles:
         Raises:
           UserError: it is no JSON object.
         """
-        if name not in self._read and (self.folder / name).is_file():
-            self._read[name] = read_json(self.folder / name)
+        if name not in self._read and self.file(name).is_file():
+            self._read[name] = read_json(self.file(name))
         return self._read.get(name)
 
     def parsed(self, name: str, parse: Callable[[Any], Parsed], *keys: str) -> Parsed:
@@ -57,7 +68,7 @@ class SettingsFiles:
         value: Any = self.content(name)
         for key in keys:
             value = value[key]
-        file = self.folder / name
+        file = self.file(name)
         try:
             return parse(value)
         except UnknownFields as error:

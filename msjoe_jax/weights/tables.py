@@ -5,7 +5,7 @@ tensors follow from the table and the (abstract) tree, so a misfit is known befo
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,12 @@ MAX_NAMED = 6  # how many offenders of one kind a message lists
 LAYER = "{layer}"  # in a name: one tensor for every entry of the leaf's first dimension
 # Types that a checkpoint may have; others (fp8, packed integers) need scales that we do not apply.
 READABLE = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
+# Parts of names that are no model's: of compiled, sharded, checkpointed and adapted modules, which
+# stand anywhere, and of what holds a whole model, which stand in front.
+INSIDE = frozenset(
+    ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"]
+)
+IN_FRONT = frozenset(["base_model", "pretrained_model", "model", "clip"])
 
 
 class WeightsError(UserError):
@@ -54,16 +60,58 @@ class Table(NamedTuple):
 
     `renames`: (pattern, replacement) for the start of names as other versions write them.
     `ignored`: tensors that may be there and are not needed.
+    `copies`: tensors that may be there and equal another, by name; either can stand for both.
+    `lives`: likewise (pattern, replacement), from the published name to the one that the reference
+    has in memory; the first that fits counts.
     """
 
     rows: Sequence[Row]
     renames: Sequence[tuple[str, str]] = ()
     ignored: frozenset[str] = frozenset()
+    copies: Mapping[str, str] = {}
+    lives: Sequence[tuple[str, str]] = ()
 
     def published(self, name: str) -> str:
         """Returns the published form of a tensor's name."""
         for pattern, replacement in self.renames:
             name = re.sub("^" + pattern, replacement, name)
+        return name
+
+    def live(self, name: str) -> str:
+        """Returns the name that the reference has in memory for a published one."""
+        for pattern, replacement in self.lives:
+            if re.match(pattern, name):
+                return re.sub("^" + pattern, replacement, name)
+        return name
+
+    def locate(self, names: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
+        """Finds the published form of tensors' names, by name.
+
+        Wrappers in front are taken away until a name is known; one that never is stays as it is.
+
+        Args:
+          names: as a source has them.
+          targets: the published names that the model needs.
+        """
+        known = {*targets, *self.ignored, *self.copies}
+        return {name: self._locate(name, known) for name in names}
+
+    def locate_whole(self, names: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
+        """Does the same for all names of a model: a copy alone stands for its original."""
+        found = self.locate(names, targets)
+        there = set(found.values())
+        for copy, original in self.copies.items():
+            if copy in there and original not in there:
+                found = {n: original if place == copy else place for n, place in found.items()}
+        return found
+
+    def _locate(self, name: str, known: set[str]) -> str:
+        parts = [part for part in name.split(".") if part not in INSIDE]
+        for start, part in enumerate(parts):
+            if (published := self.published(".".join(parts[start:]))) in known:
+                return published
+            if part not in IN_FRONT:
+                break
         return name
 
 
@@ -131,60 +179,100 @@ def slots(table: Table, abstract_params: Any) -> dict[str, Slot]:
     return result
 
 
+class Match(NamedTuple):
+    """Which tensors of a source fill a model.
+
+    Attributes:
+      names: the source's name of each tensor, by published name.
+      types: the type of each leaf's tensors, by the row's name: of several the one that holds the
+        values of all.
+      mixed: the rows of several types, in words.
+      extra: the source's tensors that are not of this model.
+    """
+
+    names: dict[str, str]
+    types: dict[str, np.dtype]
+    mixed: list[str]
+    extra: list[str]
+
+
 def match(
     available: Mapping[str, tuple[np.dtype | str, tuple[int, ...]]],
     table: Table,
     targets: Mapping[str, Slot],
-) -> dict[str, str]:
-    """Finds the name in the source of each tensor that the model needs, by published name.
+    ignore_extra: bool = False,
+) -> Match:
+    """Finds each tensor that the model needs in a source.
 
     Args:
       available: type and shape of the source's tensors; a type that NumPy lacks is its name.
       table, targets: the table and its `slots`.
+      ignore_extra: whether tensors that are not of this model may be there.
 
     Raises:
       WeightsError: naming at once every tensor that is missing, of no use, of a wrong shape or
         type, or present twice.
     """
     names: dict[str, str] = {}
-    surplus, duplicates, misfits, unreadable = [], [], [], []
-    types: dict[str, set[Any]] = {}  # a stacked leaf has one type
+    extra, duplicates, misfits, unreadable = [], [], [], []
+    types: dict[str, set[np.dtype]] = {}
+    places = table.locate_whole(available, targets)
     for name, (dtype, shape) in available.items():
-        published = table.published(name)
+        published = places[name]
         slot = targets.get(published)
         if slot is None:
-            if published not in table.ignored:
-                surplus.append(name)
+            if published not in table.ignored and published not in table.copies:
+                extra.append(name)
             continue
         if published in names:
             duplicates.append(f"{names[published]} and {name}")
         names[published] = name
         if tuple(shape) != slot.shape:
             misfits.append(f"{name} {list(shape)} for {list(slot.shape)}")
-        if dtype not in READABLE:
+        if isinstance(dtype, np.dtype) and dtype in READABLE:
+            types.setdefault(slot.row.source, set()).add(dtype)
+        else:
             unreadable.append(f"{name} {dtype}")
-        types.setdefault(slot.row.source, set()).add(dtype)
-    mixed = [f"{s} {sorted(map(str, t))}" for s, t in types.items() if len(t) > 1]
     problems = {
         "missing": [name for name in targets if name not in names],
-        "not of this model": surplus,
+        "not of this model": [] if ignore_extra else extra,
         "of the wrong shape": misfits,
         "of a type that is not read": unreadable,
-        "of several types in one stack": mixed,
         "there twice": duplicates,
     }
     if any(problems.values()):
-        raise WeightsError("weights do not fit the model: " + "; ".join(_format_problems(problems)))
-    return names
+        said = "; ".join(_format_problems(problems))
+        if not ignore_extra and any("lora_" in name for name in extra):
+            said += (
+                "; these are factors beside a model: merge them, or convert the adapter's folder"
+            )
+        elif [kind for kind, found in problems.items() if found] == ["not of this model"]:
+            said += "; --ignore_extra leaves those out"
+        raise WeightsError(f"weights do not fit the model: {said}")
+    widest = {row: _widest(found) for row, found in types.items()}
+    mixed = [
+        f"{row} ({' and '.join(sorted(t.name for t in found))}, stored as {widest[row].name})"
+        for row, found in types.items()
+        if len(found) > 1
+    ]
+    return Match(names, widest, mixed, extra)
+
+
+def _widest(types: set[np.dtype]) -> np.dtype:
+    """Returns the narrowest type that holds the values of all: of both of 16 bits it is float32."""
+    if len(types) == 1:
+        return next(iter(types))
+    return np.dtype(np.float64 if np.dtype(np.float64) in types else np.float32)
 
 
 def _format_problems(problems: dict[str, list[str]]) -> list[str]:
-    out = []
-    for kind, names in problems.items():
-        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-        if names:
-            out.append(f"{len(names)} {kind} ({', '.join(names[:MAX_NAMED])}{more})")
-    return out
+    return [f"{len(names)} {kind} ({listed(names)})" for kind, names in problems.items() if names]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Lists the first of many names, and says how many follow."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def from_hf(
@@ -197,7 +285,7 @@ def from_hf(
     """
     targets = slots(table, abstract_params)
     available = {name: (x.dtype, x.shape) for name, x in tensors.items()}
-    names = match(available, table, targets)
+    names = match(available, table, targets).names
     leaves = flatten(abstract_params)
     params = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
     for published, slot in targets.items():

@@ -72,7 +72,7 @@ def check_tokenizer_settings(files: SettingsFiles, tokenizer: Tokenizer, adds_to
 
     files.parsed(ADDED, check_added)
     files.parsed(CONFIG, check_config)
-    if not adds_tokens and tokenizer.surrounds():
+    if not adds_tokens and tokenizer.around:
         raise UserError(
             f"{tokenizer.file}: post_processor puts tokens around a text; that is not computed here"
         )

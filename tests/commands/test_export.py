@@ -253,7 +253,7 @@ def test_slips_are_one_line(tmp_path, folder):
         export(tmp_path, tmp_path / "out", "hf")
     for flags, words in (
         (("", "x", "hf", ""), "--checkpoint is missing"),
-        (("x", "y", "gguf", ""), "--format=gguf is not one of hf, orbax"),
+        (("x", "y", "gguf", ""), "--format=gguf is not one of hf, peft, orbax"),
         (("x", "y", "hf", "int8"), "--dtype=int8 is not one of float64, float32, float16, bfl"),
     ):
         with pytest.raises(UserError, match=words):

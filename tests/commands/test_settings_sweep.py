@@ -17,7 +17,7 @@ import pytest
 import torch
 from flax import nnx
 
-from msjoe_jax.commands.convert import read_source
+from msjoe_jax.commands.convert import prepare
 from msjoe_jax.commands.generate import cut_pixels
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import FAMILIES
@@ -222,7 +222,7 @@ def test_every_key(name, tmp_path):
     base.mkdir()
     LAYOUTS[name](base)
     compare = compare_qwen if name.startswith("qwen") else compare_clip
-    read_source(base)
+    prepare(base)
     compare(base, str(base), True)  # as it is
     shutil.copytree(base, tmp_path / "changed")
     folder, counts, wrong = tmp_path / "changed", {"equal": 0, "refused": 0}, []
@@ -233,7 +233,7 @@ def test_every_key(name, tmp_path):
             (folder / file.name).write_text(json.dumps(content))
             where = f"{file.name}: {'.'.join(path)}"
             try:
-                read_source(folder)
+                prepare(folder)
             except UserError as error:
                 counts["refused"] += 1
                 if path[-1] not in str(error) or "\n" in str(error):

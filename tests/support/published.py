@@ -30,12 +30,14 @@ def qwen_folder(
     sharded: bool = True,
     new_names: bool = False,
     flat: bool = False,
+    clean: bool = False,
 ) -> Any:
-    """A tiny Qwen2.5-VL; `flat`: its config without the inner `text_config`."""
+    """A tiny Qwen2.5-VL; `flat`: its config without the inner `text_config`; `clean`: no NaNs."""
     module = reference(tie=tie, dtype=dtype)
     with torch.no_grad():  # signed zeros and NaNs are values like any other
-        module.model.visual.merger.ln_q.weight[:3] = torch.tensor([-0.0, float("nan"), 0.0])
-        module.model.visual.blocks[0].norm1.weight[:] = -0.0
+        if not clean:
+            module.model.visual.merger.ln_q.weight[:3] = torch.tensor([-0.0, float("nan"), 0.0])
+            module.model.visual.blocks[0].norm1.weight[:] = -0.0
     tensors = {
         name if new_names else published(name): tensor.clone()
         for name, tensor in module.state_dict().items()

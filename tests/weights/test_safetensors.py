@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.weights import safetensors as module
 from msjoe_jax.weights.safetensors import (
     INDEX,
     NAMES,
@@ -138,3 +139,36 @@ def test_files_keep_the_order_and_the_limit(sizes, limit):
     assert all(len(group) == 1 or sum(group) <= limit for group in groups)
     for left, right in itertools.pairwise(groups):
         assert sum(left) + right[0] > limit  # no file is closed early
+
+
+def test_a_single_file_and_an_index_beside_it(tmp_path):
+    """An index that a conversion to one file has left, as transformers reads such folders."""
+    write(tmp_path / "model-00001-of-00001.safetensors", {"old": np.zeros(1, np.float32)})
+    places = {"old": "model-00001-of-00001.safetensors"}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": places}))
+    write(tmp_path / "open_clip_model.safetensors", {"other": np.zeros(1, np.float32)})
+    assert list(read_folder(tmp_path)) == ["old"]
+    write(tmp_path / "model.safetensors", {"new": np.zeros(1, np.float32)})
+    assert list(read_folder(tmp_path)) == ["new"]
+
+
+def test_a_file_that_was_not_fetched(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+    (tmp_path / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(UserError, match="a pointer of Git LFS: `git lfs pull` fetches"):
+        read_folder(tmp_path)
+
+
+def test_tensors_of_the_same_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "COMPARED", 3)
+    x = np.arange(10, dtype=np.float32).reshape(2, 5)
+    x[0, 0] = np.nan
+    other, last = x.copy(), x.copy()
+    other[0, 1], last[-1, -1] = 7, 7
+    tensors = {"x": x, "same": x.copy(), "other": other, "last": last, "flat": x.reshape(-1),
+               "narrow": x[1].astype(np.float16), "wide": x[1]}  # fmt: skip
+    write(tmp_path / "a", tensors)
+    t = read_header(tmp_path / "a")
+    assert t["x"].equals(t["same"]) and t["narrow"].equals(t["wide"])
+    assert not any(t["x"].equals(t[name]) for name in ("other", "last", "flat", "wide"))
+    assert not t["x"].equals(t["x"]._replace(dtype="F8_E4M3"))
