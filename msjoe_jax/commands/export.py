@@ -49,7 +49,7 @@ from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG
 from msjoe_jax.weights.published_files import write_clip_files, write_mllm_files
 from msjoe_jax.weights.safetensors import DTYPES, INDEX, plan_files, write_file
 from msjoe_jax.weights.tables import Table, flatten, slots
-from msjoe_jax.weights.tokenizer_files import clip_ends
+from msjoe_jax.weights.tokenizer_files import TOKENIZER, clip_ends
 
 FORMATS = ("hf", "peft", "orbax")
 DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}  # "bfloat16" …
@@ -225,13 +225,15 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     architecture = (
         family_of(config, source / CONFIG).architecture if name == "mllm" else "CLIPModel"
     )
-    if architecture not in (config.get("architectures") or ()):  # as a base without its head states
+    if architecture not in (config.get("architectures") or [architecture]):  # saved without a head
         config["architectures"] = [architecture]
     write_json(folder / CONFIG, config)
 
 
 def _write_missing(stored: Stored, name: str, folder: epath.Path) -> None:
     """Writes the settings that others read, where the model folder has none."""
+    if not (folder / TOKENIZER).is_file():
+        return
     tokenizer, config = Tokenizer(folder), stored.folder / name / CONFIG
     if name == "clip":
         clip = read_sizes(config, CLIPConfig.from_hf)

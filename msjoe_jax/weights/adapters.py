@@ -263,7 +263,7 @@ def _token_rows(adapter: Adapter, names: tuple[str, ...], count: int) -> list[in
     if isinstance(stated, dict):
         fits = [ids for key, ids in stated.items() if any(_fits(key, name) for name in names)]
         stated = fits[0] if fits else None
-    ids = stated if isinstance(stated, list) else [None]
+    ids: list[Any] = stated if isinstance(stated, list) else [None]
     if not all(type(index) is int and 0 <= index < count for index in ids):
         raise UserError(
             f"{adapter.folder / ADAPTER_CONFIG}: trainable_token_indices has no ids below {count} "
