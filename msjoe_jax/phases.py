@@ -24,6 +24,7 @@ from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate
 from msjoe_jax.models.params import Params
 from msjoe_jax.phase_data import (
+    UNKNOWN,
     check_records,
     heldout_split,
     tell_thinned,
@@ -40,6 +41,7 @@ from msjoe_jax.rollout.computing import for_computing
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_folder import begin_model_folder, made_from
 from msjoe_jax.rollout.programs import Programs
+from msjoe_jax.rollout.siglip import embedder_names
 from msjoe_jax.rollout.stored_models import StoredModel
 from msjoe_jax.rollout.system import (
     System,
@@ -87,7 +89,7 @@ class Models:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Where the parameters of the three models lie, and what names the values of each."""
+    """Where the parameters of the models lie, and what names the values of each."""
 
     stored: dict[str, StoredModel]
     names: dict[str, str]
@@ -112,9 +114,9 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if world and "world" in phases:
         config = world.build(config, workdir / "world")
     if "evaluate" in phases:  # checks data that is read after hours
-        heldout_split(config, clip="")
+        heldout_split(config, UNKNOWN)
     if set(TRAININGS) & set(phases):
-        validation_split(config, clip="")
+        validation_split(config, UNKNOWN)
     models = _make_models(config, machine)
     base = _stored_weights(config, models, memory)
     if world and "warm_up" in phases:
@@ -122,13 +124,14 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         made = world.warm_up(config, folder, models.system, models.text)
         moved = {name: StoredModel(name, path, "params") for name, path in made.items()}
         base = _moved(base, moved, {n: path.parent for n, path in made.items()}, models, memory)
-    clip = base.names["clip"]
-    check_records(config, clip, config.clip.checkpoint or workdir / "base")
+    embedders = embedder_names(models.system.siglip, base.names)
+    clip = config.clip.checkpoint or workdir / "base"
+    check_records(config, embedders, {"clip": clip, "siglip": config.siglip.checkpoint})
     tell_thinned(config)
     questions: list[Question] = []
     if {"difficulty", *TRAININGS} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
-        reader = RecordReader(config.data.train_records, clip)
+        reader = RecordReader(config.data.train_records, **embedders)
     inputs = weights_inputs(base.names, models.system, models.tokenizers)
     for name in TRAININGS:  # before anything is made again that they started from
         data = data_inputs(questions, reader) if name in phases else {}
@@ -142,7 +145,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     for name in TRAININGS:
         if name in phases:
             before = [training for training in sets if training != "base"]
-            validation = validation_split(config, clip)
+            validation = validation_split(config, embedders)
             made_from = {
                 **inputs,
                 **data_inputs(questions, reader),
@@ -206,7 +209,7 @@ def _stored_weights(config: Config, models: Models, memory: Remembered) -> Weigh
     # Not by values, whose last bits may be other ones on other hardware.
     fresh = {"sampler": f"fresh, seed {config.seed}"}
     base = Weights({"sampler": StoredModel("sampler", None, seed=config.seed)}, fresh)
-    checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
+    checkpoints = {name: getattr(config, name).checkpoint for name in config.models.names}
     folders = {name: epath.Path(c) / "params" for name, c in checkpoints.items() if c}
     given = {name: StoredModel(name, folder, name) for name, folder in folders.items()}
     return _moved(base, given, folders, models, memory)
@@ -287,7 +290,8 @@ def _begin_saving(
         if "warm_up" in trained:
             settings["warm_up"] = dataclasses.asdict(config.extensions["warm_up"])
         parts["trained"] = {"phases": trained, **settings, **ending}
-    sources = {name: getattr(config, name).checkpoint for name in ("mllm", "clip")}
+    names = (name for name in config.models.names if name != "sampler")
+    sources = {name: getattr(config, name).checkpoint for name in names}
     files = {
         f"{name} files": digest_of_folder(epath.Path(source) / name)
         for name, source in sources.items()
@@ -335,10 +339,11 @@ def _difficulty(
     base_inputs: Inputs,
 ) -> list[Question]:
     settings = settings_of(config, "mllm", "frames", "prompt", "difficulty")
+    names = [name for name in config.models.names if name != "sampler"]
     return measure_difficulty(
         workdir / "difficulty" / "questions.jsonl",
         episodes,
-        lambda: {name: models.load(stored[name]) for name in ("mllm", "clip")},
+        lambda: {name: models.load(stored[name]) for name in names},
         samples=config.difficulty.samples,
         temperature=config.rollout.answer_temperature,
         task=config.data.task,
@@ -357,7 +362,8 @@ def _difficulty(
 def _evaluate(
     config: Config, workdir: epath.Path, models: Models, sets: dict[str, Weights]
 ) -> None:
-    questions, reader = heldout_split(config, sets["base"].names["clip"])
+    embedders = embedder_names(models.system.siglip, sets["base"].names)
+    questions, reader = heldout_split(config, embedders)
     episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
     names = config.evaluate.arms
     arms = {name: arm_of(name, sets) for name in names}

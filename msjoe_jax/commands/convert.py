@@ -1,4 +1,4 @@
-"""Converts published weights to a model folder: an MLLM of any family, or CLIP of either layout.
+"""Converts published weights to a model folder: an MLLM of any family, CLIP, or SigLIP.
 
     msjoe convert --source=HF_DIR --out=DIR
 
@@ -29,7 +29,8 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import PIXEL_MEAN, PIXEL_STD
 from msjoe_jax.models.params import Params, abstract
-from msjoe_jax.runtime.files import on_disk, read_json
+from msjoe_jax.models.siglip.config import POSITIONS
+from msjoe_jax.runtime.files import on_disk, read_json, write_whole
 from msjoe_jax.runtime.param_store import ParamWriter
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
@@ -37,6 +38,7 @@ from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
 from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, write_json
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
+from msjoe_jax.weights.siglip import read_published
 from msjoe_jax.weights.tables import Slot, Table, flatten, match, slots
 
 CONFIGS = CONFIG, OPEN_CLIP_CONFIG = CONFIG, "open_clip_config.json"
@@ -48,12 +50,13 @@ class Source(NamedTuple):
     """What a folder of published weights holds.
 
     Attributes:
-      name: mllm or clip.
+      name: mllm, clip or siglip.
       table: which tensor fills which parameter.
       params: the abstract parameters to be filled.
       vocab: rows of its embedding table.
       config: the config.json to be written; None: the source's own, byte by byte.
       preprocessor: its preprocessor's settings, where the source has them in another form.
+      tokenizer: the tokenizer.json to be written; None: the source's own.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Source(NamedTuple):
     vocab: int
     config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] | None = None
+    tokenizer: str | None = None
 
 
 def understand(folder: epath.Path) -> Source:
@@ -84,8 +88,12 @@ def understand(folder: epath.Path) -> Source:
         _check_pixels(preprocessor, "", {"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD})
         clip = read_sizes(file, CLIPConfig.from_hf)
         return Source("clip", HUGGING_FACE, _clip_params(clip), clip.vocab)
+    if kind in POSITIONS:
+        made = read_published(folder)
+        tokenizer, vocab = made.tokenizer, made.sizes.vocab
+        return Source("siglip", made.table, made.params, vocab, tokenizer=tokenizer)
     if not isinstance(kind, str) or kind not in FAMILIES:
-        supported = f"{', '.join(FAMILIES)} and clip"
+        supported = ", ".join([*FAMILIES, "clip", *POSITIONS])
         raise UserError(f"{file}: model_type is {kind!r}; {supported} can be converted")
     family = family_of(config, file)
     images = family.images
@@ -153,7 +161,8 @@ def convert(source: epath.Path, out: epath.Path) -> None:
     """
     model = understand(on_disk(source, "a published model"))
     # Without one the checkpoint could neither read nor write.
-    Tokenizer(source).check_fits(model.vocab)
+    if model.tokenizer is None:
+        Tokenizer(source).check_fits(model.vocab)
     tensors = read_folder(source)
     targets = slots(model.table, model.params)
     available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
@@ -166,6 +175,8 @@ def convert(source: epath.Path, out: epath.Path) -> None:
         side = output.folder / model.name
         side.mkdir(exist_ok=True)
         copy_side_files(source, side)
+        if model.tokenizer is not None:
+            write_whole(side / "tokenizer.json", model.tokenizer)
         if model.preprocessor:
             write_json(side / "preprocessor_config.json", model.preprocessor)
         if model.config is None:

@@ -4,10 +4,10 @@
     msjoe export --checkpoint=DIR --out=DIR --format=orbax
 
 `hf`: the MLLM as `transformers` loads it, published tensor names, in shards of at most 5 GB, CLIP
-in `clip/` and the sampler in `sampler/` beside it, and a model card. What `convert` read comes out
-byte by byte. `orbax`: a model folder for inference, the MLLM in the type that its family is
-published in. Tensors pass one at a time, and after a kill the same command goes on (`hf`: with the
-file that it was at).
+in `clip/`, SigLIP in `siglip/` and the sampler in `sampler/` beside it, and a model card. What
+`convert` read comes out byte by byte. `orbax`: a model folder for inference, the MLLM in the type
+that its family is published in. Tensors pass one at a time, and after a kill the same command goes
+on (`hf`: with the file that it was at).
 """
 
 import dataclasses
@@ -27,8 +27,10 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.models.sampler import SamplerConfig
+from msjoe_jax.models.siglip.config import SiglipConfig
 from msjoe_jax.report.model_card import model_card
 from msjoe_jax.rollout.model_folder import check_folder
+from msjoe_jax.rollout.siglip import SIGLIP
 from msjoe_jax.rollout.system import NAMES
 from msjoe_jax.runtime.checkpoint import load_meta
 from msjoe_jax.runtime.checkpoint_layout import STACKED
@@ -39,6 +41,7 @@ from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
 from msjoe_jax.weights.clip import HUGGING_FACE
 from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, write_json
 from msjoe_jax.weights.safetensors import DTYPES, INDEX, plan_files, write_file
+from msjoe_jax.weights.siglip import siglip_params, siglip_table
 from msjoe_jax.weights.tables import Table, flatten, slots
 
 FORMATS = ("hf", "orbax")
@@ -109,9 +112,10 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
         if output_format == "orbax":
             _orbax(stored, output)
             return
-        present = [name for name in NAMES if stored.of(name)]
-        for name, folder in (("mllm", output.folder), ("clip", output.folder / "clip")):
-            if name in present:
+        present = [name for name in (*NAMES, SIGLIP) if stored.of(name)]
+        for name in present:
+            if name != "sampler":
+                folder = output.folder if name == "mllm" else output.folder / name
                 _hugging_face(stored, name, folder)
         if "sampler" in present:
             _sampler(stored, output.folder / "sampler")
@@ -138,7 +142,7 @@ def _orbax(stored: Stored, output: ResumableFolder) -> None:
                 output.note(part)
             layers = 1 if layer is None else leaf.shape[0]
             stored.bar.update(leaf.size * leaf.dtype.itemsize // layers)
-    for name in ("mllm", "clip"):
+    for name in ("mllm", "clip", SIGLIP):
         if (stored.folder / name).is_dir():
             (output.folder / name).mkdir(exist_ok=True)
             for file in (stored.folder / name).iterdir():
@@ -189,6 +193,9 @@ def _described(name: str, config: epath.Path) -> tuple[Table, Params]:
     if name == "mllm":
         family, sizes = read_model(config)
         return family.weight_table(sizes), family.abstract_params(sizes)
+    if name == SIGLIP:
+        siglip = read_sizes(config, SiglipConfig.from_hf)
+        return siglip_table(siglip), siglip_params(siglip)
     clip = read_sizes(config, CLIPConfig.from_hf)
     return HUGGING_FACE, abstract(lambda: CLIP(clip, rngs=nnx.Rngs(0)))[1]
 

@@ -176,7 +176,7 @@ def make_pictures(run: str, number: int, out: str) -> None:
         raise UserError(f"--question={number}: the run has {len(questions)} held-out questions")
     model = epath.Path(run) / "final"
     answerer = Answerer(model)
-    reader = RecordReader(records, answerer.fingerprint)
+    reader = RecordReader(records, **answerer.embedders)
     check_embeddings(reader, model)
     with jax.set_mesh(answerer.machine.mesh):
         figure = rollout_figure(answerer, questions[number], reader)

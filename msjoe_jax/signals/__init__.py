@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from msjoe_jax.runtime.program import Program
-from msjoe_jax.signals import clip
+from msjoe_jax.signals import clip, siglip
 from msjoe_jax.signals.base import Signal, SignalInputs
 
 SIGNALS: dict[str, Signal] = {
     "clip": clip.SIGNAL,
+    "siglip": siglip.SIGNAL,
 }
 
 

@@ -19,6 +19,9 @@ class Tokenizer:
     Args:
       path: a `tokenizer.json`, or a folder that holds one.
 
+    Attributes:
+      padding: how the file says that rows are filled up; None: not at all. Nothing here does it.
+
     Raises:
       UserError: there is no readable tokenizer there.
     """
@@ -30,9 +33,15 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
         except Exception as error:  # the library raises bare Exception for every cause
             raise UserError(f"{file}: no readable tokenizer.json ({error})") from None
+        self.padding = self._tokenizer.padding
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.file = file
+
+    @property
+    def underlying(self) -> tokenizers.Tokenizer:
+        """The library's object."""
+        return self._tokenizer
 
     @property
     def size(self) -> int:

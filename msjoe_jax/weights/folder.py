@@ -12,7 +12,7 @@ from msjoe_jax.runtime.files import read_json, write_whole
 Sizes = TypeVar("Sizes")
 
 CONFIG = "config.json"
-TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
+TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "spiece.model")
 SIDE_FILES = (
     *TEXT_FILES,
     "tokenizer_config.json",
