@@ -361,8 +361,8 @@ def state_table(system: System) -> Table:
     network = SELECTORS[system.network].network
     assert network is not None
     clips = ((r"\w+_opt/\d+/norms", REPLICATED),)  # the last norms of a gradient
-    towers = (*system.family.sharding_table, *CLIP_TABLE, *SIGLIP_TABLE)
-    return (*clips, *LORA, *towers, *network.sharding_table)
+    scorers = (*CLIP_TABLE, *(SIGLIP_TABLE if system.siglip else ()))
+    return (*clips, *LORA, *system.family.sharding_table, *scorers, *network.sharding_table)
 
 
 def _sizes_file(
