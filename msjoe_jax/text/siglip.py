@@ -190,6 +190,7 @@ def _check_settings(
     made: tokenizers.Tokenizer, settings: Mapping[str, Any], context: int
 ) -> list[str]:
     """Lists the settings that ask for what is not computed here, with their values."""
+    special = {token.content for token in made.get_added_tokens_decoder().values()}
     computed = {
         "eos_token": True,
         "pad_token": True,
@@ -205,6 +206,10 @@ def _check_settings(
             for index, token in settings.get("added_tokens_decoder", {}).items()
         ),
     }
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        listed = settings.get(name) or []
+        tokens = listed.values() if isinstance(listed, dict) else listed
+        computed[name] = all(_spelling({name: x}, name, "") in special for x in tokens)
     return [
         f"{name}={value!r}"
         for name, value in sorted(settings.items())

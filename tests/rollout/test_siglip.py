@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from msjoe_jax.commands.convert import convert
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.siglip import (
@@ -80,6 +81,26 @@ def test_frames_and_queries_are_embedded_as_by_the_library(tmp_path, kind):
         want = module.get_text_features(ids).pooler_output.numpy()
     assert texts.shape == (2, 1, 2, want.shape[-1])
     np.testing.assert_allclose(texts.reshape(4, -1)[:3], want, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_what_convert_writes_and_refuses(tmp_path):
+    siglip_folder(tmp_path / "hf", resample=2)
+    convert(tmp_path / "hf", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["params", "siglip"]
+    for name in ("config.json", "preprocessor_config.json", "spiece.model"):
+        copy = tmp_path / "out" / "siglip" / name
+        assert copy.read_bytes() == (tmp_path / "hf" / name).read_bytes()
+    assert read_siglip(tmp_path / "out").images.resample == 2
+
+    file = tmp_path / "hf" / "config.json"
+    config = json.loads(file.read_text())
+    config["vision_config"]["vision_use_head"] = False
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        convert(tmp_path / "hf", tmp_path / "other")
+    (line,) = error.value.lines
+    assert line == f"{file}: not computed here: vision_config.vision_use_head=False"
+    assert not (tmp_path / "other").exists()
 
 
 def test_it_is_there_if_a_signal_reads_it(folders):

@@ -149,6 +149,49 @@ def test_siglip_2_is_the_librarys(tmp_path, side, whole):
     assert (ids[-1] == vocab["<pad>"]) == (side == "right") and vocab["<eos>"] in ids
 
 
+def test_the_settings_of_published_files_are_read(tmp_path):
+    """All fields of tokenizer_config.json of google/siglip-base-patch16-224 and siglip2-base-…"""
+    common = {
+        "clean_up_tokenization_spaces": True,
+        "model_input_names": ["input_ids"],
+        "model_max_length": 64,
+        "processor_class": "SiglipProcessor",
+        "sp_model_kwargs": {},
+        "unk_token": "<unk>",
+    }
+    flags = {"lstrip": True, "normalized": False, "rstrip": True, "single_word": False}
+    tokens = {"1": {"content": "</s>", **flags}, "2": {"content": "<unk>", **flags}}
+    first = {
+        **common,
+        "added_tokens_decoder": tokens,
+        "additional_special_tokens": [],
+        "do_lower_case": True,
+        "eos_token": "</s>",
+        "pad_token": {"content": "</s>", **flags},
+        "tokenizer_class": "SiglipTokenizer",
+    }
+    plain = converted(tmp_path / "a", folder_of(tmp_path / "a", spiece()))
+    assert (
+        converted(tmp_path / "b", folder_of(tmp_path / "b", spiece(), **first)).rows(TEXTS).tolist()
+        == plain.rows(TEXTS).tolist()
+    )
+    vocab, _ = gemma(tmp_path / "g")
+    second = {
+        **common,
+        **STATED,
+        "added_tokens_decoder": {"0": {"content": "<pad>"}, "1": {"content": "<eos>"}},
+        "additional_special_tokens": ["<mask>", {"content": "<bos>"}],
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "extra_special_tokens": {},
+        "pad_token": "<pad>",
+        "padding_side": "right",
+        "spaces_between_special_tokens": False,
+        "use_default_system_prompt": False,
+    }
+    assert converted(tmp_path / "g", second).rows(["a dog"])[0, -1] == vocab["<pad>"]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
