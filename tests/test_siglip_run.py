@@ -15,6 +15,7 @@ from msjoe_jax.data.questions import save_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.phases import run_phases
+from msjoe_jax.report.answer_page import render
 from msjoe_jax.rollout.log import similarity_of
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import Programs
@@ -127,6 +128,8 @@ def test_the_final_folder_holds_siglip_and_answers(run, home, tmp_path):
     report = ask(run / "final", video, "what colour is the red cup ?", ["a", "b"])
     assert {name for name, _, _ in report.models} == {"mllm", "clip", "sampler", "siglip"}
     assert np.isfinite(report.logits).all()
+    assert report.similarity.shape == (2 * len(report.queries), len(report.timestamps))
+    assert "(the rows of clip, siglip)" in render(report)
 
 
 def test_another_start_does_nothing_again_and_a_killed_one_goes_on(run, home, tmp_path):

@@ -107,6 +107,7 @@ def make_report(
         models=_models(answerer),
         device=f"{len(jax.devices())} × {jax.devices()[0].device_kind}",
         cut_note=answer.cut_note,
+        signals=answerer.system.signals,
     )
 
 

@@ -27,6 +27,7 @@ from msjoe_jax.rollout.siglip import embedder_names, siglip_encoder
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.machine import Machine, fetch
 from msjoe_jax.runtime.progress import progress
+from msjoe_jax.signals import rows_of_queries
 from msjoe_jax.text.prompts import LETTERS, AnswerReply, QueryReply, parse_answer
 
 VIDEO_ID = "video"
@@ -46,9 +47,9 @@ class Answer:
     searched for; frames: the key frames in time order, RGB; times: their timestamps in seconds.
 
     The other fields show how the answer arose: info and damaged (packets left out) of the video;
-    the replies, parsed and verbatim; the candidates' timestamps, the rows of S (of the first
-    signal, if there are several), the logits, and the selected candidates, best first; the previews
-    and key frames as JPEGs by time; a line if queries were cut at CLIP's context, else "".
+    the replies, parsed and verbatim; the candidates' timestamps, the rows of S (of each signal in
+    turn), the logits, and the selected candidates, best first; the previews and key frames as JPEGs
+    by time; a line if queries were cut at CLIP's context, else "".
     """
 
     letter: str | None
@@ -63,7 +64,7 @@ class Answer:
     answer_reply: AnswerReply
     answer_text: str
     timestamps: Float[np.ndarray, "T"]
-    similarity: Float[np.ndarray, "Q T"]
+    similarity: Float[np.ndarray, "S·Q T"]
     logits: Float[np.ndarray, "T"]
     selected: Int[np.ndarray, "K"]
     previews: list[tuple[float, bytes]]
@@ -193,7 +194,9 @@ class Answerer:
             answer_reply=reply,
             answer_text=_verbatim(self.text, completed),
             timestamps=info.timestamps[index[mask]],
-            similarity=similarity[0, 0][: len(query_reply.queries), mask],
+            similarity=rows_of_queries(
+                similarity[0, 0], len(self.system.signals), len(query_reply.queries)
+            )[:, mask],
             logits=logits[0, 0][mask],
             selected=indices[valid],
             previews=_jpegs(reader, previews),

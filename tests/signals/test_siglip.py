@@ -5,7 +5,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 
-from msjoe_jax.signals import SIGNALS, similarity
+from msjoe_jax.signals import SIGNALS, rows_of_queries, similarity
 
 B, I, Q, T, E = 3, 2, 2, 13, 4
 RNG = np.random.default_rng(0)
@@ -38,6 +38,13 @@ def test_rows_are_logits_over_their_scale():
     rows = np.asarray(SIGNALS["siglip"].rows(inputs()))
     np.testing.assert_allclose(rows, logits / np.exp(4.7), atol=1e-6)
     np.testing.assert_array_equal(rows > 0, logits > 0)  # 0 is the model's own boundary
+
+
+def test_rows_of_the_queries_that_exist():
+    both = np.arange(2 * Q * T).reshape(2 * Q, T)
+    np.testing.assert_array_equal(rows_of_queries(both, 2, 1), both[[0, Q]])
+    np.testing.assert_array_equal(rows_of_queries(both, 2, Q), both)
+    assert rows_of_queries(both[:Q], 1, 1).shape == (1, T)
 
 
 def test_rows_stand_beside_clips():
