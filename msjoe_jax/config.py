@@ -26,6 +26,7 @@ from msjoe_jax.rollout.system import (
     MllmSettings,
     ModelSettings,
     SamplerSettings,
+    SiglipSettings,
 )
 from msjoe_jax.runtime.mesh import MeshConfig
 from msjoe_jax.text.prompts import PromptConfig
@@ -63,6 +64,7 @@ class Config(LoopConfig):
     mllm: MllmSettings = group(MllmSettings, "The multimodal LLM.")
     clip: ClipSettings = group(ClipSettings, "The CLIP that scores frames.")
     sampler: SamplerSettings = group(SamplerSettings, "The network that chooses frames.")
+    siglip: SiglipSettings = group(SiglipSettings, "The SigLIP of the signal of that name.")
     frames: FrameConfig = group(FrameConfig, "Frames that are searched and shown.")
     prompt: PromptConfig = group(PromptConfig, "Prompts and replies.")
     rollout: RolloutConfig = group(RolloutConfig, "A rollout batch.")
@@ -82,8 +84,8 @@ class Config(LoopConfig):
 
     @property
     def models(self) -> ModelSettings:
-        """The three models."""
-        return ModelSettings(mllm=self.mllm, clip=self.clip, sampler=self.sampler)
+        """The models."""
+        return ModelSettings(self.mllm, self.clip, self.sampler, self.siglip)
 
     @property
     def episode(self) -> EpisodeConfig:

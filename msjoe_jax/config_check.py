@@ -16,6 +16,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import SETS, missing_sets
 from msjoe_jax.fields import mentions
 from msjoe_jax.rollout.model_folder import check_folder
+from msjoe_jax.rollout.siglip import NOT_SET, SIGLIP
 from msjoe_jax.rollout.system import (
     Tokenizers,
     load_tokenizers,
@@ -99,6 +100,13 @@ def _relations(config: Config) -> Iterator[str]:
         yield (
             f"config.evaluate.smooth={config.evaluate.smooth} is more than "
             f"config.frames.candidates={config.frames.candidates}"
+        )
+    if (SIGLIP in config.sampler.signals) != bool(config.siglip.checkpoint):
+        yield (
+            f"config.siglip.checkpoint={config.siglip.checkpoint}: no signal reads it; add siglip "
+            "to config.sampler.signals"
+            if config.siglip.checkpoint
+            else NOT_SET
         )
     if "evaluate" in phases:
         sets = {"base", *(name for name in SETS if name in phases)}
@@ -279,7 +287,7 @@ def stand_ins(config: Config) -> Tokenizers | None:
 def _models(config: Config, files: bool) -> Iterator[str]:
     """Yields models that cannot be built or loaded, and patterns that match no parameter."""
     models = config.models
-    for name in NAMES:
+    for name in models.names:
         part = getattr(models, name)
         try:
             if part.checkpoint and files:
@@ -287,7 +295,7 @@ def _models(config: Config, files: bool) -> Iterator[str]:
         except UserError as error:
             yield from _of_checkpoint(name, part.checkpoint, error)
         else:
-            if files or name == "sampler" or not part.size:
+            if files or not getattr(part, "size", ""):
                 continue
         # What does not depend on the folder is still checked.
         models = dataclasses.replace(models, **{name: dataclasses.replace(part, checkpoint="")})
@@ -297,6 +305,8 @@ def _models(config: Config, files: bool) -> Iterator[str]:
             yield f"config.{name}.size is empty: name a size, or config.{name}.checkpoint"
     if nameless:
         return
+    if SIGLIP in models.names and not models.siglip.checkpoint:
+        return  # `_relations`, or the lines above, report it
     stand_in: Any = AnyTokenizer()
     tokenizers = Tokenizers(stand_in, stand_in)
     if files and "world" not in config.phases and models == config.models:  # that phase makes them
@@ -309,7 +319,7 @@ def _models(config: Config, files: bool) -> Iterator[str]:
     except UserError as error:
         yield from error.lines
         return
-    for name in NAMES:
+    for name in models.names:
         folder = getattr(models, name).checkpoint
         if folder and files:
             try:

@@ -1,5 +1,7 @@
 """The splits that a run's phases read, checked before hours are spent."""
 
+from collections.abc import Mapping
+
 from etils import epath
 
 from msjoe_jax.config import TRAININGS, Config
@@ -10,21 +12,26 @@ from msjoe_jax.evaluation.evaluate import load_heldout, load_split
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.train import Split
 
+UNKNOWN = {"clip": ""}  # embedders that do not exist yet
 
-def check_records(config: Config, clip: str, checkpoint: epath.PathLike) -> None:
+
+def check_records(
+    config: Config, embedders: Mapping[str, str], checkpoints: Mapping[str, epath.PathLike]
+) -> None:
     """Checks that the run's CLIP has embedded every frame of the record folders that it reads.
 
     Args:
       config: the run's.
-      clip: fingerprint of the CLIP.
-      checkpoint: where that lies, for people.
+      embedders: fingerprint of the CLIP, and name of the SigLIP if there is one.
+      checkpoints: where those lie, for people.
 
     Raises:
       UserError: it has not.
     """
     for split in splits_of(config):
         if folder := getattr(config.data, f"{split}_records"):
-            check_embeddings(RecordReader(folder, clip), checkpoint)
+            for model in embedders:
+                check_embeddings(RecordReader(folder, **embedders), checkpoints[model], model)
 
 
 def splits_of(config: Config) -> list[str]:
@@ -47,8 +54,8 @@ def tell_thinned(config: Config) -> None:
             print(line)
 
 
-def validation_split(config: Config, clip: str) -> Split | None:
-    """Reads the validation split, if the run validates; `clip` as of `heldout_split`."""
+def validation_split(config: Config, embedders: Mapping[str, str]) -> Split | None:
+    """Reads the validation split, if the run validates; `embedders` as of `heldout_split`."""
     if not (config.validate_every and config.data.validation_questions):
         return None
     return load_split(
@@ -57,17 +64,17 @@ def validation_split(config: Config, clip: str) -> Split | None:
         limit=config.validation_limit,
         candidates=config.frames.candidates,
         previews=config.frames.preview,
-        clip=clip,
+        **embedders,
     )
 
 
-def heldout_split(config: Config, clip: str) -> Split:
-    """Reads the held-out split; `clip` is the fingerprint of the CLIP, "" before it exists."""
+def heldout_split(config: Config, embedders: Mapping[str, str]) -> Split:
+    """Reads the held-out split; `embedders` as of `check_records`, or `UNKNOWN`."""
     return load_heldout(
         config.data,
         config.evaluate,
         candidates=config.frames.candidates,
         previews=config.frames.preview,
         max_queries=config.prompt.max_queries,
-        clip=clip,
+        **embedders,
     )

@@ -34,9 +34,16 @@ def without_rates(parts: Mapping[str, Any]) -> dict[str, Any]:
 def weights_inputs(
     names: Mapping[str, str], system: System, tokenizers: Tokenizers
 ) -> dict[str, str]:
-    """Returns what names the values of the three models' weights, their sizes and tokenizers."""
+    """Returns what names the values of the models' weights, their sizes and tokenizers."""
     assert tokenizers.mllm is not None and tokenizers.clip is not None
+    siglip = {}
+    if system.siglip:
+        siglip = {
+            "siglip sizes and images": system.siglip.name(""),
+            "siglip tokenizer": digest_of_file(system.siglip.tokenizer.file),
+        }
     return {
+        **siglip,
         **{f"{name} weights": value for name, value in sorted(names.items())},
         "mllm sizes": digest(system.family.write_config(system.mllm_config)),
         "clip sizes": digest(system.clip_config.to_hf()),

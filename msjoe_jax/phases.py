@@ -24,6 +24,7 @@ from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate
 from msjoe_jax.models.params import Params
 from msjoe_jax.phase_data import (
+    UNKNOWN,
     check_records,
     heldout_split,
     tell_thinned,
@@ -41,6 +42,7 @@ from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_files import chat_of
 from msjoe_jax.rollout.model_folder import begin_model_folder, made_from
 from msjoe_jax.rollout.programs import Programs
+from msjoe_jax.rollout.siglip import embedder_names
 from msjoe_jax.rollout.stored_models import StoredModel
 from msjoe_jax.rollout.system import (
     System,
@@ -88,7 +90,7 @@ class Models:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Where the parameters of the three models lie, and what names the values of each."""
+    """Where the parameters of the models lie, and what names the values of each."""
 
     stored: dict[str, StoredModel]
     names: dict[str, str]
@@ -113,9 +115,9 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if world and "world" in phases:
         config = world.build(config, workdir / "world")
     if "evaluate" in phases:  # checks data that is read after hours
-        heldout_split(config, clip="")
+        heldout_split(config, UNKNOWN)
     if set(TRAININGS) & set(phases):
-        validation_split(config, clip="")
+        validation_split(config, UNKNOWN)
     models = _make_models(config, machine)
     base = _stored_weights(config, models, memory)
     if world and "warm_up" in phases:
@@ -123,13 +125,14 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         made = world.warm_up(config, folder, models.system, models.text)
         moved = {name: StoredModel(name, path, "params") for name, path in made.items()}
         base = _moved(base, moved, {n: path.parent for n, path in made.items()}, models, memory)
-    clip = base.names["clip"]
-    check_records(config, clip, config.clip.checkpoint or workdir / "base")
+    embedders = embedder_names(models.system.siglip, base.names)
+    clip = config.clip.checkpoint or workdir / "base"
+    check_records(config, embedders, {"clip": clip, "siglip": config.siglip.checkpoint})
     tell_thinned(config)
     questions: list[Question] = []
     if {"difficulty", *TRAININGS} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
-        reader = RecordReader(config.data.train_records, clip)
+        reader = RecordReader(config.data.train_records, **embedders)
     inputs = weights_inputs(base.names, models.system, models.tokenizers)
     for name in TRAININGS:  # before anything is made again that they started from
         data = data_inputs(questions, reader) if name in phases else {}
@@ -143,7 +146,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     for name in TRAININGS:
         if name in phases:
             before = [training for training in sets if training != "base"]
-            validation = validation_split(config, clip)
+            validation = validation_split(config, embedders)
             made_from = {
                 **inputs,
                 **data_inputs(questions, reader),
@@ -171,15 +174,16 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
                 sets[name] = _trained(start, ending(wanted), models, memory)
             if getattr(config, name).steps:
                 which = {"model": trained.kind, "update": trained.update} | trained.accuracies
-    end_saving = _done
+    saving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if weights is not base:
         learned = [phase for phase in LEARNED if phase in phases]
         if later := _later_training(workdir, learned):
             print(f"{workdir / 'final'}: holds {later}, which config.phases leaves out; it stays")
         else:
             folder = workdir / "final"
-            end_saving = _begin_saving(folder, config, models, weights, learned, which)
-    with _saved_meanwhile(end_saving):
+            begun = _begin_saving(folder, config, models, weights, learned, which)
+            saving = _saved_meanwhile(begun)
+    with saving:
         if "evaluate" in phases:
             _evaluate(config, workdir, models, sets)
 
@@ -208,7 +212,7 @@ def _stored_weights(config: Config, models: Models, memory: Remembered) -> Weigh
     # Not by values, whose last bits may be other ones on other hardware.
     fresh = {"sampler": f"fresh, seed {config.seed}"}
     base = Weights({"sampler": StoredModel("sampler", None, seed=config.seed)}, fresh)
-    checkpoints = {name: getattr(config, name).checkpoint for name in NAMES}
+    checkpoints = {name: getattr(config, name).checkpoint for name in config.models.names}
     folders = {name: epath.Path(c) / "params" for name, c in checkpoints.items() if c}
     given = {name: StoredModel(name, folder, name) for name, folder in folders.items()}
     return _moved(base, given, folders, models, memory)
@@ -260,10 +264,6 @@ def _saved_meanwhile(end_saving: Callable[[], None]) -> Iterator[None]:
     end_saving()
 
 
-def _done() -> None:
-    """Ends nothing, for nothing was begun."""
-
-
 def _begin_saving(
     folder: epath.Path,
     config: Config,
@@ -289,7 +289,8 @@ def _begin_saving(
         if "warm_up" in trained:
             settings["warm_up"] = dataclasses.asdict(config.extensions["warm_up"])
         parts["trained"] = {"phases": trained, **settings, **ending}
-    sources = {name: getattr(config, name).checkpoint for name in ("mllm", "clip")}
+    names = (name for name in config.models.names if name != "sampler")
+    sources = {name: getattr(config, name).checkpoint for name in names}
     files = {
         f"{name} files": digest_of_folder(epath.Path(source) / name)
         for name, source in sources.items()
@@ -301,7 +302,7 @@ def _begin_saving(
         "settings": digest(without_rates(parts), settings_of(config, *NAMES)),
     }
     if hosts.on_first(lambda: made_from(folder, inputs), f"{folder}"):
-        return _done
+        return lambda: None
     return begin_model_folder(
         folder,
         settings=config.models,
@@ -338,10 +339,11 @@ def _difficulty(
     base_inputs: Inputs,
 ) -> list[Question]:
     settings = settings_of(config, "mllm", "frames", "prompt", "difficulty")
+    names = [name for name in config.models.names if name != "sampler"]
     return measure_difficulty(
         workdir / "difficulty" / "questions.jsonl",
         episodes,
-        lambda: {name: models.load(stored[name]) for name in ("mllm", "clip")},
+        lambda: {name: models.load(stored[name]) for name in names},
         samples=config.difficulty.samples,
         temperature=config.rollout.answer_temperature,
         task=config.data.task,
@@ -360,7 +362,8 @@ def _difficulty(
 def _evaluate(
     config: Config, workdir: epath.Path, models: Models, sets: dict[str, Weights]
 ) -> None:
-    questions, reader = heldout_split(config, sets["base"].names["clip"])
+    embedders = embedder_names(models.system.siglip, sets["base"].names)
+    questions, reader = heldout_split(config, embedders)
     episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
     names = config.evaluate.arms
     arms = {name: arm_of(name, sets) for name in names}

@@ -33,11 +33,12 @@ from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.collector import join_programs
 from msjoe_jax.rollout.computing import for_computing
 from msjoe_jax.rollout.programs import Programs, embed_frames
+from msjoe_jax.rollout.siglip import embed_siglip_frames
 from msjoe_jax.rollout.system import System, state_table
 from msjoe_jax.rollout.uses import EpisodeUses, Held, Tree
 from msjoe_jax.runtime.machine import Machine
 from msjoe_jax.runtime.mesh import with_shardings
-from msjoe_jax.runtime.program import Use
+from msjoe_jax.runtime.program import Program, Use
 from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.programs import TrainingPrograms
 from msjoe_jax.training.state import reference, scored, trains_vision, with_score
@@ -84,7 +85,7 @@ class _Lister:
 
     def uses(self) -> Iterator[Use]:
         config, phases = self.config, self.config.phases
-        yield self._embedding()
+        yield from self._embedding()
         if "difficulty" in phases:
             yield from self._difficulty()
         trainings = [name for name in TRAININGS if name in phases]
@@ -110,15 +111,24 @@ class _Lister:
         number = limit or self.questions
         return -(-number // self.config.evaluate.batch) if number else None
 
-    def _embedding(self) -> Use:
-        """Lists CLIP's image tower, which embeds frames on one device before a run."""
-        side = self.system.clip_config.image_size
-        whole = jax.tree.map(lambda _: self.machine.whole, self.system.abstract["clip"])
-        clip = with_shardings(self.system.abstract["clip"], whole)
-        frames = jax.ShapeDtypeStruct(
-            (FRAMES_AT_ONCE, side, side, 3), jnp.uint8, sharding=self.machine.whole
-        )
-        return Use("predecode", embed_frames(self.system), (clip, frames), {}, {}, times=None)
+    def _embedding(self) -> Iterator[Use]:
+        """Lists the image towers, which embed frames on one device before a run."""
+
+        def whole(tree: Tree) -> Tree:
+            return with_shardings(tree, jax.tree.map(lambda _: self.machine.whole, tree))
+
+        def use(program: Program, *arguments: Tree) -> Use:
+            return Use("predecode", program, tuple(map(whole, arguments)), {}, {}, times=None)
+
+        system, n = self.system, FRAMES_AT_ONCE
+        side = system.clip_config.image_size
+        frames = jax.ShapeDtypeStruct((n, side, side, 3), jnp.uint8)
+        yield use(embed_frames(system), system.abstract["clip"], frames)
+        if siglip := system.siglip:
+            shape = (n, siglip.images.max_patches, 3 * siglip.sizes.patch**2)
+            patches = jax.ShapeDtypeStruct(shape, jnp.uint8)
+            shapes = jax.ShapeDtypeStruct((n, 2), jnp.int32)
+            yield use(embed_siglip_frames(siglip), system.abstract["siglip"], patches, shapes)
 
     def _difficulty(self) -> Iterator[Use]:
         size, held = self.at_once(0), {"base parameters": self.base}
@@ -205,6 +215,8 @@ class _Training:
         lister, run, own, base = self.lister, self.run, self.own, self.lister.base
         ref = lister.machine.laid(reference(run, lister.system), state_table(lister.system))
         beside = {"CLIP": base["clip"], "reference": ref}
+        if lister.system.siglip:
+            beside["SigLIP"] = base["siglip"]
         yield Use(run.name, own.init, (own.start["mllm"], own.start["sampler"]), {}, beside)
         held = {**beside, "state": own.state}
         if not run.training.steps:
@@ -258,7 +270,7 @@ class _Training:
         temperature = run.rollout.query_temperature
         yield episode.reasoning(run.name, rollout, state["mllm"], held, temperature=temperature)
         reasoned = {"reason": (episode.batch(rollout).queries, episode.patches(rollout)[0])}
-        params = {"clip": lister.base["clip"], "sampler": state["sampler"]}
+        params = {**lister.base, "sampler": state["sampler"]}
         yield from episode.selection(
             run.name, rollout, params, {**held, **reasoned}, [rollout.selector], True
         )

@@ -263,5 +263,7 @@ def test_a_name_that_is_behind_no_door_is_refused(config):
     with pytest.raises(UserError) as error:
         check(c)
     text = str(error.value)
-    assert all(word in text for word in ("'smell', which is not one of clip, rising", "early"))
+    assert all(
+        word in text for word in ("'smell', which is not one of clip, siglip, rising", "early")
+    )
     assert "holds luck" in text

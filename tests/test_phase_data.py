@@ -15,6 +15,8 @@ from msjoe_jax.phase_data import (
 from tests.support.system import colour_questions, noise_videos
 from tests.support.tiny import tiny_config
 
+OWN = {"clip": "random"}  # the embeddings that the records have
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -36,7 +38,7 @@ def test_the_splits_that_phases_read(config):
     assert splits_of(read_config(config)) == ["train", "heldout"]
     config.phases = ("evaluate",)
     assert splits_of(read_config(config)) == ["heldout"]
-    assert validation_split(read_config(config), "random") is None
+    assert validation_split(read_config(config), OWN) is None
 
 
 def test_thinned_videos_are_told_a_line_a_split(config, capsys):
@@ -51,9 +53,12 @@ def test_thinned_videos_are_told_a_line_a_split(config, capsys):
 def test_splits_are_limited_and_of_the_runs_clip(config):
     config.validation_limit, config.evaluate.limit = 3, 2
     made = read_config(config)
-    split = validation_split(made, "random")
+    split = validation_split(made, OWN)
     assert split is not None and len(split[0]) == 3
-    assert len(heldout_split(made, "random")[0]) == 2
-    check_records(made, "random", "base")
+    assert len(heldout_split(made, OWN)[0]) == 2
+    check_records(made, OWN, {"clip": "base"})
     with pytest.raises(UserError, match="records"):
-        check_records(made, "another", "base")
+        check_records(made, {"clip": "another"}, {"clip": "base"})
+    folders = {"clip": "base", "siglip": "models/siglip"}
+    with pytest.raises(UserError, match=r"no SigLIP embeddings.*--siglip=models/siglip"):
+        check_records(made, {**OWN, "siglip": "own"}, folders)

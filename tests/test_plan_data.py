@@ -4,15 +4,16 @@ import dataclasses
 
 import pytest
 
-from msjoe_jax.config import base, read_config
+from msjoe_jax.config import read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.plan_data import UNKNOWN, Data, fitted, frame_of
 from msjoe_jax.rollout.system import make_system
+from tests.support.tiny import full_size
 
 
 @pytest.fixture(scope="module")
 def config():
-    return read_config(base())
+    return read_config(full_size())
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from msjoe_jax.rollout.system import load_tokenizers, make_system
 from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.runtime.program import Program
 from tests.support.commands import ROOT
+from tests.support.siglip_oracle import siglip_model_folder, write_siglip_embeddings
 from tests.support.system import changed, colour_questions, noise_videos
 from tests.support.tiny import clip_of, tiny_config, tiny_model_folder
 
@@ -53,6 +54,13 @@ def home(tmp_path_factory):
     noise_videos(folder / "records", VIDEOS, clip=clip)
     asked = [dataclasses.replace(q, difficulty=None) for q in colour_questions(list(VIDEOS), 4)]
     save_questions(folder / "questions.jsonl", asked)
+    return folder
+
+
+def with_siglip(home: pathlib.Path) -> pathlib.Path:
+    """A SigLIP, and what it makes of the records."""
+    folder = siglip_model_folder(home)
+    write_siglip_embeddings(folder, home / "records")
     return folder
 
 
@@ -114,10 +122,16 @@ def stand_in(seen: dict[tuple, str]):
         },
         {"mllm.lora_rank": 2, "frames.mode": "video", "rollout.selector": "topk"}
         | {"rollout.waves": 1, "joint.train_sampler": False, "phases": ("joint",)},
+        {"sampler.signals": ("clip", "siglip"), "phases": ("difficulty", "joint", "evaluate")}
+        | {"evaluate.arms": ("uniform", "joint")},
     ],
-    ids=["plain", "everything", "adapters on a video"],
+    ids=["plain", "everything", "adapters on a video", "two signals"],
 )
 def test_the_list_is_what_a_run_calls(home, tmp_path, monkeypatch, fields):
+    towers = ["embed_frames"]
+    if "siglip" in fields.get("sampler.signals", ()):
+        towers.append("embed_siglip_frames")
+        fields = {**fields, "siglip.checkpoint": str(with_siglip(home))}
     config = read_config(changed(config_of(home), **fields))
     seen: dict[tuple, str] = {}
     monkeypatch.setattr(Program, "__call__", stand_in(seen))
@@ -131,4 +145,4 @@ def test_the_list_is_what_a_run_calls(home, tmp_path, monkeypatch, fields):
     forgotten = sorted(name for key, name in seen.items() if key not in listed)
     assert not forgotten
     never = [name for key, name in listed.items() if key not in seen]
-    assert never == ["predecode: embed_frames"]  # the records have their embeddings
+    assert never == [f"predecode: {name}" for name in towers]  # the records have embeddings

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from msjoe_jax.config import base, read_config
+from msjoe_jax.config import read_config
 from msjoe_jax.program_list import program_list
 from msjoe_jax.rollout.system import make_system
 from msjoe_jax.run_price import Priced, describe_price, price_as_json, price_run
@@ -11,12 +11,13 @@ from msjoe_jax.runtime.chips import Cost
 from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.runtime.program import Program, Use
 from msjoe_jax.runtime.topology import Slice
+from tests.support.tiny import full_size
 
 SLICE = Slice("v4:2x2x1", [0, 1, 2, 3], 1)
 
 
 def config_of(**fields):
-    c = base()
+    c = full_size()
     for name, value in fields.items():
         group, _, field = name.rpartition("__")
         (c[group] if group else c)[field] = value

@@ -107,6 +107,7 @@ def make_report(
         models=_models(answerer),
         device=f"{len(jax.devices())} × {jax.devices()[0].device_kind}",
         cut_note=answer.cut_note,
+        signals=answerer.system.signals,
     )
 
 
@@ -127,7 +128,7 @@ def _read_size(answerer: Answerer, answer: Answer, patches: int) -> str:
 def _models(answerer: Answerer) -> list[tuple[str, str, int]]:
     settings: dict[str, Any] = answerer.settings
     sampler = f"width {settings['sampler']['width']}, depth {settings['sampler']['depth']}"
-    sizes = {n: settings[n].get("size") or "as its config.json says" for n in ("mllm", "clip")}
+    sizes = {n: settings[n].get("size") or "as its config.json says" for n in answerer.params}
     return [
         (name, size, count_params(answerer.params[name]))
         for name, size in {**sizes, "sampler": sampler}.items()

@@ -1,4 +1,4 @@
-"""Converts published weights to a model folder: an MLLM of any family, or CLIP of either layout.
+"""Converts published weights to a model folder: an MLLM of any family, CLIP, or SigLIP.
 
     msjoe convert --source=HF_DIR --out=DIR [--base=HF_DIR] [--ignore_extra] [--quick_gelu=yes]
 
@@ -79,10 +79,11 @@ def prepare(
     text = source if adapter is not None and has_tokenizer(source) else folder
     files = SettingsFiles(folder, ignore_extra, over=text)
     model = understand(files, quick_gelu)
-    # Without one the checkpoint could neither read nor write.
-    tokenizer, built = read_tokenizer(text)
-    tokenizer.check_fits(model.sizes.vocab)
-    model = _with_text_ends(settled(model, files, tokenizer), tokenizer, files)
+    built = model.tokenizer
+    if built is None:  # without one the checkpoint could neither read nor write
+        tokenizer, built = read_tokenizer(text)
+        tokenizer.check_fits(model.sizes.vocab)
+        model = _with_text_ends(settled(model, files, tokenizer), tokenizer, files)
     model, tensors, made = _with_changes(model, files, adapter)
     try:
         work, types, lines = plan(model.table, model.params, tensors, made, ignore_extra)
@@ -264,6 +265,10 @@ def run(
     source: str, out: str, base: str = "", ignore_extra: bool = False, quick_gelu: str = ""
 ) -> None:
     """Checks the flags and converts.
+
+    Args:
+      source, out, base: paths of folders.
+      ignore_extra, quick_gelu: as for `convert`.
 
     Raises:
       UserError: as `convert`, or a flag is missing.

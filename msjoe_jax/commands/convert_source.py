@@ -15,12 +15,14 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import Pixels
 from msjoe_jax.models.params import Params, abstract
+from msjoe_jax.models.siglip.config import POSITIONS
 from msjoe_jax.rollout.model_files import read_clip_pixels, read_mllm_files
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
 from msjoe_jax.weights.folder import CONFIG
 from msjoe_jax.weights.safetensors import INDEX, SINGLE
 from msjoe_jax.weights.settings_files import IMAGE_PROCESSOR, SettingsFiles
+from msjoe_jax.weights.siglip import read_published
 from msjoe_jax.weights.tables import Table
 from msjoe_jax.weights.tokenizer_settings import check_tokenizer_settings
 
@@ -31,12 +33,13 @@ class Source(NamedTuple):
     """What a folder of published weights holds.
 
     Attributes:
-      name: mllm or clip.
+      name: mllm, clip or siglip.
       table: which tensor fills which parameter.
       params: the abstract parameters to be filled.
       sizes: an object of its family, or a CLIPConfig.
       family: of an MLLM.
       written: settings files that are written in place of the source's own, by name.
+      tokenizer: the tokenizer.json of a SigLIP, which is made anew.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Source(NamedTuple):
     sizes: Any
     family: Family | None = None
     written: Mapping[str, dict[str, Any]] = {}
+    tokenizer: str | None = None
 
 
 def understand(files: SettingsFiles, quick_gelu: str = "") -> Source:
@@ -73,8 +77,11 @@ def understand(files: SettingsFiles, quick_gelu: str = "") -> Source:
     if kind == "clip":
         clip = files.parsed(CONFIG, CLIPConfig.from_hf)
         return Source("clip", HUGGING_FACE, _clip_params(clip), clip)
+    if kind in POSITIONS:
+        made = read_published(folder)
+        return Source("siglip", made.table, made.params, made.sizes, tokenizer=made.tokenizer)
     if not isinstance(kind, str) or kind not in FAMILIES:
-        supported = f"{', '.join(FAMILIES)} and clip"
+        supported = ", ".join([*FAMILIES, "clip", *POSITIONS])
         raise UserError(f"{file}: model_type is {kind!r}; {supported} can be converted")
     family = family_of(config, file)
     sizes = files.parsed(CONFIG, family.read_config)

@@ -31,8 +31,10 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.models.sampler import SamplerConfig
+from msjoe_jax.models.siglip.config import SiglipConfig
 from msjoe_jax.report.model_card import model_card
 from msjoe_jax.rollout.model_folder import ADAPTER_FOLDER, check_folder
+from msjoe_jax.rollout.siglip import SIGLIP
 from msjoe_jax.rollout.system import NAMES
 from msjoe_jax.rollout.text import end_ids
 from msjoe_jax.runtime.checkpoint import load_meta
@@ -48,6 +50,7 @@ from msjoe_jax.weights.folder import CONFIG, copy_side_files, read_sizes, write_
 from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG
 from msjoe_jax.weights.published_files import write_clip_files, write_mllm_files
 from msjoe_jax.weights.safetensors import DTYPES, INDEX, plan_files, write_file
+from msjoe_jax.weights.siglip import siglip_params, siglip_table
 from msjoe_jax.weights.tables import Table, flatten, slots
 from msjoe_jax.weights.tokenizer_files import TOKENIZER, clip_ends
 
@@ -119,9 +122,10 @@ def export(checkpoint: epath.Path, out: epath.Path, output_format: str, dtype: s
         if output_format == "orbax":
             _orbax(stored, output)
             return
-        present = [name for name in NAMES if stored.of(name)]
-        for name, folder in (("mllm", output.folder), ("clip", output.folder / "clip")):
-            if name in present:
+        present = [name for name in (*NAMES, SIGLIP) if stored.of(name)]
+        for name in present:
+            if name != "sampler":
+                folder = output.folder if name == "mllm" else output.folder / name
                 _hugging_face(stored, name, folder)
         if "sampler" in present:
             _sampler(stored, output.folder / "sampler")
@@ -177,7 +181,7 @@ def _orbax(stored: Stored, output: ResumableFolder) -> None:
                 output.note(part)
             layers = 1 if layer is None else leaf.shape[0]
             stored.bar.update(leaf.size * leaf.dtype.itemsize // layers)
-    for name in ("mllm", "clip"):
+    for name in ("mllm", "clip", SIGLIP):
         if (stored.folder / name).is_dir():
             (output.folder / name).mkdir(exist_ok=True)
             for file in (stored.folder / name).iterdir():
@@ -263,6 +267,9 @@ def _described(name: str, config: epath.Path) -> tuple[Table, Params]:
     if name == "mllm":
         family, sizes = read_model(config)
         return family.weight_table(sizes), family.abstract_params(sizes)
+    if name == SIGLIP:
+        siglip = read_sizes(config, SiglipConfig.from_hf)
+        return siglip_table(siglip), siglip_params(siglip)
     clip = read_sizes(config, CLIPConfig.from_hf)
     return HUGGING_FACE, abstract(lambda: CLIP(clip, rngs=nnx.Rngs(0)))[1]
 

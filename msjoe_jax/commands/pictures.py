@@ -34,6 +34,7 @@ from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.results import EpisodeConfig
 from msjoe_jax.runtime.files import on_disk
 from msjoe_jax.runtime.machine import fetch
+from msjoe_jax.signals import rows_of_queries
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.validation import PLAIN, WITH_TRUTH, best_of, read_validations
 
@@ -123,13 +124,17 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
         raise UserError(f"question {failure['question']}: {failure['error']}")
     logits, similarity = fetch((selected.logits, selected.similarity))
     queries, mask = list(reasoned.queries[0][0]), batch["frame_mask"][0]
+    signals = answerer.system.signals
+    rows = rows_of_queries(similarity[0, 0], len(signals), len(queries))
+    if len(signals) > 1:
+        queries = [f"{name}: {query}" for name in signals for query in queries]
     key_frames = selected.selection.frames[0, 0, 0]
     key_frames = key_frames[key_frames >= 0]
     truth = f"{question.letter} {question.options[question.answer]}"
     return keyframe_figure(
         batch["timestamps"][0][mask],
         logits[0, 0][mask],
-        similarity[0, 0, : len(queries)][:, mask],
+        rows[:, mask],
         queries,
         list(reader.frames(question.video, batch["frame_index"][0][key_frames])),
         np.asarray(key_frames),
@@ -176,7 +181,7 @@ def make_pictures(run: str, number: int, out: str) -> None:
         raise UserError(f"--question={number}: the run has {len(questions)} held-out questions")
     model = epath.Path(run) / "final"
     answerer = Answerer(model)
-    reader = RecordReader(records, answerer.fingerprint)
+    reader = RecordReader(records, **answerer.embedders)
     check_embeddings(reader, model)
     with jax.set_mesh(answerer.machine.mesh):
         figure = rollout_figure(answerer, questions[number], reader)

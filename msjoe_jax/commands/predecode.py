@@ -12,8 +12,8 @@ kill -9), since all that it has finished is on disk:
     DIR/failures.jsonl    id, video and reason of each that gave no frame; absent if none did
 
 With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
-DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py). Without
---manifest it embeds what the folder holds.
+DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py). --siglip=DIR
+does the same with a SigLIP. Without --manifest they embed what the folder holds.
 
 The same command resumes: finished videos are kept, unfinished ones are redone, failures are tried
 again. A killed and resumed run ends with the same bytes as one that was left alone. Lines added
@@ -125,19 +125,23 @@ def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progr
     return num_failed
 
 
-def _clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """Loads encoder and fingerprint of a trained model's CLIP; decoding alone imports no JAX."""
+def _embedder(checkpoint: epath.Path, name: str) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """Loads encoder and name of a model folder's CLIP or SigLIP; decoding alone imports no JAX."""
     from msjoe_jax.runtime.platform import quiet_cpu_default
 
     quiet_cpu_default()
     from msjoe_jax.models.params import fingerprint
     from msjoe_jax.rollout.model_folder import load_model_folder
     from msjoe_jax.rollout.programs import clip_encoder
+    from msjoe_jax.rollout.siglip import siglip_encoder
     from msjoe_jax.rollout.stored_models import clip_name
 
-    model = load_model_folder(checkpoint, ["clip"])
-    clip = model.params["clip"]
-    return clip_encoder(model.system, clip), clip_name(model.system, fingerprint(clip))
+    model = load_model_folder(checkpoint, [name])
+    params, siglip = model.params[name], model.system.siglip
+    if name == "clip":
+        return clip_encoder(model.system, params), clip_name(model.system, fingerprint(params))
+    assert siglip is not None
+    return siglip_encoder(siglip, params), siglip.name(fingerprint(params))
 
 
 def cli() -> None:
@@ -152,13 +156,17 @@ def cli() -> None:
         "max_side", DecodeSettings.max_side, "Longer side of the kept frames, in pixels."
     )
     quality = flags.DEFINE_integer("quality", DecodeSettings.quality, "JPEG quality, 1 to 95.")
-    clip_folder = flags.DEFINE_string(
-        "clip", None, "Trained model whose CLIP embeds the frames as well."
-    )
+    folders = {
+        "clip": flags.DEFINE_string("clip", None, "Model folder whose CLIP embeds the frames."),
+        "siglip": flags.DEFINE_string(
+            "siglip", None, "Model folder whose SigLIP embeds the frames."
+        ),
+    }
     workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
 
     def start() -> None:
-        if not out.value or not (manifest.value or clip_folder.value):
+        given = {name: flag.value for name, flag in folders.items() if flag.value}
+        if not out.value or not (manifest.value or given):
             raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
         for flag, low, high in ((quality, 1, 95), (max_side, 16, 1 << 14), (workers, 1, 1 << 10)):
             if not low <= flag.value <= high:
@@ -166,14 +174,14 @@ def cli() -> None:
         if not 0 < fps.value <= 1000:
             raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
         # Loaded before decoding, so that a wrong path is not found out hours later.
-        clip = _clip_of(epath.Path(clip_folder.value)) if clip_folder.value else None
+        embedders = {name: _embedder(epath.Path(path), name) for name, path in given.items()}
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
         if manifest.value:
             total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
         else:
             total, num_failed = len(RecordReader(out.value, "").ids), 0
-        if clip:
-            embed_records(out.value, *clip)
+        for name, (encode, own) in embedders.items():
+            embed_records(out.value, encode, own, model=name)
         ending = (
             f"; {num_failed} failed, see {epath.Path(out.value) / FAILURES}" if num_failed else ""
         )

@@ -1,5 +1,6 @@
-"""CLIP embeddings beside the frames of a record folder: `clip-FINGERPRINT-NNNNN.arrayrecord`.
+"""Embeddings beside the frames of a record folder: `clip-FINGERPRINT-NNNNN.arrayrecord`.
 
+Those of a SigLIP are `siglip-NAME-NNNNN.arrayrecord`, and everything here holds for them as well.
 One record a video, float16 [T, D], in the order of the shard's videos, and one more: the digest of
 the shard whose frames were embedded (files without it, of before, count as right). A shard's file
 appears whole or not at all, so an interrupted run resumes by shard, and a folder that has grown by
@@ -16,7 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.records import EMBEDDERS, RecordReader
 from msjoe_jax.data.shards import RecordFile, open_records, shard_digest, shard_path
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
@@ -30,7 +31,11 @@ Encode = Callable[[UInt8[np.ndarray, "F H W 3"]], Float[np.ndarray, "F D"]]
 
 
 def embed_records(
-    directory: epath.PathLike, encode: Encode, fingerprint: str, batch: int = FRAMES_AT_ONCE
+    directory: epath.PathLike,
+    encode: Encode,
+    fingerprint: str,
+    batch: int = FRAMES_AT_ONCE,
+    model: str = "clip",
 ) -> None:
     """Embeds every frame of a record folder, and resumes by shard.
 
@@ -41,6 +46,7 @@ def embed_records(
         each frame size.
       fingerprint: names the tower's parameters in the files' names.
       batch: frames embedded at a time.
+      model: whose tower it is: a name of EMBEDDERS.
 
     Raises:
       UserError: the folder is damaged or in use, `fingerprint` cannot be part of a file name, or
@@ -48,21 +54,25 @@ def embed_records(
     """
     directory = epath.Path(directory)
     if not re.fullmatch(r"[A-Za-z0-9_.]+", fingerprint):
-        raise UserError(f"CLIP fingerprint {fingerprint!r} must be letters, digits, '_' or '.'")
+        raise UserError(
+            f"{EMBEDDERS[model]} fingerprint {fingerprint!r} must be letters, digits, '_' or '.'"
+        )
     with lock(directory):
-        reader = RecordReader(directory, fingerprint)
-        states = _states(reader)
+        reader = RecordReader(directory, **{"clip": "", model: fingerprint})
+        states = _states(reader, model)
         pending = [shard for shard in reader.shards if states[shard["name"]] != GOOD]
         if not pending:
             return
         frames = sum(shard["frames"] for shard in pending)
         with progress("embed", frames, unit="frame") as bar:
             for shard in pending:
-                file = RecordFile(_embedding_path(directory, fingerprint, shard))
+                path = shard_path(directory, f"{model}-{fingerprint}", shard["name"])
+                file = RecordFile(path)
                 try:
                     for video_id in shard["videos"]:
                         embeddings = _embed_video(reader, video_id, encode, batch, bar)
-                        file.write(_to_half(reader, video_id, embeddings).tobytes())
+                        halves = _to_half(reader, video_id, embeddings, model)
+                        file.write(halves.tobytes())
                     file.write(shard_digest(shard).encode())
                 except BaseException:
                     file.discard()
@@ -70,37 +80,38 @@ def embed_records(
                 file.finish()
 
 
-def check_embeddings(reader: RecordReader, checkpoint: epath.PathLike) -> None:
-    """Checks that every frame of a record folder is embedded by the reader's CLIP.
+def check_embeddings(reader: RecordReader, checkpoint: epath.PathLike, model: str = "clip") -> None:
+    """Checks that every frame of a record folder is embedded by the reader's CLIP or SigLIP.
 
     Args:
       reader: of the folder, with the fingerprint of the CLIP.
       checkpoint: a model folder of that CLIP, for the command that embeds the frames.
+      model: a name of EMBEDDERS.
 
     Raises:
       UserError: embeddings are missing, or of another CLIP, or of other frames.
     """
-    folder, clip = str(reader.directory), reader.clip
-    states = _states(reader).values()
-    words = ["msjoe", "predecode", f"--out={folder}", f"--clip={checkpoint}"]
+    folder, own, kind = str(reader.directory), reader.name_of(model), EMBEDDERS[model]
+    states = _states(reader, model).values()
+    words = ["msjoe", "predecode", f"--out={folder}", f"--{model}={checkpoint}"]
     cure = f"`{shlex.join(words)}` embeds them"
-    others = [name for name in reader.clips() if name != clip]
+    others = [name for name in reader.embedders(model) if name != own]
     if all(state == MISSING for state in states):
-        by = f"embedded by CLIP {', '.join(others)}" if others else "no CLIP embeddings"
-        raise UserError(f"{folder}: {by}, and the run's CLIP is {clip} ({checkpoint}); {cure}")
+        by = f"embedded by {kind} {', '.join(others)}" if others else f"no {kind} embeddings"
+        raise UserError(f"{folder}: {by}, and the run's {kind} is {own} ({checkpoint}); {cure}")
     for wrong in (MISSING, STALE):
         if number := sum(state == wrong for state in states):
             raise UserError(
-                f"{folder}: the embeddings of {number} of {len(states)} shards by CLIP {clip} are "
+                f"{folder}: the embeddings of {number} of {len(states)} shards by {kind} {own} are "
                 f"{wrong}; {cure}"
             )
 
 
-def _states(reader: RecordReader) -> dict[str, str]:
-    """Says of every shard what its embeddings by the reader's CLIP are."""
+def _states(reader: RecordReader, model: str) -> dict[str, str]:
+    """Says of every shard what its embeddings by the reader's model are."""
 
     def state(shard: dict[str, Any]) -> str:
-        path = _embedding_path(reader.files, reader.clip or "", shard)
+        path = shard_path(reader.files, f"{model}-{reader.name_of(model) or ''}", shard["name"])
         if not path.is_file():
             return MISSING
         count = len(shard["videos"])
@@ -118,10 +129,6 @@ def _states(reader: RecordReader) -> dict[str, str]:
         )
 
 
-def _embedding_path(directory: epath.Path, fingerprint: str, shard: dict[str, Any]) -> epath.Path:
-    return shard_path(directory, f"clip-{fingerprint}", shard["name"])
-
-
 def _embed_video(
     reader: RecordReader, video_id: str, encode: Encode, batch: int, bar: Progress
 ) -> Float[np.ndarray, "T D"]:
@@ -135,7 +142,7 @@ def _embed_video(
 
 
 def _to_half(
-    reader: RecordReader, video_id: str, embeddings: Float[np.ndarray, "T D"]
+    reader: RecordReader, video_id: str, embeddings: Float[np.ndarray, "T D"], model: str
 ) -> Float[np.ndarray, "T D"]:
     count = reader.info(video_id).num_frames
     if embeddings.ndim != 2 or len(embeddings) != count:
@@ -148,6 +155,6 @@ def _to_half(
     if not np.isfinite(halves).all():
         raise UserError(
             f"{reader.directory}: embeddings of {video_id} do not fit float16; "
-            "check the CLIP checkpoint"
+            f"check the {EMBEDDERS[model]} checkpoint"
         )
     return halves

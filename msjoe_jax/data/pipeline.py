@@ -9,6 +9,7 @@ A batch is a dict of arrays, B = the rows that are made here, T = num_candidates
                             video or embeddings cannot (the row of another question: stand_in.py)
     error [B] str           why they cannot be read, "" if they can be and on filling rows
     embeddings [B, T, D]    float32, zero where padded; absent if not `with_embeddings`
+    siglip_embeddings       likewise, of a SigLIP; absent if the reader has none
     frame_mask [B, T]       True on candidates; a video of more than T frames is thinned to T
     frame_index [B, T]      each candidate's frame number in the record folder, 0 where padded
     timestamps [B, T]       seconds, float32; `duration` [B] likewise
@@ -68,7 +69,7 @@ def make_pipeline(
       num_preview: n, the number of preview frames.
       preview_fn: makes what the model takes of the preview frames, uint8 [n, H, W, 3]; by default
         they stay frames, which must then be of one size in all videos.
-      with_embeddings: whether to read CLIP embeddings.
+      with_embeddings: whether to read CLIP embeddings, and a SigLIP's if the reader has one.
       order: positions in `questions` in which to go through them, with any repetitions; None:
         once, as they stand.
       rows: those of each batch that are made, ascending; None: all. Several hosts with rows of
@@ -153,10 +154,11 @@ def _candidates(
         "duration": np.float32(info.duration),
     }
     if with_embeddings:
-        embeddings = reader.embeddings(question.video)
-        assert embeddings is not None  # _check has seen to it
-        row["embeddings"] = np.zeros((num_candidates, embeddings.shape[1]), np.float32)
-        row["embeddings"][: len(indices)] = embeddings[indices]
+        for model, name in (("clip", "embeddings"), ("siglip", "siglip_embeddings")):
+            embeddings = reader.embeddings(question.video, model)
+            if embeddings is not None:  # CLIP's is there: _check has seen to it
+                row[name] = np.zeros((num_candidates, embeddings.shape[1]), np.float32)
+                row[name][: len(indices)] = embeddings[indices]
     return row
 
 

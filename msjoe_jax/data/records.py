@@ -6,7 +6,7 @@ Layout of a folder (everything but `manifest.json` comes in shards named 00000, 
     frames-NNNNN.arrayrecord    one JPEG a record; a video's frames are consecutive
     videos-NNNNN.arrayrecord    one msgpack map a record: one video (`VideoInfo`)
     clip-FP-NNNNN.arrayrecord   optional, one record a video: float16 [T, D], and one of what
-                                frames they were made from (see embed.py)
+                                frames they were made from (see embed.py); siglip-FP… likewise
 
 A shard never changes once it has its name, and only shards named in `manifest.json` count: the
 manifest is written last. A folder on object storage (gs://…) is read from a copy on the host's
@@ -51,7 +51,9 @@ THREADED_PIXELS = 128 * 128
 LOOKED_UP = 8  # videos side by side, which a mounted bucket needs
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 
-CLIP_FILE = re.compile(r"clip-(?P<fingerprint>.*)-[^-]*\.arrayrecord")
+# Models whose embeddings of frames a folder may have, as people write them.
+EMBEDDERS = {"clip": "CLIP", "siglip": "SigLIP"}
+EMBEDDINGS_FILE = re.compile(r"(?P<model>[a-z]+)-(?P<fingerprint>.*)-[^-]*\.arrayrecord")
 
 Indices = Sequence[int] | np.ndarray
 
@@ -185,13 +187,14 @@ class RecordReader:
       directory: the folder.
       clip: fingerprint of the CLIP whose embeddings to read; "": none. By default the only one
         present; where there is none, `embeddings` returns None.
+      siglip: name of a SigLIP's, likewise; by default none.
 
     Raises:
       UserError: the folder is missing, unfinished or damaged, has embeddings of several CLIPs of
         which none is named, or (from the methods) has no such video or frame.
     """
 
-    def __init__(self, directory: epath.PathLike, clip: str | None = None):
+    def __init__(self, directory: epath.PathLike, clip: str | None = None, siglip: str = ""):
         self.directory = epath.Path(directory)
         manifest = read_manifest(self.directory)
         self.files = local_copy(self.directory)
@@ -206,6 +209,7 @@ class RecordReader:
         self._lock = threading.Lock()
         self._infos: dict[str, VideoInfo] = {}
         self.clip = self._only_clip() if clip is None else clip or None
+        self.siglip = siglip or None
 
     @property
     def ids(self) -> list[str]:
@@ -302,16 +306,20 @@ class RecordReader:
             for row, none in zip(rows, empty, strict=True)
         ]
 
-    def embeddings(self, video_id: str) -> np.ndarray | None:
-        """Reads CLIP embeddings as float32 [T, D], or None if the folder has none.
+    def name_of(self, model: str) -> str | None:
+        """Returns the name of the model of `EMBEDDERS` whose embeddings are read; None: none."""
+        return {"clip": self.clip, "siglip": self.siglip}[model]
+
+    def embeddings(self, video_id: str, model: str = "clip") -> np.ndarray | None:
+        """Reads a model's embeddings as float32 [T, D], or None if none are to be read.
 
         Raises:
           UserError: they are damaged, or hold values that are not finite.
         """
         shard, position = self._locate(video_id)
-        if self.clip is None:
+        if (name := self.name_of(model)) is None:
             return None
-        kind, frames = f"clip-{self.clip}", self.info(video_id).num_frames
+        kind, frames = f"{model}-{name}", self.info(video_id).num_frames
         raw = self._read(kind, shard, [position])[0]
         values = np.frombuffer(raw[: len(raw) // 2 * 2], "<f2").astype("f4")
         if not raw or len(raw) % (2 * frames) or not np.isfinite(values).all():
@@ -322,14 +330,14 @@ class RecordReader:
             )
         return values.reshape(frames, -1)
 
-    def clips(self) -> list[str]:
-        """Returns the fingerprints of all CLIPs of which the folder has embeddings."""
+    def embedders(self, model: str) -> list[str]:
+        """Returns the names of all CLIPs (or SigLIPs) of which the folder has embeddings."""
         # Not glob: the folder's name may hold characters that are patterns to it.
-        names = (CLIP_FILE.fullmatch(path.name) for path in self.files.iterdir())
-        return sorted({name["fingerprint"] for name in names if name})
+        names = (EMBEDDINGS_FILE.fullmatch(path.name) for path in self.files.iterdir())
+        return sorted({name["fingerprint"] for name in names if name and name["model"] == model})
 
     def _only_clip(self) -> str | None:
-        clips = self.clips()
+        clips = self.embedders("clip")
         if len(clips) > 1:
             listed = ", ".join(clips)
             raise UserError(f"{self.directory}: embeddings of several CLIPs ({listed}); name one")
@@ -354,7 +362,7 @@ class RecordReader:
         with self._lock:
             if path not in self._open:
                 expected = entry["frames"] if kind == "frames" else len(entry["videos"])
-                most = expected + kind.startswith("clip-")  # see embed.py
+                most = expected + (kind.partition("-")[0] in EMBEDDERS)  # see embed.py
                 self._open[path] = open_records(path, expected, most)
         try:
             return self._open[path].read(indices) if indices else []

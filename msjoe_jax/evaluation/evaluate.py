@@ -72,7 +72,7 @@ class Evaluator:
       episodes: over the held-out questions.
       task: name of TASKS, by which replies are graded.
       load: gives the parameters of a set (base, pretrain, joint) and a model (mllm, clip,
-        sampler); one set's MLLM is held at a time.
+        sampler, siglip); one set's MLLM is held at a time.
       batch_size: questions at a time.
     """
 
@@ -134,7 +134,8 @@ class Evaluator:
 
     def _load(self, mllm: str, arms: Mapping[str, Arm]) -> dict[str, dict[str, Params]]:
         """Loads what arms of one set's MLLM take, by the set of the sampler."""
-        shared = {"mllm": self.load(mllm, "mllm"), "clip": self.load(mllm, "clip")}
+        models = (name for name in self.episodes.system.abstract if name != "sampler")
+        shared = {name: self.load(mllm, name) for name in models}
         samplers = dict.fromkeys(arm.sampler for arm in arms.values())
         return {name: {**shared, "sampler": self.load(name, "sampler")} for name in samplers}
 
@@ -240,7 +241,14 @@ def queries_of(kind: str, question: Question) -> tuple[str, ...]:
 
 
 def load_split(
-    data: DataConfig, split: str, *, limit: int, candidates: int, previews: int, clip: str
+    data: DataConfig,
+    split: str,
+    *,
+    limit: int,
+    candidates: int,
+    previews: int,
+    clip: str,
+    siglip: str = "",
 ) -> tuple[list[Question], RecordReader]:
     """Reads a split's questions and their records, and checks that they fit together.
 
@@ -251,6 +259,7 @@ def load_split(
       candidates: most candidate frames of a video.
       previews: number of preview frames of a video.
       clip: fingerprint of the CLIP that has embedded the frames; empty: it does not exist yet.
+      siglip: name of a SigLIP's embeddings; empty: likewise, or there is none.
 
     Raises:
       UserError: an unset or unreadable field of `config.data`, or a question whose video is not
@@ -260,7 +269,7 @@ def load_split(
         if not getattr(data, name):
             raise UserError(f"config.data.{name} is not set")
     questions = TASKS[data.task].read(getattr(data, f"{split}_questions"))[: limit or None]
-    reader = RecordReader(getattr(data, f"{split}_records"), clip)
+    reader = RecordReader(getattr(data, f"{split}_records"), clip, siglip)
     make_pipeline(  # for its checks alone: it reads nothing before a batch is taken
         questions,
         reader,
@@ -280,6 +289,7 @@ def load_heldout(
     previews: int,
     max_queries: int,
     clip: str = "",
+    siglip: str = "",
 ) -> tuple[list[Question], RecordReader]:
     """Reads the held-out questions and their records, and checks them for what the arms need.
 
@@ -290,6 +300,7 @@ def load_heldout(
       previews: number of preview frames of a video.
       max_queries: most queries that a reply may hold.
       clip: fingerprint of the CLIP whose embeddings are read; "": they are not needed yet.
+      siglip: name of a SigLIP's embeddings, likewise.
 
     Raises:
       UserError: an unset or unreadable field of `config.data`, a question whose video is not among
@@ -302,6 +313,7 @@ def load_heldout(
         candidates=candidates,
         previews=previews,
         clip=clip,
+        siglip=siglip,
     )
     check_extras(config.arms, questions, max_queries)
     return questions, reader

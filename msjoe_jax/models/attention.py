@@ -16,6 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from msjoe_jax.errors import UserError
 from msjoe_jax.models.sharding import on_one_cpu, on_shards, platform
 
 # Keys and values [B, G or 1, Lk, M, H] and who may see them, which broadcasts to [B, G, Lq, Lk].
@@ -102,6 +103,20 @@ def takes_cudnn(dtype: DTypeLike, head_dim: int) -> bool:
     128 is the limit of GPUs before Hopper, where it is 256.
     """
     return dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+
+
+def check_backend(backend: str, dtype: DTypeLike, head_dims: Sequence[int]) -> None:
+    """Checks that this machine and these heads have the backend that a config names.
+
+    Raises:
+      UserError: they have not.
+    """
+    if backend == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError("config.mllm.attention=cudnn needs an NVIDIA GPU; use auto")
+    if backend == "cudnn" and not all(takes_cudnn(dtype, size) for size in head_dims):
+        raise UserError(
+            f"config.mllm.attention=cudnn does not take {dtype} at head dims {head_dims}; use auto"
+        )
 
 
 def choose_backend(backend: str, dtype: DTypeLike, head_dim: int) -> str:

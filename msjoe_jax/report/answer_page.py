@@ -82,7 +82,8 @@ class Timing:
 class Report:
     """Everything that the page shows. Replies are verbatim, special tokens included.
 
-    timestamps [T] in seconds, logits [T] and similarity [Q, T] of the valid candidates only;
+    timestamps [T] in seconds, logits [T] and similarity [Q, T] of the valid candidates only, the
+    rows of each of `signals` in turn;
     `selected` [K]: candidates in the order of their logits, highest first; `key_frames` the same
     by time. `stood_in`: no query was readable, so the question itself searched;
     `cut_note`: tells of queries that were cut, if any were.
@@ -104,7 +105,7 @@ class Report:
     stood_in: bool
     timestamps: Float[np.ndarray, "T"]
     logits: Float[np.ndarray, "T"]
-    similarity: Float[np.ndarray, "Q T"]
+    similarity: Float[np.ndarray, "S·Q T"]
     selected: Int[np.ndarray, "K"]
     key_frames: Sequence[ReportFrame]
     key_size: str
@@ -115,6 +116,7 @@ class Report:
     models: Sequence[tuple[str, str, int]]  # name, size, parameters
     device: str
     cut_note: str = ""
+    signals: tuple[str, ...] = ("clip",)
 
 
 def render(r: Report) -> str:
@@ -235,7 +237,10 @@ def _queries(r: Report) -> str:
 
 
 def _timeline(r: Report) -> str:
-    labels = [f"query {n}" for n in range(1, len(r.queries) + 1)]
+    labels, kind = [f"query {n}" for n in range(1, len(r.queries) + 1)], "CLIP cosine"
+    if r.signals != ("clip",):
+        labels = [f"{name} {n}" for name in r.signals for n in range(1, len(r.queries) + 1)]
+        kind = _text(f"the rows of {', '.join(r.signals)}")
     figure = timeline_figure(r.timestamps, r.logits, r.similarity, labels, r.selected)
     buffer = io.BytesIO()
     Image.fromarray(figure_to_image(figure, FIGURE_DPI)).save(buffer, "PNG", optimize=True)
@@ -243,7 +248,7 @@ def _timeline(r: Report) -> str:
     return _section(
         "Score and select · Search",
         "above, the sampler's logits with the key frames in red; below, each query's similarity "
-        "to every frame (CLIP cosine)",
+        f"to every frame ({kind})",
         f'<img class=timeline alt="logits and similarities over time" '
         f'src="data:image/png;base64,{data}">',
     )

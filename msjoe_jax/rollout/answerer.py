@@ -23,10 +23,12 @@ from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import Programs, clip_encoder
 from msjoe_jax.rollout.results import Completed, EpisodeConfig
+from msjoe_jax.rollout.siglip import embedder_names, siglip_encoder
 from msjoe_jax.rollout.stored_models import clip_name
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.machine import Machine, fetch
 from msjoe_jax.runtime.progress import progress
+from msjoe_jax.signals import rows_of_queries
 from msjoe_jax.text.prompts import LETTERS, AnswerReply, QueryReply, parse_answer
 
 VIDEO_ID = "video"
@@ -46,9 +48,9 @@ class Answer:
     searched for; frames: the key frames in time order, RGB; times: their timestamps in seconds.
 
     The other fields show how the answer arose: info and damaged (packets left out) of the video;
-    the replies, parsed and verbatim; the candidates' timestamps, the rows of S, the logits, and
-    the selected candidates, best first; the previews and key frames as JPEGs by time; a line if
-    queries were cut at CLIP's context, else "".
+    the replies, parsed and verbatim; the candidates' timestamps, the rows of S (of each signal in
+    turn), the logits, and the selected candidates, best first; the previews and key frames as JPEGs
+    by time; a line if queries were cut at CLIP's context, else "".
     """
 
     letter: str | None
@@ -63,7 +65,7 @@ class Answer:
     answer_reply: AnswerReply
     answer_text: str
     timestamps: Float[np.ndarray, "T"]
-    similarity: Float[np.ndarray, "Q T"]
+    similarity: Float[np.ndarray, "S·Q T"]
     logits: Float[np.ndarray, "T"]
     selected: Int[np.ndarray, "K"]
     previews: list[tuple[float, bytes]]
@@ -82,7 +84,7 @@ class Answerer:
       machine: where it runs; None: this process's devices (see `machine.local_machine`).
 
     Raises:
-      UserError: it does not exist, or lacks one of the three models or a tokenizer.
+      UserError: it does not exist, or lacks one of its models or a tokenizer.
     """
 
     def __init__(self, folder: epath.PathLike, machine: Machine | None = None):
@@ -98,8 +100,14 @@ class Answerer:
         self.settings, self.text = model.settings, model.text
         self.frames = frames
         self.programs, self.machine = Programs(model.system, model.machine), model.machine
-        self.clip = clip_encoder(model.system, model.params["clip"])
-        self.fingerprint = clip_name(self.system, fingerprint(model.params["clip"]))
+        self.encoders = {"clip": clip_encoder(model.system, model.params["clip"])}
+        siglip = model.system.siglip if "siglip" in model.params else None
+        if siglip:
+            self.encoders["siglip"] = siglip_encoder(siglip, model.params["siglip"])
+        weights = {name: fingerprint(model.params[name]) for name in self.encoders}
+        self.embedders = embedder_names(
+            siglip, {**weights, "clip": clip_name(self.system, weights["clip"])}
+        )
 
     def answer(
         self,
@@ -129,9 +137,11 @@ class Answerer:
             with watch("decode"):
                 damaged = write_records(video, records)
             with watch("embed frames"):
-                embed_records(records, self.clip, self.fingerprint, EMBED_BATCH)
+                for name, encode in self.encoders.items():
+                    embed_records(records, encode, self.embedders[name], EMBED_BATCH, name)
             with jax.set_mesh(self.machine.mesh):
-                return self._answer(request, RecordReader(records), damaged, watch)
+                reader = RecordReader(records, **self.embedders)
+                return self._answer(request, reader, damaged, watch)
 
     def _answer(
         self, question: Question, reader: RecordReader, damaged: int, watch: Watch
@@ -187,7 +197,9 @@ class Answerer:
             answer_reply=reply,
             answer_text=_verbatim(self.text, completed),
             timestamps=info.timestamps[index[mask]],
-            similarity=similarity[0, 0][: len(query_reply.queries), mask],
+            similarity=rows_of_queries(
+                similarity[0, 0], len(self.system.signals), len(query_reply.queries)
+            )[:, mask],
             logits=logits[0, 0][mask],
             selected=indices[valid],
             previews=_jpegs(reader, previews),

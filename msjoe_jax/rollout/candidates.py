@@ -78,12 +78,23 @@ class BatchCandidates:
 
     def embed_queries(self) -> Float[Array, "B I Q E"]:
         """Computes CLIP's embeddings of the queries; `Episodes.cut_queries` gets those cut."""
+        self._note_cut("clip")
+        tokens = self._episodes.put(self._tokens[0])
+        return self._episodes.programs.embed_queries(self._params["clip"], tokens)
+
+    def embed_queries_by_siglip(self) -> Float[Array, "B I Q E"]:
+        """Computes SigLIP's embeddings of the queries; likewise."""
+        self._note_cut("siglip")
+        program = self._episodes.programs.embed_siglip_queries
+        assert program is not None
+        rows = self._episodes.text.siglip_rows(self.queries, self._tokens[1])
+        return program(self._params["siglip"], self._episodes.put(rows))
+
+    def _note_cut(self, model: str) -> None:
         text, cut = self._episodes.text, self._episodes.cut_queries
         for question, rows, weight in zip(self.questions, self.queries, self._weight, strict=True):
             if weight:
-                cut.update((question.id, q) for row in rows for q in row if text.is_cut(q))
-        tokens = self._episodes.put(self._tokens[0])
-        return self._episodes.programs.embed_queries(self._params["clip"], tokens)
+                cut.update((question.id, q) for row in rows for q in row if text.is_cut(q, model))
 
     @functools.cached_property
     def keys(self) -> Array | None:
@@ -190,6 +201,10 @@ class _OnDevices:
         return self._candidates.embed_queries()
 
     @functools.cached_property
+    def siglip(self) -> "_OfSiglip":
+        return _OfSiglip(self._candidates)
+
+    @functools.cached_property
     def _rows(self) -> tuple[Array, Array]:
         names = self._candidates._episodes.config.signals
         return signals.similarity(names, _SignalInputs(self._candidates), self._put)
@@ -201,6 +216,16 @@ class _OnDevices:
     @property
     def row_mask(self) -> Bool[Array, "B I S·Q"]:
         return self._rows[1]
+
+
+class _OfSiglip:
+    """What the signal `siglip` asks for."""
+
+    def __init__(self, candidates: BatchCandidates):
+        params, put = candidates._params["siglip"], candidates._episodes.put
+        self.embeddings = put(candidates._batch["siglip_embeddings"])
+        self.scale_and_bias = params["logit_scale"], params["logit_bias"]
+        self.text_embeddings = candidates.embed_queries_by_siglip
 
 
 class _SignalInputs:

@@ -138,6 +138,16 @@ class _Decoding(NamedTuple):
     seen: Bool[Array, "R n V"] | None  # ids so far, where they matter
 
 
+def _penalised_step(
+    logits: Float[Array, "R n V"], s: _Decoding, sampling: Sampling
+) -> tuple[Float[Array, "R n V"], Bool[Array, "R n V"] | None]:
+    """Applies the penalty of repetition, if there is one; returns what has been seen now."""
+    if s.seen is None:
+        return logits, None
+    seen = s.seen | jax.nn.one_hot(s.current, logits.shape[-1], dtype=bool)
+    return penalised(logits, seen, sampling.repetition_penalty), seen
+
+
 def generate(
     model: VisionLanguageModel,
     prompts: Prompts,
@@ -172,10 +182,7 @@ def generate(
         h, completion_cache = language.decode_step(
             language.embed(s.current), s.position, start, cache, segments, s.completion_cache
         )
-        logits, seen = language.logits(h), s.seen
-        if seen is not None:
-            seen = seen | jax.nn.one_hot(s.current, seen.shape[-1], dtype=bool)
-            logits = penalised(logits, seen, sampling.repetition_penalty)
+        logits, seen = _penalised_step(language.logits(h), s, sampling)
         scaled = logits / sampling.scoring_temperature
         scaled = narrowed(jnp.where(banned, -1e30, scaled), sampling.top_k, sampling.top_p)
         if sampling.temperature > 0:

@@ -8,6 +8,7 @@ them, and so do the `checkpoint` fields of a config. Layout:
              `SIDE_FILES` that the source had
     clip/    likewise
     adapter/ after a training with LoRA: the factors that are merged in params/, as peft has them
+    siglip/  likewise, with preprocessor_config.json; if a signal reads it
 
 A folder is whole or it is none. On a disk it gets its name when all of it is there. On object
 storage, which cannot rename, `params/` is removed first and written last, and counts once it is
@@ -28,6 +29,7 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.model_files import MllmFiles, read_mllm_files
+from msjoe_jax.rollout.siglip import SIGLIP, SiglipSettings
 from msjoe_jax.rollout.system import (
     NAMES,
     ClipSettings,
@@ -66,6 +68,7 @@ PARTS: dict[str, type] = {
     "mllm": MllmSettings,
     "clip": ClipSettings,
     "sampler": SamplerSettings,
+    "siglip": SiglipSettings,
     "frames": FrameConfig,
     "prompt": PromptConfig,
 }
@@ -95,7 +98,7 @@ class ModelFolder(NamedTuple):
 
 def load_model_folder(
     folder: epath.PathLike,
-    names: Sequence[str] = NAMES,
+    names: Sequence[str] | None = None,
     dtype: str = "",
     attention: str = "",
     machine: Machine | None = None,
@@ -104,7 +107,7 @@ def load_model_folder(
 
     Args:
       folder: the folder.
-      names: the models whose parameters to read.
+      names: the models whose parameters to read; None: all that its signals need.
       dtype: of the MLLM's computation and parameters, in place of the stored ones.
       attention: the MLLM's backend of attention, in place of the stored one.
       machine: where they go; None: this process's devices (see `machine.local_machine`).
@@ -114,14 +117,17 @@ def load_model_folder(
         architecture, settings of another version, or an unreadable file.
     """
     folder = epath.Path(folder)
-    check_folder(folder, names)
+    check_folder(folder, NAMES if names is None else names)
     stored = _read_settings(folder)
     mllm = stored["mllm"]
     if dtype:
         mllm = dataclasses.replace(mllm, dtype=dtype, param_dtype=dtype)
     if attention:
         mllm = dataclasses.replace(mllm, attention=attention)
-    models = ModelSettings(mllm, stored["clip"], stored["sampler"])
+    models = ModelSettings(mllm, stored["clip"], stored["sampler"], stored["siglip"])
+    if names is None:
+        names = models.names
+        check_folder(folder, names)
     tokenizers = load_tokenizers(models, folder)
     system = make_system(models, tokenizers, folder)
     path, table = str(folder / "params"), state_table(system)
@@ -199,13 +205,13 @@ def begin_model_folder(
 
     Args:
       folder: the folder to write.
-      settings: of the three models.
+      settings: of the models.
       parts: further plain values for the meta: `frames`, `prompt`, and for trained models
         `trained`, whose `phases` names the trainings that the parameters have been through,
         beside the settings of those.
       system: the models.
       tokenizers: both must be present.
-      params: parameters of all three models.
+      params: parameters of all models that the settings name.
       inputs: what the folder is made from; None: any complete one is left.
       factors: those of LoRA that are merged into the parameters.
 
@@ -244,7 +250,9 @@ def begin_model_folder(
             lambda: _write_files(new, settings, system, tokenizers, factors), f"the files of {new}"
         )
         meta = {**plain(settings), **parts, **stated}
-        written = begin_params(new / "params", {name: params[name] for name in NAMES}, meta)
+        written = begin_params(
+            new / "params", {name: params[name] for name in settings.names}, meta
+        )
     return end
 
 
@@ -292,7 +300,7 @@ def _inputs_of(folder: epath.Path) -> dict[str, str]:
     try:
         check_folder(folder, NAMES)
         stated = dict(load_meta(folder / "params").get("inputs", {}))
-        for name in ("mllm", "clip"):
+        for name in ("mllm", "clip", SIGLIP):
             if f"{name} tokenizer" in stated:  # which somebody may have edited
                 stated[f"{name} tokenizer"] = digest_of_file(folder / name / "tokenizer.json")
         return stated
@@ -328,3 +336,7 @@ def _write_files(
                 content = read_json(source / CONFIG)
         write_json(folder / name / CONFIG, content)
         write_whole(folder / name / "tokenizer.json", tokenizer.file.read_bytes())
+    if system.siglip and SIGLIP in settings.names:
+        (folder / SIGLIP).mkdir()
+        write_whole(folder / SIGLIP / CONFIG, (system.siglip.folder / CONFIG).read_bytes())
+        copy_side_files(system.siglip.folder, folder / SIGLIP)

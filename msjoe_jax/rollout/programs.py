@@ -30,6 +30,7 @@ from msjoe_jax.rollout.generate import (
     generate,
     prompt_attention,
 )
+from msjoe_jax.rollout.siglip import embed_queries
 from msjoe_jax.rollout.system import System
 from msjoe_jax.runtime.machine import Machine, make_machine
 from msjoe_jax.runtime.program import Program
@@ -112,7 +113,7 @@ class Programs:
       machine: where they run; None: on all devices.
 
     Attributes: complete, embed_queries, frame_logits, choose_frames, draw_keys, attention: see the
-    functions below.
+    functions below; embed_siglip_queries: likewise, None without a SigLIP.
     """
 
     def __init__(self, system: System, machine: Machine | None = None):
@@ -133,6 +134,12 @@ class Programs:
         by_rows = self.machine.by_rows
         self.complete = of_mllm(_complete, "place", "samples", "sampling")
         self.embed_queries = of_system(_embed_queries)
+        self.embed_siglip_queries: Program | None = None
+        if system.siglip:
+            of_siglip = functools.partial(embed_queries, system.siglip)
+            self.embed_siglip_queries = Program(
+                "embed_siglip_queries", of_siglip, out_shardings=by_rows
+            )
         self.frame_logits = of_system(_frame_logits)
         self.attention = of_mllm(_attention, "layer")
         self.choose_frames = Program(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import Family, position_rules, published_sizes
 from msjoe_jax.fields import group, option
-from msjoe_jax.models.attention import BACKENDS, takes_cudnn
+from msjoe_jax.models.attention import BACKENDS, check_backend
 from msjoe_jax.models.clip.config import SIZES as CLIP_SIZES
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
@@ -27,7 +27,9 @@ from msjoe_jax.models.lora import LORA, merge_lora
 from msjoe_jax.models.params import Params, abstract, split_module
 from msjoe_jax.models.protocols import VisionLanguageModel
 from msjoe_jax.models.sampler import SamplerConfig
+from msjoe_jax.models.siglip.sharding import SIGLIP as SIGLIP_TABLE
 from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.rollout.siglip import SIGLIP, SiglipSettings, SiglipSystem, siglip_of
 from msjoe_jax.rollout.sizes import clip_sizes_of, folder_of, mllm_sizes_of
 from msjoe_jax.runtime.mesh import REPLICATED, Table
 from msjoe_jax.runtime.program import quick_options
@@ -149,11 +151,17 @@ class SamplerSettings(SamplerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The three models."""
+    """The three models, and the SigLIP that may stand beside CLIP."""
 
     mllm: MllmSettings = group(MllmSettings, "The multimodal LLM: reasons and answers.")
     clip: ClipSettings = group(ClipSettings, "Scores frames by queries.")
     sampler: SamplerSettings = group(SamplerSettings, "Turns scores into a choice of frames.")
+    siglip: SiglipSettings = group(SiglipSettings, "Scores frames beside CLIP, or in its place.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that there are: SigLIP is one of them if a signal reads it."""
+        return (*NAMES, SIGLIP) if SIGLIP in self.sampler.signals else NAMES
 
 
 # --- their tokenizers -------------------------------------------------------------------------
@@ -203,6 +211,7 @@ class System:
       clip_config, sampler_config: the sizes of the other two.
       clip_pixels: how a frame becomes CLIP's input.
       mllm_def, clip_def, sampler_def: their definitions.
+      siglip: the definition of the SigLIP; None: there is none.
       abstract: their parameters by name, as shapes and types.
       build: their constructors by name, which take an `nnx.Rngs`.
       network: the selector whose network the sampler is.
@@ -225,6 +234,7 @@ class System:
     build: dict[str, Callable[[nnx.Rngs], nnx.Module]]
     network: str = "msjoe"
     signals: tuple[str, ...] = ("clip",)
+    siglip: SiglipSystem | None = None
     lora_scale: float = 1.0
     dtype: Any = jnp.float32
     one_by_one: bool = False
@@ -248,7 +258,7 @@ class System:
         """Draws fresh parameters of a model, the same values wherever they lie.
 
         Args:
-          name: `mllm`, `clip` or `sampler`.
+          name: `mllm`, `clip`, `sampler` or `siglip`.
           seed: of the drawing.
           places: the sharding of every leaf; None: inside a jitted function, which decides.
         """
@@ -298,7 +308,7 @@ def make_system(
     assert network is not None
     mllm_settings = settings.mllm
     dtype, param_dtype = jnp.dtype(mllm_settings.dtype), jnp.dtype(mllm_settings.param_dtype)
-    _check_attention(mllm_settings.attention, dtype, family.head_dims(mllm))
+    check_backend(mllm_settings.attention, dtype, family.head_dims(mllm))
     build: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
         "mllm": lambda rngs: family.build(
             mllm,
@@ -316,6 +326,9 @@ def make_system(
     def of(make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
         return abstract(lambda: make(nnx.Rngs(0)))  # Rngs must be made in the trace that uses them
 
+    siglip = siglip_of(settings.siglip, settings.sampler.signals, folder)
+    if siglip:
+        build[SIGLIP] = siglip.build
     shapes = {name: of(make) for name, make in build.items()}
     return System(
         family=family,
@@ -330,6 +343,7 @@ def make_system(
         build=build,
         network=settings.sampler.network,
         signals=settings.sampler.signals,
+        siglip=siglip,
         lora_scale=mllm_settings.lora_alpha / max(mllm_settings.lora_rank, 1),
         dtype=dtype,
         one_by_one=mllm_settings.prompts_one_by_one,
@@ -346,13 +360,5 @@ def state_table(system: System) -> Table:
     network = SELECTORS[system.network].network
     assert network is not None
     clips = ((r"\w+_opt/\d+/norms", REPLICATED),)  # the last norms of a gradient
-    return (*clips, *LORA, *system.family.sharding_table, *CLIP_TABLE, *network.sharding_table)
-
-
-def _check_attention(backend: str, dtype: jnp.dtype, head_dims: tuple[int, ...]) -> None:
-    if backend == "cudnn" and jax.default_backend() != "gpu":
-        raise UserError("config.mllm.attention=cudnn needs an NVIDIA GPU; use auto")
-    if backend == "cudnn" and not all(takes_cudnn(dtype, size) for size in head_dims):
-        raise UserError(
-            f"config.mllm.attention=cudnn does not take {dtype} at head dims {head_dims}; use auto"
-        )
+    scorers = (*CLIP_TABLE, *(SIGLIP_TABLE if system.siglip else ()))
+    return (*clips, *LORA, *system.family.sharding_table, *scorers, *network.sharding_table)

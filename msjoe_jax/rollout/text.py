@@ -11,6 +11,7 @@ from msjoe_jax.rollout.generate import Sampling
 from msjoe_jax.rollout.system import System, Tokenizers
 from msjoe_jax.text.chat import BUILT_IN, Chat
 from msjoe_jax.text.prompts import PromptConfig, plain
+from msjoe_jax.text.siglip import SiglipTokenizer
 from msjoe_jax.text.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, clip_tokens
 from msjoe_jax.weights.tokenizer_files import clip_ends
 
@@ -37,6 +38,7 @@ class Text:
       clip_start_end: ids that stand before and after a text for CLIP.
       clip_context: positions of CLIP's text tower.
       chat: the chat format.
+      siglip_tokenizer: SigLIP's; None: there is no SigLIP.
     """
 
     tokenizer: Tokenizer
@@ -47,6 +49,7 @@ class Text:
     clip_start_end: tuple[int, int]
     clip_context: int
     chat: Chat = BUILT_IN
+    siglip_tokenizer: SiglipTokenizer | None = None
 
     def sampling(self, max_tokens: int, temperature: float) -> Sampling:
         """Returns how completions are drawn and where they end."""
@@ -61,13 +64,18 @@ class Text:
         """Returns the text of a completion, with its end token if it has one."""
         return self.tokenizer.decode(tokens[mask].tolist())
 
-    def is_cut(self, query: str) -> bool:
-        """Says whether a query is longer than CLIP's context, so that only its beginning counts."""
+    def is_cut(self, query: str, model: str = "clip") -> bool:
+        """Says whether a query is longer than a model's context: only its beginning counts then."""
+        if model == "siglip":
+            assert self.siglip_tokenizer is not None
+            return self.siglip_tokenizer.is_cut(plain(query))
         return len(self.clip_tokenizer.encode(plain(query))) > self.clip_context - 2
 
     def cut_note(self, count: int) -> str:
         """Returns the line that tells people of `count` queries that were cut."""
         limit = f"CLIP's {self.clip_context} tokens"
+        if self.siglip_tokenizer:
+            limit += f" or SigLIP's {self.siglip_tokenizer.context}"
         return f"queries cut at {limit}: {count}; only their beginnings were searched for"
 
     def clip_rows(
@@ -91,6 +99,17 @@ class Text:
         # A missing query still needs an end token to be pooled at; its row is masked afterwards.
         tokens[~mask] = np.array([start, end] + [0] * (context - 2), np.int32)
         return tokens, mask
+
+    def siglip_rows(
+        self, texts: Sequence[Sequence[Sequence[str]]], mask: Bool[np.ndarray, "B I Q"]
+    ) -> Int[np.ndarray, "B I Q C"]:
+        """Tokenizes the same texts for SigLIP, into the rows that the mask of `clip_rows` names."""
+        assert self.siglip_tokenizer is not None
+        tokens = np.zeros((*mask.shape, self.siglip_tokenizer.context), np.int32)
+        flat = [plain(q) for row in texts for queries in row for q in queries]
+        if flat:
+            tokens[mask] = self.siglip_tokenizer.rows(flat)
+        return tokens
 
 
 def make_text(
@@ -125,4 +144,5 @@ def make_text(
         clip_start_end=(start, sizes.eot_token_id),
         clip_context=sizes.context,
         chat=chat,
+        siglip_tokenizer=system.siglip.tokenizer if system.siglip else None,
     )

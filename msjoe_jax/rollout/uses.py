@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.fixed import best_frames
 from msjoe_jax.signals import masked
 from msjoe_jax.signals.clip import cosine
+from msjoe_jax.signals.siglip import scaled_logits
 from msjoe_jax.text.prompts import PromptConfig
 
 Tree = Any  # of `jax.ShapeDtypeStruct` with shardings
@@ -142,6 +144,34 @@ class EpisodeUses:
     def _sampling(self, tokens: int, temperature: float) -> Sampling:
         return Sampling(tokens, self.end_ids, self.system.banned_ids(), temperature)
 
+    def _floats(self, *shape: int) -> Any:
+        return self.rows(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    def _scoring(
+        self, signal: str, params: Tree, frames: Any, lists: int
+    ) -> Iterator[tuple[Any, ...]]:
+        """Lists the programs of a signal's rows with their arguments.
+
+        Args:
+          signal: clip or siglip.
+          params: of its model.
+          frames: its embeddings of the candidates [B, T, E].
+          lists: of queries, to each question.
+        """
+        siglip, (B, _, E), Q = self.system.siglip, frames.shape, self.prompt.max_queries
+        texts = self._floats(B, lists, Q, E)
+
+        def tokens(context: int) -> Tree:
+            return self.rows(jax.ShapeDtypeStruct((B, lists, Q, context), jnp.int32))
+
+        if signal == "clip":
+            yield self.programs.embed_queries, params, tokens(self.system.clip_config.context)
+            yield cosine, texts, frames
+            return
+        assert siglip is not None and self.programs.embed_siglip_queries is not None
+        yield self.programs.embed_siglip_queries, params, tokens(siglip.sizes.context)
+        yield scaled_logits, texts, frames, params["logit_scale"], params["logit_bias"]
+
     def selection(
         self,
         phase: str,
@@ -156,32 +186,32 @@ class EpisodeUses:
         Args:
           phase: of the run.
           rollout: B, I and J.
-          params: of CLIP and the sampler.
+          params: of CLIP, SigLIP and the sampler.
           held: what is alive.
           selectors: names of SELECTORS.
           sample: whether a trained selector draws.
         """
         B, I, J = rollout.questions, rollout.query_rollouts, rollout.frame_draws
-        Q, T = self.prompt.max_queries, self.config.frames.candidates
-        E = self.system.clip_config.embed_dim
-
-        def floats(*shape: int) -> Any:
-            return self.rows(jax.ShapeDtypeStruct(shape, jnp.float32))
-
-        tokens = jax.ShapeDtypeStruct((B, I, Q, self.system.clip_config.context), jnp.int32)
+        T, own = self.config.frames.candidates, self.batch(rollout)
         query_mask, frame_mask = self.rows(
-            (jax.ShapeDtypeStruct((B, I, Q), jnp.bool_), jax.ShapeDtypeStruct((B, T), jnp.bool_))
+            (
+                jax.ShapeDtypeStruct((B, I, self.prompt.max_queries), jnp.bool_),
+                jax.ShapeDtypeStruct((B, T), jnp.bool_),
+            )
         )
-        embeddings, own = floats(B, T, E), self.batch(rollout)
+        widths = {"clip": self.system.clip_config.embed_dim}
+        if siglip := self.system.siglip:
+            widths["siglip"] = siglip.sizes.embed_dim
+        embeddings = {name: self._floats(B, T, width) for name, width in widths.items()}
         held = {**held, "the batch's embeddings": embeddings}
 
         def use(program: Program, *arguments: Tree, **choices: Any) -> Use:
             return Use(phase, program, arguments, choices, held)
 
-        if "clip" in self.system.signals:
-            yield use(self.programs.embed_queries, params["clip"], self.rows(tokens))
-            yield use(cosine, floats(B, I, Q, E), embeddings)
-        rows = [floats(B, I, Q, T) for _ in self.system.signals]
+        for name, frames in embeddings.items():
+            if name in self.system.signals:
+                yield from itertools.starmap(use, self._scoring(name, params[name], frames, I))
+        rows = [self._floats(*query_mask.shape, T) for _ in self.system.signals]
         yield use(masked, rows, query_mask, frame_mask)
         network = SELECTORS[self.system.network].network
         assert network is not None
@@ -192,7 +222,7 @@ class EpisodeUses:
                 own.similarity,
                 own.query_mask,
                 frame_mask,
-                embeddings if network.needs_embeddings else None,
+                embeddings["clip"] if network.needs_embeddings else None,
             )
             keys = None
             if sample:
@@ -204,7 +234,7 @@ class EpisodeUses:
                 )
             yield use(
                 self.programs.choose_frames,
-                floats(B, I, T),
+                self._floats(B, I, T),
                 frame_mask,
                 None if keys is None else self.rows(keys),
                 law=self.config.law,

@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from msjoe_jax.runtime.program import Program
-from msjoe_jax.signals import clip
+from msjoe_jax.signals import clip, siglip
 from msjoe_jax.signals.base import Signal, SignalInputs
 
 SIGNALS: dict[str, Signal] = {
     "clip": clip.SIGNAL,
+    "siglip": siglip.SIGNAL,
 }
 
 
@@ -29,6 +31,14 @@ def similarity(
     """
     rows = [put(SIGNALS[name].rows(inputs)) for name in names]
     return masked(rows, inputs.on_devices.query_mask, inputs.on_devices.frame_mask)
+
+
+def rows_of_queries(
+    similarity: Float[np.ndarray, "S·Q T"], signals: int, queries: int
+) -> Float[np.ndarray, "s·q T"]:
+    """Returns the rows of the queries that exist, of each of so many signals in turn."""
+    by_signal = similarity.reshape(signals, -1, similarity.shape[-1])
+    return by_signal[:, :queries].reshape(signals * queries, -1)
 
 
 def _masked(rows: list[Array], query_mask: Array, frame_mask: Array) -> tuple[Array, Array]:

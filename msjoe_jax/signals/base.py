@@ -23,7 +23,8 @@ class SignalInputs(Protocol):
         """The arrays of all hosts' questions, for programs that compute row by row.
 
         query_mask, frame_mask, embeddings, and the function text_embeddings. On several hosts they
-        must not meet the others in one expression.
+        must not meet the others in one expression. `siglip`, if the run has one, holds SigLIP's
+        embeddings and text_embeddings, and the scale_and_bias of its logits.
         """
         ...
 

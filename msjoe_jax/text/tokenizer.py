@@ -21,6 +21,9 @@ class Tokenizer:
       path: a `tokenizer.json`, or a folder that holds one.
       content: what to read in place of that file, which then need not be there.
 
+    Attributes:
+      padding: how the file says that rows are filled up; None: not at all. Nothing here does it.
+
     Raises:
       UserError: there is no readable tokenizer there.
     """
@@ -33,6 +36,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception for every cause
             raise UserError(f"{file}: no readable tokenizer.json ({error})") from None
+        self.padding = self._tokenizer.padding
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.file = file
@@ -46,6 +50,11 @@ class Tokenizer:
     def around(self) -> tuple[int, ...]:
         """The ids that its own rule puts around a text."""
         return tuple(self._tokenizer.encode("", add_special_tokens=True).ids)
+
+    @property
+    def underlying(self) -> tokenizers.Tokenizer:
+        """The library's object."""
+        return self._tokenizer
 
     @property
     def size(self) -> int:

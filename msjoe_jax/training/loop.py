@@ -39,6 +39,7 @@ OF_THE_BATCH = ("reward", "frac_", "completions/", "queries/", "frames/")
 class Loop:
     """Everything that the loop of a training uses; see `train.train`.
 
+    scorers: parameters of CLIP, and of SigLIP if there is one.
     reference: parameters that the training began with, of the models whose KL is asked for.
     merged: makes parameters without adapters of a state.
     """
@@ -54,7 +55,7 @@ class Loop:
     draw_scoring: Callable
     credit: Callable
     merged: Callable[[State], dict[str, Params]]
-    clip: Params
+    scorers: dict[str, Params]
     reference: dict[str, Params]
     validation: Validation | None
 
@@ -120,7 +121,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             update += 1
             operations.begin(update, state)
             began = time.perf_counter()
-            params = {"mllm": state["mllm"], "sampler": state["sampler"], "clip": loop.clip}
+            params = {"mllm": state["mllm"], "sampler": state["sampler"], **loop.scorers}
             rollout, refills = loop.collector.collect(params, update)
             rolled_out = time.perf_counter()
             dropped(update, episodes.failures, rollout.records)
@@ -244,7 +245,7 @@ class Watch:
         """Measures the state, and keeps what trains of it if it is the best."""
         loop = self.loop
         assert loop.validation is not None
-        params = {**loop.merged(state), "clip": loop.clip}
+        params = {**loop.merged(state), **loop.scorers}
         accuracies, dropped = loop.validation(params, f"{loop.run.name}: validation at {update}")
         if dropped and not self.validations.rows:
             self.bar.write(

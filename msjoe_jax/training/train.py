@@ -76,7 +76,7 @@ def train(
       text: the system's tokenizers and prompts.
       episode: settings of the episodes.
       reader: of the training videos.
-      start: starting parameters of mllm, clip and sampler, loaded if there is something to train.
+      start: starting parameters of all models, loaded if there is something to train.
       questions: training questions (with pass rates where the objective needs them).
       validation: questions and records of the validation split; None: there is none.
       validation_batch: questions at a time there.
@@ -136,7 +136,11 @@ def _train(
         episodes,
         own,
         validation=validation,
-        clip=start["clip"].load(system, machine),
+        scorers={
+            name: start[name].load(system, machine)
+            for name in system.abstract
+            if name not in TRAINED
+        },
         reference={
             name: start[name].load(system, machine, like)
             for name, like in reference(run, system).items()
@@ -208,7 +212,7 @@ def _make_loop(
     own: TrainingPrograms,
     *,
     validation: Validation | None,
-    clip: Params,
+    scorers: dict[str, Params],
     reference: dict[str, Params],
     meta: dict[str, Any],
 ) -> Loop:
@@ -242,7 +246,7 @@ def _make_loop(
         draw_scoring=own.draw_scoring,
         credit=own.credit,
         merged=own.merged,
-        clip=clip,
+        scorers=scorers,
         reference=reference,
         validation=validation,
     )

@@ -13,7 +13,7 @@ Sizes = TypeVar("Sizes")
 
 CONFIG = "config.json"
 TIED = "tie_word_embeddings"
-TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
+TEXT_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "spiece.model")
 SIDE_FILES = (
     *TEXT_FILES,
     "tokenizer_config.json",

@@ -86,7 +86,9 @@ def read_generation(settings: dict[str, Any]) -> Generation:
     if not all(type(end) is int and end >= 0 for end in ends):
         stated.refuse("eos_token_id", f"{shown(ends)}, no id of a token")
         ends = []
-    penalty = stated.real("repetition_penalty", 1.0)
+    penalty = 1.0
+    if stated.states("repetition_penalty"):
+        penalty = stated.real("repetition_penalty")
     drawn = stated.states("do_sample") and stated.flag("do_sample", False)
     temperature = stated.take("temperature", None)
     temperature = 1.0 if temperature is None else temperature
@@ -97,7 +99,7 @@ def read_generation(settings: dict[str, Any]) -> Generation:
     top_p = stated.real("top_p", 1.0) if stated.states("top_p") else 1.0
     if top_p > 1:
         stated.refuse("top_p", f"{top_p}, more than 1")
-    stated.free("do_sample", "top_k", "top_p")
+    stated.free("do_sample", "top_k", "top_p", "repetition_penalty")
     stated.end()
     if not drawn or temperature < GREEDY:
         return Generation(tuple(ends), penalty)

@@ -40,7 +40,8 @@ from tests.support.published import clip_folder, published, qwen_folder
 from tests.support.qwen_oracle import numpy_of
 from tests.support.torch_stubs import declare_torchvision_ops
 
-pytestmark = pytest.mark.slow
+# A warning of a class of peft would have to be read by the process that collects results.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::peft")]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ from tests.support.published import SHARD, clip_folder, published, qwen_folder
 from tests.support.tiny import tiny_model_folder
 from tests.support.torch_stubs import declare_torchvision_ops
 
-pytestmark = pytest.mark.slow
+# A warning of a class of peft would have to be read by the process that collects results.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::peft")]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ from tests.support.torch_stubs import declare_torchvision_ops
 from tests.support.torch_weights import randomise
 from tests.test_meshes import BASE
 
-pytestmark = pytest.mark.slow
+# A warning of a class of peft would have to be read by the process that collects results.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::peft")]
 
 TOKENS = 128
 WORDS = [f"w{i}" for i in range(80)]

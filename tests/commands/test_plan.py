@@ -19,7 +19,7 @@ from msjoe_jax.commands.plan import (
     print_plan,
     print_search,
 )
-from msjoe_jax.config import base, read_config
+from msjoe_jax.config import read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import named_model
 from msjoe_jax.plan_data import Data
@@ -31,6 +31,7 @@ from msjoe_jax.runtime.topology import Fit, Slice
 from msjoe_jax.training.state import abstract_state, make_step, trains_vision
 from msjoe_jax.weights.folder import write_json
 from tests.support.commands import command
+from tests.support.tiny import full_size
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -100,7 +101,7 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
 
 @pytest.mark.slow
 def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
-    config = base()
+    config = full_size()
     config.rollout.questions, config.objective.micro_batches = 8, 2
 
     def traced(encode_in_step: bool):
@@ -227,7 +228,7 @@ def priced(monkeypatch):
 
 
 def on_one_device():
-    given = base()
+    given = full_size()
     given.phases, given.joint.steps = ("joint",), 10
     return given, Options(-1.0, Slice("v4:2x2x1", jax.devices()[:1], 1))
 

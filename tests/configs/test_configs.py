@@ -53,7 +53,17 @@ def test_the_full_size_config_is_the_defaults_and_a_schedule():
     assert (made.mllm.size, made.joint.steps) == ("qwen2.5-vl-7b", 1000)
     own = plain(made)
     changed = {name for name, value in plain(Config()).items() if own[name] != value}
-    schedule = {"rollouts_every", "rollout", "objective", "pretrain", "joint", "mesh", "prompt"}
+    schedule = {
+        "mllm",
+        "clip",
+        "rollouts_every",
+        "rollout",
+        "objective",
+        "pretrain",
+        "joint",
+        "mesh",
+        "prompt",
+    }
     assert changed == schedule
 
 

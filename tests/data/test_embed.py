@@ -127,6 +127,25 @@ def test_embeddings_of_another_clip_and_half_a_folder_are_refused(tmp_path):
     check_embeddings(RecordReader(folder, "f1"), "any")
 
 
+def test_those_of_a_siglip_stand_beside_clips(tmp_path):
+    folder = tmp_path / "r"
+    write_flat(folder, {"a": 3, "b": 1}, shard_bytes=1)
+    embed_records(folder, mean_colour, "f1")
+    assert RecordReader(folder).embeddings("a", "siglip") is None
+    with pytest.raises(UserError) as error:
+        check_embeddings(RecordReader(folder, siglip="s1"), "models/s", "siglip")
+    (line,) = error.value.lines
+    assert "no SigLIP embeddings, and the run's SigLIP is s1 (models/s)" in line
+    assert line.endswith(f"`msjoe predecode --out={folder} --siglip=models/s` embeds them")
+    embed_records(folder, lambda frames: -mean_colour(frames), "s1", model="siglip")
+    check_embeddings(RecordReader(folder, siglip="s1"), "any", "siglip")
+    reader = RecordReader(folder, siglip="s1")
+    assert reader.clip == "f1" and reader.embedders("siglip") == ["s1"]
+    np.testing.assert_array_equal(reader.embeddings("a", "siglip"), -reader.embeddings("a"))
+    with pytest.raises(UserError, match="embedded by SigLIP s1, and the run's SigLIP is s2"):
+        check_embeddings(RecordReader(folder, siglip="s2"), "any", "siglip")
+
+
 def test_embeddings_of_other_frames_are_refused_and_made_again(tmp_path):
     """Equal names and numbers of frames: only the contents differ."""
     write_flat(tmp_path / "old", {"x": 1, "a": 3}, shard_bytes=1)

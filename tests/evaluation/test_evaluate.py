@@ -38,6 +38,7 @@ class FakeEpisodes:
     def __init__(self, questions, right):
         self.questions, self.right = questions, right
         self.machine = types.SimpleNamespace(rows=np.arange)  # one host with one device
+        self.system = types.SimpleNamespace(abstract=dict.fromkeys(("mllm", "clip", "sampler")))
         prompt = types.SimpleNamespace(think=False)
         self.text = types.SimpleNamespace(prompt=prompt, cut_note="{} queries cut".format)
         self.cut_queries: set[tuple[str, str]] = set()

@@ -50,6 +50,15 @@ def tiny_settings(folder: pathlib.Path, **mllm: Any) -> ModelSettings:
     return settings
 
 
+def full_size() -> ConfigDict:
+    """The defaults, with the published sizes of the paper's models."""
+    from msjoe_jax.config import base
+
+    c = base()
+    c.mllm.size, c.clip.size = "qwen2.5-vl-7b", "vit-l-14"
+    return c
+
+
 def tiny_config(folder: pathlib.Path) -> ConfigDict:
     """T = 16 candidates, 2 previews, K = 4; its word tokenizer is written to `folder`."""
     from msjoe_jax.config import base

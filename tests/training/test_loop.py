@@ -66,7 +66,7 @@ def run(
         draw_scoring=lambda *_: pytest.fail("nothing is to be scored"),
         credit=lambda arrays: (stub(query=0, draw=0, answer=0), stub()),
         merged=lambda state: state,
-        clip=None,
+        scorers={},
         reference={},
         validation=validation,
     )

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import pytest
 
-from msjoe_jax.config import base, read_config
+from msjoe_jax.config import read_config
 from msjoe_jax.rollout.system import make_system
 from msjoe_jax.training.state import reference
+from tests.support.tiny import full_size
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from msjoe_jax.training.state import reference
 )
 def test_a_reference_is_kept_of_what_trains_and_is_asked_for(fields, kept):
     """The MLLM's in the type that computes, which costs half of a float32 copy."""
-    config = base()
+    config = full_size()
     config.update_from_flattened_dict(fields)
     checked = read_config(config)
     found = reference(checked.training_run("joint"), make_system(checked.models))

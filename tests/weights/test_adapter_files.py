@@ -17,7 +17,8 @@ from tests.support.adapted import base_folder, load
 from tests.support.published import published
 from tests.support.qwen_oracle import numpy_of, shapes_of
 
-pytestmark = pytest.mark.slow
+# A warning of a class of peft would have to be read by the process that collects results.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::peft")]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from tests.support.adapted import adapted, base_folder, load, write_adapter
 from tests.support.published import published
 from tests.support.qwen_oracle import numpy_of, shapes_of
 
-pytestmark = pytest.mark.slow
+# A warning of a class of peft would have to be read by the process that collects results.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::peft")]
 
 TEXT = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 KINDS = {

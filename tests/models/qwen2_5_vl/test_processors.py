@@ -69,7 +69,7 @@ def test_what_transformers_writes_is_read():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"patch_size": 16}, "patch_size is 16; only 14"),
+        ({"patch_size": 16}, "patch_size is 16, and patch_size of the config is 14"),
         ({"resample": 2}, "resample is 2; only 3"),
         ({"do_rescale": False}, "do_rescale is false"),
         ({"image_mean": [0.5, 0.5, 0.5]}, r"image_mean is \[0.5"),

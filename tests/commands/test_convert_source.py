@@ -1,0 +1,56 @@
+"""What a folder holds, by its settings files alone."""
+
+import json
+
+import pytest
+
+from msjoe_jax.commands.convert_source import settled, stated_sizes, understand
+from msjoe_jax.errors import UserError
+from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.weights.settings_files import SettingsFiles
+from tests.support.layouts import LAYOUTS
+
+pytestmark = pytest.mark.slow
+
+
+def read(folder, quick_gelu="", **options):
+    files = SettingsFiles(folder, **options)
+    return settled(understand(files, quick_gelu), files, Tokenizer(folder))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(name, tmp_path):
+    LAYOUTS[name](tmp_path)
+    model = read(tmp_path)
+    assert model.name == ("mllm" if name.startswith("qwen") else "clip")
+    assert (model.family is None) == (model.name == "clip")
+    # Only what open_clip says in its own form is written anew.
+    assert bool(model.written) == (name == "open_clip")
+
+
+def test_fields_that_are_passed_over_are_not_written(tmp_path, capsys):
+    LAYOUTS["qwen_5"](tmp_path)
+    for name in ("config.json", "processor_config.json", "generation_config.json"):
+        file = tmp_path / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), "of_tomorrow": 1}))
+    with pytest.raises(
+        UserError, match="of_tomorrow is 1, a field that is not known here; --ignore"
+    ):
+        read(tmp_path)
+    model = read(tmp_path, ignore_extra=True)
+    assert len(model.written) == 3 and "of_tomorrow" not in json.dumps(model.written)
+    assert capsys.readouterr().err.count("of_tomorrow is 1") == 3
+
+
+def test_a_flag_for_what_the_config_says(tmp_path):
+    LAYOUTS["open_clip"](tmp_path)
+    with pytest.raises(UserError, match="--quick_gelu=yes: .*open_clip_config.json says it"):
+        read(tmp_path, "yes")
+    LAYOUTS["clip_5"](tmp_path / "hf")
+    with pytest.raises(UserError, match="--quick_gelu=no: .*config.json says it"):
+        read(tmp_path / "hf", "no")
+
+
+def test_sizes_for_messages():
+    content = {"a": 3, "b": {"c": 4.5, "d_id": 7, "e": "x"}, "label2id": {"z": 1}, "f": True}
+    assert stated_sizes(content) == "a 3, c 4.5"
