@@ -222,13 +222,8 @@ def generate(
     )
     with jax.named_scope("decode"):
         state = jax.lax.while_loop(lambda s: (s.position < C) & jnp.any(s.alive), step, state)
-    shape = (B, G, n, C)
-    return Completions(
-        state.tokens.reshape(shape),
-        state.log_probs.reshape(shape),
-        state.mask.reshape(shape),
-        ~state.alive.reshape(B, G, n),
-    )
+    made = (x.reshape(B, G, n, C) for x in (state.tokens, state.log_probs, state.mask))
+    return Completions(*made, ~state.alive.reshape(B, G, n))
 
 
 def completion_log_probs(

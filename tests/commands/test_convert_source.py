@@ -44,10 +44,10 @@ def test_fields_that_are_passed_over_are_not_written(tmp_path, capsys):
 
 def test_a_flag_for_what_the_config_says(tmp_path):
     LAYOUTS["open_clip"](tmp_path)
-    with pytest.raises(UserError, match="--quick_gelu=yes: .*open_clip_config.json says it"):
+    with pytest.raises(UserError, match=r"--quick_gelu=yes: .*open_clip_config\.json says it"):
         read(tmp_path, "yes")
     LAYOUTS["clip_5"](tmp_path / "hf")
-    with pytest.raises(UserError, match="--quick_gelu=no: .*config.json says it"):
+    with pytest.raises(UserError, match=r"--quick_gelu=no: .*config\.json says it"):
         read(tmp_path / "hf", "no")
 
 
