@@ -222,8 +222,10 @@ def generate(
     )
     with jax.named_scope("decode"):
         state = jax.lax.while_loop(lambda s: (s.position < C) & jnp.any(s.alive), step, state)
-    made = (x.reshape(B, G, n, C) for x in (state.tokens, state.log_probs, state.mask))
-    return Completions(*made, ~state.alive.reshape(B, G, n))
+    tokens, log_probs, mask = (
+        x.reshape(B, G, n, C) for x in (state.tokens, state.log_probs, state.mask)
+    )
+    return Completions(tokens, log_probs, mask, ~state.alive.reshape(B, G, n))
 
 
 def completion_log_probs(
