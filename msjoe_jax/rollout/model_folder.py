@@ -66,6 +66,8 @@ PARTS: dict[str, type] = {
     "frames": FrameConfig,
     "prompt": PromptConfig,
 }
+# The size of a model that a folder lacks: a system has all three, and nothing of this one is used.
+ABSENT = {"mllm": "qwen2.5-vl-7b", "clip": "vit-l-14"}
 
 
 class ModelFolder(NamedTuple):
@@ -112,7 +114,7 @@ def load_model_folder(
     """
     folder = epath.Path(folder)
     check_folder(folder, names)
-    stored = _read_settings(folder)
+    stored = read_settings(folder)
     mllm = stored["mllm"]
     if dtype:
         mllm = dataclasses.replace(mllm, dtype=dtype, param_dtype=dtype)
@@ -143,14 +145,24 @@ def load_model_folder(
     )
 
 
-def _read_settings(folder: epath.Path) -> dict[str, Any]:
-    """Reads the stored settings as the objects of `PARTS`."""
+def read_settings(folder: epath.Path) -> dict[str, Any]:
+    """Reads the stored settings as the objects of `PARTS`.
+
+    Raises:
+      UserError: another version has written them.
+    """
     meta = load_meta(str(folder / "params"))
     if unknown := sorted(meta.keys() - PARTS.keys() - {"trained", "inputs"}):
         raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")
     slips: list[str] = []
+    # What `convert` writes states no size: the folder is itself the checkpoint that has it.
+    own = {
+        name: {"checkpoint": str(folder)} if (folder / name).is_dir() else {"size": size}
+        for name, size in ABSENT.items()
+    }
     settings = {
-        part: read(kind, meta.get(part, {}), f"{part}.", slips) for part, kind in PARTS.items()
+        part: read(kind, own.get(part, {}) | meta.get(part, {}), f"{part}.", slips)
+        for part, kind in PARTS.items()
     }
     if slips:
         raise UserError(f"{folder}: made by another version ({'; '.join(slips)})")
