@@ -33,6 +33,7 @@ def run(
 ):  # fmt: skip
     """`run_loop` where update n reports `metrics(n)` and drops `drop(n)`; the updates saved."""
     config = base()
+    config.mllm.size = config.clip.size = "tiny"
     config.joint.steps, config.checkpoint_every = steps, saves
     config.media_every = config.rollouts_every = 100
     config.update_from_flattened_dict(fields)
@@ -50,7 +51,9 @@ def run(
 
     def step(state, _):
         index = int(state["step"]) + 1
-        known = {"reward": 0.5, "rewards/accuracy": 0.5, **metrics(index)}
+        known = {"reward": 0.5, "rewards/accuracy": 0.5, "rewards/answer_format": 1.0} | {
+            **metrics(index)
+        }
         return {**state, "step": jnp.int32(index)}, jax.tree.map(jnp.float32, known)
 
     stub: Any = types.SimpleNamespace
@@ -193,6 +196,7 @@ class Part:
 def test_log_probs_are_added_where_the_objective_needs_them(fields, reference, old):
     """At the parameters that sampled for further updates on a batch, at the reference for a KL."""
     config = base()
+    config.mllm.size = config.clip.size = "tiny"
     config.update_from_flattened_dict(fields)
     loop: Any = types.SimpleNamespace(
         run=read_config(config).training_run("joint"),
@@ -215,6 +219,7 @@ def test_log_probs_are_added_where_the_objective_needs_them(fields, reference, o
 def test_every_update_of_a_batch_is_in_the_row():
     """The plain names are the last one's; what the batch decides stands once."""
     config = base()
+    config.mllm.size = config.clip.size = "tiny"
     config.rollout.updates = 3
     numbers = iter(range(1, 4))
 
@@ -251,7 +256,7 @@ def test_validations_come_when_they_are_due_and_are_saved(tmp_path):
         lambda n: {},
         steps=5,
         saves=100,
-        validation=lambda params, label: ({"joint": next(scores)}, {}),
+        validation=lambda params, label: ({"joint": next(scores)}, {"joint": 1.0}, {}),
         validate_every=2,
     )
     assert curve(tmp_path) == [(0, 0.1), (2, 0.3), (4, 0.5), (5, 0.4)]
@@ -267,7 +272,7 @@ def test_a_training_may_end_early(tmp_path, capsys):
         lambda n: {},
         steps=8,
         saves=100,
-        validation=lambda params, label: ({"joint": next(scores)}, {}),
+        validation=lambda params, label: ({"joint": next(scores)}, {"joint": 1.0}, {}),
         validate_every=1,
         patience=2,
     )
@@ -300,7 +305,7 @@ def test_a_disk_that_is_full_at_any_moment_is_one_error(mount, tmp_path, capfd, 
                 show=show,
                 size=20_000,
                 drop=lambda n: [{"question": f"q{n}", "video": "v", "error": "long"}],
-                validation=lambda params, label: ({"joint": next(scores)}, {}),
+                validation=lambda params, label: ({"joint": next(scores)}, {"joint": 1.0}, {}),
                 validate_every=1,
                 media_every=1,
             )
