@@ -125,7 +125,7 @@ def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progr
     return num_failed
 
 
-def _clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def clip_of(checkpoint: epath.Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """Loads encoder and fingerprint of a trained model's CLIP; decoding alone imports no JAX."""
     from msjoe_jax.runtime.platform import quiet_cpu_default
 
@@ -166,7 +166,7 @@ def cli() -> None:
         if not 0 < fps.value <= 1000:
             raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
         # Loaded before decoding, so that a wrong path is not found out hours later.
-        clip = _clip_of(epath.Path(clip_folder.value)) if clip_folder.value else None
+        clip = clip_of(epath.Path(clip_folder.value)) if clip_folder.value else None
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
         if manifest.value:
             total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
