@@ -291,8 +291,12 @@ def _models(config: Config, files: bool) -> Iterator[str]:
                 continue
         # What does not depend on the folder is still checked.
         models = dataclasses.replace(models, **{name: dataclasses.replace(part, checkpoint="")})
-    if not all(part.size or part.checkpoint for part in (models.mllm, models.clip)):
-        return  # the group's own check reports it
+    nameless = [n for n in ("mllm", "clip") if not _is_named(getattr(models, n))]
+    for name in nameless:
+        if not _is_named(getattr(config.models, name)):
+            yield f"config.{name}.size is empty: name a size, or config.{name}.checkpoint"
+    if nameless:
+        return
     stand_in: Any = AnyTokenizer()
     tokenizers = Tokenizers(stand_in, stand_in)
     if files and "world" not in config.phases and models == config.models:  # that phase makes them
@@ -318,6 +322,10 @@ def _models(config: Config, files: bool) -> Iterator[str]:
                 abstract_state(config.training_run(name), system)
             except UserError as error:
                 yield from error.lines
+
+
+def _is_named(part: Any) -> bool:
+    return bool(part.size or part.checkpoint)
 
 
 def _of_checkpoint(name: str, folder: str, error: UserError) -> Iterator[str]:

@@ -132,7 +132,8 @@ class Stated:
         return part
 
     def _collect(self) -> None:
-        self._unknown += [(*self.path, name) for name in self._left]
+        left = [name for name, value in self._left.items() if value is not None]
+        self._unknown += [(*self.path, name) for name in left]
         for part in self._parts:
             part._collect()
 
@@ -145,6 +146,8 @@ class Stated:
 
     def end(self) -> None:
         """Checks that every field was taken, and that none had a problem; for the outermost only.
+
+        A field that is null asks for nothing.
 
         Raises:
           UnknownFields: some were not taken, and nothing else is wrong.

@@ -87,14 +87,14 @@ def test_unknown_fields_can_be_left_out():
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), VALUES, max_size=4))
 def test_nothing_passes_that_is_not_taken(content):
-    if not content:
+    asked = {name: value for name, value in content.items() if value is not None}
+    if not asked:
         Stated(content).end()
         return
     with pytest.raises(UnknownFields) as error:
         Stated(content).end()
-    assert {path for path in error.value.fields} == {(name,) for name in content}
-    assert without(content, error.value.fields) == {}
-    Stated(content).free(*content)
+    assert set(error.value.fields) == {(name,) for name in asked}
+    assert without(asked, error.value.fields) == {}
     stated = Stated(content)
     stated.free(*content)
     stated.end()

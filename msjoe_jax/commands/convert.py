@@ -23,13 +23,13 @@ from flax import nnx
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.errors import UserError
-from msjoe_jax.families import FAMILIES, family_of
+from msjoe_jax.families import FAMILIES, Family, family_of
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
 from msjoe_jax.models.clip.preprocess import Pixels
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.rollout.model_files import read_clip_pixels, read_mllm_files
-from msjoe_jax.runtime.files import on_disk, read_json
+from msjoe_jax.runtime.files import on_disk
 from msjoe_jax.runtime.param_store import ParamWriter
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.runtime.resumable_folder import ResumableFolder, resumable_folder
@@ -39,7 +39,7 @@ from msjoe_jax.weights.folder import CONFIG, copy_side_files, write_json
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
 from msjoe_jax.weights.settings_files import IMAGE_PROCESSOR, SettingsFiles
 from msjoe_jax.weights.tables import Slot, Table, WeightsError, flatten, match, slots
-from msjoe_jax.weights.tokenizer_files import check_tokenizer_files
+from msjoe_jax.weights.tokenizer_settings import check_tokenizer_settings
 
 CONFIGS = CONFIG, OPEN_CLIP_CONFIG = CONFIG, "open_clip_config.json"
 OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
@@ -53,87 +53,76 @@ class Source(NamedTuple):
       name: mllm or clip.
       table: which tensor fills which parameter.
       params: the abstract parameters to be filled.
-      vocab: rows of its embedding table.
-      sizes: what the shapes of its parameters follow from, for messages.
+      sizes: an object of its family, or a CLIPConfig.
+      family: of an MLLM.
       written: settings files that are written in place of the source's own, by name.
     """
 
     name: str
     table: Table
     params: Params
-    vocab: int
-    sizes: str
-    written: dict[str, dict[str, Any]]
+    sizes: Any
+    family: Family | None = None
+    written: Mapping[str, dict[str, Any]] = {}
 
 
-def understand(
-    folder: epath.Path, tokenizer: Tokenizer, ignore_extra: bool = False, quick_gelu: str = ""
-) -> Source:
-    """Determines what a folder holds from its settings files.
+def understand(files: SettingsFiles, quick_gelu: str = "") -> Source:
+    """Determines what a folder holds from its config files.
 
     Args:
-      folder: the source.
-      tokenizer: its own.
-      ignore_extra: whether fields that are not known here are passed over.
+      files: of the folder.
       quick_gelu: yes or no, of weights whose config does not say; empty: not stated.
 
     Raises:
-      UserError: no config, another architecture, or a file that asks for what is not computed.
+      UserError: no config, another architecture, or one that asks for what is not computed.
     """
-    files = SettingsFiles(folder, ignore_extra)
+    folder = files.folder
     file, open_clip = folder / CONFIG, folder / OPEN_CLIP_CONFIG
     # Some folders have both, for both libraries; Hugging Face's file then has its own weights.
     if open_clip.is_file() and not any((folder / name).is_file() for name in (INDEX, SINGLE[0])):
-        return _open_clip(files, tokenizer, quick_gelu)
+        return _open_clip(files, quick_gelu)
+    config = files.content(CONFIG)
+    if config is None:
+        raise UserError(
+            f"{folder}: no {CONFIG} and no {OPEN_CLIP_CONFIG}; name the folder of a published model"
+        )
     if quick_gelu:
         raise UserError(f"--quick_gelu={quick_gelu}: {file} says it; leave the flag out")
-    config = read_json(file)
     kind = config.get("model_type")
     if kind == "clip":
         clip = files.parsed(CONFIG, CLIPConfig.from_hf)
-        check_tokenizer_files(files, tokenizer, adds_tokens=True)
-        read_clip_pixels(files, clip)
-        return Source(
-            "clip", HUGGING_FACE, _clip_params(clip), clip.vocab, _stated(config), files.changed
-        )
+        return Source("clip", HUGGING_FACE, _clip_params(clip), clip)
     if not isinstance(kind, str) or kind not in FAMILIES:
         supported = f"{', '.join(FAMILIES)} and clip"
         raise UserError(f"{file}: model_type is {kind!r}; {supported} can be converted")
     family = family_of(config, file)
     sizes = files.parsed(CONFIG, family.read_config)
-    read_mllm_files(files, family, sizes, tokenizer)
     params = family.abstract_params(sizes)
-    return Source(
-        "mllm", family.weight_table(sizes), params, sizes.vocab, _stated(config), files.changed
-    )
+    return Source("mllm", family.weight_table(sizes), params, sizes, family)
 
 
-def _check_source(folder: epath.Path) -> None:
-    if not any((folder / name).is_file() for name in CONFIGS):
-        raise UserError(
-            f"{folder}: no {CONFIG} and no {OPEN_CLIP_CONFIG}; name the folder of a published model"
-        )
+def settled(model: Source, files: SettingsFiles, tokenizer: Tokenizer) -> Source:
+    """Reads the settings files beside the config, and notes which are not copied as they are.
+
+    Args:
+      model: what the folder holds.
+      files: of the folder.
+      tokenizer: its own.
+
+    Raises:
+      UserError: a file asks for what is not computed here.
+    """
+    if model.family is not None:
+        read_mllm_files(files, model.family, model.sizes, tokenizer)
+    else:
+        check_tokenizer_settings(files, tokenizer, adds_tokens=True)
+        if IMAGE_PROCESSOR[1] not in model.written:
+            read_clip_pixels(files, model.sizes)
+    changed = {name: x for name, x in files.changed.items() if name != OPEN_CLIP_CONFIG}
+    return model._replace(written={**changed, **model.written})
 
 
-def _stated(content: Mapping[str, Any]) -> str:
-    """Lists the whole numbers of a config, by which shapes can be explained."""
-    found: dict[str, int] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            found |= {f"{key}.{name}": number for name, number in _numbers(value)}
-    found |= dict(_numbers(content))
-    return ", ".join(f"{name} {number}" for name, number in found.items())
-
-
-def _numbers(content: Mapping[str, Any]) -> list[tuple[str, int]]:
-    return [(k, v) for k, v in content.items() if type(v) is int and not k.endswith("_id")]
-
-
-def _clip_params(sizes: CLIPConfig) -> Params:
-    return abstract(lambda: CLIP(sizes, rngs=nnx.Rngs(0)))[1]
-
-
-def _open_clip(files: SettingsFiles, tokenizer: Tokenizer, quick_gelu: str) -> Source:
+def _open_clip(files: SettingsFiles, quick_gelu: str) -> Source:
     """Reads the settings of open_clip's form, and says them in Hugging Face's."""
     name = OPEN_CLIP_CONFIG
     sizes = files.parsed(name, CLIPConfig.from_open_clip)
@@ -141,9 +130,8 @@ def _open_clip(files: SettingsFiles, tokenizer: Tokenizer, quick_gelu: str) -> S
     assert config is not None
     if "quick_gelu" in config["model_cfg"]:
         if quick_gelu:
-            raise UserError(
-                f"--quick_gelu={quick_gelu}: {files.folder / name} says it; leave it out"
-            )
+            file = files.folder / name
+            raise UserError(f"--quick_gelu={quick_gelu}: {file} says it; leave the flag out")
     else:
         # The config names the architecture only, and which activation these weights were trained
         # with makes a difference that no shape shows.
@@ -158,17 +146,60 @@ def _open_clip(files: SettingsFiles, tokenizer: Tokenizer, quick_gelu: str) -> S
                 "--quick_gelu=no for LAION's, DataComp's and others (open_clip's default)"
             )
         sizes = dataclasses.replace(sizes, quick_gelu=quick_gelu == "yes")
-    check_tokenizer_files(files, tokenizer, adds_tokens=True)
-    side = sizes.image_size
-    keys = ("preprocess_cfg",) if config.get("preprocess_cfg") else ()
-    pixels = (
-        files.parsed(name, lambda stated: Pixels.from_open_clip(stated, side), *keys)
-        if keys
-        else Pixels(side)
-    )
+    side, keys = sizes.image_size, ("preprocess_cfg",)
+    pixels = Pixels(side)
+    if config.get(keys[0]):
+        pixels = files.parsed(name, lambda stated: Pixels.from_open_clip(stated, side), *keys)
     written = {CONFIG: sizes.to_hf(), IMAGE_PROCESSOR[1]: pixels.to_hf()}
-    written |= files.changed
-    return Source("clip", OPEN_CLIP, _clip_params(sizes), sizes.vocab, _stated(config), written)
+    return Source("clip", OPEN_CLIP, _clip_params(sizes), sizes, written=written)
+
+
+def _clip_params(sizes: CLIPConfig) -> Params:
+    return abstract(lambda: CLIP(sizes, rngs=nnx.Rngs(0)))[1]
+
+
+def _stated(content: Mapping[str, Any]) -> str:
+    """Lists the sizes that a config states, by which shapes can be explained."""
+    parts = [
+        _stated(value) if isinstance(value, Mapping) else f"{name} {value}"
+        for name, value in content.items()
+        if (isinstance(value, Mapping) and name not in ("id2label", "label2id"))
+        or (type(value) in (int, float) and value and not name.endswith("_id"))
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def read_source(
+    folder: epath.Path, ignore_extra: bool = False, quick_gelu: str = ""
+) -> tuple[Source, list[tuple[Tensor, Slot]]]:
+    """Reads all of a published model but the values of its tensors.
+
+    Args:
+      folder: the model's.
+      ignore_extra: whether fields that are not known here are passed over.
+      quick_gelu: as for `understand`.
+
+    Returns:
+      What it holds, and where each tensor goes, in the order in which they lie in their files.
+
+    Raises:
+      UserError: as `convert`.
+    """
+    files = SettingsFiles(folder, ignore_extra)
+    model = understand(files, quick_gelu)
+    tokenizer = Tokenizer(folder)  # without one the checkpoint could neither read nor write
+    tokenizer.check_fits(model.sizes.vocab)
+    model = settled(model, files, tokenizer)
+    tensors = read_folder(folder)
+    targets = slots(model.table, model.params)
+    available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    try:
+        names = match(available, model.table, targets)
+    except WeightsError as error:
+        config = files.content(OPEN_CLIP_CONFIG if model.table is OPEN_CLIP else CONFIG) or {}
+        raise UserError(f"{folder}: {error}; by its config: {_stated(config)}") from None
+    work = [(tensors[names[published]], slot) for published, slot in targets.items()]
+    return model, sorted(work, key=lambda item: (item[0].file, item[0].start))
 
 
 def convert(
@@ -180,29 +211,17 @@ def convert(
 
     Args:
       source, out: the folders.
-      ignore_extra, quick_gelu: as for `understand`.
+      ignore_extra, quick_gelu: as for `read_source`.
 
     Raises:
       UserError: the source is no model, is damaged or does not fit (all misfits at once), its
         tokenizer has ids beyond its table, `out` exists or is being made from another source, or
         there is no room for it.
     """
-    on_disk(source, "a published model")
-    _check_source(source)
-    tokenizer = Tokenizer(source)  # without one the checkpoint could neither read nor write
-    model = understand(source, tokenizer, ignore_extra, quick_gelu)
-    tokenizer.check_fits(model.vocab)
-    tensors = read_folder(source)
-    targets = slots(model.table, model.params)
-    available = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    try:
-        names = match(available, model.table, targets)
-    except WeightsError as error:
-        raise UserError(f"{source}: {error}; by its config: {model.sizes}") from None
-    work = [(tensors[names[published]], slot) for published, slot in targets.items()]
-    work.sort(key=lambda item: (item[0].file, item[0].start))
+    model, work = read_source(on_disk(source, "a published model"), ignore_extra, quick_gelu)
     total = sum(tensor.stop - tensor.start for tensor, _ in work)
-    origin = _origin(source, tensors) | {"written": model.written}
+    origin = _origin(source, {tensor.file for tensor, _ in work})
+    origin |= {"written": dict(model.written)}
     with resumable_folder(out, origin, total) as output:
         _fill(output, model.name, work, model.params)
         side = output.folder / model.name
@@ -211,8 +230,7 @@ def convert(
         if CONFIG not in model.written:
             shutil.copyfile(source / CONFIG, side / CONFIG)
         for file, content in model.written.items():
-            if file != OPEN_CLIP_CONFIG:
-                write_json(side / file, content)
+            write_json(side / file, content)
 
 
 def _fill(
@@ -245,9 +263,8 @@ def _move(tensor: Tensor, slot: Slot, name: str, writer: ParamWriter) -> None:
         writer.write(f"{name}/{path}", slot.layer, values)
 
 
-def _origin(source: epath.Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _origin(source: epath.Path, files: set[epath.Path]) -> dict[str, Any]:
     """Collects what distinguishes this source from others, without reading all of it."""
-    files = {tensor.file for tensor in tensors.values()}
     origin = {}
     for file in sorted(files | {source / name for name in CONFIGS if (source / name).is_file()}):
         with file.open("rb") as stream:

@@ -160,6 +160,9 @@ def complete(
 def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
     """Reads an image file as RGB, turned as its EXIF orientation says.
 
+    As transformers reads a path (`load_image`, then its processor): an alpha channel is dropped,
+    and where one colour of a palette stands for nothing there is white.
+
     Raises:
       UserError: it is missing, is no image, or is suspiciously large.
     """
@@ -167,7 +170,12 @@ def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                shown = ImageOps.exif_transpose(image).convert("RGB")
+        if shown.info.get("transparency") is not None:  # of a palette: one colour is no colour
+            layer = shown.convert("RGBA")
+            white = Image.new("RGBA", layer.size, "white")
+            shown = Image.alpha_composite(white, layer).convert("RGB")
+        return np.asarray(shown)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
         raise UserError(f"{path}: more than {limit} pixels; make the image smaller") from None

@@ -10,7 +10,7 @@ from msjoe_jax.stated import Stated, names
 
 # Of the file itself, of its loading, of the form of a module's outputs, and of initial weights.
 _WITHOUT_EFFECT = names(
-    "_name_or_path name_or_path _commit_hash transformers_version architectures torch_dtype dtype "
+    "_name_or_path name_or_path _commit_hash transformers_version architectures "
     "use_cache return_dict output_attentions output_hidden_states _attn_implementation "
     "attn_implementation _attn_implementation_autoset initializer_range initializer_factor "
     "finetuning_task id2label label2id num_labels problem_type task_specific_params "
@@ -31,6 +31,8 @@ _WITHOUT_EFFECT = names(
 def take_common(stated: Stated) -> None:
     """Takes the fields of any config that are not the sizes of a model."""
     stated.free(*_WITHOUT_EFFECT)
+    for name in ("dtype", "torch_dtype"):  # which the tensors have themselves
+        stated.only(name, "float32", "bfloat16", "float16", "float64", "auto", None)
     stated.only("is_encoder_decoder", False)
     stated.only("is_decoder", False)
     stated.only("add_cross_attention", False)

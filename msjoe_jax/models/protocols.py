@@ -68,15 +68,14 @@ class LanguageModel(Protocol):
         positions: Int[Array, "B 3 S"],
         segments: Int[Array, "B S"],
         completions: Float[Array, "B G C D"],
-        start: Int[Array, "B 2"],
+        start: Int[Array, "B"],
     ) -> Float[Array, "B G C D"]:
         """Runs prompts and whole completions, G of each, in one pass over the layers.
 
         Args:
           x, positions, segments: the prompts', as of `prefill`.
-          completions: their inputs.
-          start: positions of a prompt's first input of completions, and of the second, from where
-            on they count.
+          completions: their inputs; input j is at position start + j.
+          start: position of a prompt's first input of completions.
         """
         ...
 
@@ -88,7 +87,7 @@ class LanguageModel(Protocol):
         self,
         x: Float[Array, "B G D"],
         index: Int[Array, ""],
-        start: Int[Array, "B 2"],
+        start: Int[Array, "B"],
         prompt: Cache,
         prompt_segments: Int[Array, "B S"],
         cache: Cache,
@@ -106,7 +105,7 @@ class LanguageModel(Protocol):
     def prompt_attention(
         self,
         x: Float[Array, "B D"],
-        start: Int[Array, "B 2"],
+        start: Int[Array, "B"],
         prompt: Cache,
         prompt_segments: Int[Array, "B S"],
         layer: int,

@@ -176,14 +176,13 @@ class Assembler:
         if n > length:
             raise PromptTooLong(f"{n} tokens, more than {length}")
         positions = self.family.positions(self.sizes, full, grids, seconds, self._rule)
-        largest = positions.max()
         positions = positions.astype(np.int32)[:, is_shown]
         row = {
             "tokens": np.pad(tokens[:n], (0, length - n)),
             "positions": np.pad(positions[:, :n], ((0, 0), (0, length - n))),
             "segments": np.pad(np.ones(n, np.int32), (0, length - n)),
             "first_token": tokens[n],
-            "start": np.array([positions[0, n], largest + 1], np.int32),
+            "start": positions[0, n],
         }
         sources = np.full((2, length), -1, np.int32)
         shown_places = [(place.frame, place.offset) for place in places if place.shown]
@@ -213,7 +212,7 @@ def empty_row(length: int) -> dict[str, np.ndarray]:
         "positions": np.zeros((3, length), np.int32),
         "segments": np.pad(np.ones(1, np.int32), (0, length - 1)),
         "first_token": np.array(0, np.int32),
-        "start": np.array([1, 2], np.int32),
+        "start": np.array(1, np.int32),
     }
 
 

@@ -19,7 +19,7 @@ class Prompts(NamedTuple):
       positions: M-RoPE's (time, height, width).
       segments: 1, and 0 at padding.
       first_token: the prompt's last token, which predicts the first of the completion.
-      start: its position, and that of the completion's first token.
+      start: its position.
     """
 
     tokens: Int[Array, "B G S"]
@@ -27,7 +27,7 @@ class Prompts(NamedTuple):
     positions: Int[Array, "B G 3 S"]
     segments: Int[Array, "B G S"]
     first_token: Int[Array, "B G"]
-    start: Int[Array, "B G 2"]
+    start: Int[Array, "B G"]
 
 
 class Completions(NamedTuple):
@@ -108,7 +108,7 @@ def prefill(
     prompts: Prompts,
     features: Float[Array, "B U D"],
     one_by_one: bool = False,
-) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R 2"]]:
+) -> tuple[Cache, Int[Array, "R S"], Int[Array, "R"]]:
     """Computes the cache of all R = B·G prompts; also returns their segments and positions."""
     x, positions, segments, start = _inputs(model, prompts, features)
     in_turn = prompts.tokens.shape[1] if one_by_one else 1
@@ -117,7 +117,7 @@ def prefill(
 
 def _inputs(
     model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
-) -> tuple[Float[Array, "R S D"], Int[Array, "R 3 S"], Int[Array, "R S"], Int[Array, "R 2"]]:
+) -> tuple[Float[Array, "R S D"], Int[Array, "R 3 S"], Int[Array, "R S"], Int[Array, "R"]]:
     """Embeds prompts; also returns the rest of them as rows."""
     x = model.prompt_embeds(prompts.tokens, prompts.feature_index, features)
     inputs = (x, prompts.positions, prompts.segments, prompts.start)

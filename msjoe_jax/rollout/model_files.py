@@ -20,7 +20,7 @@ from msjoe_jax.weights.settings_files import (
     VIDEO_PROCESSOR,
     SettingsFiles,
 )
-from msjoe_jax.weights.tokenizer_files import check_tokenizer_files
+from msjoe_jax.weights.tokenizer_settings import check_tokenizer_settings
 
 GENERATION = "generation_config.json"
 
@@ -50,7 +50,7 @@ def read_mllm_files(
       UserError: one asks for something that is not computed, or for other ids of special tokens
         than the tokenizer has.
     """
-    check_tokenizer_files(files, tokenizer, adds_tokens=False)
+    check_tokenizer_settings(files, tokenizer, adds_tokens=False)
     _check_ids(files, family, sizes, tokenizer)
     files.parsed(PROCESSOR, _check_processor)
     return MllmFiles(

@@ -74,7 +74,7 @@ def abstract_rollouts(
             positions=_ints(B, G, 3, S),
             segments=rows,
             first_token=one_token,
-            start=_ints(B, G, 2),
+            start=one_token,
         ),
         visual=visual,
         tokens=_ints(B, G, n, C),

@@ -14,6 +14,8 @@ from msjoe_jax.text.tokenizer import END_OF_TEXT, Tokenizer
 from msjoe_jax.weights.folder import CONFIG, read_sizes
 from msjoe_jax.weights.settings_files import SettingsFiles
 
+UNUSED = {"mllm": "qwen2.5-vl-7b", "clip": "vit-l-14"}  # sizes of a model that a folder lacks
+
 
 def folder_of(name: str, checkpoint: str, folder: epath.Path | None) -> epath.Path | None:
     """Returns the folder of a model's files: in the model folder, else in its checkpoint."""
@@ -37,7 +39,7 @@ def mllm_sizes_of(
     """
     own_folder = _stated_in("mllm", size, checkpoint, folder)
     if own_folder is None:
-        return named_model(size, tokenizer)
+        return named_model(size or UNUSED["mllm"], tokenizer)
     family, sizes = read_model(own_folder / CONFIG)
     if size and folder is None:
         _check_same("mllm", size, checkpoint, named_model(size, tokenizer)[1], sizes)
@@ -50,7 +52,7 @@ def clip_sizes_of(
     """Returns CLIP's sizes and how it takes frames; arguments and errors as `mllm_sizes_of`."""
     own_folder = _stated_in("clip", size, checkpoint, folder)
     if own_folder is None:
-        sizes = _named_clip(size, tokenizer)
+        sizes = _named_clip(size or UNUSED["clip"], tokenizer)
         return sizes, Pixels(sizes.image_size)
     sizes = read_sizes(own_folder / CONFIG, CLIPConfig.from_hf)
     if size and folder is None:
@@ -65,7 +67,7 @@ def _stated_in(
     own_folder = folder_of(name, checkpoint, folder)
     if own_folder and (folder is None or own_folder.is_dir()):
         return own_folder
-    if not size:
+    if not size and folder is None:
         raise UserError(f"config.{name}.size is empty: name a size, or config.{name}.checkpoint")
     return None
 

@@ -103,8 +103,6 @@ class MllmSettings:
 
     def slips(self) -> Iterator[str]:
         """Yields what does not go together."""
-        if not self.size and not self.checkpoint:
-            yield "size is empty: name a size, or config.mllm.checkpoint"
         if self.attention == "cudnn" and self.dtype == "float32":
             yield "attention=cudnn takes 16-bit floats, not dtype=float32; use auto"
 
@@ -124,11 +122,6 @@ class ClipSettings:
         form="folder",
     )
     tokenizer: str = option("", "A tokenizer.json or its folder; empty: the checkpoint's.")
-
-    def slips(self) -> Iterator[str]:
-        """Yields what does not go together."""
-        if not self.size and not self.checkpoint:
-            yield "size is empty: name a size, or config.clip.checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The command `generate`: token for token what transformers generates, and how it takes input."""
 
+import dataclasses
 import functools
 import json
 
@@ -20,6 +21,7 @@ from msjoe_jax.rollout.generate import Prompts, Sampling, generate
 from msjoe_jax.text.tokenizer import Tokenizer
 from tests.support.qwen_oracle import IMAGE, VIDEO, ours, reference
 from tests.support.tiny import tiny_model_folder, tiny_video
+from tests.support.torch_stubs import declare_torchvision_ops
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +77,8 @@ def conversations(config: QwenConfig) -> dict[str, tuple[tuple[str, str], list[c
 
 def reference_inputs(config: QwenConfig, rows: list[command.Inputs]) -> dict[str, torch.Tensor]:
     """Left-padded rows as transformers takes them."""
-    ids = [np.append(r.prompts.tokens, r.prompts.first_token) for r in rows]
+    shown = [r.prompts.tokens[r.prompts.segments > 0] for r in rows]
+    ids = [np.append(x, r.prompts.first_token) for x, r in zip(shown, rows, strict=True)]
     longest = max(map(len, ids))
     left = [longest - len(row) for row in ids]
     tokens = np.stack([np.pad(row, (n, 0)) for row, n in zip(ids, left, strict=True)])
@@ -102,7 +105,7 @@ def add_visuals(inputs: dict[str, torch.Tensor], visuals: list[command.Pixels]) 
             inputs["second_per_grid_ts"] = torch.tensor([v.seconds for v in kind])
 
 
-def reference_tokens(module, inputs: dict[str, torch.Tensor], ends: tuple[int, ...]):
+def reference_tokens(module, inputs: dict[str, torch.Tensor], ends: tuple[int, ...], **how):
     """Greedy replies, each up to its end token."""
     out = module.generate(
         **inputs,
@@ -111,6 +114,7 @@ def reference_tokens(module, inputs: dict[str, torch.Tensor], ends: tuple[int, .
         eos_token_id=list(ends) or None,
         pad_token_id=0,
         suppress_tokens=[IMAGE, VIDEO],
+        **how,
     )
     replies = out[:, inputs["input_ids"].shape[1] :].tolist()
     lengths = [next((i + 1 for i, t in enumerate(r) if t in ends), len(r)) for r in replies]
@@ -136,6 +140,59 @@ def test_greedy_is_transformers_greedy(name):
         done = program(params, inputs, np.int32(0), sampling=greedy(()))
     found = np.asarray(done.tokens[0, 0, 0])[np.asarray(done.mask[0, 0, 0])].tolist()
     assert found == want and len(want) == TOKENS
+
+
+def test_a_long_video_by_the_rule_of_transformers():
+    """Text after it, and the reply, stand where that version puts them; by ours elsewhere."""
+    module, config, definition, params = models()
+    visuals = [clip(config, 24)]
+    theirs = {}
+    for rule in ("transformers-5.3", "released"):
+        assembler = Assembler(Words(), FAMILY, config, rule)
+        inputs = command.assemble(assembler, ("5 6", "41 42 43 44"), visuals)
+        theirs = theirs or reference_inputs(config, [inputs])
+        add_visuals(theirs, visuals)
+        program = jax.jit(
+            functools.partial(command.complete, FAMILY, definition), static_argnames="sampling"
+        )
+        with jax.default_matmul_precision("highest"):
+            done = program(params, inputs, np.int32(0), sampling=greedy(()))
+        found = np.asarray(done.tokens[0, 0, 0]).tolist()
+        same = found == reference_tokens(module, theirs, ())[0]
+        assert same == (rule == "transformers-5.3")
+
+
+@pytest.mark.parametrize("name", ["text", "mixed"])
+def test_repetition_penalty_is_transformers(name):
+    module, config, definition, params = models()
+    text, visuals = conversations(config)[name]
+    inputs = assembled(config, text, visuals)
+    theirs = reference_inputs(config, [inputs])
+    add_visuals(theirs, visuals)
+    want = reference_tokens(module, theirs, (), repetition_penalty=1.3)[0]
+    assert want != reference_tokens(module, theirs, ())[0]
+    program = jax.jit(
+        functools.partial(command.complete, FAMILY, definition), static_argnames="sampling"
+    )
+    sampling = dataclasses.replace(greedy(()), repetition_penalty=1.3)
+    with jax.default_matmul_precision("highest"):
+        done = program(params, inputs, np.int32(0), sampling=sampling)
+    assert np.asarray(done.tokens[0, 0, 0]).tolist() == want
+
+
+def test_a_bucket_is_compiled_once():
+    _, config, definition, params = models()
+    program = jax.jit(
+        functools.partial(command.complete, FAMILY, definition), static_argnames="sampling"
+    )
+    for words in ("11 12 13", "3 4 5 6 7 8 9 10", "11"):
+        for visual in (picture(config, 24, 24), picture(config, 37, 16)):
+            inputs = assembled(config, ("9", words), [visual])
+            program(params, inputs, np.int32(0), sampling=greedy(()))
+    assert program._cache_size() == 1
+    sizes = {command.bucket(n, 8) for n in range(1, 1025)}
+    assert all(n <= command.bucket(n, 8) < n + max(8, n / 8 + 1) for n in range(1, 5000))
+    assert len(sizes) < 50 and max(sizes) == 1024
 
 
 def test_a_batch_of_unequal_prompts():
@@ -271,6 +328,29 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path):
     Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
     shown = command.read_image(str(tmp_path / "photo.png"))
     np.testing.assert_array_equal(shown, np.rot90(stored, -1))
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("kind", ["palette", "one of a palette", "gif", "alpha", "grey", "16 bit"])
+def test_pictures_are_read_as_transformers_reads_them(kind, tmp_path):
+    declare_torchvision_ops()
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    rng = np.random.default_rng(0)
+    noise = lambda *shape: rng.integers(0, 256, (24, 30, *shape), np.uint8)  # noqa: E731
+    file, options = tmp_path / ("x.gif" if kind == "gif" else "x.png"), {}
+    if kind in ("palette", "one of a palette", "gif"):
+        image = Image.fromarray(noise(3)).quantize(16)
+        options = {"transparency": bytes(range(0, 256, 16)) if kind == "palette" else 3}
+    elif kind == "16 bit":
+        image = Image.fromarray(rng.integers(0, 65536, (24, 30), np.uint16))
+    else:
+        image = Image.fromarray(noise({"alpha": 4, "grey": 2}[kind]))
+    image.save(file, **options)
+    processor = Qwen2VLImageProcessorPil()
+    (fetched,) = processor.fetch_images([str(file)])
+    want = processor.process_image(fetched, do_convert_rgb=True).transpose(1, 2, 0)
+    np.testing.assert_array_equal(command.read_image(str(file)), want)
 
 
 def test_frames_of_a_video(media, tmp_path):

@@ -1,5 +1,7 @@
 """Parameters by reference have the values, the names and the places of those in memory."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from msjoe_jax.models.lora import add_lora, merge_lora
 from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout.model_folder import load_model_folder
-from msjoe_jax.rollout.stored_models import StoredModel
+from msjoe_jax.rollout.stored_models import StoredModel, clip_name
 from msjoe_jax.rollout.system import NAMES
 from msjoe_jax.runtime.checkpoint import save_params
 from msjoe_jax.runtime.machine import make_machine
@@ -43,11 +45,30 @@ def test_values_and_their_name(made, tmp_path, name):
     save_params(tmp_path / "params", model.params, {})
     stored = StoredModel(name, tmp_path / "params", name)
     same(stored.load(model.system, machine), model.params[name])
-    assert stored.fingerprint(model.system) == fingerprint(model.params[name])
+
+    def named(params):
+        values = fingerprint(params)
+        return clip_name(model.system, values) if name == "clip" else values
+
+    assert stored.fingerprint(model.system) == named(model.params[name])
     moved = jax.tree.map(lambda x: x + (x.ndim == 3), model.params[name])
     save_params(tmp_path / "moved", moved, {})  # a tree of its own
     other = StoredModel(name, tmp_path / "moved")
-    assert other.fingerprint(model.system) == fingerprint(moved) != fingerprint(model.params[name])
+    assert other.fingerprint(model.system) == named(moved) != named(model.params[name])
+
+
+def test_embeddings_have_a_name_for_all_that_clip_computes(made):
+    """Its activation, its epsilons and how it takes frames, beside its weights."""
+    system = made[0].system
+    sizes, pixels = system.clip_config, system.clip_pixels
+    others = [
+        {"clip_config": dataclasses.replace(sizes, quick_gelu=not sizes.quick_gelu)},
+        {"clip_config": dataclasses.replace(sizes, vision_eps=1e-6)},
+        {"clip_pixels": dataclasses.replace(pixels, fit="squash")},
+        {"clip_pixels": dataclasses.replace(pixels, resample=2)},
+    ]
+    names = [clip_name(dataclasses.replace(system, **other), "a" * 12) for other in others]
+    assert len({*names, clip_name(system, "a" * 12), clip_name(system, "b" * 12)}) == 6
 
 
 def test_narrow_values_are_named_as_they_are_loaded(made, tmp_path):

@@ -7,7 +7,14 @@ import pytest
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.config import CLIPConfig
-from msjoe_jax.rollout.system import ModelSettings, Tokenizers, load_tokenizers, make_system
+from msjoe_jax.rollout.system import (
+    ClipSettings,
+    MllmSettings,
+    ModelSettings,
+    Tokenizers,
+    load_tokenizers,
+    make_system,
+)
 from msjoe_jax.rollout.text import end_ids, make_text
 from tests.support.tiny import TINY_PROMPT, tiny_settings
 
@@ -65,7 +72,9 @@ def test_a_query_is_cut_where_a_longer_context_would_hold_more(text):
 
 
 def test_the_ends_of_openais_vocabulary(made):
-    system = make_system(ModelSettings())
+    system = make_system(
+        ModelSettings(MllmSettings(size="qwen2.5-vl-7b"), ClipSettings(size="vit-l-14"))
+    )
     assert system.clip_config == CLIPConfig.published("vit-l-14")
     assert make_text(system, made[1], TINY_PROMPT).clip_start_end == (49406, 49407)
 

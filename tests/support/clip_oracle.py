@@ -101,6 +101,6 @@ def embeddings(reference: Any, library: str, pixels: np.ndarray, tokens: np.ndar
         if library == "open_clip":
             return reference.encode_image(images), reference.encode_text(texts)
         return (
-            reference.get_image_features(images).pooler_output,
-            reference.get_text_features(texts).pooler_output,
+            reference.get_image_features(images, return_dict=True).pooler_output,
+            reference.get_text_features(texts, return_dict=True).pooler_output,
         )

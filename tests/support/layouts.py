@@ -159,7 +159,7 @@ def qwen_5(folder: pathlib.Path) -> Any:
     module.generation_config.eos_token_id = [2, 0]
     module.generation_config.repetition_penalty = 1.05
     module.save_pretrained(folder)
-    sizes = {"patch_size": 4, "min_pixels": 64, "max_pixels": 640}
+    sizes: dict[str, Any] = {"patch_size": 4, "min_pixels": 64, "max_pixels": 640}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token="<|im_end|>")
     Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(**sizes),
@@ -190,7 +190,7 @@ def clip_4(folder: pathlib.Path) -> Any:
     randomise(module)
     folder.mkdir(exist_ok=True)
     config = json.loads(json.dumps(module.config.to_dict()))
-    common = {
+    common: dict[str, Any] = {
         "add_cross_attention": False,
         "bad_words_ids": None,
         "chunk_size_feed_forward": 0,
@@ -208,9 +208,9 @@ def clip_4(folder: pathlib.Path) -> Any:
     for tower in ("text", "vision"):
         config[f"{tower}_config"] |= common
     text = config["text_config"]
-    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
-    names += ("vocab_size", "max_position_embeddings", "eos_token_id", "projection_dim")
-    config["text_config_dict"] = {name: text[name] for name in names}
+    names = "hidden_size intermediate_size num_attention_heads num_hidden_layers vocab_size"
+    names += " max_position_embeddings eos_token_id projection_dim"
+    config["text_config_dict"] = {name: text[name] for name in names.split()}
     config["vision_config_dict"] = None
     write(folder / "config.json", config)
     write(

@@ -1,6 +1,7 @@
 """Chat templates: rendered as transformers renders them, and what cannot be computed is refused."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,12 +32,11 @@ def reference(template: str, system: str, body: str, **tokens: str) -> str:
     declare_torchvision_ops()
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": body}]}
+    user: Any = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": body}]}
     messages = [{"role": "system", "content": system}, user] if system else [user]
-    rendered, _ = render_jinja_template(
-        [messages], chat_template=template, add_generation_prompt=True, **tokens
-    )
-    return rendered[0]
+    options: Any = {"chat_template": template, "add_generation_prompt": True, **tokens}
+    rendered: Any = render_jinja_template([messages], **options)
+    return rendered[0][0]
 
 
 @settings(max_examples=30, deadline=None)

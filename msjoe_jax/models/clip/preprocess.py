@@ -208,7 +208,7 @@ def preprocess_frames(
       ValueError: a frame is empty, or has over MAX_PIXELS before or after the resize (an elongated
         frame grows with its aspect ratio). Nothing is allocated then.
     """
-    height, width = resized(*frames.shape[1:3], pixels)
+    height, width = resized(frames.shape[1], frames.shape[2], pixels)
     side = pixels.side
     # The padding first, as open_clip has it: the larger half below and on the right.
     left, top = (max(side - length, 0) // 2 for length in (width, height))

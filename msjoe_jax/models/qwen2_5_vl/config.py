@@ -277,7 +277,10 @@ def _read_text(stated: Stated, tied: bool) -> dict[str, Any]:
     stated.only("head_dim", width // heads, None)
     stated.only("hidden_act", "silu")
     stated.only("use_sliding_window", False, None)
-    stated.only("layer_types", ["full_attention"] * layers, None)
+    kinds = stated.take("layer_types", None)
+    if kinds is not None and kinds != ["full_attention"] * layers:
+        reason = f"{shown(kinds)}, not num_hidden_layers, {layers}, times full_attention"
+        stated.refuse("layer_types", reason)
     # Without windows these two say nothing; the last is of tables that are not made here.
     stated.free("sliding_window", "max_window_layers", "max_position_embeddings")
     theta, section = _read_rope(stated, width // heads)

@@ -145,7 +145,7 @@ class LanguageModel(nnx.Module):
         positions: Int[Array, "B 3 S"],
         segments: Int[Array, "B S"],
         completions: Float[Array, "B G C D"],
-        start: Int[Array, "B 2"],
+        start: Int[Array, "B"],
     ) -> Float[Array, "B G C D"]:
         """Runs prompts and whole completions, G of each, in one pass over the layers.
 
@@ -153,9 +153,8 @@ class LanguageModel(nnx.Module):
 
         Args:
           x, positions, segments: the prompts', as of `prefill`.
-          completions: their inputs.
-          start: positions of a prompt's first input of completions, and of the second, from where
-            on they count.
+          completions: their inputs; input j is at position start + j.
+          start: position of a prompt's first input of completions.
 
         Returns:
           The completions' last hidden states.
@@ -212,7 +211,7 @@ class LanguageModel(nnx.Module):
         self,
         x: Float[Array, "B G D"],
         index: Int[Array, ""],
-        start: Int[Array, "B 2"],
+        start: Int[Array, "B"],
         prompt: KVCache | Apart,
         prompt_segments: Int[Array, "B S"],
         cache: KVCache,
@@ -222,7 +221,7 @@ class LanguageModel(nnx.Module):
         Args:
           x: the inputs, embedded.
           index: of the input in its completion.
-          start: positions of each completion's first and second input.
+          start: position of each completion's first input.
           prompt: the prompts' cache, of `prefill` or `for_decoding`.
           prompt_segments: 0 where prompts are padding.
           cache: of the completions so far.
@@ -267,7 +266,7 @@ class LanguageModel(nnx.Module):
     def prompt_attention(
         self,
         x: Float[Array, "B D"],
-        start: Int[Array, "B 2"],
+        start: Int[Array, "B"],
         prompt: KVCache,
         prompt_segments: Int[Array, "B S"],
         layer: int,
@@ -276,7 +275,7 @@ class LanguageModel(nnx.Module):
 
         Args:
           x: the token's embedding.
-          start: its position, and the next one.
+          start: its position.
           prompt: the prompt's keys and values.
           prompt_segments: 0 at padding.
           layer: from the back where negative.
@@ -352,9 +351,8 @@ class LanguageModel(nnx.Module):
         return jax.checkpoint(layer) if self.remat else layer
 
     def _text_cos_sin(
-        self, start: Int[Array, "B 2"], offsets: Int[Array, "C"], group: int
+        self, start: Int[Array, "B"], offsets: Int[Array, "C"], group: int
     ) -> tuple[Float[Array, "B G C H"], Float[Array, "B G C H"]]:
-        positions = jnp.where(offsets > 0, start[:, 1:] - 1 + offsets, start[:, :1])
-        positions = positions[:, None, None, :]
+        positions = (start[:, None] + offsets)[:, None, None, :]
         shape = (start.shape[0], 3, group, offsets.shape[0])
         return mrope_cos_sin(jnp.broadcast_to(positions, shape), self.config)

@@ -35,7 +35,7 @@ def mrope_positions(
 
     Text advances all three by one. Image or video tokens of a grid lie at its start plus
     (time step, merged row, merged column); a video's time step counts `tokens_per_second` times
-    the seconds of a grid step, rounded down.
+    the seconds of a grid step, rounded down. Decoding continues one past the last text token.
 
     Args:
       token_ids: the prompt with one placeholder token per visual token.

@@ -71,17 +71,25 @@ def video_budget(settings: dict[str, Any] | None, sizes: QwenConfig) -> VideoBud
 def _common(stated: Stated, sizes: QwenConfig, default: tuple[int, int]) -> tuple[int, int]:
     """Takes what both processors have; returns least and most pixels of a picture."""
     vision = sizes.vision
-    stated.only("patch_size", vision.patch)
-    stated.only("temporal_patch_size", vision.temporal_patch)
-    stated.only("merge_size", vision.merge)
+    same = {
+        "patch_size": ("patch_size", vision.patch, 14),
+        "temporal_patch_size": ("temporal_patch_size", vision.temporal_patch, 2),
+        "merge_size": ("spatial_merge_size", vision.merge, 2),
+    }
+    for name, (field, value, usual) in same.items():
+        if stated.whole(name, usual) != value:
+            found = stated.content.get(name, usual)
+            stated.refuse(name, f"{shown(found)}, and {field} of the config is {value}")
     stated.only("resample", 3)
     stated.only("do_convert_rgb", True)
     stated.only("do_rescale", True)
     stated.only("do_normalize", True)
     stated.only("do_center_crop", False, None)
     stated.only("crop_size", None)
+    factor = stated.real("rescale_factor", 1 / 255)
+    if abs(factor - 1 / 255) > TOLERANCE:
+        stated.refuse("rescale_factor", f"{factor}; only 1/255 is computed here")
     near = {
-        "rescale_factor": ([1 / 255], [stated.take("rescale_factor", 1 / 255)]),
         "image_mean": (PIXEL_MEAN, stated.take("image_mean", PIXEL_MEAN)),
         "image_std": (PIXEL_STD, stated.take("image_std", PIXEL_STD)),
     }

@@ -101,13 +101,19 @@ def test_random_layouts(layout, merge, tokens_per_second):
         got, np.array(brute_force(layout, tokens_per_second), int).reshape(-1, 3).T
     )
 
-    items = [item for item, _ in layout[1]]
-    for kind, t, rows, columns, second in items:
-        last = int((t - 1) * interval(kind, second, tokens_per_second))
-        if kind == VIDEO and last >= max(rows, columns):
-            return  # here the rules part
     if not len(tokens):
         return
+    items = [item for item, _ in layout[1]]
+    other = mrope_positions(
+        tokens, grids, second_per_grid=seconds, rule="transformers-5.3", **options
+    )
+    parted = any(
+        kind == VIDEO
+        and int((t - 1) * interval(kind, second, tokens_per_second)) >= max(rows, columns)
+        for kind, t, rows, columns, second in items
+    )
+    if not parted:
+        np.testing.assert_array_equal(got, other)
     kinds = [item[0] for item in items]
     of = {k: [g for g, kind in zip(grids, kinds, strict=True) if kind == k] for k in kinds}
     want, delta = reference_model(merge, tokens_per_second).get_rope_index(
@@ -117,8 +123,8 @@ def test_random_layouts(layout, merge, tokens_per_second):
         video_grid_thw=torch.tensor(of[VIDEO]) if VIDEO in of else None,
         second_per_grid_ts=torch.tensor(seconds),
     )
-    np.testing.assert_array_equal(got, want[:, 0].numpy())
-    assert got.max() + 1 - len(tokens) == delta.item()
+    np.testing.assert_array_equal(other, want[:, 0].numpy())
+    assert other.max() + 1 - len(tokens) == delta.item()
 
 
 @pytest.mark.parametrize(
@@ -174,6 +180,12 @@ def test_text_after_a_long_video_follows_its_last_moment():
     assert got[0, 15:-10].min() == 15 and got[0, 15:-10].max() == 347
     assert got[1, 15:-10].max() == 26 and got[2, 15:-10].max() == 30
     np.testing.assert_array_equal(got[:, -10:], np.tile(np.arange(348, 358), (3, 1)))
+    options = ids()
+    got = mrope_positions(
+        tokens, [(84, 24, 32)], second_per_grid=seconds, rule="transformers-5.3", **options
+    )
+    assert got[0, 15:-10].max() == 347  # the video is the same
+    np.testing.assert_array_equal(got[:, -10:], np.tile(np.arange(31, 41), (3, 1)))
 
 
 def test_adjacent_images_and_a_prompt_that_is_only_an_image():

@@ -8,7 +8,7 @@ import tokenizers
 from msjoe_jax.errors import UserError
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.settings_files import SettingsFiles
-from msjoe_jax.weights.tokenizer_files import ADDED, CONFIG, check_tokenizer_files
+from msjoe_jax.weights.tokenizer_settings import ADDED, CONFIG, check_tokenizer_settings
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 from tests.support.material import QWEN, needs_material
 
@@ -17,12 +17,12 @@ def check(folder, content=None, adds_tokens=False, file=CONFIG):
     build_word_tokenizer(folder / "tokenizer.json", ["a red cup"])
     if content is not None:
         (folder / file).write_text(json.dumps(content))
-    check_tokenizer_files(SettingsFiles(folder), Tokenizer(folder), adds_tokens)
+    check_tokenizer_settings(SettingsFiles(folder), Tokenizer(folder), adds_tokens)
 
 
 @needs_material
 def test_the_published_files():
-    check_tokenizer_files(SettingsFiles(QWEN), Tokenizer(QWEN), adds_tokens=False)
+    check_tokenizer_settings(SettingsFiles(QWEN), Tokenizer(QWEN), adds_tokens=False)
 
 
 def test_what_transformers_writes(tmp_path):
@@ -31,7 +31,7 @@ def test_what_transformers_writes(tmp_path):
     file = build_word_tokenizer(tmp_path / "tokenizer.json", ["a red cup"])
     made = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token="<|im_end|>")
     made.save_pretrained(tmp_path / "out")
-    check_tokenizer_files(SettingsFiles(tmp_path / "out"), Tokenizer(tmp_path / "out"), False)
+    check_tokenizer_settings(SettingsFiles(tmp_path / "out"), Tokenizer(tmp_path / "out"), False)
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,5 @@ def test_tokens_around_a_text(tmp_path):
     assert Tokenizer(file).encode("a cup") != made.encode("a cup").ids
     files = SettingsFiles(tmp_path)
     with pytest.raises(UserError, match="post_processor puts tokens around a text"):
-        check_tokenizer_files(files, Tokenizer(file), adds_tokens=False)
-    check_tokenizer_files(files, Tokenizer(file), adds_tokens=True)
+        check_tokenizer_settings(files, Tokenizer(file), adds_tokens=False)
+    check_tokenizer_settings(files, Tokenizer(file), adds_tokens=True)

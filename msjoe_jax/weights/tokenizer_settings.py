@@ -13,13 +13,14 @@ _WITHOUT_EFFECT = names(
     "model_max_length max_length stride padding_side truncation_side truncation_strategy padding "
     "pad_to_multiple_of pad_token_type_id model_input_names tokenizer_class processor_class "
     "name_or_path special_tokens_map_file tokenizer_file use_fast legacy backend is_local "
-    "local_files_only tokenizer_object chat_template errors bos_token eos_token pad_token "
-    "unk_token sep_token cls_token mask_token additional_special_tokens extra_special_tokens "
+    "local_files_only tokenizer_object chat_template errors "
+    "additional_special_tokens extra_special_tokens "
     "image_token video_token vision_bos_token vision_eos_token return_token_type_ids"
 )
+_TOKENS = names("bos_token eos_token pad_token unk_token sep_token cls_token mask_token")
 
 
-def check_tokenizer_files(files: SettingsFiles, tokenizer: Tokenizer, adds_tokens: bool) -> None:
+def check_tokenizer_settings(files: SettingsFiles, tokenizer: Tokenizer, adds_tokens: bool) -> None:
     """Checks that a tokenizer.json alone gives the ids that the whole folder stands for.
 
     Args:
@@ -45,6 +46,9 @@ def check_tokenizer_files(files: SettingsFiles, tokenizer: Tokenizer, adds_token
 
     def check_config(content: dict[str, Any] | None) -> None:
         stated = Stated(content or {})
+        for name in _TOKENS:
+            if not isinstance(token := stated.take(name, None), str | dict | None):
+                stated.refuse(name, f"{shown(token)}, no token")
         stated.free(*_WITHOUT_EFFECT)
         stated.only("add_prefix_space", False, None)
         stated.only("add_bos_token", False, None)
