@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 from msjoe_jax.commands.cli import run_app
-from msjoe_jax.commands.convert import CONFIGS, convert, understand
+from msjoe_jax.commands.convert import CONFIGS, convert, read_source
 from msjoe_jax.commands.predecode import FAILURES, clip_of, predecode
 from msjoe_jax.config_files import config_file
 from msjoe_jax.data.embed import embed_records
@@ -32,7 +32,6 @@ from msjoe_jax.families import read_model
 from msjoe_jax.models.params import count_params
 from msjoe_jax.rollout.model_folder import check_folder
 from msjoe_jax.runtime.files import lock, on_disk, read_json, write_whole
-from msjoe_jax.text.tokenizer import Tokenizer
 
 CONFIG_FILE, SOURCES = "own.py", "sources.json"  # of OUT: the latter says what it was begun with
 RECORDS, MANIFEST, TRAIN, HELDOUT = "records", "videos.jsonl", "train.jsonl", "heldout.jsonl"
@@ -178,7 +177,7 @@ def _check_model(name: str, folder: epath.Path, reading: Reading) -> None:
             f"--{flag}={folder}: neither a published model ({' or '.join(CONFIGS)}) nor a model "
             "folder (params)"
         )
-    found = understand(folder, Tokenizer(folder), *_reading_of(name, reading)).name
+    found = read_source(folder, *_reading_of(name, reading))[0].name
     if found != name:
         raise UserError(f"--{flag}={folder}: is a published {found}, not the {name}")
 

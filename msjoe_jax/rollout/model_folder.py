@@ -66,8 +66,6 @@ PARTS: dict[str, type] = {
     "frames": FrameConfig,
     "prompt": PromptConfig,
 }
-# The size of a model that a folder lacks: a system has all three, and nothing of this one is used.
-ABSENT = {"mllm": "qwen2.5-vl-7b", "clip": "vit-l-14"}
 
 
 class ModelFolder(NamedTuple):
@@ -155,14 +153,8 @@ def read_settings(folder: epath.Path) -> dict[str, Any]:
     if unknown := sorted(meta.keys() - PARTS.keys() - {"trained", "inputs"}):
         raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")
     slips: list[str] = []
-    # What `convert` writes states no size: the folder is itself the checkpoint that has it.
-    own = {
-        name: {"checkpoint": str(folder)} if (folder / name).is_dir() else {"size": size}
-        for name, size in ABSENT.items()
-    }
     settings = {
-        part: read(kind, own.get(part, {}) | meta.get(part, {}), f"{part}.", slips)
-        for part, kind in PARTS.items()
+        part: read(kind, meta.get(part, {}), f"{part}.", slips) for part, kind in PARTS.items()
     }
     if slips:
         raise UserError(f"{folder}: made by another version ({'; '.join(slips)})")

@@ -33,7 +33,6 @@ def run(
 ):  # fmt: skip
     """`run_loop` where update n reports `metrics(n)` and drops `drop(n)`; the updates saved."""
     config = base()
-    config.mllm.size = config.clip.size = "tiny"
     config.joint.steps, config.checkpoint_every = steps, saves
     config.media_every = config.rollouts_every = 100
     config.update_from_flattened_dict(fields)
@@ -196,7 +195,6 @@ class Part:
 def test_log_probs_are_added_where_the_objective_needs_them(fields, reference, old):
     """At the parameters that sampled for further updates on a batch, at the reference for a KL."""
     config = base()
-    config.mllm.size = config.clip.size = "tiny"
     config.update_from_flattened_dict(fields)
     loop: Any = types.SimpleNamespace(
         run=read_config(config).training_run("joint"),
@@ -219,7 +217,6 @@ def test_log_probs_are_added_where_the_objective_needs_them(fields, reference, o
 def test_every_update_of_a_batch_is_in_the_row():
     """The plain names are the last one's; what the batch decides stands once."""
     config = base()
-    config.mllm.size = config.clip.size = "tiny"
     config.rollout.updates = 3
     numbers = iter(range(1, 4))
 

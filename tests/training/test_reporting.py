@@ -42,11 +42,10 @@ class Writer:
 
 
 def reporter(**fields):
-    run = read_config(changed(base(), **TINY, **fields)).training_run("joint")
+    run = read_config(changed(base(), **fields)).training_run("joint")
     return MetricReporter(run, Writer(), Bar())
 
 
-TINY = {"mllm.size": "tiny", "clip.size": "tiny"}
 METRICS = {"reward": 0.5, "rewards/accuracy": 0.25, "rewards/answer_format": 0.75}
 
 
