@@ -163,18 +163,24 @@ def tell_dropped(config: Config, system: System, text: Text) -> None:
     lengths = PromptLengths(
         config.frames, text.prompt, system.family, system.mllm_config, text.tokenizer, text.chat
     )
-    refused = []
+    most = config.data.max_dropped
+    told: dict[str, list[str]] = {}  # phases by what is said of them
+    refused: dict[str, list[str]] = {}
     for phase, (split, arms, limit) in asked(config).items():
         questions = TASKS[config.data.task].read(getattr(config.data, f"{split}_questions"))
         reader = RecordReader(getattr(config.data, f"{split}_records"), "")
         counted = count_prompts(questions[: limit or None], reader, lengths, arms)
-        most = config.data.max_dropped
-        if counted.dropped == counted.questions or counted.dropped > most * counted.questions:
-            refused.append(
-                f"{phase}: {counted.describe()}; at most config.data.max_dropped={most:g} of them "
-                f"may be, and never all: {counted.cure()}"
-            )
+        why = ""
+        if counted.dropped == counted.questions:
+            why = "which leaves none"
+        elif counted.dropped > most * counted.questions:
+            why = f"more than the share config.data.max_dropped={most:g}"
+        if why:
+            line = f"{counted.describe()}, {why}; {counted.cure()}"
+            refused.setdefault(line, []).append(phase)
         elif counted.dropped:
-            print(f"{phase}: {counted.describe()}")
+            told.setdefault(counted.describe(), []).append(phase)
+    for line, phases in told.items():
+        print(f"{', '.join(phases)}: {line}")
     if refused:
-        raise UserError(*refused)
+        raise UserError(*(f"{', '.join(phases)}: {line}" for line, phases in refused.items()))

@@ -102,9 +102,9 @@ def test_every_phase_is_told_with_what_it_asks(made, capsys):
         return [line.split(": ") for line in capsys.readouterr().out.splitlines()]
 
     lines = told()  # difficulty writes no queries
-    assert [line[0] for line in lines] == ["joint", "validation", "evaluate"]
-    assert len({line[1] for line in lines}) == 1 and "of 8 questions dropped" in lines[0][1]
-    assert lines[0][2].endswith("limit config.prompt.query_prompt_tokens=66)")
+    ((phases, count, why),) = lines
+    assert phases == "joint, validation, evaluate" and "of 8 questions dropped" in count
+    assert why.endswith("limit config.prompt.query_prompt_tokens=66)")
     config.prompt.query_prompt_tokens = 500
     assert not told()
     config.joint.steps, config.evaluate.limit = 0, 3

@@ -146,14 +146,15 @@ def read_given(
     """
     found = find_videos(videos)
     asked = load_questions(questions)
-    train, kept = (asked, load_questions(heldout)) if heldout else split(asked)
-    for file, part in ((questions, asked), (heldout, kept if heldout else [])):
+    judging = load_questions(heldout) if heldout else []
+    for file, part in ((questions, asked), (heldout, judging)):
         unknown = sorted({question.video for question in part} - set(found))
         if unknown:
             raise UserError(
                 f"{file}: {len(unknown)} of the videos that are asked about are not in {videos}, "
                 f"such as {unknown[0]!r}; there are {', '.join(list(found)[:5])} …"
             )
+    train, kept = (asked, judging) if heldout else split(asked)
     if both := {q.video for q in train} & {q.video for q in kept}:
         print(f"{heldout}: {len(both)} of its videos are trained on too, such as {min(both)!r}")
     models = {"mllm": epath.Path(model), "clip": epath.Path(clip)}
