@@ -44,7 +44,7 @@ MAY_DIFFER = frozenset(
     # Contents count, wherever they lie: phases.py compares their digests.
     | {f"data.{split}_{kind}" for split in SPLITS for kind in ("records", "questions")}
     | {f"{model}.{kind}" for model in ("mllm", "clip") for kind in ("checkpoint", "tokenizer")}
-    | {"sampler.checkpoint", "siglip.checkpoint"}
+    | {"sampler.checkpoint", "siglip.checkpoint", "data.max_dropped"}
     | {"optimizer.mllm_lr", "optimizer.sampler_lr", "optimizer.max_skipped"}
 )
 
@@ -70,6 +70,7 @@ def run() -> None:
     with hosts.only_the_first_talks(), signals_wait(), stall, hosts.failures_told():
         # After JAX has its hosts: what follows imports it.
         from msjoe_jax.config_check import check
+        from msjoe_jax.own import computed_lines
         from msjoe_jax.phases import run_phases
         from msjoe_jax.runtime.profiler import listen_for_signal
         from msjoe_jax.runtime.space import room_for
@@ -79,6 +80,8 @@ def run() -> None:
         hosts.agree(digest_of_code(), "the code")
         hosts.agree(values, "the config")
         config = check(config_dict)
+        for line in computed_lines(values):
+            print(line)
         workdir = epath.Path(_WORKDIR.value)
         held = lock(workdir) if hosts.is_first() else contextlib.nullcontext()
         with room_for(workdir), held, listen_for_signal():

@@ -6,7 +6,6 @@ rates and evaluations are made again, which a line says; trainings are refused.
 
 import contextlib
 import dataclasses
-import functools
 import importlib
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +17,8 @@ from etils import epath
 from msjoe_jax.config import NAMES, TRAININGS, Config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.data.thinned import count_thinned
 from msjoe_jax.errors import Unfinished
 from msjoe_jax.evaluation.arms import arm_of
-from msjoe_jax.evaluation.evaluate import Evaluator, evaluate
-from msjoe_jax.models.params import Params
 from msjoe_jax.phase_data import (
     UNKNOWN,
     check_records,
@@ -30,6 +26,7 @@ from msjoe_jax.phase_data import (
     tell_thinned,
     validation_split,
 )
+from msjoe_jax.phase_evaluate import evaluate_arms
 from msjoe_jax.phase_inputs import (
     data_inputs,
     settings_of,
@@ -37,21 +34,19 @@ from msjoe_jax.phase_inputs import (
     weights_inputs,
     without_rates,
 )
-from msjoe_jax.rollout.computing import for_computing
+from msjoe_jax.phase_models import (
+    Models,
+    Weights,
+    make_models,
+    moved_weights,
+    stored_weights,
+    trained_weights,
+)
+from msjoe_jax.phase_prompts import tell_dropped
 from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.model_files import chat_of
 from msjoe_jax.rollout.model_folder import begin_model_folder, made_from
-from msjoe_jax.rollout.programs import Programs
 from msjoe_jax.rollout.siglip import embedder_names
 from msjoe_jax.rollout.stored_models import StoredModel
-from msjoe_jax.rollout.system import (
-    System,
-    Tokenizers,
-    load_tokenizers,
-    make_system,
-    state_table,
-)
-from msjoe_jax.rollout.text import Text, make_text
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.checkpoint import load_meta
 from msjoe_jax.runtime.checkpoint_folders import is_finished
@@ -65,35 +60,11 @@ from msjoe_jax.runtime.digest import (
 from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
-from msjoe_jax.training.state import State, abstract_state
-from msjoe_jax.training.train import Trained, train
+from msjoe_jax.training.train import train
 
 # The tiny world's phases, which a run on real data never imports.
 WORLD = "msjoe_jax.world.phase"
 LEARNED = ("warm_up", "pretrain", "joint")
-
-
-@dataclasses.dataclass(frozen=True)
-class Models:
-    """The models of a run: definitions, tokenizers and compiled programs."""
-
-    system: System
-    tokenizers: Tokenizers
-    text: Text
-    programs: Programs
-
-    def load(self, model: StoredModel) -> Params:
-        """Loads parameters onto the run's machine, to compute with."""
-        like = for_computing(self.system) if model.name == "mllm" else None
-        return model.load(self.system, self.programs.machine, like)
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """Where the parameters of the models lie, and what names the values of each."""
-
-    stored: dict[str, StoredModel]
-    names: dict[str, str]
 
 
 def run_phases(config: Config, workdir: epath.PathLike) -> None:
@@ -118,17 +89,20 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
         heldout_split(config, UNKNOWN)
     if set(TRAININGS) & set(phases):
         validation_split(config, UNKNOWN)
-    models = _make_models(config, machine)
-    base = _stored_weights(config, models, memory)
+    models = make_models(config, machine)
+    base = stored_weights(config, models, memory)
     if world and "warm_up" in phases:
         folder = workdir / "warm_up"
         made = world.warm_up(config, folder, models.system, models.text)
         moved = {name: StoredModel(name, path, "params") for name, path in made.items()}
-        base = _moved(base, moved, {n: path.parent for n, path in made.items()}, models, memory)
+        base = moved_weights(
+            base, moved, {n: path.parent for n, path in made.items()}, models, memory
+        )
     embedders = embedder_names(models.system.siglip, base.names)
     clip = config.clip.checkpoint or workdir / "base"
     check_records(config, embedders, {"clip": clip, "siglip": config.siglip.checkpoint})
     tell_thinned(config)
+    tell_dropped(config, models.system, models.text)
     questions: list[Question] = []
     if {"difficulty", *TRAININGS} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
@@ -169,9 +143,9 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
             )
             trained = ending(config.final_model)
             start, wanted = weights, config.evaluate.model
-            weights = sets[name] = _trained(start, trained, models, memory)
+            weights = sets[name] = trained_weights(start, trained, models, memory)
             if "evaluate" in phases and wanted not in ("final", trained.kind):
-                sets[name] = _trained(start, ending(wanted), models, memory)
+                sets[name] = trained_weights(start, ending(wanted), models, memory)
             if getattr(config, name).steps:
                 which = {"model": trained.kind, "update": trained.update} | trained.accuracies
     saving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -185,71 +159,11 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
             saving = _saved_meanwhile(begun)
     with saving:
         if "evaluate" in phases:
-            _evaluate(config, workdir, models, sets)
-
-
-def _make_models(config: Config, machine: Machine) -> Models:
-    tokenizers = load_tokenizers(config.models)
-    system = make_system(config.models, tokenizers)
-    chat = chat_of(config.mllm.checkpoint, system.family, system.mllm_config, tokenizers.mllm)
-    text = make_text(system, tokenizers, config.prompt, chat)
-    for tree in (system.abstract, *_states(config, system)):  # before anything is allocated
-        machine.places(tree, state_table(system))
-    machine.serving_places(system.abstract["mllm"], state_table(system))
-    return Models(system, tokenizers, text, Programs(system, machine))
-
-
-def _states(config: Config, system: System) -> list[State]:
-    names = [name for name in TRAININGS if name in config.phases]
-    return [abstract_state(config.training_run(name), system) for name in names]
+            arms = {name: arm_of(name, sets) for name in config.evaluate.arms}
+            evaluate_arms(config, workdir, models, sets, arms)
 
 
 # --- weights ----------------------------------------------------------------------------------
-
-
-def _stored_weights(config: Config, models: Models, memory: Remembered) -> Weights:
-    """Returns the weights of the config's checkpoints; a sampler without one starts fresh."""
-    # Not by values, whose last bits may be other ones on other hardware.
-    fresh = {"sampler": f"fresh, seed {config.seed}"}
-    base = Weights({"sampler": StoredModel("sampler", None, seed=config.seed)}, fresh)
-    checkpoints = {name: getattr(config, name).checkpoint for name in config.models.names}
-    folders = {name: epath.Path(c) / "params" for name, c in checkpoints.items() if c}
-    given = {name: StoredModel(name, folder, name) for name, folder in folders.items()}
-    return _moved(base, given, folders, models, memory)
-
-
-def _moved(
-    weights: Weights,
-    moved: Mapping[str, StoredModel],
-    folders: Mapping[str, epath.Path],
-    models: Models,
-    memory: Remembered,
-) -> Weights:
-    """Returns weights of which some models are others.
-
-    Args:
-      weights: as they were.
-      moved: the others.
-      folders: whose files their names depend on.
-      models: of the run.
-      memory: of the names.
-    """
-
-    def name_all() -> dict[str, str]:
-        of_values = {
-            name: functools.partial(model.fingerprint, models.system)
-            for name, model in moved.items()
-        }
-        return {n: memory.of(folders[n], n, compute) for n, compute in of_values.items()}
-
-    names = hosts.on_first(name_all, "the names of weights")
-    return Weights({**weights.stored, **moved}, {**weights.names, **names})
-
-
-def _trained(start: Weights, trained: Trained, models: Models, memory: Remembered) -> Weights:
-    """Returns the weights with which a training from `start` ended."""
-    folders = dict.fromkeys(trained.moved, trained.folder)
-    return _moved(start, trained.moved, folders, models, memory)
 
 
 @contextlib.contextmanager
@@ -356,45 +270,4 @@ def _difficulty(
                 settings, config.rollout.answer_temperature, config.data.task, config.seed
             ),
         },
-    )
-
-
-def _evaluate(
-    config: Config, workdir: epath.Path, models: Models, sets: dict[str, Weights]
-) -> None:
-    embedders = embedder_names(models.system.siglip, sets["base"].names)
-    questions, reader = heldout_split(config, embedders)
-    episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
-    names = config.evaluate.arms
-    arms = {name: arm_of(name, sets) for name in names}
-    used = dict.fromkeys(part for arm in arms.values() for part in (arm.mllm, arm.sampler))
-    settings = settings_of(config, *NAMES, "frames", "prompt")
-    inputs = {
-        "arms": ", ".join(sorted(names)),
-        **data_inputs(questions, reader),
-        **{
-            f"{name} models": digest(
-                weights_inputs(sets[name].names, models.system, models.tokenizers)
-            )
-            for name in sorted(used)
-        },
-        "settings": digest(
-            settings,
-            dataclasses.asdict(config.episode),
-            config.data.task,
-            config.evaluate.batch,
-        ),
-    }
-    size = models.programs.machine.padded(min(config.evaluate.batch, len(questions)))
-
-    def load(set_name: str, model: str) -> Params:
-        return models.load(sets[set_name].stored[model])
-
-    thinned = count_thinned(reader, (q.video for q in questions), config.frames.candidates)
-    evaluate(
-        Evaluator(episodes, config.data.task, load, size),
-        arms,
-        workdir,
-        {"frames": config.frames.key, "seed": config.seed, "thinned": thinned._asdict()},
-        inputs,
     )

@@ -117,7 +117,7 @@ def answers(workdir):
     out = {}
     for line in (workdir / "eval_rows.jsonl").read_text().splitlines()[1:]:
         row = json.loads(line)
-        out |= {(row["id"], arm): answer for arm, (_, answer) in row["arms"].items()}
+        out |= {(row["id"], arm): answer for arm, (_, answer, _) in row["arms"].items()}
     return out
 
 

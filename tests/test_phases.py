@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from msjoe_jax import phases
+from msjoe_jax import phase_models, phases
 from msjoe_jax.config import NAMES, read_config
 from msjoe_jax.data.questions import load_questions, save_questions
 from msjoe_jax.errors import Unfinished, UserError
@@ -88,7 +88,7 @@ def home(made, tmp_path, monkeypatch):
         ends = np.ones((len(rows), samples), bool)
         return lambda: Completed(None, None, None, None, texts, ends, 0)
 
-    monkeypatch.setattr(phases, "make_system", lambda *_: made_system(made))
+    monkeypatch.setattr(phase_models, "make_system", lambda *_: made_system(made))
     monkeypatch.setattr(train, "run_loop", run_loop)
     monkeypatch.setattr(Episodes, "begin", begin)
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)

@@ -125,7 +125,9 @@ def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progr
     return num_failed
 
 
-def _embedder(checkpoint: epath.Path, name: str) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def embedder_of(
+    checkpoint: epath.Path, name: str
+) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """Loads encoder and name of a model folder's CLIP or SigLIP; decoding alone imports no JAX."""
     from msjoe_jax.runtime.platform import quiet_cpu_default
 
@@ -174,7 +176,7 @@ def cli() -> None:
         if not 0 < fps.value <= 1000:
             raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
         # Loaded before decoding, so that a wrong path is not found out hours later.
-        embedders = {name: _embedder(epath.Path(path), name) for name, path in given.items()}
+        embedders = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
         if manifest.value:
             total, num_failed = predecode(manifest.value, out.value, settings, workers.value)

@@ -27,6 +27,13 @@ class DataConfig:
     validation_questions: str = option("", "Question file of these.", form="file")
     heldout_records: str = option("", "Record folder of the held-out videos.", form="folder")
     heldout_questions: str = option("", "Question file of these.", form="file")
+    max_dropped: float = option(
+        0.5,
+        "A run does not begin if more than this share of the questions of one of its phases would "
+        "be dropped, for prompts that are too long or videos that cannot be read.",
+        low=0,
+        high=1,
+    )
     task: str = option("jsonl", "How question files are read, graded and grouped: a name of TASKS.")
 
 

@@ -118,6 +118,7 @@ class Evaluator:
                         if kept.on_disk:
                             end_if_asked(f"a batch of {label} ({len(kept.rows)} rows)")
         scores = {name: np.full(n, np.nan) for name in arms}
+        valid = {name: np.full(n, np.nan) for name in arms}
         answers = {name: [""] * n for name in arms}
         # Of a question that was asked again the last row counts.
         rows = {(row["index"], row["mllm"]): row for row in kept.rows}
@@ -126,11 +127,12 @@ class Evaluator:
             if row["dropped"]:
                 why.setdefault(index, set()).update(row["dropped"].split("; "))
         for (index, _), row in rows.items():
-            for name, (score, answer) in row["arms"].items() if index not in why else ():
+            for name, (score, answer, fits) in row["arms"].items() if index not in why else ():
                 scores[name][index], answers[name][index] = score, answer
+                valid[name][index] = fits
         ids = [question.id for question in episodes.questions]
         dropped = {ids[index]: "; ".join(sorted(why[index])) for index in sorted(why)}
-        return Outcome(scores, answers, dropped)
+        return Outcome(scores, valid, answers, dropped)
 
     def _load(self, mllm: str, arms: Mapping[str, Arm]) -> dict[str, dict[str, Params]]:
         """Loads what arms of one set's MLLM take, by the set of the sampler."""
@@ -175,7 +177,10 @@ class Evaluator:
             name = questions[b].id
             why = "; ".join(sorted(reasons.get(name, {"cannot be asked"})))
             grades = {arm: of_batch[b][0] for arm, of_batch in graded.items()}
-            results = {arm: [float(grade.score), grade.answer] for arm, grade in grades.items()}
+            results = {
+                arm: [float(grade.score), grade.answer, float(grade.valid)]
+                for arm, grade in grades.items()
+            }
             rows.append(
                 {
                     "index": index,
@@ -224,11 +229,13 @@ class Outcome(NamedTuple):
 
     Attributes:
       scores: of each question under each arm; NaN: dropped.
+      valid: likewise whether the reply was valid, 1 or 0.
       answers: likewise; "": dropped.
       dropped: why a question was dropped, by its id.
     """
 
     scores: dict[str, Float[np.ndarray, "n"]]
+    valid: dict[str, Float[np.ndarray, "n"]]
     answers: dict[str, list[str]]
     dropped: dict[str, str]
 
@@ -346,7 +353,7 @@ def evaluate(
         print(evaluator.episodes.text.cut_note(cut))
     scores, dropped = outcome.scores, outcome.dropped
     labels = {name: arm.label for name, arm in arms.items()}
-    table = make_table(labels, scores, [task.groups(q) for q in questions])
+    table = make_table(labels, scores, [task.groups(q) for q in questions], outcome.valid)
     left_out = {"count": len(dropped), "reasons": dropped}
     result = {"arms": table, "dropped": left_out, "task": evaluator.task, **meta}
     if hosts.is_first():

@@ -1,8 +1,12 @@
 """Shows reason another video's previews: what queries are worth that have not seen their video."""
 
+import itertools
+from collections.abc import Collection, Sequence
+
 import numpy as np
 from jaxtyping import Float
 
+from msjoe_jax.data.questions import Question
 from msjoe_jax.rollout.batches import Batch
 from msjoe_jax.rollout.episode import Episodes
 
@@ -54,7 +58,19 @@ class OtherPreviews:
 
     def _next(self, index: int) -> int | None:
         """Returns the next question of another video that can be read, or None."""
-        questions = self._episodes.questions
-        useless = {questions[index].video, *self._unreadable}
-        later = (*range(index + 1, len(questions)), *range(index))
-        return next((place for place in later if questions[place].video not in useless), None)
+        return next_of_another_video(self._episodes.questions, index, self._unreadable)
+
+
+def next_of_another_video(
+    questions: Sequence[Question], index: int, unreadable: Collection[str] = ()
+) -> int | None:
+    """Returns the place of the next question of another video that can be read, or None.
+
+    Args:
+      questions: all questions.
+      index: the place of the one whose next is asked for.
+      unreadable: videos that cannot be read.
+    """
+    useless = {questions[index].video, *unreadable}
+    later = itertools.chain(range(index + 1, len(questions)), range(index))
+    return next((place for place in later if questions[place].video not in useless), None)

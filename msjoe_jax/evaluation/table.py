@@ -15,6 +15,7 @@ def make_table(
     labels: Mapping[str, str],
     scores: Mapping[str, Scores],
     groups: Sequence[Mapping[str, str]],
+    valid: Mapping[str, Scores],
 ) -> dict[str, dict[str, Any]]:
     """Makes a row for every arm.
 
@@ -22,44 +23,51 @@ def make_table(
       labels: the arms' names in the table.
       scores: score of every question under every arm, NaN where it was dropped.
       groups: group of every question, by kind.
+      valid: 1 where the reply was valid, 0 where not, as `scores`.
 
     Returns:
-      Arm → label, accuracy, its interval, questions; against `joint`, where it is among the arms,
-      the paired difference; and the same accuracy for each group.
+      Arm → label, accuracy, its interval, share of valid replies, questions; against `joint`, where
+      it is among the arms, the paired difference; and the same accuracy for each group.
     """
     table: dict[str, dict[str, Any]] = {}
     for name, row in scores.items():
-        table[name] = {"label": labels[name], **_accuracy(row)}
+        table[name] = {"label": labels[name], **_accuracy(row, valid[name])}
         if name != "joint" and "joint" in scores:
             both = ~np.isnan(row) & ~np.isnan(scores["joint"])
             mean, low, high = paired_difference(scores["joint"][both], row[both])
             table[name]["joint_minus"] = {"difference": mean, "ci95": [low, high]}
-        if by_group := _by_group(row, groups):
+        if by_group := _by_group(row, valid[name], groups):
             table[name]["groups"] = by_group
     return table
 
 
-def _accuracy(scores: Scores) -> dict[str, Any]:
-    counted = scores[~np.isnan(scores)]
+def _accuracy(scores: Scores, valid: Scores) -> dict[str, Any]:
+    asked = ~np.isnan(scores)
+    counted = scores[asked]
     return {
         "accuracy": float(counted.mean()) if len(counted) else None,
         "ci95": list(wilson(float(counted.sum()), len(counted))),
+        "valid": float(valid[asked].mean()) if len(counted) else None,
         "questions": len(counted),
     }
 
 
-def _by_group(scores: Scores, groups: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _by_group(scores: Scores, valid: Scores, groups: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     kinds = sorted({kind for row in groups for kind in row})
     out: dict[str, Any] = {}
     for kind in kinds:
         names = np.array([row.get(kind, "") for row in groups])
-        out[kind] = {name: _accuracy(scores[names == name]) for name in sorted(set(names) - {""})}
+        out[kind] = {
+            name: _accuracy(scores[names == name], valid[names == name])
+            for name in sorted(set(names) - {""})
+        }
     return out
 
 
 def format_table(table: Mapping[str, Mapping[str, Any]]) -> str:
     """Formats the table as text: one line per arm, its groups below it."""
-    lines = [f"{'arm':32} {'accuracy':>8}   {'95 % interval':15} joint minus this (paired)"]
+    head = f"{'arm':32} {'accuracy':>8}   {'95 % interval':15} {'valid':>6}"
+    lines = [f"{head}  joint minus this (paired)"]
     for row in table.values():
         line = _line(row["label"], row)
         if "joint_minus" in row:
@@ -75,4 +83,4 @@ def _line(label: str, row: Mapping[str, Any]) -> str:
     low, high = row["ci95"]
     if row["accuracy"] is None:
         return f"{label:32} {'–':>8}   no question"
-    return f"{label:32} {row['accuracy']:8.3f}   [{low:.3f}, {high:.3f}]"
+    return f"{label:32} {row['accuracy']:8.3f}   [{low:.3f}, {high:.3f}]  {row['valid']:6.1%}"

@@ -74,6 +74,7 @@ class Assembler:
         self.family, self.sizes, self._tokenizer = family, sizes, tokenizer
         self._rule = rule or family.position_rules[0]
         self._rows = functools.lru_cache(maxsize=4_000)(self._build)  # 1 GB of 8,704 tokens each
+        self._visual_lengths = functools.lru_cache(maxsize=None)(self._visual_length)
 
     def row(
         self,
@@ -99,6 +100,23 @@ class Assembler:
         else:
             visuals = [Visual(tuple(frames), seconds)]
         return self.prompt([text[0], *visuals, text[1]], length)
+
+    def length(self, text: tuple[str, str], grid: tuple[int, int], number: int, video: bool) -> int:
+        """Counts the tokens of what `row` makes, the last one apart, without making it.
+
+        Args:
+          text: before the frames, and after them.
+          grid: of every frame, in patches.
+          number: of images, or of a video's temporal steps.
+          video: which of the two.
+        """
+        tokens = sum(len(self._tokenizer.encode(part)) for part in text) - 1
+        if video and number:
+            return tokens + self._visual_lengths(_Shape((grid,) * number, (None,) * number, 1.0))
+        return tokens + number * self._visual_lengths(_Shape((grid,), (None,), None))
+
+    def _visual_length(self, shape: _Shape) -> int:
+        return sum(1 for _ in self._visual(shape, 0))
 
     def prompt(self, parts: Sequence[str | Visual], length: int | None = None) -> Row:
         """Assembles texts, images and videos in their order; a visual without frames is left out.

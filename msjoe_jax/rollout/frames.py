@@ -8,12 +8,13 @@ frame that they have in different pairs twice.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from msjoe_jax.families import Seconds
+from msjoe_jax.families import Images, Seconds
 from msjoe_jax.fields import option
 from msjoe_jax.rollout.system import System
 
@@ -109,11 +110,9 @@ def to_patches(
     vision, images = system.mllm_config.vision, system.family.images
     factor = vision.patch * vision.merge
     budget = num_patches * vision.patch**2
-    limit = min(num_patches // vision.merge**2, images.max_aspect)
 
     def squash(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        short = min(frame.shape[:2])
-        height, width = (min(side, limit * short) for side in frame.shape[:2])
+        height, width = _squashed(frame.shape[:2], vision, images, num_patches)
         if (height, width) == frame.shape[:2]:
             return frame
         return np.asarray(Image.fromarray(frame).resize((width, height)))
@@ -132,6 +131,35 @@ def to_patches(
     )
 
 
+def _squashed(
+    size: tuple[int, int], vision: Any, images: Images, num_patches: int
+) -> tuple[int, int]:
+    """Returns (height, width) of a frame that is as elongated as the budget allows, at most."""
+    limit = min(num_patches // vision.merge**2, images.max_aspect) * min(size)
+    return min(size[0], limit), min(size[1], limit)
+
+
+def grid_of(
+    size: tuple[int, int], vision: Any, images: Images, num_patches: int
+) -> tuple[int, int]:
+    """Computes the grid, in patches, into which `to_patches` cuts a frame of this size.
+
+    Args:
+      size: (height, width) of the frame, in pixels.
+      vision: the sizes of the MLLM's vision tower.
+      images: the image functions of its family.
+      num_patches: the budget, in patches per frame.
+    """
+    factor = vision.patch * vision.merge
+    height, width = images.fit(
+        *_squashed(size, vision, images, num_patches),
+        factor=factor,
+        min_pixels=factor**2,
+        max_pixels=num_patches * vision.patch**2,
+    )
+    return height // vision.patch, width // vision.patch
+
+
 def most_patches(sizes: Iterable[tuple[int, int]], system: System, budget: int) -> int:
     """Returns the most patches that a frame of these sizes takes of a budget.
 
@@ -143,11 +171,9 @@ def most_patches(sizes: Iterable[tuple[int, int]], system: System, budget: int) 
       system: as in `to_patches`.
       budget: in patches.
     """
-    counts = [0]
-    for height, width in set(sizes):
-        _, grids = to_patches([np.zeros((height, width, 3), np.uint8)], system, budget)
-        counts.append(int(grids.prod()))
-    return max(counts) or budget
+    vision, images = system.mllm_config.vision, system.family.images
+    grids = [grid_of(size, vision, images, budget) for size in set(sizes)]
+    return max((height * width for height, width in grids), default=budget)
 
 
 def preview_fn(

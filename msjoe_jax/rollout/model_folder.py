@@ -118,7 +118,7 @@ def load_model_folder(
     """
     folder = epath.Path(folder)
     check_folder(folder, NAMES if names is None else names)
-    stored = _read_settings(folder)
+    stored = read_settings(folder)
     mllm = stored["mllm"]
     if dtype:
         mllm = dataclasses.replace(mllm, dtype=dtype, param_dtype=dtype)
@@ -152,8 +152,12 @@ def load_model_folder(
     )
 
 
-def _read_settings(folder: epath.Path) -> dict[str, Any]:
-    """Reads the stored settings as the objects of `PARTS`."""
+def read_settings(folder: epath.Path) -> dict[str, Any]:
+    """Reads the stored settings as the objects of `PARTS`.
+
+    Raises:
+      UserError: another version has written them.
+    """
     meta = load_meta(str(folder / "params"))
     if unknown := sorted(meta.keys() - PARTS.keys() - {"trained", "inputs"}):
         raise UserError(f"{folder}: made by another version (unknown part {unknown[0]!r})")

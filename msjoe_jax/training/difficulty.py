@@ -25,6 +25,7 @@ from msjoe_jax.runtime.progress import progress
 from msjoe_jax.runtime.stopping import end_if_asked
 
 RATES = "rates.jsonl"  # beside the question file: the rates as they are measured
+VALID = "valid"  # in its rows: the share of valid replies
 
 
 def measure_difficulty(
@@ -77,6 +78,13 @@ def measure_difficulty(
         if dropped:
             print(f"{len(dropped)} of {len(questions)} questions have no pass rate:")
             print(describe_dropped(dropped))
+        asked = [row for row in last.values() if row["rate"] is not None]
+        if asked:
+            right, valid = (np.mean([row.get(k, np.nan) for row in asked]) for k in ("rate", VALID))
+            print(
+                f"difficulty: {right:.3f} of the replies are right, {valid:.1%} are valid "
+                f"({len(asked)} questions, {samples} answers each)"
+            )
     rates = {row["index"]: row["rate"] for row in kept.rows if row["rate"] is not None}
     rated = [
         dataclasses.replace(question, difficulty=rates.get(index, question.difficulty))
@@ -113,7 +121,10 @@ def _measure(
     )
     think = episodes.text.prompt.think
     grades = grade_replies(task, episodes.batch_questions(batch), answered, think)
-    rates = np.array([[g.score for g in row] for row in grades], np.float32).mean(-1)
+    rates, valid = (
+        np.array([[getattr(g, name) for g in row] for row in grades], np.float32).mean(-1)
+        for name in ("score", VALID)
+    )
     reasons = {row["question"]: row["error"] for row in episodes.failures[num_failures:]}
     rows = []
     for b, index in enumerate(places):
@@ -123,6 +134,7 @@ def _measure(
                 "index": index,
                 "id": name,
                 "rate": float(rates[b]) if counts else None,
+                VALID: float(valid[b]) if counts else None,
                 "dropped": None if counts else reasons.get(name, "cannot be asked"),
             }
         )

@@ -246,15 +246,18 @@ class Watch:
         loop = self.loop
         assert loop.validation is not None
         params = {**loop.merged(state), **loop.scorers}
-        accuracies, dropped = loop.validation(params, f"{loop.run.name}: validation at {update}")
+        validated = loop.validation(params, f"{loop.run.name}: validation at {update}")
+        accuracies, valid, dropped = validated
         if dropped and not self.validations.rows:
             self.bar.write(
                 f"{loop.run.name}: {len(dropped)} validation questions are left out:\n"
                 + describe_dropped(dropped)
             )
-        self.writer.summaries(update, {f"validation/{k}": v for k, v in accuracies.items()})
-        self.bar.metrics(validation=accuracies[SCORE])
-        if self.validations.add(update, accuracies) and update:
+        shown = {f"validation/{k}": v for k, v in accuracies.items()}
+        shown |= {f"validation_valid/{k}": v for k, v in valid.items()}
+        self.writer.summaries(update, shown)
+        self.bar.metrics(validation=accuracies[SCORE], validation_valid=valid[SCORE])
+        if self.validations.add(update, accuracies, valid) and update:
             kept = {name: state[name] for name in loop.run.trained}
             self.best.save(update, kept, None, loop.meta | {"validation": accuracies})
             self.best.wait()  # it must be there once a checkpoint says that it was validated

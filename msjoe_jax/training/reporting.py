@@ -72,7 +72,8 @@ class MetricReporter:
             )
         if update % run.loop.log_every == 0:
             self.writer.scalars(update, values)
-            self.bar.metrics(reward=values["reward"], right=values["rewards/accuracy"])
+            right, valid = values["rewards/accuracy"], values["rewards/answer_format"]
+            self.bar.metrics(reward=values["reward"], right=right, valid=valid)
 
 
 class DroppedQuestions:

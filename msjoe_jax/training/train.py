@@ -33,7 +33,7 @@ from msjoe_jax.training.state import (
     stored,
     trains_vision,
 )
-from msjoe_jax.training.validation import Validation, best_of, read_validations
+from msjoe_jax.training.validation import VALID, Validation, best_of, read_validations
 
 TRAINED = ("mllm", "sampler")
 Split = tuple[list[Question], RecordReader]
@@ -184,7 +184,7 @@ def _chosen(folder: epath.Path, done: int, kind: str) -> Chosen:
     is_best = best is not None and (kind == "best" or best["step"] == done)
     update = best["step"] if best is not None and is_best else done
     row = next((row for row in rows if row["step"] == update), {})
-    accuracies = {name: value for name, value in row.items() if name != "step"}
+    accuracies = {name: value for name, value in row.items() if name not in ("step", VALID)}
     kept_in = "checkpoints" if update == done else "best"
     return Chosen("best" if is_best else "newest", update, accuracies, kept_in)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -26,6 +26,7 @@ from msjoe_jax.runtime.metrics import JsonLines
 # questions hold the truth, its sampler on perfect queries and its MLLM on perfect frames, which
 # tell the two halves' progress apart.
 SCORE = "joint"
+VALID = "valid"  # in a row of a validation: the share of valid replies, by arm
 PLAIN = (SCORE, "joint_uniform", "joint_topk_smooth", "joint_question")
 WITH_TRUTH = ("joint_oracle_queries", "joint_oracle")
 
@@ -59,10 +60,8 @@ class Validation:
         )
         return {name: own if name == SCORE else ARMS[name] for name in names}
 
-    def __call__(
-        self, params: dict[str, Params], label: str
-    ) -> tuple[dict[str, float], dict[str, str]]:
-        """Returns the accuracy of each arm, and why questions were left out, by id.
+    def __call__(self, params: dict[str, Params], label: str) -> "Validated":
+        """Measures the accuracy of each arm.
 
         Raises:
           UserError: all were.
@@ -81,7 +80,17 @@ class Validation:
                 "config.data.validation_questions: none of them can be asked:\n"
                 + describe_dropped(outcome.dropped)
             )
-        return {name: float(row.mean()) for name, row in asked.items()}, outcome.dropped
+        accuracies = {name: float(row.mean()) for name, row in asked.items()}
+        valid = {name: float(np.nanmean(row)) for name, row in outcome.valid.items()}
+        return Validated(accuracies, valid, outcome.dropped)
+
+
+class Validated(NamedTuple):
+    """Accuracy and share of valid replies by arm, and why questions were left out, by id."""
+
+    accuracies: dict[str, float]
+    valid: dict[str, float]
+    dropped: dict[str, str]
 
 
 class ValidationLog:
@@ -111,9 +120,15 @@ class ValidationLog:
             return False
         return sum(row["step"] > best["step"] for row in self.rows) >= self.patience
 
-    def add(self, update: int, accuracies: dict[str, float]) -> bool:
-        """Writes a validation; returns whether it is the best so far."""
-        row = {"step": update, **accuracies}
+    def add(self, update: int, accuracies: dict[str, float], valid: dict[str, float]) -> bool:
+        """Writes a validation; returns whether it is the best so far.
+
+        Args:
+          update: that it follows.
+          accuracies: by arm.
+          valid: the share of valid replies, by arm.
+        """
+        row = {"step": update, **accuracies, VALID: valid}
         self.rows.append(row)
         self._file.write(row)
         self._file.flush()

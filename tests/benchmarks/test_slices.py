@@ -42,7 +42,7 @@ def test_what_does_not_compile_is_the_largest():
 
 
 def test_every_config_for_tpus_has_a_slice():
-    assert sorted([*slices.SLICES, "joint_h100x8", "tiny"]) == shipped_configs()
+    assert sorted([*slices.SLICES, "joint_h100x8", "own", "tiny"]) == shipped_configs()
 
 
 def test_configs_state_their_plan_and_the_page_has_all_of_them():

@@ -97,7 +97,7 @@ def arms_of(names):
 
 
 def run(episodes, names, folder, batch_size=2):
-    """Scores, answers and dropped questions of the arms."""
+    """Scores, valid replies, answers and dropped questions of the arms."""
     kept = KeptRows(folder / "rows.jsonl", {"questions": "these"})
     return Evaluator(episodes, "jsonl", load, batch_size).run(arms_of(names), kept)
 
@@ -111,7 +111,7 @@ def test_what_each_arm_gets(tmp_path):
 
     episodes = FakeEpisodes([question("a"), question("bad"), question("c")], right)
     names = ("uniform", "joint", "pretrained", "topk_question", "topk")
-    scores, answers, dropped = run(episodes, names, tmp_path)
+    scores, valid, answers, dropped = run(episodes, names, tmp_path)
     assert seen["uniform", ""] == ("base mllm", "base sampler")
     assert seen["msjoe", "by joint mllm"] == ("joint mllm", "joint sampler")
     assert seen["msjoe", "by base mllm"] == ("base mllm", "pretrain sampler")
@@ -121,6 +121,8 @@ def test_what_each_arm_gets(tmp_path):
     assert sorted(episodes.reasoned) == ["base mllm"] * 2 + ["joint mllm"] * 2
     np.testing.assert_array_equal(scores["joint"], [1, np.nan, 1])
     np.testing.assert_array_equal(scores["uniform"], [0, np.nan, 0])
+    for row in valid.values():
+        np.testing.assert_array_equal(row, [1, np.nan, 1])
     assert answers["joint"] == ["B", "", "B"] and answers["topk"] == ["A", "", "A"]
     assert dropped == {"bad": "no msjoe; no topk; no uniform"}
 
@@ -232,7 +234,7 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     row = result["arms"]["uniform"]
     assert (row["accuracy"], row["questions"], row["label"]) == (0.5, 2, "uniform")
     assert row["groups"] == {"half": {"first": {**row["groups"]["half"]["first"]}}}
-    assert row["groups"]["half"]["first"]["accuracy"] == 1.0
+    assert row["groups"]["half"]["first"]["accuracy"] == 1.0 and row["valid"] == 1.0
     assert (result["frames"], result["seed"], result["task"]) == (6, 0, "jsonl")
     rows = [json.loads(x) for x in (tmp_path / "eval_questions.jsonl").read_text().splitlines()]
     assert rows[0] == {"id": "a", "uniform": 1.0, "joint": 1.0}

@@ -11,22 +11,28 @@ SCORES = {
     "uniform": np.array([0, 0, 1, 0, NAN, 1.0]),
     "joint": np.array([1, 0, 1, 1, 1, NAN]),
 }
+VALID = {
+    "uniform": np.array([0, 1, 1, 1, NAN, 1.0]),
+    "joint": np.array([1, 1, 1, 1, 0, NAN]),
+}
 GROUPS = [{"length": name} for name in ("short", "long", "short", "long", "long")] + [{}]
 
 
 def test_accuracy_over_what_was_not_dropped():
-    table = make_table({"uniform": "uniform", "joint": "joint"}, SCORES, [{}] * 6)
+    table = make_table({"uniform": "uniform", "joint": "joint"}, SCORES, [{}] * 6, VALID)
     assert table["joint"]["questions"] == 5 and table["joint"]["accuracy"] == pytest.approx(0.8)
     assert table["uniform"]["ci95"] == list(wilson(2, 5))
+    assert (table["joint"]["valid"], table["uniform"]["valid"]) == (0.8, 0.8)
     # Paired over the four questions that both arms have: 1-0, 0-0, 1-1, 1-0.
     assert table["uniform"]["joint_minus"]["difference"] == pytest.approx(0.5)
     assert "joint_minus" not in table["joint"] and "groups" not in table["joint"]
 
 
 def test_groups_split_the_questions():
-    table = make_table({"uniform": "u", "joint": "j"}, SCORES, GROUPS)
+    table = make_table({"uniform": "u", "joint": "j"}, SCORES, GROUPS, VALID)
     short, long = (table["joint"]["groups"]["length"][name] for name in ("short", "long"))
     assert (short["questions"], short["accuracy"]) == (2, 1.0)
+    assert (short["valid"], long["valid"]) == (1.0, pytest.approx(2 / 3))
     assert (long["questions"], long["accuracy"]) == (3, pytest.approx(2 / 3))
     text = format_table(table)
     assert "  length short" in text and text.splitlines()[1].startswith("u ")
@@ -34,21 +40,23 @@ def test_groups_split_the_questions():
 
 def test_format():
     table = {
-        "joint": {"label": "joint", "accuracy": 0.75, "ci95": [0.5, 0.9]},
+        "joint": {"label": "joint", "accuracy": 0.75, "ci95": [0.5, 0.9], "valid": 1.0},
         "uniform": {
             "label": "uniform",
             "accuracy": 0.25,
             "ci95": [0.1, 0.5],
+            "valid": 0.123,
             "joint_minus": {"difference": 0.5, "ci95": [0.2, 0.8]},
         },
     }
     head, joint, uniform = format_table(table).splitlines()
-    assert "accuracy" in head and "0.750" in joint and "[0.500, 0.900]" in joint
+    assert "accuracy" in head and "0.750" in joint and "[0.500, 0.900]  100.0%" in joint
+    assert " 12.3% " in uniform and "valid" in head
     assert uniform.startswith("uniform") and "+0.500 [+0.200, +0.800]" in uniform
 
 
 def test_no_questions():
-    table = make_table({"uniform": "u"}, {"uniform": np.zeros(0)}, [])
+    table = make_table({"uniform": "u"}, {"uniform": np.zeros(0)}, [], {"uniform": np.zeros(0)})
     assert table["uniform"]["questions"] == 0 and table["uniform"]["ci95"] == [0.0, 1.0]
     assert table["uniform"]["accuracy"] is None  # nothing was measured
     assert "no question" in format_table(table) and "0.000" not in format_table(table)

@@ -79,6 +79,14 @@ def test_a_rate_is_the_share_of_right_answers(made, tmp_path):
         assert frames.shape == (BATCH, 1, 1, 4) and (np.diff(frames) > 0).all()
 
 
+def test_what_was_measured_is_said_with_the_share_of_valid_replies(made, tmp_path, capsys):
+    measured(made, tmp_path / "questions.jsonl", [4, 0, 1, 2, 3])
+    assert (
+        "difficulty: 0.500 of the replies are right, 100.0% are valid (5 questions, 4 answers each)"
+        in capsys.readouterr().out
+    )
+
+
 def test_what_is_there_from_the_same_inputs_is_read_and_not_measured(made, tmp_path, capsys):
     file = tmp_path / "questions.jsonl"
     rated, *_ = measured(made, file, [1] * COUNT)

@@ -50,7 +50,9 @@ def run(
 
     def step(state, _):
         index = int(state["step"]) + 1
-        known = {"reward": 0.5, "rewards/accuracy": 0.5, **metrics(index)}
+        known = {"reward": 0.5, "rewards/accuracy": 0.5, "rewards/answer_format": 1.0} | {
+            **metrics(index)
+        }
         return {**state, "step": jnp.int32(index)}, jax.tree.map(jnp.float32, known)
 
     stub: Any = types.SimpleNamespace
@@ -251,7 +253,7 @@ def test_validations_come_when_they_are_due_and_are_saved(tmp_path):
         lambda n: {},
         steps=5,
         saves=100,
-        validation=lambda params, label: ({"joint": next(scores)}, {}),
+        validation=lambda params, label: ({"joint": next(scores)}, {"joint": 1.0}, {}),
         validate_every=2,
     )
     assert curve(tmp_path) == [(0, 0.1), (2, 0.3), (4, 0.5), (5, 0.4)]
@@ -267,7 +269,7 @@ def test_a_training_may_end_early(tmp_path, capsys):
         lambda n: {},
         steps=8,
         saves=100,
-        validation=lambda params, label: ({"joint": next(scores)}, {}),
+        validation=lambda params, label: ({"joint": next(scores)}, {"joint": 1.0}, {}),
         validate_every=1,
         patience=2,
     )
@@ -300,7 +302,7 @@ def test_a_disk_that_is_full_at_any_moment_is_one_error(mount, tmp_path, capfd, 
                 show=show,
                 size=20_000,
                 drop=lambda n: [{"question": f"q{n}", "video": "v", "error": "long"}],
-                validation=lambda params, label: ({"joint": next(scores)}, {}),
+                validation=lambda params, label: ({"joint": next(scores)}, {"joint": 1.0}, {}),
                 validate_every=1,
                 media_every=1,
             )

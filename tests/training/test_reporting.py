@@ -46,7 +46,7 @@ def reporter(**fields):
     return MetricReporter(run, Writer(), Bar())
 
 
-METRICS = {"reward": 0.5, "rewards/accuracy": 0.25}
+METRICS = {"reward": 0.5, "rewards/accuracy": 0.25, "rewards/answer_format": 0.75}
 
 
 def test_rows_hold_plain_numbers_every_so_many_updates():
@@ -56,7 +56,10 @@ def test_rows_hold_plain_numbers_every_so_many_updates():
     assert [update for update, _ in report.writer.rows] == [2, 4]
     assert report.writer.rows[0][1] == {**METRICS, "n": 2.0}
     assert all(type(x) is float for x in report.writer.rows[0][1].values())
-    assert report.bar.shown == [{"reward": 0.5, "right": 0.25}] * 2 and not report.bar.lines
+    assert (
+        report.bar.shown == [{"reward": 0.5, "right": 0.25, "valid": 0.75}] * 2
+        and not report.bar.lines
+    )
 
 
 def test_skipped_updates_beyond_the_limit_stop_the_run():

@@ -45,13 +45,15 @@ def test_the_truth_is_used_where_every_question_holds_it():
 def test_the_log_of_a_resumed_training_goes_on_from_its_start(tmp_path):
     with ValidationLog(tmp_path, 0, 0) as log:
         assert log.best is None
-        assert log.add(0, {"joint": 0.9}) is False  # nothing was trained yet
-        assert [log.add(n, {"joint": x}) for n, x in ((5, 0.2), (10, 0.4), (15, 0.6))] == [True] * 3
+        assert log.add(0, {"joint": 0.9}, {"joint": 1.0}) is False  # nothing was trained yet
+        assert [log.add(n, {"joint": x}, {}) for n, x in ((5, 0.2), (10, 0.4), (15, 0.6))] == [
+            True
+        ] * 3
     with (tmp_path / "validation.jsonl").open("a") as file:
         file.write('{"step": 20, "joi')  # a kill
     with ValidationLog(tmp_path, 11, 0) as log:
-        assert log.best == {"step": 10, "joint": 0.4}
-        assert log.add(15, {"joint": 0.3}) is False
+        assert log.best == {"step": 10, "joint": 0.4, "valid": {}}
+        assert log.add(15, {"joint": 0.3}, {}) is False
     rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     assert [(row["step"], row["joint"]) for row in rows] == [
         (0, 0.9),
@@ -59,7 +61,7 @@ def test_the_log_of_a_resumed_training_goes_on_from_its_start(tmp_path):
         (10, 0.4),
         (15, 0.3),
     ]
-    assert read_validations(tmp_path) == rows
+    assert read_validations(tmp_path) == rows and rows[0]["valid"] == {"joint": 1.0}
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75]), max_size=12), st.integers(1, 4))
@@ -67,9 +69,9 @@ def test_patience_counts_validations_since_the_best(tmp_path_factory, scores, pa
     folder = tmp_path_factory.mktemp("log")
     with ValidationLog(folder, 0, patience) as log:
         for n, score in enumerate(scores, 1):
-            log.add(n, {"joint": score})
+            log.add(n, {"joint": score}, {})
             first_best = scores.index(max(scores[:n])) + 1
-            assert log.best == {"step": first_best, "joint": max(scores[:n])}
+            assert log.best == {"step": first_best, "joint": max(scores[:n]), "valid": {}}
             assert log.exhausted == (n - first_best >= patience)
     with ValidationLog(folder, 0, 0) as log:
         assert not log.exhausted and log.best is None
@@ -85,7 +87,7 @@ def test_a_fresh_start_forgets_every_validation(tmp_path):
     """A kill before the first checkpoint: update 0 is validated again, and stands once."""
     for _ in range(2):
         with ValidationLog(tmp_path, 0, 0) as log:
-            log.add(0, {"joint": 0.3})
+            log.add(0, {"joint": 0.3}, {})
     assert [row["step"] for row in read_validations(tmp_path)] == [0]
 
 
@@ -108,12 +110,14 @@ def test_the_best_is_chosen_by_what_is_trained():
 
 def test_a_split_that_cannot_be_asked_ends_the_run_by_name(monkeypatch):
     reasons = {"q0": "prompt too long: 99 tokens"}
-    outcome = Outcome({name: np.full(1, np.nan) for name in PLAIN}, {}, reasons)
+    nothing = {name: np.full(1, np.nan) for name in PLAIN}
+    outcome = Outcome(nothing, {name: np.array([0.5]) for name in PLAIN}, {}, reasons)
     stub: Any = lambda *_: types.SimpleNamespace(run=lambda *_: outcome)  # noqa: E731
     monkeypatch.setattr(module, "Evaluator", stub)
     with pytest.raises(UserError, match=r"none of them can be asked: .*prompt too long"):
         validation()({}, "joint")
     outcome.scores["joint"][0] = outcome.scores["joint_uniform"][0] = 1.0
     outcome.scores["joint_topk_smooth"][0] = outcome.scores["joint_question"][0] = 0.0
-    accuracies, left_out = validation()({}, "joint")
+    accuracies, valid, left_out = validation()({}, "joint")
+    assert valid == dict.fromkeys(PLAIN, 0.5)
     assert accuracies["joint"] == 1 and accuracies["joint_question"] == 0 and left_out == reasons

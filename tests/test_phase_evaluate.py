@@ -1,0 +1,59 @@
+"""Arms that are evaluated with the weights of a run."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from msjoe_jax.config import read_config
+from msjoe_jax.data.questions import save_questions
+from msjoe_jax.evaluation.arms import ARMS
+from msjoe_jax.phase_evaluate import evaluate_arms
+from msjoe_jax.phase_models import make_models, stored_weights
+from msjoe_jax.rollout.episode import Episodes
+from msjoe_jax.rollout.results import Completed
+from msjoe_jax.runtime.digest import Remembered
+from msjoe_jax.runtime.machine import make_machine
+from tests.support.system import colour_questions, noise_videos
+from tests.support.tiny import clip_of, tiny_config, tiny_model_folder
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A run whose model always replies A, but in a wrong form from the third question on."""
+    model, config = tiny_model_folder(tmp_path), tiny_config(tmp_path)
+    config.mllm.checkpoint = config.clip.checkpoint = config.sampler.checkpoint = str(model)
+    reader = noise_videos(tmp_path / "records", {"a": 6, "b": 30}, clip=clip_of(model))
+    save_questions(tmp_path / "questions.jsonl", colour_questions(reader.ids, 4))
+    config.data.heldout_records = str(tmp_path / "records")
+    config.data.heldout_questions = str(tmp_path / "questions.jsonl")
+    config.evaluate.batch = 2
+
+    def begin(self, place, mllm, rows, *_, samples, **__):
+        made.append(place)
+        text = "<answer>A</answer>" if len(made) == 1 else "A"
+        texts = [[text] * samples] * len(rows)
+        return lambda: Completed(None, None, None, None, texts, np.ones((len(rows), 1), bool), 0)
+
+    made: list[int] = []
+    monkeypatch.setattr(Episodes, "begin", begin)
+    read = read_config(config)
+    models = make_models(read, make_machine(read.mesh))
+    weights = stored_weights(read, models, Remembered(epath.Path(tmp_path) / "digests.json"))
+    return read, models, weights, made
+
+
+def test_the_table_has_the_share_of_valid_replies(made, tmp_path, capsys):
+    config, models, weights, asked = made
+    arms, folder = {"uniform": ARMS["uniform"]}, epath.Path(tmp_path / "w")
+    for _ in range(2):  # the second finds all rows there
+        evaluate_arms(config, folder, models, {"base": weights}, arms)
+        assert len(asked) == 2
+    result = json.loads((folder / "eval.json").read_text())
+    row = result["arms"]["uniform"]
+    # Right options are A, B, C, D in turn; a bare letter counts for nothing.
+    assert (row["accuracy"], row["valid"], row["questions"]) == (0.25, 0.5, 4)
+    assert (result["frames"], result["seed"]) == (4, 0)
+    assert result["thinned"]["videos"] == 1 and result["thinned"]["longest"] == 30
+    assert " 50.0%" in capsys.readouterr().out
