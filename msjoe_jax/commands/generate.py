@@ -5,7 +5,9 @@
 
 The prompt is one user turn of the model's chat format: images, then videos, then the text. Images
 are resized as the reference processor does; of a video, `--fps` frames a second are read and fused
-in pairs. With `--json` the last line of output is an object with `token_ids`, `text`, `logprobs`.
+in pairs. How tokens are drawn is as the model's generation_config.json says where no flag does
+(greedy without one). With `--json` the last line of output is an object with `token_ids`, `text`,
+`logprobs`.
 """
 
 import functools

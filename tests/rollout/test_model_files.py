@@ -14,6 +14,7 @@ from msjoe_jax.text.chat import BUILT_IN
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.settings_files import SettingsFiles
 from tests.support.layouts import LAYOUTS, TEMPLATE
+from tests.support.material import QWEN, needs_material
 
 pytestmark = pytest.mark.slow
 FAMILY = FAMILIES["qwen2_5_vl"]
@@ -82,3 +83,12 @@ def test_frames_of_clip(tmp_path):
     for name in ("preprocessor_config.json", "processor_config.json"):
         (tmp_path / name).unlink(missing_ok=True)
     assert read_clip_pixels(SettingsFiles(tmp_path), sizes) == Pixels(28)
+
+
+@needs_material
+def test_the_published_folder():
+    """All of Qwen2.5-VL-7B-Instruct's own files but its weights."""
+    made = read(QWEN)
+    assert made.image_bounds == (3136, 12845056) and made.video.frames == (4, 768)
+    assert made.generation == ((151645, 151643), 1.05, 0.0, 0, 1.0)
+    assert made.chat.turns("Be brief.", "What?") == BUILT_IN.turns("Be brief.", "What?")
