@@ -148,22 +148,26 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
                 sets[name] = trained_weights(start, ending(wanted), models, memory)
             if getattr(config, name).steps:
                 which = {"model": trained.kind, "update": trained.update} | trained.accuracies
-    saving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if weights is not base:
-        learned = [phase for phase in LEARNED if phase in phases]
-        if later := _later_training(workdir, learned):
-            print(f"{workdir / 'final'}: holds {later}, which config.phases leaves out; it stays")
-        else:
-            folder = workdir / "final"
-            begun = _begin_saving(folder, config, models, weights, learned, which)
-            saving = _saved_meanwhile(begun)
-    with saving:
+    learnt = weights is not base
+    with _saving(workdir, config, models, weights, which) if learnt else contextlib.nullcontext():
         if "evaluate" in phases:
             arms = {name: arm_of(name, sets) for name in config.evaluate.arms}
             evaluate_arms(config, workdir, models, sets, arms)
 
 
 # --- weights ----------------------------------------------------------------------------------
+
+
+def _saving(
+    workdir: epath.Path, config: Config, models: Models, weights: Weights, which: dict[str, Any]
+) -> contextlib.AbstractContextManager[None]:
+    """Returns the block in which the last model is written, unless a later one is there."""
+    learned = [phase for phase in LEARNED if phase in config.phases]
+    if later := _later_training(workdir, learned):
+        print(f"{workdir / 'final'}: holds {later}, which config.phases leaves out; it stays")
+        return contextlib.nullcontext()
+    begun = _begin_saving(workdir / "final", config, models, weights, learned, which)
+    return _saved_meanwhile(begun)
 
 
 @contextlib.contextmanager

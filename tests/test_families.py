@@ -92,5 +92,7 @@ def test_names_and_model_types(toy, tmp_path):
     family, sizes = named_model("toy-vl-1m", None)
     assert family is TOY and sizes.image_token_id == 5
     (tmp_path / "config.json").write_text('{"model_type": "other_vl"}')
-    with pytest.raises(UserError, match="other_vl'; qwen2_5_vl, toy_vl and clip can be converted"):
+    with pytest.raises(
+        UserError, match="other_vl'; qwen2_5_vl, toy_vl, clip, siglip, siglip2 can be"
+    ):
         convert(tmp_path, tmp_path / "out")

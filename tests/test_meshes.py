@@ -23,6 +23,7 @@ from msjoe_jax.data.questions import load_questions
 from msjoe_jax.models.params import fingerprint
 from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.rollout.programs import clip_encoder
+from msjoe_jax.rollout.stored_models import clip_name
 from msjoe_jax.world.build import build_world, questions_path, records_path
 from msjoe_jax.world.spec import WorldSpec
 from tests.support.commands import PYTHON, ROOT, program
@@ -53,10 +54,8 @@ def home(tmp_path_factory):
     convert(epath.Path(BASE / "clip"), folder / "clip")
     build_world(folder / "world", WorldSpec(0, VIDEOS, 1, VIDEOS))
     model = load_model_folder(folder / "clip", ["clip"])
-    encode, name = (
-        clip_encoder(model.system, model.params["clip"]),
-        fingerprint(model.params["clip"]),
-    )
+    clip = model.params["clip"]
+    encode, name = clip_encoder(model.system, clip), clip_name(model.system, fingerprint(clip))
     for split in ("train", "heldout"):
         embed_records(records_path(folder / "world", split), encode, name)
     return pathlib.Path(folder)

@@ -217,6 +217,7 @@ def main(folder: pathlib.Path, workdir: str, **fields: Any) -> str:
     return follow(line, folder)
 
 
+@pytest.mark.soak
 def test_a_model_that_can_answer_is_measured_trained_and_judged(world):
     """By `main` and by `msjoe evaluate` alike; what a run says it drops is what it drops."""
     line = "msjoe init --videos=videos --questions=questions.jsonl --updates=1"

@@ -132,6 +132,7 @@ def test_the_final_folder_holds_siglip_and_answers(run, home, tmp_path):
     assert "(the rows of clip, siglip)" in render(report)
 
 
+@pytest.mark.soak
 def test_another_start_does_nothing_again_and_a_killed_one_goes_on(run, home, tmp_path):
     shutil.copytree(run, tmp_path / "w")
     joint = tmp_path / "w" / "joint"

@@ -226,18 +226,18 @@ def _hugging_face(stored: Stored, name: str, folder: epath.Path) -> None:
     _write_missing(stored, name, folder)
     largest = max(tensors, key=lambda tensor: sizes[tensor])
     config = _config(source, tensors[largest][0])
-    architecture = (
-        family_of(config, source / CONFIG).architecture if name == "mllm" else "CLIPModel"
-    )
-    if architecture not in (config.get("architectures") or [architecture]):  # saved without a head
-        config["architectures"] = [architecture]
+    if name != SIGLIP:
+        file = source / CONFIG
+        whole = family_of(config, file).architecture if name == "mllm" else "CLIPModel"
+        if whole not in (config.get("architectures") or [whole]):  # saved without a head
+            config["architectures"] = [whole]
     write_json(folder / CONFIG, config)
 
 
 def _write_missing(stored: Stored, name: str, folder: epath.Path) -> None:
     """Writes the settings that others read, where the model folder has none."""
-    if not (folder / TOKENIZER).is_file():
-        return
+    if name == SIGLIP or not (folder / TOKENIZER).is_file():
+        return  # a published SigLIP has them all
     tokenizer, config = Tokenizer(folder), stored.folder / name / CONFIG
     if name == "clip":
         clip = read_sizes(config, CLIPConfig.from_hf)

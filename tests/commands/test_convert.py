@@ -290,7 +290,7 @@ def test_types_that_are_not_read_are_named(tmp_path):
     name = "visual.blocks.0.norm1.weight"
     tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     save_file(tensors, file)
-    words = r"2 of a type that is not read \(model.norm.weight I64, .*norm1.weight F8_E4M3\)$"
+    words = r"2 of a type that is not read \(model.norm.weight I64, .*norm1.weight F8_E4M3\); by"
     with pytest.raises(UserError, match=words):
         convert(tmp_path / "hf", tmp_path / "out")
 
@@ -535,6 +535,8 @@ def test_vocabulary_and_merges_without_a_tokenizer(tmp_path):
                 "added_tokens_decoder": {str(3 + i): {"content": name, "special": True}
                 for i, name in enumerate(SPECIAL)}}  # fmt: skip
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    ids = {"vision_start": 6, "vision_end": 7, "image": 8, "video": 9}
+    edit(base / "config.json", **{f"{name}_token_id": number for name, number in ids.items()})
     convert(base, tmp_path / "out")
     tokenizer = load_model_folder(tmp_path / "out", ["mllm"]).tokenizers.mllm
     assert tokenizer is not None and tokenizer.encode("ab<|im_end|>b") == [2, 5, 1]

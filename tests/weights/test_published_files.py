@@ -9,7 +9,7 @@ from etils import epath
 from PIL import Image
 
 from msjoe_jax.models.clip.config import CLIPConfig
-from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
+from msjoe_jax.models.clip.preprocess import Pixels, normalise, preprocess_frames
 from msjoe_jax.text.prompts import turns
 from msjoe_jax.text.tokenizer import Tokenizer, clip_tokens
 from msjoe_jax.weights.published_files import chat_template, write_clip_files, write_mllm_files
@@ -130,7 +130,7 @@ def test_clip_in_transformers(folder):
     processor = AutoImageProcessor.from_pretrained(folder)
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     want = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"][0]
-    got = np.asarray(normalise(preprocess_frames(picture[None], 28)[0]))
+    got = np.asarray(normalise(preprocess_frames(picture[None], Pixels(28))[0], Pixels(28)))
     # The reference may resize by another library's bicubic: a level or two of 255.
     assert np.abs(got - want.transpose(1, 2, 0)).max() < 4 / 255 / 0.26
     before = {p.name: p.read_text() for p in folder.iterdir()}
