@@ -4,7 +4,8 @@ Claim: joint training of the MLLM and the key-frame sampler, 64-frame average of
 61.5 against 53.5 for uniform frames (arXiv 2602.22932, table 1; not reproduced here yet: neither
 weights nor data of the paper are public).
 Hardware: tpu7x 2x2x1 (4 chips, 8 devices of 94.75 GiB, one host).
-Memory and duration: docs/slices.md, by the compiler and a stated model; nothing measured.
+Plan: fits (quick screen), 55.3 GiB spare; 57 / 37 s an update, 17.3 / 11.1 h (full / real).
+By the compiler and a stated model (docs/slices.md); nothing measured.
 Data: your own videos and questions (msjoe predecode), weights converted beforehand.
 Command: python -m msjoe_jax.main --config=joint_v7x --workdir=DIR \
     --config.mllm.checkpoint=… --config.clip.checkpoint=… --config.data.train_records=… …
