@@ -28,11 +28,6 @@ def smart_resize(
     in both may then miss the other bound.
 
     Args:
-      height, width: of the frame, in pixels.
-      factor: patch · merge, in pixels.
-      min_pixels, max_pixels: the budget.
-
-    Args:
       height, width: of the frame.
       factor: both sides become multiples of it.
       min_pixels, max_pixels: the budget.
