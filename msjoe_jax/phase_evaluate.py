@@ -43,9 +43,7 @@ def evaluate_arms(
         "arms": ", ".join(sorted(arms)),
         **data_inputs(questions, reader),
         **{
-            f"{name} models": digest(
-                weights_inputs(sets[name].names, models.system, models.tokenizers)
-            )
+            f"{name} models": digest(weights_inputs(sets[name].names, models.system, models.text))
             for name in sorted(used)
         },
         "settings": digest(

@@ -6,7 +6,8 @@ from typing import Any
 from msjoe_jax.config import Config
 from msjoe_jax.data.questions import Question, digest_of_questions
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.rollout.system import System, Tokenizers
+from msjoe_jax.rollout.system import System
+from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import digest, digest_of_file
 from msjoe_jax.training.config import TrainingConfig
@@ -31,11 +32,8 @@ def without_rates(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {**parts, "trained": {**parts["trained"], "optimizer": kept}}
 
 
-def weights_inputs(
-    names: Mapping[str, str], system: System, tokenizers: Tokenizers
-) -> dict[str, str]:
-    """Returns what names the values of the models' weights, their sizes and tokenizers."""
-    assert tokenizers.mllm is not None and tokenizers.clip is not None
+def weights_inputs(names: Mapping[str, str], system: System, text: Text) -> dict[str, str]:
+    """Returns what names the models' weights, their sizes, tokenizers and own chat template."""
     siglip = {}
     if system.siglip:
         siglip = {
@@ -47,8 +45,9 @@ def weights_inputs(
         **{f"{name} weights": value for name, value in sorted(names.items())},
         "mllm sizes": digest(system.family.write_config(system.mllm_config)),
         "clip sizes": digest(system.clip_config.to_hf()),
-        "mllm tokenizer": digest_of_file(tokenizers.mllm.file),
-        "clip tokenizer": digest_of_file(tokenizers.clip.file),
+        "mllm tokenizer": digest_of_file(text.tokenizer.file),
+        "clip tokenizer": digest_of_file(text.clip_tokenizer.file),
+        "chat template": digest(text.chat.source) if text.chat.source else "built-in",
     }
 
 

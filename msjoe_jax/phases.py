@@ -107,7 +107,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if {"difficulty", *TRAININGS} & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
         reader = RecordReader(config.data.train_records, **embedders)
-    inputs = weights_inputs(base.names, models.system, models.tokenizers)
+    inputs = weights_inputs(base.names, models.system, models.text)
     for name in TRAININGS:  # before anything is made again that they started from
         data = data_inputs(questions, reader) if name in phases else {}
         check_inputs(workdir / name / "checkpoints", {**inputs, **data})
@@ -215,7 +215,7 @@ def _begin_saving(
         if source
     }
     inputs = {
-        **weights_inputs(weights.names, models.system, models.tokenizers),
+        **weights_inputs(weights.names, models.system, models.text),
         **files,
         "settings": digest(without_rates(parts), settings_of(config, *NAMES)),
     }

@@ -4,8 +4,19 @@ import dataclasses
 
 from msjoe_jax.config import base, read_config
 from msjoe_jax.data.questions import Question
-from msjoe_jax.phase_inputs import RATES, settings_of, start_inputs, without_rates
+from msjoe_jax.phase_inputs import (
+    RATES,
+    settings_of,
+    start_inputs,
+    weights_inputs,
+    without_rates,
+)
+from msjoe_jax.phase_models import make_models
+from msjoe_jax.runtime.digest import differences
+from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.training.config import TrainingConfig
+from tests.support.tiny import tiny_config, tiny_model_folder
+from tests.text.test_chat import OTHER
 
 QUESTIONS = [Question(f"q{i}", "v", "?", ("a", "b"), 0, i / 4) for i in range(3)]
 
@@ -39,3 +50,20 @@ def test_pass_rates_count_where_a_training_goes_by_them():
     assert start_inputs(plain, {"mllm": "y"}, [], QUESTIONS) != start_inputs(
         plain, {"mllm": "x"}, [], QUESTIONS
     )
+
+
+def test_another_chat_template_is_noticed(tmp_path):
+    folder, config = tiny_model_folder(tmp_path), tiny_config(tmp_path)
+    config.mllm.checkpoint = config.clip.checkpoint = str(folder)
+    made = []
+    for template in ("", OTHER, OTHER, OTHER.replace("USER", "User")):
+        if template:
+            (folder / "mllm" / "chat_template.jinja").write_text(template)
+        read = read_config(config)
+        models = make_models(read, make_machine(read.mesh))
+        made.append(weights_inputs({"mllm": "x"}, models.system, models.text))
+    without, first, again, edited = made
+    assert first == again
+    assert differences(first, without)[0].endswith("is built-in)")
+    (line,) = differences(first, edited)
+    assert line.startswith(f"chat template (was {first['chat template']}, is ")

@@ -18,7 +18,13 @@ from msjoe_jax.text.prompts import turns
 
 
 class Chat:
-    """The wording of Qwen's models, which a vocabulary without a template of its own has too."""
+    """The wording of Qwen's models, which a vocabulary without a template of its own has too.
+
+    Attributes:
+      source: all that decides what is rendered, for digests; empty: this class does.
+    """
+
+    source: tuple[str, ...] = ()
 
     def turns(self, system: str, body: str) -> tuple[str, str]:
         """Renders (text before the frames, text after them).
@@ -59,6 +65,7 @@ class TemplateChat(Chat):
         self, template: str, file: str, words: VisualWords, tokens: Mapping[str, str] = {}
     ):
         self.file, self._words, self._tokens = file, words, dict(tokens)
+        self.source = (template, *(part for item in sorted(tokens.items()) for part in item))
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
         )
