@@ -140,7 +140,7 @@ def compare_generation(folder, made) -> None:
     assert made.end_ids == tuple(ends)
     assert made.repetition_penalty == (theirs.repetition_penalty or 1.0)
     drawn = bool(theirs.do_sample) and (theirs.temperature is None or theirs.temperature >= 1e-4)
-    assert (made.temperature > 0) == drawn
+    assert made.temperature == ((theirs.temperature or 1.0) if drawn else 0.0)
 
 
 # --- CLIP -----------------------------------------------------------------------------------------

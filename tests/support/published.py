@@ -105,3 +105,16 @@ def clip_folder(
     if open_clip:
         (folder / "config.json").rename(folder / "open_clip_config.json")
     build_word_tokenizer(folder / "tokenizer.json", ["a red cup"])
+
+
+def edit(file: pathlib.Path, **fields) -> None:
+    """Changes fields of a JSON file; None takes one out."""
+    content = json.loads(file.read_text())
+    content.update(fields)
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def edit_text(folder: pathlib.Path, **fields) -> None:
+    """Of config.json, the part that tells the decoder's sizes."""
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder / "config.json", text_config={**text, **fields})

@@ -6,7 +6,8 @@ tables are small and stay whole.
 
 from msjoe_jax.runtime.mesh import REPLICATED, Table
 
-CLIP: Table = (
+# Of the blocks and first layers, which SigLIP's towers have too.
+TOWERS: Table = (
     (r"text/token_embedding", ("vocab", "embed")),
     (r"vision/patch_embed/kernel", (None, "embed")),
     (r"blocks/[qkv]_proj/kernel", ("layers", "embed", "heads")),
@@ -16,6 +17,9 @@ CLIP: Table = (
     (r"blocks/fc_1/bias", ("layers", "mlp")),
     (r"blocks/fc_2/kernel", ("layers", "mlp", "embed")),
     (r"blocks/((fc_2|out_proj)/bias|ln_[12]/(scale|bias))", REPLICATED),
+)
+CLIP: Table = (
+    *TOWERS,
     (r"(text|vision)/projection", ("embed", None)),
     (r"(text|vision)/(position_embedding|class_embedding|ln_(pre|post|final)/.*)", REPLICATED),
 )

@@ -4,18 +4,11 @@ Blocks are stacked, so their first dimension is `layers`; the pooling head is on
 Norms, biases over the width, the probe and position tables are small and stay whole.
 """
 
+from msjoe_jax.models.clip.sharding import TOWERS
 from msjoe_jax.runtime.mesh import REPLICATED, Table
 
 SIGLIP: Table = (
-    (r"text/token_embedding", ("vocab", "embed")),
-    (r"vision/patch_embed/kernel", (None, "embed")),
-    (r"blocks/[qkv]_proj/kernel", ("layers", "embed", "heads")),
-    (r"blocks/[qkv]_proj/bias", ("layers", "heads")),
-    (r"blocks/out_proj/kernel", ("layers", "heads", "embed")),
-    (r"blocks/fc_1/kernel", ("layers", "embed", "mlp")),
-    (r"blocks/fc_1/bias", ("layers", "mlp")),
-    (r"blocks/fc_2/kernel", ("layers", "mlp", "embed")),
-    (r"blocks/((fc_2|out_proj)/bias|ln_[12]/(scale|bias))", REPLICATED),
+    *TOWERS,
     (r"vision/head/[qkv]_proj/kernel", ("embed", "heads")),
     (r"vision/head/[qkv]_proj/bias", ("heads",)),
     (r"vision/head/out_proj/kernel", ("heads", "embed")),
