@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LMMS := .venv-lmms-eval
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/tiny
 # What is ours: what a run or an experiment leaves beside these never decides a lint.
 CODE := msjoe_jax configs benchmarks tests
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: venv venv-dev demo lint quick test soak rehearsal clean
+.PHONY: venv venv-dev demo lint quick test soak rehearsal lmms-eval clean
 
 venv: $(VENV)/installed
 venv-dev: $(VENV)/installed-dev
@@ -49,8 +50,24 @@ soak: venv-dev
 rehearsal: venv-dev
 	$(BIN)/python -m benchmarks.rehearsal --workdir=runs/rehearsal
 
+# lmms-eval has an environment of its own: it asks for other versions than we do (docs/lmms_eval.md).
+$(LMMS)/installed: benchmarks/lmms_eval_overrides.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/pip install --quiet uv
+	$(LMMS)/bin/uv pip install --quiet --python $(LMMS)/bin/python \
+	  --override benchmarks/lmms_eval_overrides.txt torch==2.13.0 lmms_eval==0.7.3 -r requirements.txt
+	$(LMMS)/bin/uv pip install --quiet --python $(LMMS)/bin/python --no-deps --editable .
+	touch $@
+
+# The model of a run in lmms-eval, on 20 of its held-out questions as video files.
+lmms-eval: $(LMMS)/installed
+	$(LMMS)/bin/python -m benchmarks.lmms_eval_task --run=$(WORKDIR) --limit=20
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(LMMS)/bin/python -m lmms_eval --model msjoe \
+	  --model_args checkpoint=$(WORKDIR)/final --tasks msjoe_local \
+	  --include_path benchmarks/lmms_eval_local --output_path $(WORKDIR)/lmms_eval --log_samples
+
 # What an install and the checks left. Never runs/: trained models are not build outputs.
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

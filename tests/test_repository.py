@@ -43,6 +43,9 @@ print(json.dumps(failed))
 """
 
 
+LMMS_EVAL = ("msjoe_jax.integrations.lmms_eval_model", "benchmarks.lmms_eval_local.utils")
+
+
 def test_every_file_is_imported():
     """All in one process: what they do when they are imported (flags, say) must not collide.
 
@@ -52,6 +55,8 @@ def test_every_file_is_imported():
     files = [file for file in files if not re.fullmatch(r"test_\w+\.py|conftest\.py", file.name)]
     names = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
     assert {"msjoe_jax.main", "benchmarks.models", "configs.tiny", "tests.support.tiny"} <= {*names}
+    # Loaded by lmms-eval in its own environment; tests/integrations has a stand-in of it.
+    names = [name for name in names if name not in LMMS_EVAL]
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS, json.dumps(sorted(names))],
         cwd=ROOT,

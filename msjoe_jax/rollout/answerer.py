@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from msjoe_jax.rollout.stored_models import clip_name
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.machine import Machine, fetch
 from msjoe_jax.runtime.progress import progress
+from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.signals import rows_of_queries
 from msjoe_jax.text.prompts import LETTERS, AnswerReply, QueryReply, parse_answer
 
@@ -48,9 +49,10 @@ class Answer:
     searched for; frames: the key frames in time order, RGB; times: their timestamps in seconds.
 
     The other fields show how the answer arose: info and damaged (packets left out) of the video;
-    the replies, parsed and verbatim; the candidates' timestamps, the rows of S (of each signal in
-    turn), the logits, and the selected candidates, best first; the previews and key frames as JPEGs
-    by time; a line if queries were cut at CLIP's context, else "".
+    the replies, parsed, verbatim, and the answer's without its end token; the candidates'
+    timestamps, the rows of S (of each signal in turn), the logits, and the selected candidates,
+    best first; the previews and key frames as JPEGs by time; a line if queries were cut at CLIP's
+    context, else "".
     """
 
     letter: str | None
@@ -64,6 +66,7 @@ class Answer:
     query_text: str
     answer_reply: AnswerReply
     answer_text: str
+    answer_words: str
     timestamps: Float[np.ndarray, "T"]
     similarity: Float[np.ndarray, "S·Q T"]
     logits: Float[np.ndarray, "T"]
@@ -71,6 +74,13 @@ class Answer:
     previews: list[tuple[float, bytes]]
     key_frames: list[tuple[float, bytes]]
     cut_note: str = ""
+
+
+class Opened(NamedTuple):
+    """A video that was decoded and embedded; damaged: packets that were left out."""
+
+    reader: RecordReader
+    damaged: int
 
 
 class Answerer:
@@ -82,12 +92,23 @@ class Answerer:
     Args:
       folder: a model folder.
       machine: where it runs; None: this process's devices (see `machine.local_machine`).
+      key_frames: most frames that it answers from; None: as many as in its training.
+      selector: name of SELECTORS; None: its own trained one.
 
     Raises:
-      UserError: it does not exist, or lacks one of its models or a tokenizer.
+      UserError: it does not exist, or lacks one of its models or a tokenizer; no such selector.
     """
 
-    def __init__(self, folder: epath.PathLike, machine: Machine | None = None):
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        machine: Machine | None = None,
+        *,
+        key_frames: int | None = None,
+        selector: str | None = None,
+    ):
+        if selector is not None and selector not in SELECTORS:
+            raise UserError(f"selector {selector!r} is not one of {', '.join(SELECTORS)}")
         model = load_model_folder(folder, machine=machine)
         if model.text is None:
             raise UserError(f"{folder}: holds no tokenizer; it can neither read nor write text")
@@ -98,7 +119,8 @@ class Answerer:
         self.folder = epath.Path(folder)
         self.system, self.params = model.system, model.params
         self.settings, self.text = model.settings, model.text
-        self.frames = frames
+        self.frames = dataclasses.replace(frames, key=key_frames) if key_frames else frames
+        self.selector = selector or model.system.network
         self.programs, self.machine = Programs(model.system, model.machine), model.machine
         self.encoders = {"clip": clip_encoder(model.system, model.params["clip"])}
         siglip = model.system.siglip if "siglip" in model.params else None
@@ -130,8 +152,18 @@ class Answerer:
         """
         if not 2 <= len(options) <= len(LETTERS):
             raise UserError(f"options: {len(options)} given; 2 to {len(LETTERS)} are needed")
-        # The right option is unknown; `answer` is a placeholder, since the reply is not graded.
-        request = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
+        with self.opened(video, watch=watch) as opened:
+            return self.answer_opened(opened, question, options, watch=watch)
+
+    @contextlib.contextmanager
+    def opened(
+        self, video: epath.PathLike, *, watch: Watch = contextlib.nullcontext
+    ) -> Iterator["Opened"]:
+        """Decodes and embeds a video, for any number of questions inside the `with` statement.
+
+        Raises:
+          UserError: a video without a frame.
+        """
         with tempfile.TemporaryDirectory() as folder:
             records = epath.Path(folder) / "records"
             with watch("decode"):
@@ -139,15 +171,42 @@ class Answerer:
             with watch("embed frames"):
                 for name, encode in self.encoders.items():
                     embed_records(records, encode, self.embedders[name], EMBED_BATCH, name)
-            with jax.set_mesh(self.machine.mesh):
-                reader = RecordReader(records, **self.embedders)
-                return self._answer(request, reader, damaged, watch)
+            yield Opened(RecordReader(records, **self.embedders), damaged)
+
+    def answer_opened(
+        self,
+        opened: "Opened",
+        question: str,
+        options: Sequence[str],
+        *,
+        watch: Watch = contextlib.nullcontext,
+    ) -> Answer:
+        """Answers a question about a video of `opened`.
+
+        Args:
+          opened: the video.
+          question: the question's text.
+          options: the texts of the options; none: the reply is free text, and holds no letter.
+          watch: as of `answer`.
+
+        Raises:
+          UserError: a prompt that is too long.
+        """
+        # The right option is unknown, and the reply is not graded.
+        request = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
+        with jax.set_mesh(self.machine.mesh):
+            return self._answer(request, opened.reader, opened.damaged, watch)
 
     def _answer(
         self, question: Question, reader: RecordReader, damaged: int, watch: Watch
     ) -> Answer:
         config = EpisodeConfig(self.frames, signals=self.system.signals)
-        episodes = Episodes(config, self.programs, self.text, reader, [question])
+        text = self.text
+        if not question.options:  # no letter can be asked for
+            text = dataclasses.replace(
+                text, prompt=dataclasses.replace(text.prompt, answer_instruction="")
+            )
+        episodes = Episodes(config, self.programs, text, reader, [question])
         # A row a part of the machine, of which the first is asked.
         batch, params = next(iter(episodes.batches(self.machine.padded(1)))), self.params
         weight = full_weight(batch)
@@ -162,7 +221,7 @@ class Answerer:
                 batch,
                 reasoned.queries,
                 0,
-                selector=self.system.network,
+                selector=self.selector,
                 weight=weight,
             )
             similarity, logits = fetch((selected.similarity, selected.logits))
@@ -196,6 +255,7 @@ class Answerer:
             query_text=_verbatim(self.text, reasoned.completed),
             answer_reply=reply,
             answer_text=_verbatim(self.text, completed),
+            answer_words=completed.texts[0][0],
             timestamps=info.timestamps[index[mask]],
             similarity=rows_of_queries(
                 similarity[0, 0], len(self.system.signals), len(query_reply.queries)
