@@ -160,7 +160,10 @@ def read_given(
     train, kept = (asked, judging) if heldout else split(asked)
     check_answers(train, questions)
     if both := {q.video for q in train} & {q.video for q in kept}:
-        print(f"{heldout}: {len(both)} of its videos are trained on too, such as {min(both)!r}")
+        print(
+            f"{heldout}: {len(both)} of its videos are trained on too, such as {min(both)!r}; a "
+            "run refuses that without config.data.shared_videos=True"
+        )
     models = {"mllm": epath.Path(model), "clip": epath.Path(clip)}
     for name, folder in models.items():
         _check_model(name, folder, reading)

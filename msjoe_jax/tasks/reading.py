@@ -231,6 +231,8 @@ def question_of(
     else:
         field = text[0]
         asked, embedded = split_options(asked)
+        if not embedded:
+            raise UserError(f"field {options[0]!r} has no options, and {field!r} none in its text")
         found = read_options(embedded, field)
     asked = read_question(asked, found)
     if not visible(asked):

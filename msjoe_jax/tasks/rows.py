@@ -67,13 +67,13 @@ Found = Iterator[tuple[str, dict[str, Any] | str | None]]
 
 def _found(path: epath.Path) -> Found:
     form = path.suffix.lower()
-    if form not in FORMS:
-        raise UserError(f"{path}: none of the forms {', '.join(FORMS)}, which its name must end in")
     try:
         data = path.read_bytes()
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror or error}); check the path"
         raise UserError(message) from None
+    if form not in FORMS:
+        raise UserError(f"{path}: none of the forms {', '.join(FORMS)}, which its name must end in")
     if form == ".parquet":
         return _parquet_rows(path, data)
     try:
