@@ -32,8 +32,8 @@ class Prediction(NamedTuple):
     """A reply to a question.
 
     place: for people; ids: what the question may be called, the best first; doc: its number in the
-    file of questions, or -1; text: the reply; missing: whether the video was; cut: whether the
-    reply was cut off, None where it is not said; values: the whole row.
+    file of questions, or -1; text: the reply; missing: whether the video was, or the question was
+    dropped; cut: whether the reply was cut off, None where it is not said; values: the whole row.
     """
 
     place: str
@@ -119,7 +119,7 @@ def _prediction(row: Row) -> Prediction:
         tuple(dict.fromkeys(found)),
         int(doc) if isinstance(doc, int | str) and str(doc).isdigit() else -1,
         _reply(values),
-        str(values.get("missing", "")).lower() in ("true", "1"),
+        str(values.get("missing", "")).lower() in ("true", "1") or "dropped" in values,
         cut,
         values,
     )

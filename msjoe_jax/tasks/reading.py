@@ -125,8 +125,18 @@ def read_values(form: Form, path: str, rows: Sequence[Row]) -> Reading:
         else:
             refused.append(f"{row.place}: field {key!r} repeats {name!r} of {places[name]}")
     made = list(questions.values())
+    if same := _same_names(made):
+        notes[f"videos of one name in different folders, such as {same[0]!r}"] = len(same)
     made = form.finish(made) if form.finish and made else made
     return Reading(path, len(rows), made, duplicated, refused, dict(notes))
+
+
+def _same_names(questions: Sequence[Question]) -> list[str]:
+    """Returns ids that stand for several files: one of them alone can be among the records."""
+    files: dict[str, set[str]] = {}
+    for question in questions:
+        files.setdefault(question.video, set()).add(question.extra.get("file", question.video))
+    return [video for video, names in files.items() if len(names) > 1]
 
 
 def _expanded(form: Form, rows: Sequence[Row]) -> Iterator[Row]:
@@ -246,7 +256,9 @@ def question_of(
             _number(values[name]) if name == "correct_choice" else values[name],
             found, name, by_text=by_text,
         )  # fmt: skip
-    return Question("", video_id(str(values[file])), asked, tuple(found), right)
+    name = str(values[file]).strip()
+    extra = {} if video_id(name) == name else {"file": name}
+    return Question("", video_id(name), asked, tuple(found), right, extra=extra)
 
 
 def _number(value: Any) -> Any:

@@ -139,7 +139,7 @@ def test_repeats_faults_and_ends_are_counted(tmp_path):
             {"id": "q0", "reply": "A", "finish_reason": "length"},
             {"id": "q0", "reply": "B", "finish_reason": "stop"},
             {"id": "q1", "reply": "B", "finished": False},
-            {"id": "q2"},
+            {"id": "q2", "reply": None, "dropped": "the prompt is too long"},
         ],
     )
     with file.open("a") as lines:
@@ -147,6 +147,7 @@ def test_repeats_faults_and_ends_are_counted(tmp_path):
     matched = found(file)
     assert texts(matched) == {"q0": "B", "q1": "B", "q2": ""} and matched.repeated == 1
     assert [matched.replies[f"q{i}"].cut for i in range(3)] == [False, True, None]
+    assert [matched.replies[f"q{i}"].missing for i in range(3)] == [False, False, True]
     assert len(matched.unreadable) == 1 and "f.jsonl:5" in matched.unreadable[0]
 
 

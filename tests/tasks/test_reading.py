@@ -118,6 +118,13 @@ def test_tables_of_other_selectors(tmp_path):
     assert q.extra["groups"] == {"video": "cartoon", "KIR": "key information retrieval"}
 
 
+def test_videos_of_one_name_in_two_folders_are_told():
+    rows = [{**GOOD, "id": f"{i}", "video": v} for i, v in enumerate(["a/x.mp4", "b/x.mp4", "y"])]
+    reading = read_values(FORM, "f", rows_of(*rows))
+    assert reading.notes == {"videos of one name in different folders, such as 'x'": 1}
+    assert [q.extra.get("file") for q in reading.questions] == ["a/x.mp4", "b/x.mp4", None]
+
+
 def test_what_is_read_can_be_kept_as_an_own_question_file(tmp_path):
     read = TASKS["video_mme"].read(as_lines(tmp_path / "f.jsonl", VIDEO_MME))
     save_questions(tmp_path / "own.jsonl", read)
