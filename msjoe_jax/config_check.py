@@ -10,8 +10,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from msjoe_jax.config import NAMES, PHASES, TRAININGS, Config, read_config
-from msjoe_jax.data.questions import Question
+from msjoe_jax.data.questions import Question, check_answers
 from msjoe_jax.data.shards import read_manifest
+from msjoe_jax.data.shared_videos import check_apart
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import SETS, missing_sets
 from msjoe_jax.fields import mentions
@@ -57,6 +58,7 @@ def check(config: ConfigDict, devices: int | None = None, *, files: bool = True)
         *_relations(result),
         *_trainings(result),
         *(_files(result) if files else ()),
+        *(_shared(result) if files else ()),
         *(_rates(result) if files else ()),
         *_mesh(result, len(jax.devices()) if devices is None else devices),
         *_models(result, files),
@@ -188,7 +190,8 @@ def _files(config: Config) -> Iterator[str]:
             if value and "world" in phases:
                 yield f"config.data.{name}={value}: the phase world writes its own; leave one out"
             elif value:
-                yield from _unreadable(name, value, data.task)
+                trained = bool(trains) and split != "heldout"
+                yield from _unreadable(name, value, data.task, trained)
             elif name == "validation_records" and data.validation_questions:
                 yield f"config.data.{name} is not set, and config.data.validation_questions is"
             elif required and not value and "world" not in phases:
@@ -212,8 +215,8 @@ def _files(config: Config) -> Iterator[str]:
             )
 
 
-def _unreadable(name: str, value: str, task: str) -> Iterator[str]:
-    """Yields why a record folder or a file of questions cannot be read."""
+def _unreadable(name: str, value: str, task: str, trained: bool) -> Iterator[str]:
+    """Yields why a record folder or a file of questions cannot be read, or be trained by."""
     if not epath.Path(value).exists():
         yield f"config.data.{name}={value} is not there"
         return
@@ -221,9 +224,32 @@ def _unreadable(name: str, value: str, task: str) -> Iterator[str]:
         if name.endswith("_records"):
             read_manifest(epath.Path(value))
         elif task in TASKS:
-            TASKS[task].read(value)
+            questions = TASKS[task].read(value)
+            if trained:
+                check_answers(questions, value)
     except UserError as error:
         yield from (f"config.data.{name}: {line}" for line in error.lines)
+
+
+def _shared(config: Config) -> Iterator[str]:
+    """Yields question files whose videos are trained on too."""
+    data, phases = config.data, config.phases
+    trains = {"difficulty", *TRAININGS} & set(phases) and "world" not in phases
+    if data.shared_videos or not trains or data.task not in TASKS:
+        return
+    used = {"heldout": "evaluate" in phases, "validation": bool(config.validate_every)}
+    for split in used:
+        file = getattr(data, f"{split}_questions")
+        if not (used[split] and file):
+            continue
+        try:
+            trained, judged = (TASKS[data.task].read(f) for f in (data.train_questions, file))
+        except (OSError, UserError):
+            continue  # `_files` reports it
+        try:
+            check_apart(trained, judged, file)
+        except UserError as error:
+            yield from (f"config.data.{split}_questions: {line}" for line in error.lines)
 
 
 def _rates(config: Config) -> Iterator[str]:

@@ -389,7 +389,12 @@ def _write(
     if task.submission:
         for name in names:
             entries = [
-                {"id": q.id, "answer": outcome.answers[name][i], "score": float(scores[name][i])}
+                {
+                    "id": q.id,
+                    "answer": outcome.answers[name][i],
+                    "score": float(scores[name][i]),
+                    "question": q,
+                }
                 for i, q in enumerate(questions)
             ]
             write_whole(workdir / f"submission-{name}", task.submission(entries))
