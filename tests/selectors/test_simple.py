@@ -42,7 +42,9 @@ def test_bin_max_as_published(scores, k):
     step = (n - 1) / (count - 1) if count > 1 else 0
     anchors = [round(i * step) for i in range(count)]
     bins = [min(range(count), key=lambda a: abs(t - anchors[a])) for t in range(n)]
-    best = [max((t for t in range(n) if bins[t] == a), key=lambda t: scores[t]) for a in range(count)]
+    best = [
+        max((t for t in range(n) if bins[t] == a), key=lambda t: scores[t]) for a in range(count)
+    ]
     assert frames("bin_max", scores, k) == best
 
 
