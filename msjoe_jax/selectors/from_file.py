@@ -208,7 +208,8 @@ def _row(where: str, row: Any, unit: str, video: str = "") -> _Row:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    """Says whether a JSON value is a number that a frame may have: neither NaN nor huge."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
 
 
 # --- rows to questions, frames to candidates ------------------------------------------------------
