@@ -16,14 +16,15 @@ from msjoe_jax.tasks.rows import Row, read_rows
 from msjoe_jax.tasks.values import read_answer, read_question, split_options, video_id
 from msjoe_jax.text.characters import visible
 
-# The first of these fields that rows have is the id, and the reply; `answer` may be the right one,
-# so it comes last.
+# The first of these fields that a row has is the id, and the reply.
 IDS = ("question_id", "id", "uid", "qid", "problem_id", "index")
 REPLIES = (
     "filtered_resps", "resps", "reply", "response", "prediction", "pred", "output",
     "model_output", "model_response", "model_answer", "pred_answer", "parsed_pred", "option",
-    "answer",
 )  # fmt: skip
+# This one is the right answer where a row has any of those, or holds the question too.
+ANSWER = "answer"
+ASKED = ("question", "problem", "options", "choices", "candidates", "doc")
 VIDEOS = ("videoID", "video_name", "video_path", "video_uid", "video", "path", "video_id", "key")
 CUT = ("length", "max_tokens")  # reasons for an end at the limit
 
@@ -66,13 +67,21 @@ def read_predictions(path: epath.PathLike) -> tuple[list[Prediction], list[str]]
     Raises:
       UserError: the file cannot be read, holds no prediction, or those of several arms.
     """
-    predictions, faults = [], []
+    rows, faults = [], []
     for row in read_rows(path):
         for inner in _expanded(row):
             if inner.fault:
                 faults.append(f"{inner.place}: {inner.fault}")
             else:
-                predictions.append(_prediction(inner))
+                rows.append(inner)
+    plain = not any(name in row.values for row in rows for name in (*REPLIES, *ASKED))
+    names = (ANSWER,) if plain else REPLIES
+    predictions = [_prediction(row, names) for row in rows]
+    if rows and not any(name in row.values for row in rows for name in names):
+        raise UserError(
+            f"{path}: no row has a reply under one of {', '.join(REPLIES)}; {ANSWER!r} beside a "
+            "question is the right answer"
+        )
     if not predictions:
         raise UserError(f"{path}: no predictions in it" + (f"; {faults[0]}" if faults else ""))
     arms = {
@@ -102,7 +111,7 @@ def _expanded(row: Row) -> Iterator[Row]:
             yield Row(place, row.number, {}, "not a JSON object")
 
 
-def _prediction(row: Row) -> Prediction:
+def _prediction(row: Row, replies: Sequence[str]) -> Prediction:
     values = row.values
     inside = [value for value in values.values() if isinstance(value, dict)]
     found = [str(v[key]) for v in (*inside, values) for key in IDS if v.get(key, "") != ""]
@@ -118,17 +127,17 @@ def _prediction(row: Row) -> Prediction:
         row.place,
         tuple(dict.fromkeys(found)),
         int(doc) if isinstance(doc, int | str) and str(doc).isdigit() else -1,
-        _reply(values),
+        _reply(values, replies),
         str(values.get("missing", "")).lower() in ("true", "1") or "dropped" in values,
         cut,
         values,
     )
 
 
-def _reply(values: Values) -> str:
-    for name in REPLIES:
+def _reply(values: Values, names: Sequence[str]) -> str:
+    for name in names:
         value = values.get(name)
-        while isinstance(value, list) and value:
+        while isinstance(value, list) and (len(value) == 1 or (value and name.endswith("resps"))):
             value = value[0]
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return str(value)

@@ -69,6 +69,22 @@ def test_video_mmes_nested_form(tmp_path):
     assert [p.missing for p in matched.replies.values()] == [False, False, False, True]
 
 
+def test_right_answers_are_not_taken_for_replies(tmp_path):
+    """A reply that is null beside the right answer, and a file of questions given by mistake."""
+    task = TASKS["video_mme"]
+    questions = task.read(as_lines(tmp_path / "q.jsonl", VIDEO_MME))
+    rows = [{"id": q.id, "answer": "B", "score": 0.0, "question": q} for q in questions]
+    nested = json.loads(task.submission(rows))
+    for video in nested:
+        for question in video["questions"]:
+            question["response"] = None
+    for file in (as_json(tmp_path / "f.json", nested), tmp_path / "q.jsonl"):
+        with pytest.raises(UserError, match="no row has a reply under one of filtered_resps"):
+            read_predictions(file)
+    some = [{"id": "q0", "answer": "A", "pred": "B"}, {"id": "q1", "answer": "A", "pred": None}]
+    assert texts(found(as_json(tmp_path / "g.json", some))) == {"q0": "B", "q1": ""}
+
+
 def sample(number, row, reply, **others):
     """A line of lmms-eval's samples_TASK.jsonl."""
     return {
