@@ -17,6 +17,8 @@ from msjoe_jax.selectors.rules import (
     thinned,
 )
 from tests.support.scored import chosen, scored
+from tests.support.system import changed, colour_questions, noise_videos, tiny_run
+from tests.support.tiny import tiny_config
 
 RANDOM = ("random", "gumbel_topk", "qframe", "focus")
 FIXED = (
@@ -138,3 +140,31 @@ def test_helpers():
     assert scaled(np.array([5.0, 5.0])).tolist() == [0, 0]
     assert thinned(3, 5).tolist() == [0, 1, 2] and thinned(10, 4).tolist() == [0, 3, 6, 9]
     assert Video(np.zeros(1), np.zeros(1), lambda places: np.zeros((1, 1))).spacing == 1.0
+
+
+@pytest.mark.slow
+def test_on_the_candidates_of_a_run(tmp_path):
+    """Every rule by its name, with several lists of queries and draws, up to its prompts."""
+    reader = noise_videos(tmp_path / "records", {"v0": 3, "v1": 20}, uneven=True)
+    run = tiny_run(tiny_config(tmp_path), reader, colour_questions(reader.ids, 2))
+    episodes = run.episodes(changed(run.config, **{"prompt.answer_prompt_tokens": 256}))
+    (batch,) = episodes.batches(2)
+    queries = [[("red cup", "dog"), ("kitchen",)], [("blue",), ("green", "white")]]
+    k, counts = 4, (3, 16)
+    for name in RULES:
+        weight = np.ones(2, np.float32)
+        selected = episodes.select(
+            run.params, batch, queries, 5, selector=name, draws=2, weight=weight
+        )
+        room = qframe.most(k) if name == "qframe" else k
+        frames = selected.selection.frames
+        assert frames.shape == (2, 2, 2, room), name
+        for b, count in enumerate(counts):
+            number = room if name in REPEATING else min(room, count)
+            assert ((frames[b] >= 0).sum(-1) == number).all() and (frames[b] < count).all(), name
+        rows, _ = episodes.answer_prompts(batch, selected.selection, weight)
+        assert [len(row) for row in rows] == [4, 4] and weight.tolist() == [1, 1], name
+        again = episodes.select(
+            run.params, batch, queries, 5, selector=name, draws=2, weight=weight
+        )
+        np.testing.assert_array_equal(again.selection.frames, frames)
