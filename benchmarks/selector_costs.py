@@ -4,8 +4,8 @@
     python -m benchmarks.selector_costs --selectors=mdp3,gmm_eva --candidates=512,1024 --key=64
 
 One question with random scores and embeddings at one candidate a second, on the host, as an
-evaluation runs the rules; similarities are there already. Memory is the most that NumPy and Python hold
-beside the inputs.
+evaluation runs the rules; similarities are there already. Memory is the most that NumPy and Python
+hold beside the inputs.
 """
 
 import time

@@ -155,7 +155,11 @@ def _rows(name: str, unit: str, number: int) -> list[_Row]:
             _row(f"{name}, entry {i}", {"frames": row}, unit or "source")
             for i, row in enumerate(content, 1)
         ]
-    return [_row(f"{name}, entry {i}", row, unit) for i, row in enumerate(content, 1)]
+    rows = [_row(f"{name}, entry {i}", row, unit) for i, row in enumerate(content, 1)]
+    for row in rows:
+        if not row.names and not row.text:
+            raise UserError(f"{row.where}: of which question? None of {', '.join(IDS)} is there")
+    return rows
 
 
 def _content(name: str) -> Any:

@@ -209,6 +209,10 @@ def with_row(**row):
         ([[1], [2]], "holds 2 lists without question ids, and there are 3 questions"),
         ([[1], [2], []], "entry 3: field 'frames' is empty"),
         ([[1], [2], {"id": "q2"}], "entry 3: field 'frames' must be a list"),
+        (
+            [*GOOD, {"original_idx": 0, "selected_frames": [1]}],
+            "entry 4: of which question? None of",
+        ),
         ([], "holds no list of frames by question"),
         ("text", "holds no list of frames by question"),
         ([1], "entry 1: not a JSON object"),
