@@ -1,7 +1,7 @@
 """The phase evaluate: arms on the held-out questions, with the weights that a run has."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
@@ -9,6 +9,7 @@ from msjoe_jax.config import NAMES, Config
 from msjoe_jax.data.thinned import count_thinned
 from msjoe_jax.evaluation.arms import Arm
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate
+from msjoe_jax.evaluation.looks import spread
 from msjoe_jax.models.params import Params
 from msjoe_jax.phase_data import heldout_split
 from msjoe_jax.phase_inputs import data_inputs, settings_of, weights_inputs
@@ -24,6 +25,9 @@ def evaluate_arms(
     models: Models,
     sets: Mapping[str, Weights],
     arms: Mapping[str, Arm],
+    *,
+    budgets: Sequence[int] = (),
+    timed: bool = False,
 ) -> None:
     """Evaluates arms, and writes what it finds into a work folder.
 
@@ -33,14 +37,18 @@ def evaluate_arms(
       models: the models.
       sets: weights by the names that arms give them.
       arms: by name.
+      budgets: numbers of key frames; none: the config's.
+      timed: whether each step is timed.
     """
     embedders = embedder_names(models.system.siglip, sets["base"].names)
     questions, reader = heldout_split(config, embedders)
     episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
-    used = dict.fromkeys(part for arm in arms.values() for part in (arm.mllm, arm.sampler))
+    used = dict.fromkeys(part for arm in arms.values() for part in arm.sets)
+    looked_at = spread(questions, config.evaluate.looks)
     settings = settings_of(config, *NAMES, "frames", "prompt")
     inputs = {
         "arms": ", ".join(sorted(arms)),
+        "frame budgets": ", ".join(map(str, budgets or [config.frames.key])),
         **data_inputs(questions, reader),
         **{
             f"{name} models": digest(
@@ -53,7 +61,9 @@ def evaluate_arms(
             dataclasses.asdict(config.episode),
             config.data.task,
             config.evaluate.batch,
-            "rows say whether the reply was valid",
+            {name: dataclasses.asdict(arm) for name, arm in sorted(arms.items())},
+            looked_at,
+            "rows have columns",
         ),
     }
     size = models.programs.machine.padded(min(config.evaluate.batch, len(questions)))
@@ -63,9 +73,13 @@ def evaluate_arms(
 
     thinned = count_thinned(reader, (q.video for q in questions), config.frames.candidates)
     evaluate(
-        Evaluator(episodes, config.data.task, load, size),
+        Evaluator(episodes, config.data.task, load, size, budgets, timed, looked_at),
         arms,
         workdir,
         {"frames": config.frames.key, "seed": config.seed, "thinned": thinned._asdict()},
         inputs,
+        {
+            "checkpoint": {name: getattr(config, name).checkpoint for name in config.models.names},
+            "weights": {name: dict(sets[name].names) for name in used},
+        },
     )
