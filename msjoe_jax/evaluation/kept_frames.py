@@ -20,7 +20,7 @@ def to_keep(selection: Selection, b: int) -> dict[str, Any]:
       b: the question's place.
 
     Returns:
-      `room`: K; `frames` in time order, and of each its `tokens` and `keep` (bits as hexadecimal
+      `room`: K; `frames` in time order, and of each its `limits` (tokens) and `keep` (bits as hexadecimal
       digits, as many as there are visual tokens), None: the selection states none.
     """
     frames = selection.frames[b, 0, 0]
@@ -33,7 +33,7 @@ def to_keep(selection: Selection, b: int) -> dict[str, Any]:
     return {
         "room": len(frames),
         "frames": [int(frames[i]) for i in order],
-        "tokens": tokens,
+        "limits": tokens,
         "keep": keep,
     }
 
@@ -58,7 +58,7 @@ def from_kept(
     weight[[b for b, entry in enumerate(entries) if entry is None]] = 0.0
     sizes = (  # of the whole batch, whatever this host has of it
         max((entry["room"] for entry in there), default=1),
-        max((bool(entry["tokens"]) for entry in there), default=False),
+        max((bool(entry["limits"]) for entry in there), default=False),
         max((4 * len(d) for e in there for d in e["keep"] or ()), default=0),
     )
     K, has_tokens, most = map(max, zip(*hosts.gather(sizes, "kept frames"), strict=True))
@@ -70,8 +70,8 @@ def from_kept(
             continue
         number = len(entry["frames"])
         frames[b, 0, 0, :number] = entry["frames"]
-        if entry["tokens"]:
-            tokens[b, 0, 0, :number] = entry["tokens"]
+        if entry["limits"]:
+            tokens[b, 0, 0, :number] = entry["limits"]
         for i, digits in enumerate(entry["keep"] or ()):
             bits = kept_bits(digits)
             keep[b, 0, 0, i] = False

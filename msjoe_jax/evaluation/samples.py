@@ -99,25 +99,30 @@ def _of_entry(
     entry: Mapping[str, Any] | None,
     episodes: Episodes,
 ) -> dict[str, Any]:
-    if entry is None or info is None:
-        empty: dict[str, Any] = dict.fromkeys(
-            ("prompt_tokens", "score", "valid", "finished", "tagged", "covered", "seconds")
-        )
-        lists: dict[str, Any] = {name: [] for name in ("frames", "times", "tokens", "queries")}
-        return {**empty, **lists, "reply": "", "answer": "", "extracted": {}}
+    empty: dict[str, Any] = {name: [] for name in ("frames", "times", "tokens", "queries")}
+    empty |= dict.fromkeys(
+        ("prompt_tokens", "score", "valid", "finished", "tagged", "covered", "seconds")
+    )
+    empty |= {"reply": "", "answer": "", "extracted": {}}
+    if entry is None:
+        return empty
+    seconds = {**entry["seconds"], "answer": entry["answer_seconds"]}
+    said = {name: entry[name] for name in empty.keys() & entry.keys()} | {
+        "frames": [],
+        "seconds": seconds if any(x is not None for x in seconds.values()) else None,
+    }
+    if info is None:
+        return empty | said
     candidates = uniform_indices(episodes.config.frames.candidates, info.num_frames)
     numbers = candidates[np.array(entry["frames"], int)]
     times = [float(time) for time in info.timestamps[numbers]]
-    seconds = {**entry["seconds"], "answer": entry["answer_seconds"]}
-    return {
-        **{name: entry[name] for name in ("queries", "reply", "answer", "score", "prompt_tokens")},
-        **{name: entry[name] for name in ("valid", "finished", "tagged", "extracted")},
+    shown = {
         "frames": [int(number) for number in numbers],
         "times": times,
         "tokens": shown_tokens(entry, info, episodes),
         "covered": covered(question, times),
-        "seconds": seconds if any(x is not None for x in seconds.values()) else None,
     }
+    return empty | said | shown
 
 
 def covered(question: Question, times: Sequence[float]) -> bool | None:
@@ -140,8 +145,8 @@ def shown_tokens(entry: Mapping[str, Any], info: VideoInfo, episodes: Episodes) 
     vision, images = episodes.vision, episodes.system.family.images
     number, most = len(entry["frames"]), episodes.config.frames.key_patches
     limits = [most] * number
-    if entry["tokens"]:
-        limits = [min(most, max(1, tokens) * vision.merge**2) for tokens in entry["tokens"]]
+    if entry["limits"]:
+        limits = [min(most, max(1, tokens) * vision.merge**2) for tokens in entry["limits"]]
     shown = [0] * number
     for unit in units_of(range(number), episodes.per_unit):
         limit = min(limits[place] for place in unit)

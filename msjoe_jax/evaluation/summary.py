@@ -184,7 +184,8 @@ def differences(
       means: the mean score of each question and its video, by arm and budget.
     """
     found: dict[tuple[Any, Any], None] = {}
-    for one, other in itertools.permutations(means, 2):
+    columns = sorted(means, key=lambda c: AGAINST.index(c[0]) if c[0] in AGAINST else len(AGAINST))
+    for one, other in itertools.permutations(columns, 2):
         same, double = one[1] == other[1], other[1] == 2 * one[1]
         compared = (one[0] in AGAINST and same) or (one[0] in HALF and double)
         if compared and one[0] != other[0] and (other, one) not in found:
