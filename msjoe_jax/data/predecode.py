@@ -140,7 +140,11 @@ def decode_part(
             yield item
 
     def tail() -> tuple[float, dict[str, Any]]:
-        details = {"video": entry.video, "warnings": decoding.warnings}
+        details = {
+            "video": entry.video,
+            "warnings": decoding.warnings,
+            "source_fps": decoding.rate,  # by which others' frame numbers become seconds
+        }
         return decoding.duration, {**entry.extra, **details}
 
     shard = ShardWriter(parts, entry.part, settings.quality)

@@ -34,6 +34,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     Attributes:
       duration: seconds from the first frame to the end of the last decoded one (not the header's).
       warnings: packets and frames that were damaged and left out.
+      rate: frames a second of the file in the mean, as it says itself; 0 if it does not.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self.path = epath.Path(path)
         self.duration = 0.0
         self.warnings = 0
+        self.rate = 0.0
         self._step = 1 / Fraction(fps).limit_denominator(100_000)
         self._max_side = max_side
         self._max_frames = max_frames
@@ -94,6 +96,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
                 raise VideoError(f"{self.path}: no video stream")
             stream = streams[0]
             stream.thread_type = "AUTO"
+            self.rate = float(stream.average_rate or 0)
             self._aspect = Fraction(stream.sample_aspect_ratio or 1)
             start = None if stream.start_time is None else _seconds(stream, stream.start_time)
             origin: Fraction | None = None

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from msjoe_jax import signals
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.batches import Batch
+from msjoe_jax.rollout.batches import Batch, question_number
 from msjoe_jax.rollout.frames import units_of
 from msjoe_jax.rollout.key_frames import FrameSet, ShownUnit
 from msjoe_jax.rollout.programs import ASK
@@ -57,6 +57,7 @@ class BatchCandidates:
         self.timestamps = batch["timestamps"]
         self.reader = episodes.reader
         self.smooth = episodes.config.smooth
+        self.frame_tokens = episodes.config.frames.key_patches // episodes.vision.merge**2
         self.timed, self.remembered = False, 0.0
         self._replies: dict[Any, _Remembered] = {}
 
@@ -151,6 +152,13 @@ class BatchCandidates:
         seeds = self._episodes.seeds(self._batch, self._update)
         return self._episodes.programs.draw_keys(
             seeds, rollouts=len(self.queries[0]), draws=self.num_draws
+        )
+
+    def generator(self, question: int, queries: int, draw: int) -> np.random.Generator:
+        """Returns the chance of one draw [b, i, j]; it is the host's, in evaluation too."""
+        number = question_number(self.questions[question].id, int(self._batch["copy"][question]))
+        return np.random.default_rng(
+            [self._episodes.config.seed, self._update, number, queries, draw]
         )
 
     def network_logits(self) -> Float[Array, "B I T"]:

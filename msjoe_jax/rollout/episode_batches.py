@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.assemble import (
     Assembler,
     Frame,
@@ -232,11 +233,17 @@ class EpisodeBatches:
 
         if selection.keep is not None and self.per_unit > 1:
             raise ValueError("a selector that drops visual tokens needs config.frames.mode=image")
-        frames = flat(selection.frames, 1)
+        frames, tokens = flat(selection.frames, 1), flat(selection.tokens, 1)
         assert frames is not None
+        if tokens is not None and self.per_unit > 1:
+            shown = np.where(frames >= 0, tokens, tokens[..., :1])
+            if (shown != shown[..., :1]).any():
+                raise UserError(
+                    "a selector that shows frames in several sizes needs config.frames.mode=image"
+                )
         return frame_sets(
             frames,
-            flat(selection.tokens, 1),
+            tokens,
             flat(selection.keep, 2),
             per_unit=self.per_unit,
             patches=self.config.frames.key_patches,

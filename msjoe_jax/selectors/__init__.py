@@ -1,7 +1,13 @@
 """Selectors by name, for training, evaluation and replay."""
 
-from msjoe_jax.selectors import fixed, msjoe
+from msjoe_jax.selectors import fixed, msjoe, qframe, simple
+from msjoe_jax.selectors.aks import LONG_VIDEO_BENCH, VIDEO_MME
 from msjoe_jax.selectors.base import Selector
+from msjoe_jax.selectors.bolt import Bolt
+from msjoe_jax.selectors.focus import Focus
+from msjoe_jax.selectors.gmm_eva import GmmEva
+from msjoe_jax.selectors.mdp3 import Mdp3
+from msjoe_jax.selectors.rules import by_random_rule, by_rule
 
 SELECTORS: dict[str, Selector] = {
     "msjoe": msjoe.SELECTOR,
@@ -10,6 +16,20 @@ SELECTORS: dict[str, Selector] = {
     "topk_smooth": Selector(fixed.topk_smooth),
     "blind": Selector(fixed.blind),
     "oracle": Selector(fixed.oracle),
+    "uniform_left": Selector(by_rule(simple.uniform_left)),
+    "uniform_ends": Selector(by_rule(simple.uniform_ends)),
+    "random": Selector(by_random_rule(simple.random)),
+    "bin_max": Selector(by_rule(simple.bin_max)),
+    "gumbel_topk": Selector(by_random_rule(simple.gumbel_topk)),
+    "topk_two_sizes": Selector(by_rule(simple.topk_two_sizes)),
+    "bolt": Selector(by_rule(Bolt())),
+    "bolt_paper": Selector(by_rule(Bolt(from_paper=True))),
+    "qframe": Selector(by_random_rule(qframe.choose, qframe.most)),
+    "aks": Selector(by_rule(VIDEO_MME)),
+    "aks_lvb": Selector(by_rule(LONG_VIDEO_BENCH)),
+    "focus": Selector(by_random_rule(Focus())),
+    "mdp3": Selector(by_rule(Mdp3())),
+    "gmm_eva": Selector(by_rule(GmmEva())),
 }
 
 

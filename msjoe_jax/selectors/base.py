@@ -89,6 +89,18 @@ class Candidates(Protocol):
         """Keys of the draws; None if nothing is drawn at random."""
         ...
 
+    def generator(self, question: int, queries: int, draw: int) -> np.random.Generator:
+        """Returns the chance of one draw [b, i, j], for selectors that draw in evaluation too.
+
+        It derives from seed, update and question, so that a second run draws alike.
+        """
+        ...
+
+    @property
+    def frame_tokens(self) -> int:
+        """The most visual tokens of a key frame, what `config.frames.key_patches` allows."""
+        ...
+
     @property
     def smooth(self) -> int:
         """Frames per window of smoothed selectors."""
