@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from msjoe_jax.config import NAMES, PHASES, TRAININGS, Config, read_config
 from msjoe_jax.data.questions import Question, check_answers
 from msjoe_jax.data.shards import read_manifest
+from msjoe_jax.data.shared_videos import check_apart
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import SETS, missing_sets
 from msjoe_jax.fields import mentions
@@ -57,6 +58,7 @@ def check(config: ConfigDict, devices: int | None = None, *, files: bool = True)
         *_relations(result),
         *_trainings(result),
         *(_files(result) if files else ()),
+        *(_shared(result) if files else ()),
         *(_rates(result) if files else ()),
         *_mesh(result, len(jax.devices()) if devices is None else devices),
         *_models(result, files),
@@ -227,6 +229,27 @@ def _unreadable(name: str, value: str, task: str, trained: bool) -> Iterator[str
                 check_answers(questions, value)
     except UserError as error:
         yield from (f"config.data.{name}: {line}" for line in error.lines)
+
+
+def _shared(config: Config) -> Iterator[str]:
+    """Yields question files whose videos are trained on too."""
+    data, phases = config.data, config.phases
+    trains = {"difficulty", *TRAININGS} & set(phases) and "world" not in phases
+    if data.shared_videos or not trains or data.task not in TASKS:
+        return
+    used = {"heldout": "evaluate" in phases, "validation": bool(config.validate_every)}
+    for split in used:
+        file = getattr(data, f"{split}_questions")
+        if not (used[split] and file):
+            continue
+        try:
+            trained, judged = (TASKS[data.task].read(f) for f in (data.train_questions, file))
+        except (OSError, UserError):
+            continue  # `_files` reports it
+        try:
+            check_apart(trained, judged, file)
+        except UserError as error:
+            yield from (f"config.data.{split}_questions: {line}" for line in error.lines)
 
 
 def _rates(config: Config) -> Iterator[str]:

@@ -45,7 +45,7 @@ MAY_DIFFER = frozenset(
     # Contents count, wherever they lie: phases.py compares their digests.
     | {f"data.{split}_{kind}" for split in SPLITS for kind in ("records", "questions")}
     | {f"{model}.{kind}" for model in ("mllm", "clip") for kind in ("checkpoint", "tokenizer")}
-    | {"sampler.checkpoint", "siglip.checkpoint", "data.max_dropped"}
+    | {"sampler.checkpoint", "siglip.checkpoint", "data.max_dropped", "data.shared_videos"}
     | {"optimizer.mllm_lr", "optimizer.sampler_lr", "optimizer.max_skipped"}
 )
 

@@ -132,6 +132,20 @@ def test_training_needs_answers_and_evaluation_does_not(tmp_path):
     assert not [line for line in lines if "heldout_questions" in line]
 
 
+def test_videos_are_not_trained_on_and_judged_by(tmp_path):
+    file = tmp_path / "q.jsonl"
+    save_questions(file, [Question("q", "v", "?", ("x", "y"), 1)])
+    c = load_config("joint_v4")
+    c.data.train_questions = c.data.heldout_questions = str(file)
+    for allowed in (False, True):
+        c.data.shared_videos = allowed
+        with pytest.raises(UserError) as error:  # no checkpoints are there either
+            check(c, devices=16)
+        said = [line for line in error.value.lines if "trained on too" in line]
+        assert len(said) == (not allowed)
+        assert allowed or said[0].startswith("config.data.heldout_questions: ")
+
+
 def test_a_training_of_no_steps_needs_nothing():
     c = load_config("tiny")
     c.pretrain.steps, c.joint.train_sampler, c.rollout.selector = 0, False, "topk"

@@ -4,6 +4,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("prepare a training on your own videos", "msjoe_jax.commands.init"),
     "predecode": ("decode videos into a record folder", "msjoe_jax.commands.predecode"),
     "evaluate": ("judge a trained model on held-out questions", "msjoe_jax.commands.evaluate"),
+    "score": ("score a file of predictions by a benchmark's rules", "msjoe_jax.commands.score"),
     "ask": ("answer one question about one video", "msjoe_jax.commands.ask"),
     "generate": ("complete a prompt with images and videos", "msjoe_jax.commands.generate"),
     "launch": ("run a training and mind its processes", "msjoe_jax.commands.launch"),

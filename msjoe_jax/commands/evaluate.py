@@ -58,7 +58,8 @@ class Wanted:
     checkpoint: a model folder, trained or converted; base: one whose MLLM has not been trained, ""
     if no arm takes it; arms: names with modifiers, none: the config's; records, questions: in place
     of the config's; task: a name of TASKS, "": the config's; budgets: numbers of key frames; looks:
-    questions that pictures are made of, None: as many as the config says; timed: whether steps are.
+    questions that pictures are made of, None: as many as the config says; timed: whether steps are;
+    selection: a file of frames.
     """
 
     checkpoint: str
@@ -70,6 +71,7 @@ class Wanted:
     budgets: tuple[int, ...] = ()
     looks: int | None = None
     timed: bool = False
+    selection: str = ""
 
 
 def config_of(wanted: Wanted, config: ConfigDict) -> Config:
@@ -188,6 +190,7 @@ def evaluate_folder(config: Config, workdir: epath.Path, wanted: Wanted) -> None
             arms,
             budgets=wanted.budgets,
             timed=wanted.timed,
+            selection=wanted.selection,
         )
 
 
@@ -268,6 +271,9 @@ def cli() -> None:
     )
     selectors = flags.DEFINE_list("selectors", [], "Further arms: selectors by name.")
     frames = flags.DEFINE_list("frames", [], "Numbers of key frames; empty: the folder's.")
+    selection = flags.DEFINE_string(
+        "selection", "", "File of frames that another tool chose: one more arm, `selection`."
+    )
     looks = flags.DEFINE_integer(
         "looks", None, "Questions that pictures are made of; by default config.evaluate.looks."
     )
@@ -288,6 +294,7 @@ def cli() -> None:
             budgets=budgets_of(frames.value),
             looks=looks.value,
             timed=times.value,
+            selection=selection.value,
         )
 
     def start() -> None:

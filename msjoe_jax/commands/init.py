@@ -29,6 +29,7 @@ from msjoe_jax.data.embed import embed_records
 from msjoe_jax.data.predecode import DecodeSettings, load_entries
 from msjoe_jax.data.questions import Question, check_answers, load_questions, save_questions
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.video import ENDINGS
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import read_model
 from msjoe_jax.models.params import count_params
@@ -39,8 +40,6 @@ from msjoe_jax.weights.folder import CONFIG
 PUBLISHED = (CONFIG, OPEN_CLIP_CONFIG)  # a folder of either is a published model
 CONFIG_FILE, SOURCES = "own.py", "sources.json"  # of OUT: the latter says what it was begun with
 RECORDS, MANIFEST, TRAIN, HELDOUT = "records", "videos.jsonl", "train.jsonl", "heldout.jsonl"
-ENDINGS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"}
-ENDINGS |= {".ts", ".webm", ".wmv"}
 HELDOUT_SHARE = 5  # one video of so many is held out
 UPDATES, PRETRAIN_SHARE = 1000, 5  # of both models; one of the sampler alone for so many
 MOST_QUESTIONS, MOST_FRAMES = 32, 32  # of an update; shown to answer
@@ -161,7 +160,10 @@ def read_given(
     train, kept = (asked, judging) if heldout else split(asked)
     check_answers(train, questions)
     if both := {q.video for q in train} & {q.video for q in kept}:
-        print(f"{heldout}: {len(both)} of its videos are trained on too, such as {min(both)!r}")
+        print(
+            f"{heldout}: {len(both)} of its videos are trained on too, such as {min(both)!r}; a "
+            "run refuses that without config.data.shared_videos=True"
+        )
     models = {"mllm": epath.Path(model), "clip": epath.Path(clip)}
     for name, folder in models.items():
         _check_model(name, folder, reading)

@@ -16,6 +16,9 @@ from jaxtyping import UInt8
 
 from msjoe_jax.errors import UserError
 
+# How names of videos end.
+ENDINGS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"}
+ENDINGS |= {".ts", ".webm", ".wmv"}
 # A timestamp this many seconds after the one before is damage, not a still picture; without a
 # bound one flipped bit would ask for millions of copies of a frame.
 MAX_GAP = 3600

@@ -20,8 +20,8 @@ class Arm:
     (those that reason writes, greedily), `question` (the bare question), `oracle` (the record's) or
     `none`; selector: a name of SELECTORS; own_previews: whether reason sees its own video's
     previews, not another's; answerer: the set whose MLLM answers, "": that of `mllm`; scorer: the
-    one signal whose scores count, "": all of the config; multiplier: of the frame budget; sampled:
-    whether a trained selector draws its frames, in place of its best; tiers: which of the chosen
+    one signal whose scores count, "": all of the config; multiplier: of the frame budget; budget:
+    the one it has, whatever the others', 0: it has theirs; sampled: whether a trained selector draws its frames, in place of its best; tiers: which of the chosen
     frames keep all their visual tokens (see tiers.py); shuffled: whether answer sees the options in
     another order; subtitles: whether it reads those of the chosen frames' moments.
     """
@@ -35,6 +35,7 @@ class Arm:
     answerer: str = ""
     scorer: str = ""
     multiplier: int = 1
+    budget: int = 0
     sampled: bool = False
     tiers: str = ""
     shuffled: bool = False

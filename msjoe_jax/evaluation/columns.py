@@ -35,7 +35,8 @@ def columns_of(arms: Mapping[str, Arm], budgets: Sequence[int]) -> list[Column]:
     """Returns every arm at every budget; one that shows no frames comes once, at budget 0."""
     made = []
     for name, arm in arms.items():
-        own = [0] if arm.selector == "blind" else [arm.multiplier * budget for budget in budgets]
+        own = [arm.budget] if arm.budget else [arm.multiplier * budget for budget in budgets]
+        own = [0] if arm.selector == "blind" else own
         made += [Column(name, arm, budget) for budget in dict.fromkeys(own)]
     return made
 

@@ -211,9 +211,15 @@ def _write(
     for old in workdir.glob("submission-*"):
         old.unlink()
     if task.submission:
-        for name, answers in outcome.answers.items():
+        for column, name in zip(outcome.columns, outcome.names.values(), strict=True):
             entries = [
-                {"id": q.id, "answer": answers[i], "score": float(scores[name][i])}
-                for i, q in enumerate(questions)
+                {
+                    "id": q.id,
+                    "answer": entry[column.key][0]["answer"] if entry else "",
+                    "reply": entry[column.key][0]["reply"] if entry else "",
+                    "score": float(scores[name][i]),
+                    "question": q,
+                }
+                for i, (q, entry) in enumerate(zip(questions, outcome.entries, strict=True))
             ]
             write_whole(workdir / f"submission-{name}", task.submission(entries))

@@ -11,7 +11,6 @@ from jaxtyping import Float
 
 from msjoe_jax.evaluation.arms import Arm
 from msjoe_jax.evaluation.columns import Column, Pass, columns_of, passes
-from msjoe_jax.evaluation.extractors import TAGGED, extracted
 from msjoe_jax.evaluation.kept_frames import from_kept, to_keep
 from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.steps import Answered, Chosen, Steps, Watch
@@ -30,6 +29,8 @@ from msjoe_jax.runtime.stopping import end_if_asked
 from msjoe_jax.selectors.base import Selection
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.tasks.base import Reply
+from msjoe_jax.tasks.extractors import letters_of, tagged
+from msjoe_jax.tasks.multiple_choice import extracted
 
 # Of a question its columns by their keys, each with an entry for each draw.
 Entries = dict[str, list[dict[str, Any]]]
@@ -208,7 +209,7 @@ class Evaluator:
         put, text = answered.asked[b], answered.texts[b]
         reply = Reply(text, answered.finished[b], self.episodes.text.prompt.think)
         grade = TASKS[self.task].grade(put.question, reply)
-        letters = extracted(text, len(put.question.options))
+        letters = extracted(TASKS[self.task], put.question, text)
         return {
             "reply": text,
             "finished": reply.finished,
@@ -216,7 +217,7 @@ class Evaluator:
             "score": None if math.isnan(grade.score) else float(grade.score),
             "valid": grade.valid,
             "answer": put.in_record(grade.answer),
-            "tagged": TAGGED.search(text) is not None,
+            "tagged": bool(tagged(text, letters_of(len(put.question.options)))),
             "extracted": {name: put.in_record(letter) for name, letter in letters.items()},
             "answer_seconds": answered.seconds,
         }

@@ -20,8 +20,8 @@ def to_keep(selection: Selection, b: int) -> dict[str, Any]:
       b: the question's place.
 
     Returns:
-      `room`: K; `frames` in time order, and of each its `limits` (tokens) and `keep` (bits as hexadecimal
-      digits, as many as there are visual tokens), None: the selection states none.
+      `room`: K; `frames` in time order, and of each its `limits` (tokens) and `keep` (a bit a
+      visual token, as hexadecimal digits), None: the selection states none.
     """
     frames = selection.frames[b, 0, 0]
     order = [int(i) for i in np.argsort(frames, kind="stable") if frames[i] >= 0]

@@ -11,12 +11,13 @@ from msjoe_jax.data.records import VideoInfo
 from msjoe_jax.evaluation.arms import scorer_note
 from msjoe_jax.evaluation.columns import Column
 from msjoe_jax.evaluation.evaluator import Outcome
-from msjoe_jax.evaluation.extractors import EXTRACTORS
 from msjoe_jax.evaluation.kept_frames import kept_bits
+from msjoe_jax.evaluation.statistics import covered
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.frames import grid_of, units_of
 from msjoe_jax.tasks import TASKS
 
+EXTRACTOR = "tag"  # the one answer tag, as training rewards it: by what `score` goes
 STEPS = ("query", "similarity", "sampler", "answer")  # of a question, as they are timed
 
 
@@ -88,7 +89,7 @@ def _of_question(
         "duration": info.duration if info else None,
         "gold": question.letter or None,
         "seed": episodes.config.seed,
-        "extractor": next(iter(EXTRACTORS)),
+        "extractor": EXTRACTOR,
         "groups": TASKS[task].groups(question),
     }
 
@@ -120,16 +121,9 @@ def _of_entry(
         "frames": [int(number) for number in numbers],
         "times": times,
         "tokens": shown_tokens(entry, info, episodes),
-        "covered": covered(question, times),
+        "covered": covered(times, question.evidence),
     }
     return empty | said | shown
-
-
-def covered(question: Question, times: Sequence[float]) -> bool | None:
-    """Says whether a frame lies where the answer is seen; None: the record does not say where."""
-    if not question.evidence:
-        return None
-    return any(start <= time <= end for time in times for start, end in question.evidence)
 
 
 def shown_tokens(entry: Mapping[str, Any], info: VideoInfo, episodes: Episodes) -> list[int]:

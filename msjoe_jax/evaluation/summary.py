@@ -12,19 +12,23 @@ import numpy as np
 
 from msjoe_jax.evaluation.columns import DRAWS
 from msjoe_jax.evaluation.evaluator import Outcome
-from msjoe_jax.evaluation.extractors import EXTRACTORS
-from msjoe_jax.evaluation.samples import STEPS, names_of
-from msjoe_jax.evaluation.statistics import paired_difference, wilson
+from msjoe_jax.evaluation.samples import EXTRACTOR, STEPS, names_of
+from msjoe_jax.evaluation.statistics import DRAWS as BOOTSTRAP
+from msjoe_jax.evaluation.statistics import cluster_difference, cluster_interval
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import digest
 from msjoe_jax.runtime.facts import commit, versions
+from msjoe_jax.selectors.overlap import SAME, listed_as_same, same_set_shares
+from msjoe_jax.tasks import TASKS
+from msjoe_jax.tasks.multiple_choice import rules_of
 from msjoe_jax.text import prompts
 
 FORMAT = 1
 Rows = Sequence[Mapping[str, Any]]
 # Arms that others are compared with; of the first two also at half the others' frames.
 HALF = ("joint", "msjoe")
+FEWER = 500  # draws of the bootstrap for the interval of a group
 AGAINST = (*HALF, "uniform")
 
 
@@ -40,7 +44,7 @@ def summarize(rows: Rows, outcome: Outcome, episodes: Episodes, task: str) -> di
     by_column: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         by_column.setdefault((row["arm"], row["budget"]), []).append(row)
-    signals = episodes.config.signals
+    signals, rules = episodes.config.signals, tuple(rules_of(TASKS[task]))
     means = {key: _by_question(asked, "score") for key, asked in by_column.items()}
     return {
         "format": FORMAT,
@@ -51,18 +55,18 @@ def summarize(rows: Rows, outcome: Outcome, episodes: Episodes, task: str) -> di
             "hosts": hosts.count(),
             **versions(),
         },
-        "settings": settings_of(outcome, episodes),
+        "settings": settings_of(outcome, episodes, task),
         "sheet": sheet(rows, outcome, episodes),
         "arms": [
-            {**names_of(c, signals), **figures(by_column[c.name, c.budget])}
+            {**names_of(c, signals), **figures(by_column[c.name, c.budget], rules)}
             for c in outcome.columns
         ],
         "differences": differences(means),
-        "overlap": {},
+        "overlap": overlap(outcome),
     }
 
 
-def settings_of(outcome: Outcome, episodes: Episodes) -> dict[str, Any]:
+def settings_of(outcome: Outcome, episodes: Episodes, task: str) -> dict[str, Any]:
     """Returns the settings that move a number, and a digest of the wording of the prompts."""
     frames, prompt, chat = episodes.config.frames, episodes.text.prompt, episodes.text.chat.turns
     infos = episodes.reader.infos(question.video for question in episodes.questions)
@@ -85,7 +89,8 @@ def settings_of(outcome: Outcome, episodes: Episodes) -> dict[str, Any]:
         "smooth": episodes.config.smooth,
         "draws": DRAWS,
         "decoding": "greedy",
-        "extractor": next(iter(EXTRACTORS)),
+        "extractor": EXTRACTOR,
+        "rules": {name: rule.version for name, rule in rules_of(TASKS[task]).items()},
         "seed": episodes.config.seed,
     }
 
@@ -103,8 +108,13 @@ def sheet(rows: Rows, outcome: Outcome, episodes: Episodes) -> dict[str, Any]:
     }
 
 
-def figures(rows: Rows) -> dict[str, Any]:
-    """Returns what the rows of an arm at a budget come to; shares and means are over the asked."""
+def figures(rows: Rows, rules: Sequence[str]) -> dict[str, Any]:
+    """Returns what the rows of an arm at a budget come to; shares and means are over the asked.
+
+    Args:
+      rows: of one arm and budget.
+      rules: names of the task's rules, by which replies are read beside each other.
+    """
     asked = [row for row in rows if row["dropped"] is None]
     graded = [row for row in asked if row["score"] is not None]
     groups: dict[str, dict[str, Any]] = {}
@@ -112,7 +122,7 @@ def figures(rows: Rows) -> dict[str, Any]:
     for kind in kinds:
         names = sorted({row["groups"][kind] for row in graded if kind in row["groups"]})
         groups[kind] = {
-            name: _accuracy([row for row in graded if row["groups"].get(kind) == name])
+            name: _accuracy([row for row in graded if row["groups"].get(kind) == name], FEWER)
             for name in names
         }
     return {
@@ -128,27 +138,20 @@ def figures(rows: Rows) -> dict[str, Any]:
         "covered": _mean(row["covered"] for row in asked if row["covered"] is not None),
         "seconds": _seconds(asked),
         "groups": groups,
-        **{
-            name: _mean(row["extracted"][name] == row["gold"] for row in graded)
-            for name in EXTRACTORS
-        },
+        **{name: _mean(row["extracted"][name] == row["gold"] for row in graded) for name in rules},
     }
 
 
-def _accuracy(graded: Rows) -> dict[str, Any]:
+def _accuracy(graded: Rows, draws: int = BOOTSTRAP) -> dict[str, Any]:
     """Returns the accuracy over questions, of each of which the draws are averaged."""
     scores = _by_question(graded, "score")
     values = [score for score, _ in scores.values()]
+    videos = [video for _, video in scores.values()]
     return {
         "accuracy": _mean(values),
-        "ci95": list(interval(values, [video for _, video in scores.values()])),
+        "ci95": list(cluster_interval(np.array(values), videos, draws=draws)),
         "questions": len(values),
     }
-
-
-def interval(scores: Sequence[float], videos: Sequence[str]) -> tuple[float, float]:
-    """Returns the 95 % interval of an accuracy; `videos` are those of the questions."""
-    return wilson(float(sum(scores)), len(scores))
 
 
 def _by_question(rows: Rows, field: str) -> dict[str, tuple[float, str]]:
@@ -194,9 +197,10 @@ def differences(
     for one, other in found:
         both = [name for name in means[one] if name in means[other]]
         if both:
-            mean, low, high = paired_difference(
+            mean, low, high = cluster_difference(
                 np.array([means[one][name][0] for name in both]),
                 np.array([means[other][name][0] for name in both]),
+                [means[one][name][1] for name in both],
             )
             rows.append(
                 {
@@ -230,6 +234,40 @@ def cost_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def overlap(outcome: Outcome) -> dict[str, Any]:
+    """Returns how often two arms take the same frames at a budget, and who does nearly always.
+
+    Of arms that draw their frames the first draw counts; arms without frames are left out.
+    """
+    found: dict[str, Any] = {}
+    for budget in sorted({column.budget for column in outcome.columns} - {0}):
+        columns = [column for column in outcome.columns if column.budget == budget]
+        frames = {
+            column.name: [e[column.key][0]["frames"] if e else None for e in outcome.entries]
+            for column in columns
+        }
+        shares = same_set_shares(frames)
+        found[str(budget)] = {
+            "shares": [[*pair, share] for pair, share in shares.items()],
+            "same": listed_as_same(shares),
+        }
+    return found
+
+
 def overlap_table(summary: Mapping[str, Any]) -> str:
-    """Formats the shares of questions on which two arms take the same frames."""
-    return ""
+    """Formats of each budget how often two arms take the same frames; "": there are no two."""
+    lines: list[str] = []
+    for budget, found in summary["overlap"].items():
+        if not found["shares"]:
+            continue
+        shares = {(one, other): share for one, other, share in found["shares"]}
+        names = list(dict.fromkeys(name for pair in shares for name in pair))
+        width = max(map(len, names))
+        lines.append(f"the same frames, of {budget}: share of the questions")
+        lines.append(" " * (width + 5) + " ".join(f"{i:>4}" for i in range(1, len(names))))
+        for i, name in enumerate(names):
+            row = [shares.get((other, name)) for other in names[:i]]
+            cells = ["   –" if share is None else f"{share:4.2f}" for share in row]
+            lines.append(f"{i + 1:>3}  {name:{width}} {' '.join(cells)}".rstrip())
+        lines += [f"the same above {SAME:.0%}: {', '.join(group)}" for group in found["same"]]
+    return "\n".join(lines)

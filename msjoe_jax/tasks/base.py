@@ -1,4 +1,4 @@
-"""The interface of tasks: reading questions, grading replies, grouping results."""
+"""The interface of tasks: reading questions, grading and scoring replies, grouping results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from msjoe_jax.data.questions import Question
+from msjoe_jax.tasks.extractors import Extractor
+from msjoe_jax.tasks.presets import Preset
+from msjoe_jax.tasks.reading import Form
 
 
 class Reply(NamedTuple):
@@ -33,17 +36,53 @@ class Grade(NamedTuple):
     answer: str = ""
 
 
+class Judged(NamedTuple):
+    """A question whose right answer is known, and the letter found in its reply ("" if none).
+
+    drawn: whether the letter was drawn at random, as there was none.
+    """
+
+    question: Question
+    letter: str
+    drawn: bool = False
+
+    @property
+    def right(self) -> bool:
+        """Whether the letter is the right option's."""
+        return self.letter == self.question.letter
+
+
+class Rule(NamedTuple):
+    """A way to score replies.
+
+    version: whose rule it is, of when; extract: finds the letter; totals(judged): the benchmark's
+    own numbers by name, as its scorer prints them, beside the plain accuracy; parts: the kind of
+    group over which the benchmark takes a mean, or "".
+    """
+
+    version: str
+    extract: Extractor
+    totals: Callable[[Sequence[Judged]], dict[str, Any]] | None = None
+    parts: str = ""
+
+
 class Task(NamedTuple):
     """A benchmark or a kind of question file.
 
     read(path): reads the questions; its UserError names file, line and field.
     grade(question, reply): grades a reply.
     groups(question): returns its groups in the table, such as {"duration": "short"}.
-    submission(rows): makes the file that the benchmark's server takes, from rows of `id`, `answer`
-    and `score`; None if there is no such file.
+    submission(rows): makes the file that the benchmark's server takes, from rows of `id`, `answer`,
+    `score` and `question`, and the `reply` where it is known; None if there is no such file.
+    rules: ways to score replies, by name; those of `multiple_choice.RULES` where it has none.
+    preset: the benchmark's usual prompt and pixels, and what they should give; None: none is usual.
+    form: how rows become questions, for files that hold questions beside replies.
     """
 
     read: Callable[[epath.PathLike], list[Question]]
     grade: Callable[[Question, Reply], Grade]
     groups: Callable[[Question], dict[str, str]]
     submission: Callable[[Sequence[Mapping[str, Any]]], bytes] | None = None
+    rules: Mapping[str, Rule] | None = None
+    preset: Preset | None = None
+    form: Form | None = None

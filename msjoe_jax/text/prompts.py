@@ -169,6 +169,17 @@ def _split_thought(text: str) -> tuple[str, str]:
     return text[:end], text[end:]
 
 
+def after_thought(text: str) -> str:
+    """Returns what is read of a reply: what follows its last `</think>`."""
+    return _split_thought(text)[1]
+
+
+def ends_in_thought(text: str) -> bool:
+    """Says whether a reply ends within a thought, of which nothing is read."""
+    tags = list(_THINK_TAG.finditer(text))
+    return bool(tags) and not tags[-1][1]
+
+
 def _thought_fits(thought: str, think: bool) -> bool:
     """Says whether there is exactly one thought, or none where none is asked for."""
     if not think:

@@ -1,5 +1,6 @@
 """Preparing a training: what is found, how it is split, what is refused before any work."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -81,6 +82,10 @@ def test_what_is_wrong_is_one_line_before_any_work(made, tmp_path):
     save_questions(tmp_path / "unknown.jsonl", [question(0, "a"), question(1, "z")])
     with pytest.raises(UserError, match=r"unknown\.jsonl: 1 of the videos .* such as 'z'"):
         given(made, questions=str(tmp_path / "unknown.jsonl"))
+    unanswered = [dataclasses.replace(question(i, v), answer=None) for i, v in enumerate("ab")]
+    save_questions(tmp_path / "secret.jsonl", unanswered)
+    with pytest.raises(UserError, match=r"secret\.jsonl: 1 questions have no answer"):
+        given(made, questions=str(tmp_path / "secret.jsonl"))
     with pytest.raises(UserError, match=r"--clip=.*: neither a published model"):
         given(made, clip=str(tmp_path))
     done = command("init", "--questions=q.jsonl", f"--out={tmp_path / 'out'}")

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msjoe_jax.data.questions import Question
+from msjoe_jax.tasks import TASKS
 from msjoe_jax.tasks.base import Grade, Reply
-from msjoe_jax.tasks.multiple_choice import grade, groups
+from msjoe_jax.tasks.multiple_choice import RULES, extracted, grade, groups
 
 QUESTION = Question("q", "v", "?", ("red", "blue", "green"), 1)
 
@@ -42,6 +43,12 @@ def test_without_a_known_answer_there_is_no_score():
 def test_any_text_has_a_grade(text, finished, think):
     got = grade(QUESTION, Reply(text, finished, think))
     assert got.score in (0.0, 1.0) and (got.answer == "B") == (got.score == 1)
+
+
+def test_every_rule_of_a_task_reads_the_reply():
+    found = extracted(TASKS["mlvu_dev"], QUESTION, "Answer: C")
+    assert found == {"strict": "", "official": "A", "lmms-eval": "C", "bracket": ""}
+    assert extracted(TASKS["jsonl"], QUESTION, "<answer>B</answer>") == dict.fromkeys(RULES, "B")
 
 
 def test_groups():
