@@ -2,41 +2,30 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float
 
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import DataConfig, Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import Arm, arm_names, check_extras
-from msjoe_jax.evaluation.other_previews import OtherPreviews
+from msjoe_jax.evaluation.evaluator import Evaluator, Outcome
+from msjoe_jax.evaluation.looks import write_looks
+from msjoe_jax.evaluation.samples import sample_rows
+from msjoe_jax.evaluation.summary import cost_table, overlap_table, summarize
 from msjoe_jax.evaluation.table import format_table, make_table
 from msjoe_jax.fields import option
-from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.batches import (
-    Batch,
-    describe_dropped,
-    finished_rows,
-    full_weight,
-    unfinished_batches,
-)
-from msjoe_jax.rollout.collect import grade_replies
-from msjoe_jax.rollout.episode import Episodes
-from msjoe_jax.rollout.results import Selected
+from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import Inputs
 from msjoe_jax.runtime.files import write_whole
-from msjoe_jax.runtime.kept_rows import KeptRows, Row
-from msjoe_jax.runtime.progress import progress
-from msjoe_jax.runtime.stopping import end_if_asked
+from msjoe_jax.runtime.kept_rows import KeptRows
 from msjoe_jax.tasks import TASKS
 
-Queries = list[list[tuple[str, ...]]]
 ROWS = "eval_rows.jsonl"  # in the work folder: each question's results as they are made
 
 
@@ -57,194 +46,15 @@ class EvaluateConfig:
         choices=("final", "best", "newest"),
     )
     limit: int = option(0, "The first questions only; 0: all.", low=0)
+    looks: int = option(
+        12, "Questions of which `looks/` keeps what pictures show, evenly spread; 0: none.", low=0
+    )
     smooth: int = option(5, "Frames under the smoothing of smoothed selectors: odd.", low=1)
 
     def slips(self) -> Iterator[str]:
         """Yields what cannot be."""
         if self.smooth % 2 == 0:
             yield f"smooth={self.smooth} must be odd, so that a frame is in the middle"
-
-
-class Evaluator:
-    """An evaluator of arms on held-out questions; all decoding is greedy, so that two runs agree.
-
-    Args:
-      episodes: over the held-out questions.
-      task: name of TASKS, by which replies are graded.
-      load: gives the parameters of a set (base, pretrain, joint) and a model (mllm, clip,
-        sampler, siglip); one set's MLLM is held at a time.
-      batch_size: questions at a time.
-    """
-
-    def __init__(
-        self,
-        episodes: Episodes,
-        task: str,
-        load: Callable[[str, str], Params],
-        batch_size: int,
-    ):
-        self.episodes, self.task, self.load = episodes, task, load
-        self.batch_size = batch_size
-        self._other_previews = OtherPreviews(episodes)
-
-    def run(self, arms: Mapping[str, Arm], kept: KeptRows, label: str = "evaluate") -> "Outcome":
-        """Evaluates arms on the questions whose rows are not kept yet.
-
-        A question that cannot be asked under one of the arms counts under none, so that all arms
-        are judged by the same questions, whatever their order.
-
-        Args:
-          arms: by name.
-          kept: gets the rows, batch by batch.
-          label: of the display of progress.
-        """
-        episodes, n = self.episodes, len(self.episodes.questions)
-        sets = list(dict.fromkeys(arm.mllm for arm in arms.values()))
-        finished = {s: finished_rows(row for row in kept.rows if row["mllm"] == s) for s in sets}
-        if any(len(rows) < n for rows in finished.values()):
-            total = len(sets) * -(-n // self.batch_size)
-            initial = sum(len(rows) for rows in finished.values()) // self.batch_size
-            with progress(label, total, unit="batch", initial=initial) as bar:
-                for name in sets:
-                    own = {key: arm for key, arm in arms.items() if arm.mllm == name}
-                    params: dict[str, dict[str, Params]] = {}
-                    for places, batch in unfinished_batches(
-                        episodes, self.batch_size, finished[name]
-                    ):
-                        params = params or self._load(name, own)
-                        made = self._evaluate(own, params, batch, places)
-                        kept.add(_of_all_hosts(made, label))
-                        bar.update()
-                        if kept.on_disk:
-                            end_if_asked(f"a batch of {label} ({len(kept.rows)} rows)")
-        scores = {name: np.full(n, np.nan) for name in arms}
-        valid = {name: np.full(n, np.nan) for name in arms}
-        answers = {name: [""] * n for name in arms}
-        # Of a question that was asked again the last row counts.
-        rows = {(row["index"], row["mllm"]): row for row in kept.rows}
-        why: dict[int, set[str]] = {}
-        for (index, _), row in rows.items():
-            if row["dropped"]:
-                why.setdefault(index, set()).update(row["dropped"].split("; "))
-        for (index, _), row in rows.items():
-            for name, (score, answer, fits) in row["arms"].items() if index not in why else ():
-                scores[name][index], answers[name][index] = score, answer
-                valid[name][index] = fits
-        ids = [question.id for question in episodes.questions]
-        dropped = {ids[index]: "; ".join(sorted(why[index])) for index in sorted(why)}
-        return Outcome(scores, valid, answers, dropped)
-
-    def _load(self, mllm: str, arms: Mapping[str, Arm]) -> dict[str, dict[str, Params]]:
-        """Loads what arms of one set's MLLM take, by the set of the sampler."""
-        models = (name for name in self.episodes.system.abstract if name != "sampler")
-        shared = {name: self.load(mllm, name) for name in models}
-        samplers = dict.fromkeys(arm.sampler for arm in arms.values())
-        return {name: {**shared, "sampler": self.load(name, "sampler")} for name in samplers}
-
-    def _evaluate(
-        self,
-        arms: Mapping[str, Arm],
-        params: Mapping[str, dict[str, Params]],
-        batch: Batch,
-        places: list[int],
-    ) -> list[Row]:
-        """Evaluates arms of one set's MLLM on a batch, whose questions are at `places` of all."""
-        episodes, questions = self.episodes, self.episodes.batch_questions(batch)
-        num_failures = len(episodes.failures)
-        queries: dict[tuple[str, bool], Queries] = {}
-        asked = np.ones(len(questions), bool)  # under every arm
-        graded = {}
-        for name, arm in arms.items():
-            weight = full_weight(batch)
-            own = params[arm.sampler]
-            selected = self._select(arm, own, batch, queries, weight)
-            answered = episodes.answer(
-                own["mllm"],
-                batch,
-                selected.selection,
-                0,
-                temperature=0.0,
-                weight=weight,
-            )
-            think = episodes.text.prompt.think
-            graded[name] = grade_replies(self.task, questions, answered, think)
-            asked &= weight > 0
-        reasons: dict[str, set[str]] = {}
-        for failure in episodes.failures[num_failures:]:
-            reasons.setdefault(failure["question"], set()).add(failure["error"])
-        rows = []
-        for b, index in enumerate(places):
-            name = questions[b].id
-            why = "; ".join(sorted(reasons.get(name, {"cannot be asked"})))
-            grades = {arm: of_batch[b][0] for arm, of_batch in graded.items()}
-            results = {
-                arm: [float(grade.score), grade.answer, float(grade.valid)]
-                for arm, grade in grades.items()
-            }
-            rows.append(
-                {
-                    "index": index,
-                    "id": name,
-                    "mllm": next(iter(arms.values())).mllm,
-                    "arms": results if asked[b] else {},
-                    "dropped": None if asked[b] else why,
-                }
-            )
-        return rows
-
-    def _select(
-        self,
-        arm: Arm,
-        params: dict[str, Params],
-        batch: Batch,
-        cache: dict[tuple[str, bool], Queries],
-        weight: Float[np.ndarray, "B"],
-    ) -> Selected:
-        """Selects the frames of an arm; `cache` holds the queries that earlier arms wrote."""
-        episodes = self.episodes
-        questions = episodes.batch_questions(batch)
-        if arm.queries == "policy":
-            key = arm.mllm, arm.own_previews
-            if key not in cache:
-                cache[key] = episodes.reason(
-                    params["mllm"],
-                    batch if arm.own_previews else self._other_previews(batch, weight),
-                    0,
-                    rollouts=1,
-                    temperature=0.0,
-                    weight=weight,
-                ).queries
-            queries = cache[key]
-        else:
-            queries = [[queries_of(arm.queries, question)] for question in questions]
-        return episodes.select(params, batch, queries, 0, selector=arm.selector, weight=weight)
-
-
-def _of_all_hosts(rows: list[Row], label: str) -> list[Row]:
-    return list(hosts.merge({row["index"]: row for row in rows}, f"rows of {label}").values())
-
-
-class Outcome(NamedTuple):
-    """Results of an evaluation.
-
-    Attributes:
-      scores: of each question under each arm; NaN: dropped.
-      valid: likewise whether the reply was valid, 1 or 0.
-      answers: likewise; "": dropped.
-      dropped: why a question was dropped, by its id.
-    """
-
-    scores: dict[str, Float[np.ndarray, "n"]]
-    valid: dict[str, Float[np.ndarray, "n"]]
-    answers: dict[str, list[str]]
-    dropped: dict[str, str]
-
-
-def queries_of(kind: str, question: Question) -> tuple[str, ...]:
-    """Returns the queries that need no MLLM: none, the question, or the record's oracle queries."""
-    if kind == "oracle":
-        return tuple(question.extra["oracle_queries"])
-    return (question.question,) if kind == "question" else ("",)
 
 
 def load_split(
@@ -332,9 +142,12 @@ def evaluate(
     workdir: epath.PathLike,
     meta: Mapping[str, Any],
     inputs: Inputs,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates arms, prints the table, and writes it as `eval.json`.
 
+    `samples.jsonl` has a row for each question, arm, budget and draw, `summary.json` what they come
+    to with all that moves a number, and `looks/` what pictures of a few questions show.
     `eval_questions.jsonl` holds every question's score, for paired intervals; a task with a
     submission format gets one file for each arm, `submission-ARM`. Rows of an evaluation of the
     same inputs that are there already are kept.
@@ -345,19 +158,30 @@ def evaluate(
       workdir: where the files go.
       meta: further entries of `eval.json`.
       inputs: what the evaluation is made from.
+      facts: further entries of `summary.json`.
     """
     workdir, task = epath.Path(workdir), TASKS[evaluator.task]
-    questions, names = evaluator.episodes.questions, list(arms)
+    questions = evaluator.episodes.questions
     outcome = evaluator.run(arms, KeptRows(workdir / ROWS, inputs))
     if cut := int(hosts.total([len(evaluator.episodes.cut_queries)], "cut queries")[0]):
         print(evaluator.episodes.text.cut_note(cut))
-    scores, dropped = outcome.scores, outcome.dropped
-    labels = {name: arm.label for name, arm in arms.items()}
-    table = make_table(labels, scores, [task.groups(q) for q in questions], outcome.valid)
+    dropped = outcome.dropped
+    groups = [task.groups(question) for question in questions]
+    table = make_table(outcome.labels, outcome.scores, groups, outcome.valid)
     left_out = {"count": len(dropped), "reasons": dropped}
     result = {"arms": table, "dropped": left_out, "task": evaluator.task, **meta}
+    summary: dict[str, Any] = {}
     if hosts.is_first():
-        _write(workdir, evaluator, outcome, names, result)
+        _write(workdir, evaluator, outcome, result)
+        rows = sample_rows(outcome, evaluator.episodes, evaluator.task)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_whole(workdir / "samples.jsonl", text)
+        summary = {
+            **summarize(rows, outcome, evaluator.episodes, evaluator.task),
+            **(facts or {}),
+        }
+        write_whole(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_looks(workdir / "looks", outcome, evaluator.episodes)
     if len(dropped) == len(questions):
         raise UserError(
             f"config.data.heldout_questions: none can be asked: {describe_dropped(dropped)}"
@@ -366,35 +190,36 @@ def evaluate(
         print(f"{len(dropped)} of {len(questions)} questions are left out of all arms:")
         print(describe_dropped(dropped))
     print(format_table(table))
+    if summary:
+        for lines in (cost_table(summary), overlap_table(summary)):
+            if lines:
+                print(lines)
     return result
 
 
 def _write(
-    workdir: epath.Path,
-    evaluator: Evaluator,
-    outcome: Outcome,
-    names: Sequence[str],
-    result: Mapping[str, Any],
+    workdir: epath.Path, evaluator: Evaluator, outcome: Outcome, result: Mapping[str, Any]
 ) -> None:
-    """Writes the files of an evaluation."""
+    """Writes the table and its questions."""
     questions, task, scores = evaluator.episodes.questions, TASKS[evaluator.task], outcome.scores
     write_whole(workdir / "eval.json", json.dumps(result, indent=2) + "\n")
     rows = [
-        {"id": q.id, **{n: None if np.isnan(scores[n][i]) else scores[n][i] for n in names}}
+        {"id": q.id, **{n: None if np.isnan(row[i]) else row[i] for n, row in scores.items()}}
         for i, q in enumerate(questions)
     ]
     write_whole(workdir / "eval_questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     for old in workdir.glob("submission-*"):
         old.unlink()
     if task.submission:
-        for name in names:
+        for column, name in zip(outcome.columns, outcome.names.values(), strict=True):
             entries = [
                 {
                     "id": q.id,
-                    "answer": outcome.answers[name][i],
+                    "answer": entry[column.key][0]["answer"] if entry else "",
+                    "reply": entry[column.key][0]["reply"] if entry else "",
                     "score": float(scores[name][i]),
                     "question": q,
                 }
-                for i, q in enumerate(questions)
+                for i, (q, entry) in enumerate(zip(questions, outcome.entries, strict=True))
             ]
             write_whole(workdir / f"submission-{name}", task.submission(entries))

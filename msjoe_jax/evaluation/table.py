@@ -66,21 +66,22 @@ def _by_group(scores: Scores, valid: Scores, groups: Sequence[Mapping[str, str]]
 
 def format_table(table: Mapping[str, Mapping[str, Any]]) -> str:
     """Formats the table as text: one line per arm, its groups below it."""
-    head = f"{'arm':32} {'accuracy':>8}   {'95 % interval':15} {'valid':>6}"
+    width = max([32, *(len(row["label"]) for row in table.values())])
+    head = f"{'arm':{width}} {'accuracy':>8}   {'95 % interval':15} {'valid':>6}"
     lines = [f"{head}  joint minus this (paired)"]
     for row in table.values():
-        line = _line(row["label"], row)
+        line = _line(row["label"], row, width)
         if "joint_minus" in row:
             d, (a, b) = row["joint_minus"]["difference"], row["joint_minus"]["ci95"]
             line += f"  {d:+.3f} [{a:+.3f}, {b:+.3f}]"
         lines.append(line)
         for kind, by_name in row.get("groups", {}).items():
-            lines += [_line(f"  {kind} {name}", part) for name, part in by_name.items()]
+            lines += [_line(f"  {kind} {name}", part, width) for name, part in by_name.items()]
     return "\n".join(lines)
 
 
-def _line(label: str, row: Mapping[str, Any]) -> str:
+def _line(label: str, row: Mapping[str, Any], width: int) -> str:
     low, high = row["ci95"]
     if row["accuracy"] is None:
-        return f"{label:32} {'–':>8}   no question"
-    return f"{label:32} {row['accuracy']:8.3f}   [{low:.3f}, {high:.3f}]  {row['valid']:6.1%}"
+        return f"{label:{width}} {'–':>8}   no question"
+    return f"{label:{width}} {row['accuracy']:8.3f}   [{low:.3f}, {high:.3f}]  {row['valid']:6.1%}"

@@ -1,9 +1,13 @@
 """A batch as selectors and signals see it; expensive values are computed on first use."""
 
+import copy
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -14,6 +18,7 @@ from msjoe_jax.rollout.frames import units_of
 from msjoe_jax.rollout.key_frames import FrameSet, ShownUnit
 from msjoe_jax.rollout.programs import ASK
 from msjoe_jax.runtime.machine import fetch, here
+from msjoe_jax.runtime.program import Program
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Ask, Selection, in_time_order
 from msjoe_jax.text import prompts
@@ -23,7 +28,12 @@ if TYPE_CHECKING:
 
 
 class BatchCandidates:
-    """Implements `selectors.base.Candidates` and `signals.base.SignalInputs` for one batch."""
+    """Implements `selectors.base.Candidates` and `signals.base.SignalInputs` for one batch.
+
+    Attributes:
+      timed: whether S is waited for when it is computed, so that its seconds are known.
+      remembered: seconds of replies and attention that were not computed again, but had been.
+    """
 
     def __init__(
         self,
@@ -48,13 +58,50 @@ class BatchCandidates:
         self.reader = episodes.reader
         self.smooth = episodes.config.smooth
         self.frame_tokens = episodes.config.frames.key_patches // episodes.vision.merge**2
+        self.timed, self.remembered = False, 0.0
+        self._replies: dict[Any, _Remembered] = {}
+
+    def again(
+        self,
+        weight: Float[np.ndarray, "B"],
+        *,
+        draws: int = 1,
+        sample: bool = False,
+        signal: str = "",
+    ) -> "BatchCandidates":
+        """Returns the same candidates for another selection; they share what either computes.
+
+        Args:
+          weight: set to 0 for questions whose prompts or frames a selector cannot use.
+          draws: J, selections for each list of queries.
+          sample: whether frames are drawn at random.
+          signal: the one whose rows of S count; "": all.
+        """
+        other = copy.copy(self)
+        other.__dict__.pop("keys", None)
+        other.__dict__["on_devices"] = self.on_devices.of_signal(signal)
+        other.num_draws, other._sample, other._weight = draws, sample, weight
+        other.remembered = 0.0
+        return other
+
+    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Returns what `compute` returned for this key before, and drops what was dropped then."""
+        if key not in self._replies:
+            before, start = self._weight.copy(), time.perf_counter()
+            value = compute()
+            seconds = time.perf_counter() - start
+            self._replies[key] = _Remembered(value, (before > 0) & (self._weight == 0), seconds)
+        else:
+            self._weight[self._replies[key].dropped] = 0.0
+            self.remembered += self._replies[key].seconds
+        return self._replies[key].value
 
     @functools.cached_property
     def _tokens(self) -> tuple[np.ndarray, np.ndarray]:
         return self._episodes.text.clip_rows(self.queries)
 
     @functools.cached_property
-    def on_devices(self) -> "_OnDevices":
+    def on_devices(self) -> "_OnDevices | _OfSignal":
         """The arrays of all hosts."""
         return _OnDevices(self)
 
@@ -146,6 +193,10 @@ class BatchCandidates:
 
     def ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
         """Returns the MLLM's greedy replies; every question has equally many prompts."""
+        key = tuple(map(tuple, prompts_))
+        return self._once(key, lambda: self._ask(prompts_))
+
+    def _ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
         episodes, c = self._episodes, self._episodes.text.prompt
         sets = [[self._frame_set(ask.frames) for ask in row] for row in prompts_]
         texts = [
@@ -173,6 +224,9 @@ class BatchCandidates:
 
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
         """Computes the attention of reason's last prompt token to each preview, 0 elsewhere."""
+        return self._once(layer, lambda: self._attention(layer))
+
+    def _attention(self, layer: int) -> Float[np.ndarray, "B T"]:
         episodes = self._episodes
         rows, patches = episodes.preview_prompts(self._batch, self._weight)
         stacked = episodes.stack(rows)
@@ -196,10 +250,24 @@ class BatchCandidates:
         return out
 
 
+class _Remembered(NamedTuple):
+    """What the MLLM gave: a value, the questions that were dropped for it, and its seconds."""
+
+    value: Any
+    dropped: Bool[np.ndarray, "B"]
+    seconds: float
+
+
 class _OnDevices:
-    """The arrays of a batch of all hosts, as selectors and signals may ask for them."""
+    """The arrays of a batch of all hosts, as selectors and signals may ask for them.
+
+    Attributes:
+      reads: how often S was read.
+      seconds: that S took to compute; 0 until then, or if that is not `timed`.
+    """
 
     def __init__(self, candidates: BatchCandidates):
+        self.reads, self.seconds = 0, 0.0
         _, mask = candidates._tokens
         self._candidates, self._put = candidates, candidates._episodes.put
         arrays = (mask, candidates.frame_mask, candidates._batch["embeddings"])
@@ -212,18 +280,50 @@ class _OnDevices:
     def siglip(self) -> "_OfSiglip":
         return _OfSiglip(self._candidates)
 
+    def of_signal(self, name: str) -> "_OnDevices | _OfSignal":
+        """Returns the same, with the rows of one signal alone; "": of all."""
+        return _OfSignal(self, name) if name else self
+
     @functools.cached_property
     def _rows(self) -> tuple[Array, Array]:
-        names = self._candidates._episodes.config.signals
-        return signals.similarity(names, _SignalInputs(self._candidates), self._put)
+        names, start = self._candidates._episodes.config.signals, time.perf_counter()
+        rows = signals.similarity(names, _SignalInputs(self._candidates), self._put)
+        if self._candidates.timed:
+            jax.block_until_ready(rows)
+            self.seconds = time.perf_counter() - start
+        return rows
 
     @property
     def similarity(self) -> Float[Array, "B I S·Q T"]:
+        self.reads += 1
         return self._rows[0]
 
     @property
     def row_mask(self) -> Bool[Array, "B I S·Q"]:
         return self._rows[1]
+
+
+class _OfSignal:
+    """The same arrays, with the rows of one signal alone."""
+
+    def __init__(self, whole: _OnDevices, name: str):
+        self._whole, self._name = whole, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    @functools.cached_property
+    def row_mask(self) -> Bool[Array, "B I S·Q"]:
+        names = self._whole._candidates._episodes.config.signals
+        return rows_of_signal(self._whole.row_mask, place=names.index(self._name), of=len(names))
+
+
+def _rows_of_signal(mask: Bool[Array, "B I S·Q"], *, place: int, of: int) -> Bool[Array, "B I S·Q"]:
+    """Masks the rows of all signals but one."""
+    return mask & (jnp.arange(mask.shape[-1]) // (mask.shape[-1] // of) == place)
+
+
+rows_of_signal = Program("rows_of_signal", _rows_of_signal, ("place", "of"))
 
 
 class _OfSiglip:

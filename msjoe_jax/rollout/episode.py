@@ -128,7 +128,34 @@ class Episodes(EpisodeBatches):
           weight: set to 0 for questions whose prompts or frames a selector cannot use; None: such
             questions are reported only.
         """
-        candidates = BatchCandidates(
+        candidates = self.candidates(
+            params, batch, queries, update, draws=draws, sample=sample, weight=weight
+        )
+        selection = self.choose(candidates, selector, self.config.frames.key)
+        return Selected(
+            similarity=candidates.on_devices.similarity,
+            query_mask=candidates.on_devices.row_mask,
+            frame_mask=batch["frame_mask"],
+            selection=selection,
+        )
+
+    def candidates(
+        self,
+        params: dict[str, Params],
+        batch: Batch,
+        queries: Queries,
+        update: int,
+        *,
+        draws: int = 1,
+        sample: bool = False,
+        weight: Float[np.ndarray, "B"] | None = None,
+    ) -> BatchCandidates:
+        """Returns a batch as selectors see it.
+
+        Args:
+          params, batch, queries, update, draws, sample, weight: as of `select`.
+        """
+        return BatchCandidates(
             self,
             params,
             batch,
@@ -138,13 +165,10 @@ class Episodes(EpisodeBatches):
             sample=sample,
             weight=full_weight(batch) if weight is None else weight,
         )
-        selection = SELECTORS[selector].select(candidates, self.config.frames.key)
-        return Selected(
-            similarity=candidates.on_devices.similarity,
-            query_mask=candidates.on_devices.row_mask,
-            frame_mask=batch["frame_mask"],
-            selection=selection,
-        )
+
+    def choose(self, candidates: BatchCandidates, selector: str, k: int) -> Selection:
+        """Lets a selector of SELECTORS choose at most k frames for each draw."""
+        return SELECTORS[selector].select(candidates, k)
 
     # --- answer ------------------------------------------------------------------------------
 

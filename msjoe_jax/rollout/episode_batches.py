@@ -3,8 +3,10 @@
 Every batch here is this host's rows of one: what it reads, decodes and parses.
 """
 
+import copy
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,6 +26,7 @@ from msjoe_jax.rollout.assemble import (
 from msjoe_jax.rollout.batches import Batch, question_number
 from msjoe_jax.rollout.clock import DeviceClock
 from msjoe_jax.rollout.frames import (
+    FrameConfig,
     frames_per_unit,
     most_patches,
     preview_fn,
@@ -39,7 +42,26 @@ from msjoe_jax.runtime import hosts
 from msjoe_jax.selectors.base import Selection
 from msjoe_jax.text import prompts
 
+LENGTHS = 16  # compiled lengths of the prompts of another number of key frames, at most
+AROUND = 16  # tokens of text around a frame's, at most
 PromptRows = Sequence[Sequence[dict[str, np.ndarray]]]  # B × G
+
+
+def answer_tokens_of(
+    prompt: prompts.PromptConfig, frames: FrameConfig, number: int, merge: int, per_unit: int
+) -> int:
+    """Returns the most tokens of an answer's prompt that shows so many frames.
+
+    Args:
+      prompt: holds the limit of prompts of `frames.key` frames.
+      frames: their number and size.
+      number: of the frames.
+      merge: patches on a side of a visual token.
+      per_unit: frames that are encoded together.
+    """
+    more = max(0, number - frames.key)
+    each = frames.key_patches // merge**2 + AROUND
+    return prompt.answer_prompt_tokens + -(-more // per_unit) * each
 
 
 class EpisodeBatches:
@@ -86,6 +108,29 @@ class EpisodeBatches:
         self.failures: list[dict[str, str]] = []
         self.cut_queries: set[tuple[str, str]] = set()
         self.clock = DeviceClock()
+
+    def with_key_frames(self, number: int) -> Self:
+        """Returns the same for answers from so many frames; what is dropped is told to both.
+
+        A larger number has room for its tokens; prompts of a smaller one are padded to less.
+        """
+        frames, prompt = self.config.frames, self.text.prompt
+        if number == frames.key:
+            return self
+        other = copy.copy(self)
+        other.config = dataclasses.replace(
+            self.config, frames=dataclasses.replace(frames, key=number)
+        )
+        limit = answer_tokens_of(prompt, frames, number, self.vision.merge, self.per_unit)
+        step = prompt.length_step or -(-limit // LENGTHS)
+        other.text = dataclasses.replace(
+            self.text,
+            prompt=dataclasses.replace(prompt, answer_prompt_tokens=limit, length_step=step),
+        )
+        other.loader = KeyFrameLoader(
+            other.config.frames, self.reader, self.system, self.room["key_patches"]
+        )
+        return other
 
     def batches(
         self,
@@ -153,7 +198,11 @@ class EpisodeBatches:
         return rows, Patches(pixels, grids)
 
     def answer_prompts(
-        self, batch: Batch, selection: Selection, weight: Float[np.ndarray, "B"]
+        self,
+        batch: Batch,
+        selection: Selection,
+        weight: Float[np.ndarray, "B"],
+        texts: Sequence[tuple[str, str]] | None = None,
     ) -> tuple[PromptRows, Patches]:
         """Reads the chosen frames and makes the prompts of answer: work of the host alone.
 
@@ -164,13 +213,15 @@ class EpisodeBatches:
           batch: of the pipeline.
           selection: the frames to show.
           weight: set to 0 where a prompt is too long or a frame unreadable.
+          texts: of each question's prompts, before the frames and after them; None: the usual.
         """
         c, questions = self.text.prompt, self.batch_questions(batch)
         for question, error in zip(questions, batch["error"], strict=True):
             if error:
                 self._report(question, str(error))
-        chat = self.text.chat.turns
-        texts = [prompts.answer_prompt(c, q.question, q.options, chat) for q in questions]
+        if texts is None:
+            chat = self.text.chat.turns
+            texts = [prompts.answer_prompt(c, q.question, q.options, chat) for q in questions]
         sets = self._frame_sets(selection)
         return self.frame_prompts(
             batch, [[text] * len(row) for text, row in zip(texts, sets, strict=True)], sets, weight

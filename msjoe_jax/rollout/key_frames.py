@@ -20,6 +20,7 @@ from msjoe_jax.rollout.frames import (
     units_of,
 )
 from msjoe_jax.rollout.system import System
+from msjoe_jax.runtime import hosts
 
 Drop = Callable[[int, str], None]  # (place in the batch, reason): drops its question
 
@@ -128,12 +129,15 @@ class KeyFrameLoader:
         """Reads and cuts the frames; drops a question that has an unreadable frame."""
         distinct = [sorted({unit for one in row for unit in one.shown}) for row in sets]
         prompts = len(sets[0])
-        plain = all(unit.patches == self.config.key_patches for row in distinct for unit in row)
+        reduced = any(unit.patches != self.config.key_patches for row in distinct for unit in row)
         # A selector's own prompt may show more frames than an answer's.
         most = max(self.config.key, *(len(one.candidates) for row in sets for one in row))
+        # The shapes are those of the whole batch, whatever this host has of it.
+        of_hosts = hosts.gather((reduced, most), "the sizes of frames")
+        reduced, most = map(max, zip(*of_hosts, strict=True))
         slots = unit_slots(dataclasses.replace(self.config, key=most), self.per_unit, prompts)
         vision, P = self.system.mllm_config.vision, self.room
-        if not plain:  # one frame may be shown at several resolutions
+        if reduced:  # one frame may be shown at several resolutions
             slots, P = prompts * -(-most // self.per_unit), self.config.key_patches
         B, p = len(distinct), vision.patch
         pixels = np.zeros((B, slots, self.per_unit, P, p, p, 3), np.uint8)

@@ -47,7 +47,7 @@ class Progress:
         clock: Callable[[], float],
     ) -> None:
         """Starts the display; for the arguments see `progress`."""
-        self._label, self._total, self._unit = label, total, unit
+        self.label, self._total, self._unit = label, total, unit
         self._count, self._initial = initial, initial
         self._stream, self._clock = stream, clock
         self._metrics: dict[str, str] = {}
@@ -100,7 +100,7 @@ class Progress:
                 self._print_line("done in" if finished else "stopped after")
 
     def _note(self) -> None:
-        _Latest.moment = Moment(self._label, self._count, self._total, self._unit, time.time())
+        _Latest.moment = Moment(self.label, self._count, self._total, self._unit, time.time())
 
     def _keep(self, metrics: dict[str, object]) -> None:
         self._metrics |= {name: _value(value) for name, value in metrics.items()}
@@ -116,7 +116,7 @@ class Progress:
             return
         self._shown = self._clock()
         seconds = self._shown - self._started
-        parts = [f"{self._label} {self._count_text()}"]
+        parts = [f"{self.label} {self._count_text()}"]
         # What an earlier session did says nothing about the speed of this one.
         rate = (self._count - self._initial) / seconds if seconds > 0 else 0.0
         if rate > 0:

@@ -167,11 +167,13 @@ class Network(NamedTuple):
 class Selector(NamedTuple):
     """A way to choose frames.
 
-    select(candidates, k): chooses at most k frames per draw; network: its network, if it has one.
+    select(candidates, k): chooses at most k frames per draw; network: its network, if it has one;
+    random: whether it draws at random in evaluation too, where it is then judged by several draws.
     """
 
     select: Callable[[Candidates, int], Selection]
     network: Network | None = None
+    random: bool = False
 
 
 def in_time_order(draw: Draw) -> Int[np.ndarray, "B I J K"]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from msjoe_jax.fields import option
 from msjoe_jax.text.characters import LETTERS, visible, without_letters
 
+SUBTITLES = "Subtitles of the frames above:"
+
 
 @dataclasses.dataclass(frozen=True)
 class PromptConfig:
@@ -127,9 +129,19 @@ def answer_prompt(
     question: str,
     options: Sequence[str],
     chat: Callable[[str, str], tuple[str, str]] = turns,
+    subtitles: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Writes the prompt of answer as (text before the frames, text after them); see above."""
+    """Writes the prompt of answer as (text before the frames, text after them).
+
+    Args:
+      style: the wording.
+      question, options: the question's.
+      chat: the chat format, see `turns`.
+      subtitles: of the moments that the frames show; none: they are not mentioned.
+    """
     parts = [_question_text(question, options), style.answer_instruction]
+    if subtitles:
+        parts.insert(0, "\n".join([SUBTITLES, *map(one_line, subtitles)]))
     if style.think:
         parts.append(style.think_instruction)
     return chat(style.system, "\n".join(part for part in parts if part))

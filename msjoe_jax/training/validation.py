@@ -11,7 +11,7 @@ from etils import epath
 from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import ARMS, Arm, extras_missing
-from msjoe_jax.evaluation.evaluate import Evaluator
+from msjoe_jax.evaluation.evaluator import Evaluator
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.rollout.collect import RolloutConfig

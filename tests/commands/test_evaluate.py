@@ -1,17 +1,21 @@
 """A model folder is judged as it was trained: its frames, its prompts, its three models."""
 
 import json
+import shutil
 
 import pytest
 from etils import epath
 
-from msjoe_jax.commands.evaluate import config_of_folder, evaluate_folder
+from msjoe_jax.commands.convert import convert
+from msjoe_jax.commands.evaluate import Wanted, budgets_of, config_of, evaluate_folder, tasks_of
 from msjoe_jax.config import base
 from msjoe_jax.data.questions import save_questions
 from msjoe_jax.errors import UserError
-from tests.support.commands import command
+from tests.support.commands import ROOT, command
 from tests.support.system import colour_questions, noise_videos
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, clip_of, tiny_model_folder
+
+GOLDEN = ROOT / "tests" / "golden" / "tiny_base"  # published folders of the tiny world's models
 
 
 @pytest.fixture(scope="module")
@@ -24,36 +28,68 @@ def made(tmp_path_factory):
     return folder
 
 
-def config_of(made, config=None, arms=("uniform", "joint"), records="records"):
-    files = str(made / records), str(made / "questions.jsonl")
-    return config_of_folder(str(made / "model"), config or base(), *files, arms)
+def wanted(made, **fields):
+    files = {"records": str(made / "records"), "questions": str(made / "questions.jsonl")}
+    return Wanted(
+        **{"checkpoint": str(made / "model"), "arms": ("uniform", "joint"), **files, **fields}
+    )
 
 
 def test_frames_and_prompts_are_the_folders_and_all_else_the_configs(made):
     given = base()
     given.frames.key, given.prompt.query_instruction, given.evaluate.batch = 9, "look", 7
     given.data.heldout_records = "elsewhere"
-    config = config_of(made, given)
+    config = config_of(wanted(made, looks=3), given)
     assert config.frames == TINY_FRAMES and config.prompt == TINY_PROMPT
     assert config.mllm.dtype == "float32" and config.sampler.width == 8
     assert {config.mllm.checkpoint, config.clip.checkpoint, config.sampler.checkpoint} == {
         str(made / "model")
     }
     assert (config.evaluate.batch, config.evaluate.arms) == (7, ("uniform", "joint"))
+    assert config.evaluate.looks == 3
     assert config.data.heldout_records == str(made / "records")
 
 
+def test_flags_are_read():
+    assert budgets_of(["8", "16", "8"]) == (8, 16) and budgets_of([]) == ()
+    assert tasks_of(["jsonl:gs://b/q.jsonl"]) == [("jsonl", "gs://b/q.jsonl")]
+    for value in ("0", "-4", "four", ""):
+        with pytest.raises(UserError, match=f"--frames={value}: give numbers of frames"):
+            budgets_of([value])
+    for values, words in (
+        (["jsonl"], "give NAME:PATH"),
+        (["nothing:q.jsonl"], "a name of jsonl"),
+        (["jsonl:a", "jsonl:b"], "jsonl is given twice"),
+    ):
+        with pytest.raises(UserError, match=words):
+            tasks_of(values)
+
+
 def test_slips_are_one_line(made, tmp_path):
-    with pytest.raises(UserError, match="--arms=joynt is not one of blind, uniform, "):
-        config_of(made, arms=("joynt",))
+    with pytest.raises(UserError, match="arm 'joynt' is not one of blind, uniform, "):
+        config_of(wanted(made, arms=("joynt",)), base())
+    with pytest.raises(UserError, match="arm 'joint:upside': 'upside' is not one of policy, "):
+        config_of(wanted(made, arms=("joint:upside",)), base())
     with pytest.raises(UserError, match=r"config\.data\.heldout_records is not set"):
-        config_of_folder(str(made / "model"), base(), "", "", ())
+        config_of(wanted(made, records="", questions=""), base())
     with pytest.raises(UserError, match="no checkpoint there"):
-        config_of_folder(str(tmp_path), base(), "", "", ())
-    with pytest.raises(UserError, match="msjoe predecode"):
-        evaluate_folder(config_of(made, records="others"), epath.Path(tmp_path / "w"))
+        config_of(wanted(made, checkpoint=str(tmp_path)), base())
+    for fields, words in (
+        ({"records": str(made / "others")}, "msjoe predecode"),
+        ({"arms": ("joint_frames",)}, "joint_frames needs two MLLMs: .* --base=DIR"),
+    ):
+        asked = wanted(made, **fields)
+        with pytest.raises(UserError, match=words):
+            evaluate_folder(config_of(asked, base()), epath.Path(tmp_path / "w"), asked)
     done = command("evaluate")
     assert done.returncode == 2 and "--checkpoint=DIR is missing" in done.stderr
+    flags = (f"--checkpoint={made / 'model'}", "--selectors=nearest")
+    done = command("evaluate", *flags)
+    assert done.returncode == 2 and "--selectors=nearest is not one of msjoe, " in done.stderr
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -68,3 +104,60 @@ def test_arms_of_trainings_are_the_folders(made, tmp_path):
     # One set of weights: the pre-trained sampler and the joint one are the same.
     assert result["arms"]["pretrained"]["accuracy"] == result["arms"]["joint"]["accuracy"]
     assert "joint minus this" in done.stdout and f"results in {tmp_path / 'w'}" in done.stdout
+    assert len(rows_of(tmp_path / "w")) == 3 * 4
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Converted models of the tiny world, never trained together, and a config that names them."""
+    folder = tmp_path_factory.mktemp("converted")
+    convert(epath.Path(GOLDEN), epath.Path(folder / "mllm"))
+    convert(epath.Path(GOLDEN / "clip"), epath.Path(folder / "clip"))
+    reader = noise_videos(folder / "records", {"a": 6, "b": 9}, clip=clip_of(folder / "clip"))
+    save_questions(folder / "questions.jsonl", colour_questions(reader.ids, 4))
+    (folder / "config.py").write_text(
+        "from msjoe_jax.config import base\n\n\ndef get_config():\n"
+        "    c = base()\n"
+        "    c.mllm.dtype, c.evaluate.batch = 'float32', 2\n"
+        "    c.frames.candidates, c.frames.preview, c.frames.key = 16, 2, 2\n"
+        "    c.frames.preview_patches = c.frames.key_patches = 16\n"
+        "    c.prompt.query_prompt_tokens = c.prompt.answer_prompt_tokens = 160\n"
+        "    c.prompt.query_tokens, c.prompt.answer_tokens = 8, 8\n"
+        f"    c.clip.checkpoint = {str(folder / 'clip')!r}\n"
+        f"    c.data.heldout_records = {str(folder / 'records')!r}\n"
+        "    return c\n"
+    )
+    return folder
+
+
+def judge(converted, workdir, *flags, **variables):
+    return command(
+        "evaluate",
+        f"--checkpoint={converted / 'mllm'}",
+        f"--config={converted / 'config.py'}",
+        f"--task=jsonl:{converted / 'questions.jsonl'}",
+        f"--workdir={workdir}",
+        *flags,
+        **variables,
+    )
+
+
+@pytest.mark.slow
+def test_a_converted_model_is_a_baseline_on_one_device_or_two(converted, tmp_path):
+    flags = ("--arms=blind", "--selectors=uniform,topk", "--frames=1,2", "--notimes")
+    done = judge(converted, tmp_path / "one", *flags)
+    assert done.returncode == 0, done.stderr
+    two = "--xla_force_host_platform_device_count=2"
+    done = judge(converted, tmp_path / "two", *flags, XLA_FLAGS=two)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path / "one")
+    assert rows == rows_of(tmp_path / "two") and len(rows) == 4 * 5
+    assert {row["dropped"] for row in rows} == {None}
+    summaries = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("one", "two")]
+    assert summaries[0]["arms"] == summaries[1]["arms"]
+    assert summaries[1]["machine"]["devices"] == {"cpu": 2}
+    assert summaries[0]["checkpoint"]["mllm"] == str(converted / "mllm")
+    shutil.rmtree(tmp_path / "two")
+    refused = judge(converted, tmp_path / "two", "--arms=joint")
+    assert refused.returncode == 2
+    assert "joint chooses frames by a trained network, and " in refused.stderr

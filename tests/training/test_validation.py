@@ -4,14 +4,15 @@ import json
 import types
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluation.evaluate import Outcome
+from msjoe_jax.evaluation.arms import ARMS
+from msjoe_jax.evaluation.columns import columns_of
+from msjoe_jax.evaluation.evaluator import Outcome
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.training import validation as module
 from msjoe_jax.training.validation import (
@@ -110,14 +111,15 @@ def test_the_best_is_chosen_by_what_is_trained():
 
 def test_a_split_that_cannot_be_asked_ends_the_run_by_name(monkeypatch):
     reasons = {"q0": "prompt too long: 99 tokens"}
-    nothing = {name: np.full(1, np.nan) for name in PLAIN}
-    outcome = Outcome(nothing, {name: np.array([0.5]) for name in PLAIN}, {}, reasons)
+    columns = columns_of({name: ARMS[name] for name in PLAIN}, [4])
+    outcome = Outcome(columns, [{}], [{}], reasons)
     stub: Any = lambda *_: types.SimpleNamespace(run=lambda *_: outcome)  # noqa: E731
     monkeypatch.setattr(module, "Evaluator", stub)
     with pytest.raises(UserError, match=r"none of them can be asked: .*prompt too long"):
         validation()({}, "joint")
-    outcome.scores["joint"][0] = outcome.scores["joint_uniform"][0] = 1.0
-    outcome.scores["joint_topk_smooth"][0] = outcome.scores["joint_question"][0] = 0.0
+    for column in columns:
+        right = column.name in ("joint", "joint_uniform")
+        outcome.entries[0][column.key] = [{"score": float(right), "valid": not right}]
     accuracies, valid, left_out = validation()({}, "joint")
-    assert valid == dict.fromkeys(PLAIN, 0.5)
+    assert (valid["joint"], valid["joint_question"]) == (0.0, 1.0)
     assert accuracies["joint"] == 1 and accuracies["joint_question"] == 0 and left_out == reasons
