@@ -1,6 +1,6 @@
 """Selectors by name, for training, evaluation and replay."""
 
-from msjoe_jax.selectors import fixed, msjoe
+from msjoe_jax.selectors import fixed, gens, msjoe, provca
 from msjoe_jax.selectors.base import Selector
 
 SELECTORS: dict[str, Selector] = {
@@ -10,6 +10,8 @@ SELECTORS: dict[str, Selector] = {
     "topk_smooth": Selector(fixed.topk_smooth),
     "blind": Selector(fixed.blind),
     "oracle": Selector(fixed.oracle),
+    "gens_like": Selector(gens.select),
+    "provca_like": Selector(provca.select),
 }
 
 

@@ -45,8 +45,14 @@ class PromptConfig:
     )
     query_prompt_tokens: int = option(1024, "Longest prompt of reason.", low=2)
     answer_prompt_tokens: int = option(8704, "Longest prompt of answer.", low=2)
+    selector_prompt_tokens: int = option(
+        0, "Longest prompt of a selector's own; 0: as answer_prompt_tokens.", low=0
+    )
     query_tokens: int = option(256, "Longest reply of reason.", low=1)
     answer_tokens: int = option(64, "Longest reply of answer.", low=1)
+    selector_tokens: int = option(
+        0, "Longest reply to a selector's own prompt; 0: as query_tokens.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +90,7 @@ def one_line(text: str) -> str:
     return " ".join(line for line in map(str.strip, lines) if line)
 
 
-def _question_text(question: str, options: Sequence[str]) -> str:
+def question_text(question: str, options: Sequence[str]) -> str:
     """Renders the question and each option as one line: none can forge another."""
     texts = without_letters([one_line(option) for option in options])
     lines = [f"{LETTERS[i]}. {text}" for i, text in enumerate(texts)]
@@ -116,7 +122,7 @@ def query_prompt(
       chat: the chat format, see `turns`.
     """
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
-    parts = [_question_text(question, options), instruction]
+    parts = [question_text(question, options), instruction]
     if style.think:
         parts.append(style.think_instruction)
     return chat(style.system, "\n".join(part for part in parts if part))
@@ -129,7 +135,7 @@ def answer_prompt(
     chat: Callable[[str, str], tuple[str, str]] = turns,
 ) -> tuple[str, str]:
     """Writes the prompt of answer as (text before the frames, text after them); see above."""
-    parts = [_question_text(question, options), style.answer_instruction]
+    parts = [question_text(question, options), style.answer_instruction]
     if style.think:
         parts.append(style.think_instruction)
     return chat(style.system, "\n".join(part for part in parts if part))
