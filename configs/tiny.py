@@ -89,8 +89,8 @@ def get_config(variant: str = "") -> ConfigDict:
         c.phases = ("world", "warm_up", "evaluate")
         c.warm_up.asks = True
         c.warm_up.mllm_steps = 900
-        # Eight numbered frames and the longest of those prompts: what the warm-up shows.
-        c.prompt.selector_prompt_tokens, c.prompt.selector_tokens = 166, 48
+        c.prompt.selector_prompt_tokens, c.prompt.selector_tokens = 640, 48  # of all candidates
+        c.prompt.numbered_frames = 8  # as the warm-up shows them
         c.evaluate.arms = ("uniform", "topk_question", *ASKING, "oracle")
     elif variant:
         raise ValueError(f"configs/tiny.py has no variant {variant!r}; it has: short, selectors")

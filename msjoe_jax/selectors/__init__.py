@@ -1,6 +1,6 @@
 """Selectors by name, for training, evaluation and replay."""
 
-from msjoe_jax.selectors import fixed, gens, msjoe, provca
+from msjoe_jax.selectors import cacheflow, dafs, fixed, gens, msjoe, provca
 from msjoe_jax.selectors.base import Selector
 
 SELECTORS: dict[str, Selector] = {
@@ -10,8 +10,10 @@ SELECTORS: dict[str, Selector] = {
     "topk_smooth": Selector(fixed.topk_smooth),
     "blind": Selector(fixed.blind),
     "oracle": Selector(fixed.oracle),
+    "dafs": Selector(dafs.select),
     "gens_like": Selector(gens.select),
     "provca_like": Selector(provca.select),
+    "cacheflow_like": Selector(cacheflow.select),
 }
 
 

@@ -160,9 +160,7 @@ class Candidates(Protocol):
         """
         ...
 
-    def block_keys(
-        self, blocks: Sequence[Sequence["Block"]]
-    ) -> list[Float[np.ndarray, "G 2 C"]]:
+    def block_keys(self, blocks: Sequence[Sequence["Block"]]) -> list[Float[np.ndarray, "G 2 C"]]:
         """Computes the mean key of each block's visual tokens, at the first and the last layer.
 
         A block is prefilled by itself. Keys are those before their rotation, C numbers each.

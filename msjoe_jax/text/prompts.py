@@ -48,6 +48,9 @@ class PromptConfig:
     selector_prompt_tokens: int = option(
         0, "Longest prompt of a selector's own; 0: as answer_prompt_tokens.", low=0
     )
+    numbered_frames: int = option(
+        0, "Frames that a selector numbers in one prompt at most; 0: as many as have room.", low=0
+    )
     query_tokens: int = option(256, "Longest reply of reason.", low=1)
     answer_tokens: int = option(64, "Longest reply of answer.", low=1)
     selector_tokens: int = option(

@@ -38,7 +38,7 @@ from msjoe_jax.world.spec import (
     question_about,
     question_text,
 )
-from msjoe_jax.world.warmup_asks import ASKED, ask_and_reply, choose_window
+from msjoe_jax.world.warmup_asks import ASK_TOKENS, ASKED, ask_and_reply, choose_window
 from msjoe_jax.world.warmup_clip import Loop, Metrics, State, names_of
 
 FRAMES = 8  # per video of a batch: one that shows the colour of each event, and two others
@@ -272,7 +272,7 @@ class _BatchBuilder:
         for text, reply in ask_and_reply(plan, frames, self.config.key, rng):
             around = turns(self.prompt.system, plain(text))
             parts = labelled(around, numbered(len(frames)), places)
-            row = self.assembler.prompt(parts, self.prompt.selector_prompt_tokens)
+            row = self.assembler.prompt(parts, ASK_TOKENS)
             examples.append((row, *self._reply(f"{reply}<|im_end|>")))
         return examples
 
