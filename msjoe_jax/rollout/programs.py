@@ -115,7 +115,8 @@ class Programs:
       machine: where they run; None: on all devices.
 
     Attributes: complete, embed_queries, frame_logits, choose_frames, draw_keys, attention,
-    option_attention, neighbour_cosines, mean_keys_and_queries: see the functions below; embed_siglip_queries: likewise, None without a SigLIP.
+    option_attention, neighbour_cosines, mean_keys_and_queries: see the functions below;
+    embed_siglip_queries: likewise, None without a SigLIP.
     """
 
     def __init__(self, system: System, machine: Machine | None = None):

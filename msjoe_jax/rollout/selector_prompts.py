@@ -166,15 +166,12 @@ class SelectorPrompts:
         """Computes what the tokens of each question's options attend to, of frames before them."""
         budget = self._patches(tokens * POOLING**2)
         side = next(s for s in (1, POOLING) if s == POOLING or budget <= tokens * self._merge**2)
-        sets = [
-            [FrameSet(list(own), [ShownUnit((int(t),), budget) for t in own], [None] * len(own))]
-            for own in frames
-        ]
+        sets = [[_whole_frames(own, budget)] for own in frames]
         encoded = self._load(sets, tokens * POOLING**2)
         rows, spans = [], []
         for b, question in enumerate(self._questions):
             whole = prompts.question_text(question.question, question.options)
-            head, _, options = whole.partition("\n")
+            _, _, options = whole.partition("\n")
             before, after = self._around(whole)
             lead, _, tail = after.rpartition(options)
             shown = [
@@ -222,9 +219,7 @@ class SelectorPrompts:
             for count in counts:
                 frames = range(max(start - 1, 0), min(start + FRAMES_AT_ONCE - 1, int(count)))
                 own = list(frames) if start < count else []
-                sets.append(
-                    [FrameSet(own, [ShownUnit((t,), budget) for t in own], [None] * len(own))]
-                )
+                sets.append([_whole_frames(own, budget)])
             encoded = self._load(sets, 0, FRAMES_AT_ONCE)
             put = self._episodes.put(Patches(encoded.pixels, encoded.grids))
             cosines = fetch(self._episodes.programs.neighbour_cosines(self._mllm, put))
@@ -304,6 +299,11 @@ class SelectorPrompts:
             [{k: x[..., :length] if k in padded else x for k, x in row.items()} for row in own]
             for own in rows
         ]
+
+
+def _whole_frames(frames: Sequence[int], patches: int) -> FrameSet:
+    shown = [ShownUnit((int(t),), patches) for t in frames]
+    return FrameSet(list(frames), shown, [None] * len(shown))
 
 
 def rounded_up(tokens: int) -> int:

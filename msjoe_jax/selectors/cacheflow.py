@@ -97,22 +97,22 @@ def two_rankings(scores: Float[np.ndarray, "G 2"], k: int) -> list[int]:
 def fill(
     blocks: Sequence[Block], order: Sequence[int], k: int, width: int
 ) -> dict[int, Bool[np.ndarray, "P"]]:
-    """Returns the tokens of the first blocks that take no more room than k whole frames.
+    """Returns the tokens of the first blocks, as many as take no more room than k whole frames.
 
     Args:
       blocks: all of them.
-      order: in which they are taken; a block that does not fit is left out.
+      order: in which they are taken, frame by frame; what does not fit is left out.
       k: whole frames.
       width: frames at most.
     """
     shown: dict[int, np.ndarray] = {}
+    room = k * (len(blocks[0].keep[0]) + MARKS)
     for j in order:
-        wider = dict(shown)
         for t, keep in zip(blocks[j].frames, blocks[j].keep, strict=True):
-            wider[t] = np.array(keep) | wider.get(t, False)
-        tokens = sum(int(keep.sum()) + MARKS for keep in wider.values())
-        if len(wider) <= width and tokens <= k * (len(blocks[j].keep[0]) + MARKS):
-            shown = wider
+            wider = {**shown, t: np.array(keep) | shown.get(t, False)}
+            tokens = sum(int(own.sum()) + MARKS for own in wider.values())
+            if len(wider) <= width and tokens <= room:
+                shown = wider
     return shown
 
 

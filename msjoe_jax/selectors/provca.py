@@ -81,7 +81,7 @@ def select(candidates: Candidates, k: int) -> Selection:
                 search.named, widened = None, True
     if any(hosts.gather(widened, "who widens a segment")):
         _name_frames(candidates, searches, best, embeddings, k, again=True)
-    B, T = candidates.frame_mask.shape
+    B = len(searches)
     frames = np.full((B, I, candidates.num_draws, k), -1, np.int32)
     for b, i in np.ndindex(B, I):
         chosen = _filled(searches[b][i], best[b, i, : counts[b]], k)

@@ -97,12 +97,9 @@ class Inspection(nnx.Module):
 
         def layer(h: Float[Array, "B S D"], p: nnx.State) -> tuple[Array, None]:
             block = nnx.merge(graphdef, p)
+            q, k, v = block.qkv(h, cos, sin)
             out = self_attention(
-                *block.qkv(h, cos, sin),
-                segments,
-                causal=True,
-                chunk=self.chunk,
-                backend=self.attention,
+                q, k, v, segments, causal=True, chunk=self.chunk, backend=self.attention
             )
             return block.finish(h, out), None
 
