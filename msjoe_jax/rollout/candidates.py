@@ -164,7 +164,7 @@ class BatchCandidates:
         """Computes the mean query of each question's tokens, at the first and the last layer."""
         return self._prompts.question_queries()
 
-    @functools.cached_property
+    @property
     def _prompts(self) -> SelectorPrompts:
         return SelectorPrompts(
             self._episodes, self._params["mllm"], self._batch, self._weight, self._update

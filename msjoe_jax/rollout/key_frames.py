@@ -135,7 +135,7 @@ class KeyFrameLoader:
           questions: its questions.
           sets: the frames of every prompt.
           drop: drops a question.
-          most: frames of a prompt at most; 0: K.
+          most: frames of a prompt at most, where that is known beforehand: shapes depend on it.
           room: for patches of a frame, where all frames have one budget that is not K's; 0: else.
         """
         distinct = [sorted({unit for one in row for unit in one.shown}) for row in sets]
@@ -143,8 +143,8 @@ class KeyFrameLoader:
         plain = room or all(
             unit.patches == self.config.key_patches for row in distinct for unit in row
         )
-        # A selector may show more frames than K, or fewer tokens of more frames.
-        most = most or self.config.key
+        # A selector's own prompt may show more frames than an answer's.
+        most = most or max(self.config.key, *(len(one.candidates) for row in sets for one in row))
         slots = unit_slots(dataclasses.replace(self.config, key=most), self.per_unit, prompts)
         vision, P = self.system.mllm_config.vision, room or self.room
         if not plain:  # one frame may be shown at several resolutions

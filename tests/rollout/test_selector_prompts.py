@@ -135,7 +135,7 @@ def test_an_ask_has_lengths_of_its_own(made, monkeypatch):
 
 def test_room_is_what_the_longest_text_leaves(made):
     """Exactly: so many frames can be shown, and one more cannot."""
-    candidates, _, episodes = candidates_of(made)
+    candidates, _, _ = candidates_of(made)
     texts = ["what ?", "what colour is the cup ? " * 3, "red"]
     for label, tokens in (("", 0), (numbered(12)[-1], 0), ("[0]", 1)):
         room = candidates.room(texts, label, tokens)

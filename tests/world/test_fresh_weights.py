@@ -1,4 +1,4 @@
-"""The tiny MLLM's fresh weights: a first head that copies what resembles, and which are matrices."""
+"""The tiny MLLM's fresh weights: a first head that copies; which of them are matrices."""
 
 import jax
 import numpy as np

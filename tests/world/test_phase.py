@@ -16,6 +16,7 @@ from msjoe_jax.world.phase import WarmUpConfig, WorldConfig, build, run_loop
 from msjoe_jax.world.spec import COLOURS, question_text
 from msjoe_jax.world.warmup_clip import Loop
 
+FRAMES = FrameConfig()
 INPUTS = {"records": "1", "tokenizer": "2", "settings": "3"}
 
 
@@ -50,7 +51,7 @@ def test_the_worlds_tokenizer_knows_the_words_of_the_prompts(tmp_path, capsys):
         prompt: PromptConfig
         data: Any
         extensions: Any
-        frames: FrameConfig = FrameConfig()
+        frames: FrameConfig = FRAMES
         mllm: Part = Part()
         clip: Part = Part()
 
