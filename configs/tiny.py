@@ -89,7 +89,7 @@ def get_config(variant: str = "") -> ConfigDict:
         c.phases = ("world", "warm_up", "evaluate")
         c.warm_up.asks = True
         c.warm_up.mllm_steps = 900
-        c.prompt.selector_prompt_tokens, c.prompt.selector_tokens = 640, 48  # of all candidates
+        c.prompt.selector_prompt_tokens, c.prompt.selector_tokens = 640, 56  # of all candidates
         c.prompt.numbered_frames = 8  # as the warm-up shows them
         c.evaluate.arms = ("uniform", "topk_question", *ASKING, "oracle")
     elif variant:

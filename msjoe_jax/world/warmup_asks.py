@@ -14,6 +14,7 @@ from msjoe_jax.selectors.replies import numbered
 from msjoe_jax.world.spec import COLOURS, Plan, question_text
 
 ASK_TOKENS = 168  # of the longest prompt: GenS's about two words, after eight frames
+REPLY_TOKENS = 56  # of the longest reply: eight frames of alternating relevance
 ASKED = 1.0  # weight of these replies' loss, of a reply of each kind
 WINDOWS = 0.4  # share of videos shown by successive frames, as GenS's windows show them
 SHOWS, STANDS = 5, 2  # relevance of a frame that shows the colour, and of the object without it

@@ -38,7 +38,13 @@ from msjoe_jax.world.spec import (
     question_about,
     question_text,
 )
-from msjoe_jax.world.warmup_asks import ASK_TOKENS, ASKED, ask_and_reply, choose_window
+from msjoe_jax.world.warmup_asks import (
+    ASK_TOKENS,
+    ASKED,
+    REPLY_TOKENS,
+    ask_and_reply,
+    choose_window,
+)
 from msjoe_jax.world.warmup_clip import Loop, Metrics, State, names_of
 
 FRAMES = 8  # per video of a batch: one that shows the colour of each event, and two others
@@ -257,7 +263,7 @@ class _BatchBuilder:
         if not self.training.asks:
             return result
         asked = [self._asks(*one, size, rng) for one in shown]
-        return result._replace(asks=_lessons(asked, self.prompt.selector_tokens))
+        return result._replace(asks=_lessons(asked, REPLY_TOKENS))
 
     def _asks(
         self,

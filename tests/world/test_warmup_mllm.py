@@ -149,12 +149,11 @@ def test_examples_say_what_the_video_shows(tiny):
 def test_asks_have_replies_that_selectors_can_read(tiny):
     """Numbered frames in the prompts, and what a fresh batch says of them, read back."""
     training = warmup_mllm.MllmTraining(steps=10, videos=12, asks=True)
-    prompt = dataclasses.replace(tiny.text.prompt, selector_tokens=48)
     tokenizer = build_word_tokenizer(
         tiny.text.tokenizer.file.parent / "asks.json",
         [*WORDS, *KINDS, *SETTINGS, *COLOURS, question_text([0, 1]), *texts_of_asks(6)],
     )
-    text = dataclasses.replace(tiny.text, prompt=prompt, tokenizer=Tokenizer(tokenizer))
+    text = dataclasses.replace(tiny.text, tokenizer=Tokenizer(tokenizer))
     batch = batches(tiny._replace(text=text), training)(9)
     assert batch.lessons.replies.shape[1] == 5  # as without asks
     seen = set()
