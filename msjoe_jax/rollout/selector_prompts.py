@@ -110,11 +110,15 @@ class SelectorPrompts:
     def _frame_set(self, ask: Ask) -> FrameSet:
         """Makes the frame set of a prompt, in the given order."""
         per_unit = self._episodes.per_unit
-        if ask.labels and per_unit > 1:
-            raise UserError("a selector that numbers its frames needs config.frames.mode=image")
+        if ask.labels:
+            self._check_images("numbers its frames")
         units = units_of([int(frame) for frame in ask.frames], per_unit)
         shown = [ShownUnit(unit, self._patches(ask.tokens)) for unit in units]
         return FrameSet(list(ask.frames), shown, [None] * len(shown))
+
+    def _check_images(self, what: str) -> None:
+        if self._episodes.per_unit > 1:
+            raise UserError(f"a selector that {what} needs config.frames.mode=image")
 
     def _asking_row(self, b: int, ask: Ask, one: FrameSet, encoded: EncodedFrames) -> Row:
         episodes, text = self._episodes, self._around(ask.text)
@@ -164,6 +168,7 @@ class SelectorPrompts:
         self, frames: Sequence[Sequence[int]], layer: int, tokens: int
     ) -> list[Float[np.ndarray, "X F"]]:
         """Computes what the tokens of each question's options attend to, of frames before them."""
+        self._check_images("pools frames")
         budget = self._patches(tokens * POOLING**2)
         side = next(s for s in (1, POOLING) if s == POOLING or budget <= tokens * self._merge**2)
         sets = [[_whole_frames(own, budget)] for own in frames]
@@ -210,6 +215,7 @@ class SelectorPrompts:
 
     def neighbour_cosines(self) -> list[Float[np.ndarray, "T P"]]:
         """Computes the cosine of each visual token with that at its place in the frame before."""
+        self._check_images("drops visual tokens")
         counts = self._batch["frame_mask"].sum(-1)
         budget = self._patches(0)
         parts: list[list[np.ndarray]] = [[] for _ in counts]
@@ -229,15 +235,21 @@ class SelectorPrompts:
                     tokens = int(np.prod(shown[0].grid)) // self._merge**2
                     own_rows = cosines[b, : len(shown), :tokens]
                     parts[b].append(own_rows[min(start, 1) :])
-        return [np.concatenate(own) for own in parts]
+        # Of a question that is dropped not all frames could be read: nothing is known.
+        unknown = np.full((1, budget // self._merge**2), -1, np.float32)
+        return [
+            np.concatenate(own) if weight else np.repeat(unknown, count, 0)
+            for own, weight, count in zip(parts, self._weight, counts, strict=True)
+        ]
 
     def block_keys(self, blocks: Sequence[Sequence[Block]]) -> list[Float[np.ndarray, "G 2 C"]]:
         """Computes the mean key of each block's visual tokens, at the first and the last layer."""
         budget = self._patches(0)
-        turns = [_in_turns(own) for own in blocks]
+        shown = [own if weight else [] for own, weight in zip(blocks, self._weight, strict=True)]
+        turns = [_in_turns(own) for own in shown]
         number = max(hosts.gather(max(map(len, turns)), "the blocks of the prompts"))
         out: list[list[np.ndarray]] = [[] for _ in blocks]
-        for turn in range(number):
+        for turn in range(max(number, 1)):
             now = [own[turn] if turn < len(own) else [] for own in turns]
             sets = [
                 [
@@ -257,7 +269,10 @@ class SelectorPrompts:
             means = self._run("mean_keys_and_queries", rows, encoded)
             for b, own in enumerate(now):
                 out[b].append(means[b, : len(own), :, 0])
-        return [np.concatenate(own) for own in out]
+        return [
+            np.concatenate(own) if known else np.zeros((len(all_), *own[0].shape[1:]), np.float32)
+            for own, known, all_ in zip(out, shown, blocks, strict=True)
+        ]
 
     def question_queries(self) -> Float[np.ndarray, "B 2 C"]:
         """Computes the mean query of each question's tokens, at the first and the last layer."""

@@ -25,6 +25,7 @@ from msjoe_jax.runtime.mesh import everywhere
 from msjoe_jax.runtime.program import quick_options
 from msjoe_jax.selectors.replies import numbered
 from msjoe_jax.text.prompts import LETTERS, answer_prompt, plain, query_prompt, turns
+from msjoe_jax.world import warmup_asks
 from msjoe_jax.world.fresh_weights import fresh_weights, matrices
 from msjoe_jax.world.spec import (
     CELLS,
@@ -37,13 +38,6 @@ from msjoe_jax.world.spec import (
     kind_of,
     question_about,
     question_text,
-)
-from msjoe_jax.world.warmup_asks import (
-    ASK_TOKENS,
-    ASKED,
-    REPLY_TOKENS,
-    ask_and_reply,
-    choose_window,
 )
 from msjoe_jax.world.warmup_clip import Loop, Metrics, State, names_of
 
@@ -170,7 +164,7 @@ def mllm_loop(
         parts = {"answer": answer, "query": query, "description": described, "vision": vision}
         if batch.asks is not None:
             parts["asks"] = -each_reply(batch.asks).mean()
-            loss += ASKED * parts["asks"]
+            loss += warmup_asks.ASKED * parts["asks"]
         return loss, {"loss": loss, **parts}
 
     @functools.partial(jax.jit, out_shardings=everywhere(), compiler_options=quick_options())
@@ -263,7 +257,7 @@ class _BatchBuilder:
         if not self.training.asks:
             return result
         asked = [self._asks(*one, size, rng) for one in shown]
-        return result._replace(asks=_lessons(asked, REPLY_TOKENS))
+        return result._replace(asks=_lessons(asked, warmup_asks.REPLY_TOKENS))
 
     def _asks(
         self,
@@ -275,10 +269,10 @@ class _BatchBuilder:
         """Makes examples of what selectors ask about numbered frames."""
         examples = []
         places = [Frame(i * CELLS, size) for i in range(len(frames))]
-        for text, reply in ask_and_reply(plan, frames, self.config.key, rng):
+        for text, reply in warmup_asks.ask_and_reply(plan, frames, self.config.key, rng):
             around = turns(self.prompt.system, plain(text))
             parts = labelled(around, numbered(len(frames)), places)
-            row = self.assembler.prompt(parts, ASK_TOKENS)
+            row = self.assembler.prompt(parts, warmup_asks.ASK_TOKENS)
             examples.append((row, *self._reply(f"{reply}<|im_end|>")))
         return examples
 
@@ -289,7 +283,7 @@ class _BatchBuilder:
 
     def _choose_frames(self, plan: Plan, rng: np.random.Generator) -> list[int]:
         number = self.reader.info(plan.id).num_frames
-        if self.training.asks and (window := choose_window(plan, number, FRAMES, rng)):
+        if self.training.asks and (window := warmup_asks.choose_window(plan, number, FRAMES, rng)):
             return window
         if rng.random() < UNIFORM:
             return sorted(rng.permutation(number)[:FRAMES].tolist())

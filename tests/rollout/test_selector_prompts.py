@@ -152,11 +152,19 @@ def test_room_is_what_the_longest_text_leaves(made):
     assert candidates_of(made, few)[0].room(texts) > 2
 
 
-def test_numbers_need_images(made):
+@pytest.mark.parametrize(
+    ("what", "use"),
+    [
+        ("numbers its frames", lambda c: c.ask([[Ask("what ?", (0,), ("[0]",))]] * B)),
+        ("pools frames", lambda c: c.option_attention([[0]] * B, 0, 1)),
+        ("drops visual tokens", lambda c: c.neighbour_cosines()),
+    ],
+)
+def test_some_selectors_need_images(made, what, use):
     config = changed(made.config, **{"frames.mode": "video"})
     candidates, _, _ = candidates_of(made, config)
-    with pytest.raises(UserError, match=r"config\.frames\.mode=image"):
-        candidates.ask([[Ask("what ?", (0,), ("[0]",))]] * B)
+    with pytest.raises(UserError, match=rf"{what} needs config\.frames\.mode=image"):
+        use(candidates)
 
 
 @pytest.mark.parametrize(("tokens", "want"), [(1, 64), (64, 64), (65, 96), (97, 128), (129, 192)])
