@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,26 +144,14 @@ def mllm_loop(
         vision = -cell_log_probs.sum(-1).mean()
         if batch.lessons is None:
             return vision, {"loss": vision, "vision": vision}
-
-        def each_reply(lessons: Lessons) -> Float[Array, "V G"]:
-            log_probs, _ = completion_log_probs(
-                model,
-                lessons.prompts,
-                features,
-                jnp.asarray(lessons.replies),
-                banned_ids=system.banned_ids(),
-                temperature=1.0,
-            )
-            return (log_probs * lessons.reply_mask).sum((-2, -1))
-
-        each, mask = each_reply(batch.lessons), batch.lessons.reply_mask
+        each, mask = _likelihood(system, model, features, batch.lessons), batch.lessons.reply_mask
         answer, query = -each[:, :ANSWERS].mean(), -each[:, ANSWERS].mean()
         described = -each[:, ANSWERS + 1].sum() / mask[:, ANSWERS + 1].sum()
         loss = ANSWERS * answer + training.query_weight * query + training.vision_weight * vision
         loss += training.description_weight * described
         parts = {"answer": answer, "query": query, "description": described, "vision": vision}
         if batch.asks is not None:
-            parts["asks"] = -each_reply(batch.asks).mean()
+            parts["asks"] = -_likelihood(system, model, features, batch.asks).mean()
             loss += warmup_asks.ASKED * parts["asks"]
         return loss, {"loss": loss, **parts}
 
@@ -176,6 +164,20 @@ def mllm_loop(
 
     batches = _Prefetcher(builder)
     return Loop(init, lambda state, step: update(state, batches(step)), training.steps)
+
+
+def _likelihood(
+    system: System, model: Any, features: Float[Array, "V M D"], lessons: Lessons
+) -> Float[Array, "V G"]:
+    log_probs, _ = completion_log_probs(
+        model,
+        lessons.prompts,
+        features,
+        jnp.asarray(lessons.replies),
+        banned_ids=system.banned_ids(),
+        temperature=1.0,
+    )
+    return (log_probs * lessons.reply_mask).sum((-2, -1))
 
 
 class _Prefetcher:
