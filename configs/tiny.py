@@ -9,9 +9,14 @@ from ml_collections import ConfigDict
 
 from msjoe_jax.config import add_group, base
 
+ASKING = ("dafs", "gens_like", "provca_like", "cacheflow_like")  # selectors that use the MLLM
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; `variant` "short" takes a few steps on a small world, as a smoke test.
+    """Returns the config, or a variant of it.
+
+    short: a few steps on a small world, as a smoke test. selectors: the base MLLM, which has also
+    learnt what selectors ask it, under the selectors that do so.
 
     Raises:
       ValueError: an unknown variant.
@@ -80,6 +85,13 @@ def get_config(variant: str = "") -> ConfigDict:
         c.warm_up.clip_steps, c.warm_up.mllm_steps = 40, 20
         c.pretrain.steps, c.joint.steps = 2, 6
         c.validate_every = 3
+    elif variant == "selectors":
+        c.phases = ("world", "warm_up", "evaluate")
+        c.warm_up.asks = True
+        c.warm_up.mllm_steps = 900
+        c.prompt.selector_prompt_tokens, c.prompt.selector_tokens = 640, 56  # of all candidates
+        c.prompt.numbered_frames = 8  # as the warm-up shows them
+        c.evaluate.arms = ("uniform", "topk_question", *ASKING, "oracle")
     elif variant:
-        raise ValueError(f"configs/tiny.py has no variant {variant!r}; it has: short")
+        raise ValueError(f"configs/tiny.py has no variant {variant!r}; it has: short, selectors")
     return c

@@ -118,6 +118,33 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def token_attention(
+        self,
+        x: Float[Array, "B S D"],
+        positions: Int[Array, "B 3 S"],
+        segments: Int[Array, "B S"],
+        places: Int[Array, "B X"],
+        layer: int,
+    ) -> Float[Array, "B X S"]:
+        """Computes the attention that tokens of prompts pay their prompts, mean over the heads.
+
+        Args:
+          x, positions, segments: the prompts', as of `prefill`.
+          places: of the tokens in their prompts.
+          layer: from 0.
+        """
+        ...
+
+    def mean_keys_and_queries(
+        self,
+        x: Float[Array, "B S D"],
+        positions: Int[Array, "B 3 S"],
+        segments: Int[Array, "B S"],
+        tokens: Bool[Array, "B S"],
+    ) -> Float[Array, "B 2 2 C"]:
+        """Computes mean key and mean query of some tokens, at the first and the last layer."""
+        ...
+
     def empty_cache(self, batch: int, group: int, length: int) -> Cache:
         """Makes a cache for `group` completions of each prompt, of up to `length` tokens."""
         ...

@@ -204,6 +204,22 @@ class Assembler:
         yield from map(_Place, around.after)
 
 
+def labelled(
+    text: tuple[str, str], labels: Sequence[str], frames: Sequence[Frame]
+) -> list[str | Visual]:
+    """Returns the parts of a prompt of images, each after a text of its own.
+
+    Args:
+      text: before the first label, and after the frames.
+      labels: one a frame.
+      frames: in their order.
+    """
+    parts: list[str | Visual] = []
+    for number, (label, frame) in enumerate(zip(labels, frames, strict=True)):
+        parts += [label if number else text[0] + label, Visual((frame,))]
+    return [*parts, text[1]] if parts else [text[0], text[1]]
+
+
 def empty_row(length: int) -> dict[str, np.ndarray]:
     """Makes the row of a dropped prompt: one text token, since softmax needs a key."""
     return {

@@ -14,14 +14,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 from msjoe_jax import signals
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import Batch, question_number
-from msjoe_jax.rollout.frames import units_of
-from msjoe_jax.rollout.key_frames import FrameSet, ShownUnit
-from msjoe_jax.rollout.programs import ASK
+from msjoe_jax.rollout.selector_prompts import SelectorPrompts
 from msjoe_jax.runtime.machine import fetch, here
 from msjoe_jax.runtime.program import Program
 from msjoe_jax.selectors import SELECTORS
-from msjoe_jax.selectors.base import Ask, Selection, in_time_order
-from msjoe_jax.text import prompts
+from msjoe_jax.selectors.base import Ask, Block, Selection, in_time_order
 
 if TYPE_CHECKING:
     from msjoe_jax.rollout.episode import Episodes
@@ -191,36 +188,44 @@ class BatchCandidates:
         numbers = self.frame_index[question][np.asarray(indices, int)]
         return self.reader.frames(self.questions[question].video, numbers)
 
-    def ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
+    def ask(self, prompts: Sequence[Sequence[Ask]]) -> list[list[str]]:
         """Returns the MLLM's greedy replies; every question has equally many prompts."""
-        key = tuple(map(tuple, prompts_))
-        return self._once(key, lambda: self._ask(prompts_))
+        key = tuple(map(tuple, prompts))
+        return self._once(key, lambda: self._prompts.ask(prompts))
 
-    def _ask(self, prompts_: Sequence[Sequence[Ask]]) -> list[list[str]]:
-        episodes, c = self._episodes, self._episodes.text.prompt
-        sets = [[self._frame_set(ask.frames) for ask in row] for row in prompts_]
-        texts = [
-            [episodes.text.chat.turns(c.system, prompts.plain(ask.text)) for ask in row]
-            for row in prompts_
-        ]
-        rows, patches = episodes.frame_prompts(self._batch, texts, sets, self._weight)
-        completed = episodes.complete(
-            ASK,
-            self._params["mllm"],
-            rows,
-            patches,
-            episodes.seeds(self._batch, self._update),
-            samples=1,
-            sampling=episodes.text.sampling(c.query_tokens, 0.0),
+    def room(self, texts: Sequence[str], label: str = "", tokens: int = 0) -> int:
+        """Returns how many frames a prompt has room for, with the longest of these texts: ≥ 1."""
+        return self._prompts.room(texts, label, tokens)
+
+    @property
+    def layers(self) -> int:
+        """Layers of the MLLM's decoder."""
+        return self._episodes.system.mllm_config.text.layers
+
+    def option_attention(
+        self, frames: Sequence[Sequence[int]], layer: int, tokens: int
+    ) -> list[Float[np.ndarray, "X F"]]:
+        """Computes what the tokens of each question's options attend to, of frames before them."""
+        key = ("attention", *map(tuple, frames), layer, tokens)
+        return self._once(key, lambda: self._prompts.option_attention(frames, layer, tokens))
+
+    def neighbour_cosines(self) -> list[Float[np.ndarray, "T P"]]:
+        """Computes the cosine of each visual token with that at its place in the frame before."""
+        return self._once("cosines", self._prompts.neighbour_cosines)
+
+    def block_keys(self, blocks: Sequence[Sequence[Block]]) -> list[Float[np.ndarray, "G 2 C"]]:
+        """Computes the mean key of each block's visual tokens, at the first and the last layer."""
+        return self._prompts.block_keys(blocks)
+
+    def question_queries(self) -> Float[np.ndarray, "B 2 C"]:
+        """Computes the mean query of each question's tokens, at the first and the last layer."""
+        return self._once("queries", self._prompts.question_queries)
+
+    @property
+    def _prompts(self) -> SelectorPrompts:
+        return SelectorPrompts(
+            self._episodes, self._params["mllm"], self._batch, self._weight, self._update
         )
-        return completed.texts
-
-    def _frame_set(self, frames: Sequence[int]) -> FrameSet:
-        """Makes the frame set of a prompt, in the given order."""
-        episodes = self._episodes
-        units = units_of([int(frame) for frame in frames], episodes.per_unit)
-        shown = [ShownUnit(unit, episodes.config.frames.key_patches) for unit in units]
-        return FrameSet(list(frames), shown, [None] * len(shown))
 
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
         """Computes the attention of reason's last prompt token to each preview, 0 elsewhere."""

@@ -99,9 +99,9 @@ class EpisodeBatches:
             text.tokenizer, system.family, system.mllm_config, system.position_rule
         )
         self.per_unit = frames_per_unit(config.frames, system)
-        sizes = {(v.height, v.width) for v in reader.infos(q.video for q in questions)}
+        self._sizes = {(v.height, v.width) for v in reader.infos(q.video for q in questions)}
         self.room = {  # for patches of a preview and of a key frame of these videos
-            budget: most_patches(sizes, system, getattr(config.frames, budget))
+            budget: self.room_of(getattr(config.frames, budget))
             for budget in ("preview_patches", "key_patches")
         }
         self.loader = KeyFrameLoader(config.frames, reader, system, self.room["key_patches"])
@@ -131,6 +131,10 @@ class EpisodeBatches:
             other.config.frames, self.reader, self.system, self.room["key_patches"]
         )
         return other
+
+    def room_of(self, budget: int) -> int:
+        """Returns the most patches that a frame of these videos takes of a budget."""
+        return most_patches(self._sizes, self.system, budget)
 
     def batches(
         self,
@@ -224,7 +228,11 @@ class EpisodeBatches:
             texts = [prompts.answer_prompt(c, q.question, q.options, chat) for q in questions]
         sets = self._frame_sets(selection)
         return self.frame_prompts(
-            batch, [[text] * len(row) for text, row in zip(texts, sets, strict=True)], sets, weight
+            batch,
+            [[text] * len(row) for text, row in zip(texts, sets, strict=True)],
+            sets,
+            weight,
+            selection.frames.shape[-1],
         )
 
     def _frame_sets(self, selection: Selection) -> list[list[FrameSet]]:
@@ -256,17 +264,23 @@ class EpisodeBatches:
         texts: Sequence[Sequence[tuple[str, str]]],
         sets: Sequence[Sequence[FrameSet]],
         weight: Float[np.ndarray, "B"],
+        most: int,
     ) -> tuple[list[list[dict[str, np.ndarray]]], Patches]:
         """Makes prompts of texts around candidate frames as rows, and the frames' patches.
 
-        Sets `weight` to 0 where a prompt is too long or a frame unreadable.
+        Args:
+          batch: of the pipeline.
+          texts: before the frames and after them.
+          sets: the frames.
+          weight: set to 0 where a prompt is too long or a frame unreadable.
+          most: frames of a prompt at most.
         """
         length = self.text.prompt.answer_prompt_tokens
 
         def drop(b: int, why: str) -> None:
             self.drop(batch, weight, b, why)
 
-        encoded = self.loader.load(batch, self.batch_questions(batch), sets, drop)
+        encoded = self.loader.load(batch, self.batch_questions(batch), sets, drop, most=most)
         rows: list[list[dict[str, np.ndarray]]] = []
         for b, (row_texts, row_sets) in enumerate(zip(texts, sets, strict=True)):
             rows.append([])

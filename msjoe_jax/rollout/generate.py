@@ -280,3 +280,43 @@ def prompt_attention(
     cache, segments, start = prefill(model, prompts, features)
     x = model.language.embed(prompts.first_token.reshape(B * G))
     return model.language.prompt_attention(x, start, cache, segments, layer).reshape(B, G, S)
+
+
+def token_attention(
+    model: VisionLanguageModel,
+    prompts: Prompts,
+    features: Float[Array, "B U D"],
+    places: Int[Array, "B X"],
+    layer: int,
+) -> Float[Array, "B X S"]:
+    """Computes the attention that tokens of one prompt a question pay it, mean over the heads.
+
+    Args:
+      model: the MLLM.
+      prompts: one of each question.
+      features: of the questions' frames.
+      places: of the tokens in their prompts.
+      layer: whose attention; from 0.
+    """
+    x, positions, segments, _ = _inputs(model, prompts, features)
+    return model.language.token_attention(x, positions, segments, places, layer)
+
+
+def mean_keys_and_queries(
+    model: VisionLanguageModel, prompts: Prompts, features: Float[Array, "B U D"]
+) -> Float[Array, "B G 2 2 C"]:
+    """Computes mean keys and queries of the visual tokens of prompts, or of text where none are.
+
+    Args:
+      model: the MLLM.
+      prompts: G of each question.
+      features: of the questions' frames.
+
+    Returns:
+      By first and last layer, key and query.
+    """
+    x, positions, segments, _ = _inputs(model, prompts, features)
+    visual = prompts.feature_index.reshape(segments.shape) >= 0
+    tokens = jnp.where(visual.any(-1, keepdims=True), visual, segments != 0)
+    means = model.language.mean_keys_and_queries(x, positions, segments, tokens)
+    return means.reshape(*prompts.tokens.shape[:2], *means.shape[1:])

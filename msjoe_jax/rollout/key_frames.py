@@ -125,18 +125,32 @@ class KeyFrameLoader:
         questions: Sequence[Question],
         sets: Sequence[Sequence[FrameSet]],
         drop: Drop,
+        *,
+        most: int = 0,
+        room: int = 0,
     ) -> EncodedFrames:
-        """Reads and cuts the frames; drops a question that has an unreadable frame."""
+        """Reads and cuts the frames; drops a question that has an unreadable frame.
+
+        Args:
+          batch: of the pipeline.
+          questions: its questions.
+          sets: the frames of every prompt.
+          drop: drops a question.
+          most: frames of a prompt at most, where that is known beforehand: shapes depend on it.
+          room: for patches of a frame, where all frames have one budget that is not K's; 0: else.
+        """
         distinct = [sorted({unit for one in row for unit in one.shown}) for row in sets]
         prompts = len(sets[0])
-        reduced = any(unit.patches != self.config.key_patches for row in distinct for unit in row)
+        reduced = not room and any(
+            unit.patches != self.config.key_patches for row in distinct for unit in row
+        )
         # A selector's own prompt may show more frames than an answer's.
-        most = max(self.config.key, *(len(one.candidates) for row in sets for one in row))
+        most = most or max(self.config.key, *(len(one.candidates) for row in sets for one in row))
         # The shapes are those of the whole batch, whatever this host has of it.
         of_hosts = hosts.gather((reduced, most), "the sizes of frames")
         reduced, most = map(max, zip(*of_hosts, strict=True))
         slots = unit_slots(dataclasses.replace(self.config, key=most), self.per_unit, prompts)
-        vision, P = self.system.mllm_config.vision, self.room
+        vision, P = self.system.mllm_config.vision, room or self.room
         if reduced:  # one frame may be shown at several resolutions
             slots, P = prompts * -(-most // self.per_unit), self.config.key_patches
         B, p = len(distinct), vision.patch

@@ -28,7 +28,9 @@ from msjoe_jax.rollout.generate import (
     Sampling,
     completion_log_probs,
     generate,
+    mean_keys_and_queries,
     prompt_attention,
+    token_attention,
 )
 from msjoe_jax.rollout.siglip import embed_queries
 from msjoe_jax.rollout.system import System
@@ -112,8 +114,9 @@ class Programs:
       system: the models.
       machine: where they run; None: on all devices.
 
-    Attributes: complete, embed_queries, frame_logits, choose_frames, draw_keys, attention: see the
-    functions below; embed_siglip_queries: likewise, None without a SigLIP.
+    Attributes: complete, embed_queries, frame_logits, choose_frames, draw_keys, attention,
+    option_attention, neighbour_cosines, mean_keys_and_queries: see the functions below;
+    embed_siglip_queries: likewise, None without a SigLIP.
     """
 
     def __init__(self, system: System, machine: Machine | None = None):
@@ -142,6 +145,9 @@ class Programs:
             )
         self.frame_logits = of_system(_frame_logits)
         self.attention = of_mllm(_attention, "layer")
+        self.option_attention = of_mllm(_option_attention, "layer", "side")
+        self.neighbour_cosines = of_mllm(_neighbour_cosines)
+        self.mean_keys_and_queries = of_mllm(_mean_keys_and_queries)
         self.choose_frames = Program(
             "choose_frames", choose_frames, ("law", "draws", "k"), out_shardings=by_rows
         )
@@ -205,6 +211,76 @@ def _attention(
     """Computes the attention of each prompt's last token to the others at a layer."""
     features = frame_features(system, model, patches, spread=True)
     return prompt_attention(model, prompts, features, layer)
+
+
+def _option_attention(
+    system: System,
+    model: VisionLanguageModel,
+    prompts: Prompts,
+    patches: Patches,
+    places: Int[Array, "B X"],
+    *,
+    layer: int,
+    side: int,
+) -> Float[Array, "B X S"]:
+    """Computes the attention of tokens of one prompt a question, of frames that are pooled."""
+    features = frame_features(system, model, patches, spread=True)
+    pooled = pool_features(features, jnp.asarray(patches.grid), model.config.vision.merge, side)
+    return token_attention(model, prompts, pooled, places, layer)
+
+
+def pool_features(
+    features: Float[Array, "B U·M D"], grid: Int[Array, "B U 2"], merge: int, side: int
+) -> Float[Array, "B U·M D"]:
+    """Averages squares of visual tokens; those at the right and lower edges may be smaller.
+
+    The means stand where the frame's first tokens stood, in raster order.
+
+    Args:
+      features: of U frames of M visual tokens at most.
+      grid: patches of each.
+      merge: patches on a side of a visual token.
+      side: visual tokens on a side of a square.
+    """
+    if side == 1:
+        return features
+    U, N = grid.shape[1], features.shape[1]
+    M = N // U
+    height, width = (jnp.maximum(grid[..., i, None] // merge, 1) for i in (0, 1))  # [B, U, 1]
+    row, column = jnp.arange(M) // width, jnp.arange(M) % width
+    place = row // side * -(-width // side) + column // side
+    place = jnp.where(row < height, place, M - 1) + M * jnp.arange(U)[:, None]
+    weight = (row < height).astype(features.dtype)
+
+    def means(x: Array, place: Array, weight: Array) -> Array:
+        total = jax.ops.segment_sum(x * weight[:, None], place, N)
+        return total / jnp.maximum(jax.ops.segment_sum(weight, place, N), 1)[:, None]
+
+    flat = (len(features), N)
+    return jax.vmap(means)(features, place.reshape(flat), weight.reshape(flat))
+
+
+def _neighbour_cosines(
+    system: System, model: VisionLanguageModel, patches: Patches
+) -> Float[Array, "B U M"]:
+    """Computes the cosine of each visual token with that of the frame before; −1 in the first."""
+    B, U = patches.grid.shape[:2]
+    features = frame_features(system, model, patches, spread=True)
+    features = features.reshape(B, U, -1, features.shape[-1]).astype(jnp.float32)
+    features /= jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    cosines = (features[:, 1:] * features[:, :-1]).sum(-1)
+    return jnp.pad(cosines, ((0, 0), (1, 0), (0, 0)), constant_values=-1.0)
+
+
+def _mean_keys_and_queries(
+    system: System, model: VisionLanguageModel, prompts: Prompts, patches: Patches
+) -> Float[Array, "B G 2 2 C"]:
+    """Computes mean key and mean query at the first and the last layer, of each prompt.
+
+    Of its visual tokens; of a prompt without any those of its text.
+    """
+    features = frame_features(system, model, patches, spread=True)
+    return mean_keys_and_queries(model, prompts, features)
 
 
 def choose_frames(

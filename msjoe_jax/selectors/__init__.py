@@ -1,6 +1,6 @@
 """Selectors by name, for training, evaluation and replay."""
 
-from msjoe_jax.selectors import fixed, msjoe, qframe, simple
+from msjoe_jax.selectors import cacheflow, dafs, fixed, gens, msjoe, provca, qframe, simple
 from msjoe_jax.selectors.aks import LONG_VIDEO_BENCH, VIDEO_MME
 from msjoe_jax.selectors.base import Selector
 from msjoe_jax.selectors.bolt import Bolt
@@ -30,6 +30,10 @@ SELECTORS: dict[str, Selector] = {
     "focus": Selector(by_random_rule(Focus()), random=True),
     "mdp3": Selector(by_rule(Mdp3())),
     "gmm_eva": Selector(by_rule(GmmEva())),
+    "dafs": Selector(dafs.select),
+    "gens_like": Selector(gens.select),
+    "provca_like": Selector(provca.select),
+    "cacheflow_like": Selector(cacheflow.select),
 }
 
 

@@ -17,11 +17,15 @@ from msjoe_jax.runtime.mesh import REPLICATED, Table
 class Ask(NamedTuple):
     """A selector's own prompt for the MLLM: a text after some candidate frames.
 
-    frames: candidate indices, in the order in which they are shown.
+    frames: candidate indices, in the order in which they are shown; labels: a text before each of
+    them, none: they stand together; tokens: most visual tokens of each, the same in all prompts of
+    a batch, 0: what `config.frames.key_patches` allows.
     """
 
     text: str
     frames: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
+    tokens: int = 0
 
 
 class Candidates(Protocol):
@@ -122,6 +126,16 @@ class Candidates(Protocol):
         """Returns the MLLM's greedy replies; every question must have equally many prompts."""
         ...
 
+    def room(self, texts: Sequence[str], label: str = "", tokens: int = 0) -> int:
+        """Returns how many frames a prompt has room for, with the longest of these texts: ≥ 1.
+
+        Args:
+          texts: of prompts, one a question.
+          label: the longest that stands before a frame.
+          tokens: as of `Ask`.
+        """
+        ...
+
     def attention(self, layer: int) -> Float[np.ndarray, "B T"]:
         """Computes the MLLM's attention to each preview frame before it replies to the question.
 
@@ -129,6 +143,58 @@ class Candidates(Protocol):
         counted from the last) and summed over a frame's tokens; 0 at frames that are no previews.
         """
         ...
+
+    @property
+    def layers(self) -> int:
+        """Layers of the MLLM's decoder."""
+        ...
+
+    def option_attention(
+        self, frames: Sequence[Sequence[int]], layer: int, tokens: int
+    ) -> list[Float[np.ndarray, "X F"]]:
+        """Computes what the tokens of a question's options attend to, of frames before them.
+
+        Mean over the heads of a layer, summed over each frame's visual tokens. The frames are
+        encoded at up to 4 · `tokens` visual tokens, and averaged over squares of these.
+
+        Args:
+          frames: of each question, candidate indices in time order; equally many where they exist.
+          layer: whose attention; from 0.
+          tokens: most visual tokens of a frame in the prompt.
+        """
+        ...
+
+    def neighbour_cosines(self) -> list[Float[np.ndarray, "T P"]]:
+        """Computes the cosine of each visual token with that at its place in the frame before.
+
+        Of the vision tower's features of every existing candidate of each question, at
+        `config.frames.key_patches`; −1 in the first frame.
+        """
+        ...
+
+    def block_keys(self, blocks: Sequence[Sequence["Block"]]) -> list[Float[np.ndarray, "G 2 C"]]:
+        """Computes the mean key of each block's visual tokens, at the first and the last layer.
+
+        A block is prefilled by itself. Keys are those before their rotation, C numbers each.
+        """
+        ...
+
+    def question_queries(self) -> Float[np.ndarray, "B 2 C"]:
+        """Computes the mean query of each question's tokens, likewise.
+
+        Heads that share a key head are averaged, so that queries and keys are of one space.
+        """
+        ...
+
+
+class Block(NamedTuple):
+    """Visual tokens of successive frames.
+
+    frames: candidate indices; keep: of each the visual tokens in it, in raster order.
+    """
+
+    frames: tuple[int, ...]
+    keep: tuple[tuple[bool, ...], ...]
 
 
 class Selection(NamedTuple):
@@ -139,7 +205,8 @@ class Selection(NamedTuple):
     what `config.frames.key_patches` allows. keep: which of a frame's visual tokens, in raster
     order, are shown (of the first P; a frame may have fewer); None: all. draw: the ordered draw,
     for selectors that are trained. logits: what the frames were chosen by, for logs and pictures
-    (−inf where masked).
+    (−inf where masked). parsed: of a selector that asks the MLLM, the share of its replies that
+    could be read; None: it does not ask.
     """
 
     frames: Int[np.ndarray, "B I J K"]
@@ -147,6 +214,7 @@ class Selection(NamedTuple):
     keep: Bool[np.ndarray, "B I J K P"] | None = None
     draw: Draw | None = None
     logits: Float[Array | np.ndarray, "B I T"] | None = None
+    parsed: Float[np.ndarray, "B I"] | None = None
 
 
 class Network(NamedTuple):

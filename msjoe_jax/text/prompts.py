@@ -47,8 +47,17 @@ class PromptConfig:
     )
     query_prompt_tokens: int = option(1024, "Longest prompt of reason.", low=2)
     answer_prompt_tokens: int = option(8704, "Longest prompt of answer.", low=2)
+    selector_prompt_tokens: int = option(
+        0, "Longest prompt of a selector's own; 0: as answer_prompt_tokens.", low=0
+    )
+    numbered_frames: int = option(
+        0, "Frames that a selector numbers in one prompt at most; 0: as many as have room.", low=0
+    )
     query_tokens: int = option(256, "Longest reply of reason.", low=1)
     answer_tokens: int = option(64, "Longest reply of answer.", low=1)
+    selector_tokens: int = option(
+        0, "Longest reply to a selector's own prompt; 0: as query_tokens.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +95,7 @@ def one_line(text: str) -> str:
     return " ".join(line for line in map(str.strip, lines) if line)
 
 
-def _question_text(question: str, options: Sequence[str]) -> str:
+def question_text(question: str, options: Sequence[str]) -> str:
     """Renders the question and each option as one line: none can forge another."""
     texts = without_letters([one_line(option) for option in options])
     lines = [f"{LETTERS[i]}. {text}" for i, text in enumerate(texts)]
@@ -118,7 +127,7 @@ def query_prompt(
       chat: the chat format, see `turns`.
     """
     instruction = style.query_instruction.replace("{max_queries}", str(max_queries))
-    parts = [_question_text(question, options), instruction]
+    parts = [question_text(question, options), instruction]
     if style.think:
         parts.append(style.think_instruction)
     return chat(style.system, "\n".join(part for part in parts if part))
@@ -139,7 +148,7 @@ def answer_prompt(
       chat: the chat format, see `turns`.
       subtitles: of the moments that the frames show; none: they are not mentioned.
     """
-    parts = [_question_text(question, options), style.answer_instruction]
+    parts = [question_text(question, options), style.answer_instruction]
     if subtitles:
         parts.insert(0, "\n".join([SUBTITLES, *map(one_line, subtitles)]))
     if style.think:

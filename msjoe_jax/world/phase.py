@@ -36,6 +36,7 @@ from msjoe_jax.world.spec import (
     WorldSpec,
     question_text,
 )
+from msjoe_jax.world.warmup_asks import texts_of_asks
 from msjoe_jax.world.warmup_clip import ClipTraining, Loop, clip_loop, naming_accuracy
 from msjoe_jax.world.warmup_mllm import MllmTraining, mllm_loop
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
@@ -60,6 +61,7 @@ class WarmUpConfig:
 
     clip_steps: int = option(0, "Training steps of CLIP.", low=0)
     mllm_steps: int = option(0, "Training steps of the MLLM.", low=0)
+    asks: bool = option(False, "The MLLM also learns to reply to selectors' own prompts.")
 
 
 def build(config: Any, folder: epath.PathLike) -> Any:
@@ -84,7 +86,10 @@ def _write(config: Any, folder: epath.Path) -> None:
     build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
     tokenizer = folder / "tokenizer.json"
     before = tokenizer.read_bytes() if tokenizer.exists() else None
-    build_word_tokenizer(tokenizer, texts_of_world(config.prompt))
+    texts = texts_of_world(config.prompt)
+    if config.extensions["warm_up"].asks:
+        texts += texts_of_asks(config.frames.key)
+    build_word_tokenizer(tokenizer, texts)
     if before not in (None, tokenizer.read_bytes()):
         print(f"{tokenizer}: made from other prompts; made again")
 
@@ -130,9 +135,9 @@ def warm_up(
     hosts.on_first(lambda: _embed(folders, system, clip), "the embeddings")
     if steps.clip_steps:
         hosts.on_first(lambda: _tell_naming(config, system, text, clip), "the accuracy of CLIP")
-    training = MllmTraining(config.seed, steps.mllm_steps)
+    training = MllmTraining(config.seed, steps.mllm_steps, asks=steps.asks)
     mllm = mllm_loop(config.frames, system, text, reader, training)
-    settings = digest(config.seed, steps.mllm_steps, config.parts("frames", "prompt"))
+    settings = digest(config.seed, steps.mllm_steps, steps.asks, config.parts("frames", "prompt"))
     inputs |= {"tokenizer": digest_of_file(text.tokenizer.file), "settings": settings}
     run_loop(mllm, folder / "mllm", "warm up MLLM", inputs)
     ends = {"clip": steps.clip_steps, "mllm": steps.mllm_steps}

@@ -12,11 +12,10 @@ import numpy as np
 import optax
 import optax.contrib
 from jaxtyping import Array, Float, Int
-from optax.contrib import MuonDimensionNumbers
 
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.models.params import Params
-from msjoe_jax.rollout.assemble import Assembler, Frame, stack_rows
+from msjoe_jax.rollout.assemble import Assembler, Frame, labelled, stack_rows
 from msjoe_jax.rollout.frames import FrameConfig, to_patches
 from msjoe_jax.rollout.generate import Prompts, completion_log_probs
 from msjoe_jax.rollout.programs import Patches, frame_features
@@ -24,7 +23,10 @@ from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
 from msjoe_jax.runtime.mesh import everywhere
 from msjoe_jax.runtime.program import quick_options
-from msjoe_jax.text.prompts import LETTERS, answer_prompt, query_prompt
+from msjoe_jax.selectors.replies import numbered
+from msjoe_jax.text.prompts import LETTERS, answer_prompt, plain, query_prompt, turns
+from msjoe_jax.world import warmup_asks
+from msjoe_jax.world.fresh_weights import fresh_weights, matrices
 from msjoe_jax.world.spec import (
     CELLS,
     COLOURS,
@@ -58,7 +60,7 @@ QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # demonstrated queries: the word, its sens
 
 @dataclasses.dataclass(frozen=True)
 class MllmTraining:
-    """Schedule of `mllm_loop`."""
+    """Schedule of `mllm_loop`; asks: whether it teaches selectors' own prompts as well."""
 
     seed: int = 0
     steps: int = 600
@@ -67,20 +69,28 @@ class MllmTraining:
     vision_weight: float = 1.0
     query_weight: float = 0.5
     description_weight: float = 4.0
+    asks: bool = False
+
+
+class Lessons(NamedTuple):
+    """G prompts of each of V videos, and their replies of C tokens."""
+
+    prompts: Prompts
+    replies: Int[np.ndarray, "V G 1 C"]
+    reply_mask: Float[np.ndarray, "V G 1 C"]
 
 
 class MllmBatch(NamedTuple):
-    """V videos of U frames, with G prompts each; `words` names what each visual token M shows.
+    """V videos of U frames; `words` names what each visual token M shows.
 
-    There are no prompts while only the vision tower trains.
+    There are no lessons while only the vision tower trains; asks: of selectors' prompts.
     """
 
     patches: Patches
     words: Int[np.ndarray, "V U·M 3"]
     word_weights: Float[np.ndarray, "V U·M 3"]
-    prompts: Prompts | None = None
-    replies: Int[np.ndarray, "V G 1 C"] | None = None
-    reply_mask: Float[np.ndarray, "V G 1 C"] | None = None
+    lessons: Lessons | None = None
+    asks: Lessons | None = None
 
 
 def mllm_loop(
@@ -118,12 +128,12 @@ def mllm_loop(
             lambda step: MUON_RATE * schedule(step),
             adam_learning_rate=schedule,
             adam_b2=0.98,
-            muon_weight_dimension_numbers=_matrices,
+            muon_weight_dimension_numbers=matrices,
         ),
     )
 
     def init() -> State:
-        params = _fresh(system, training.seed)
+        params = fresh_weights(system, training.seed)
         return {"params": params, "optimizer": optimizer.init(params)}
 
     def loss_fn(params: Params, batch: MllmBatch) -> tuple[Array, Metrics]:
@@ -132,22 +142,17 @@ def mllm_loop(
         word_log_probs = jax.nn.log_softmax(model.language.logits(features))
         cell_log_probs = jnp.take_along_axis(word_log_probs, batch.words, -1) * batch.word_weights
         vision = -cell_log_probs.sum(-1).mean()
-        if batch.prompts is None or batch.replies is None or batch.reply_mask is None:
+        if batch.lessons is None:
             return vision, {"loss": vision, "vision": vision}
-        log_probs, _ = completion_log_probs(
-            model,
-            batch.prompts,
-            features,
-            jnp.asarray(batch.replies),
-            banned_ids=system.banned_ids(),
-            temperature=1.0,
-        )
-        each = (log_probs * batch.reply_mask).sum((-2, -1))  # [V, G]
+        each, mask = _likelihood(system, model, features, batch.lessons), batch.lessons.reply_mask
         answer, query = -each[:, :ANSWERS].mean(), -each[:, ANSWERS].mean()
-        described = -each[:, ANSWERS + 1].sum() / batch.reply_mask[:, ANSWERS + 1].sum()
+        described = -each[:, ANSWERS + 1].sum() / mask[:, ANSWERS + 1].sum()
         loss = ANSWERS * answer + training.query_weight * query + training.vision_weight * vision
         loss += training.description_weight * described
         parts = {"answer": answer, "query": query, "description": described, "vision": vision}
+        if batch.asks is not None:
+            parts["asks"] = -_likelihood(system, model, features, batch.asks).mean()
+            loss += warmup_asks.ASKED * parts["asks"]
         return loss, {"loss": loss, **parts}
 
     @functools.partial(jax.jit, out_shardings=everywhere(), compiler_options=quick_options())
@@ -161,47 +166,18 @@ def mllm_loop(
     return Loop(init, lambda state, step: update(state, batches(step)), training.steps)
 
 
-def _matrices(params: Params) -> Any:
-    """Returns each weight matrix's input and output dimensions; None for leaves left to Adam."""
-    sides = {
-        ("q", "k", "v"): ((1,), (2, 3)),
-        ("o",): ((1, 2), (3,)),
-        ("gate", "up", "down"): ((1,), (2,)),
-        ("kernel",): ((0,), (1,)),
-    }
-
-    def of(path: tuple, _: Array) -> MuonDimensionNumbers | None:
-        name = path[-1].key
-        dimensions = next((both for names, both in sides.items() if name in names), None)
-        return dimensions and MuonDimensionNumbers(*dimensions)
-
-    return jax.tree_util.tree_map_with_path(of, params)
-
-
-def _fresh(system: System, seed: int) -> Params:
-    """Draws fresh weights from which a narrow, shallow decoder soon learns to look things up.
-
-    Std 0.02 suits a width of 2,500; here matrices get 1/√width (norms stay, and so does the patch
-    embedding, which has as many inputs). In each layer's first head queries equal keys and the
-    output is the value's transpose: tokens attend to what resembles them and copy it
-    ("mimetic" initialisation, Trockman & Kolter 2023, arXiv 2305.09828, with a copy's sign).
-    """
-    width, layers = system.mllm_config.text.width, system.mllm_config.text.layers
-
-    def scale(path: tuple, leaf: Array) -> Array:
-        name = jax.tree_util.keystr(path)
-        if "norm" in name or "patch_embed" in name:
-            return leaf
-        residual = name.endswith(("['o']", "['down']"))  # outputs of the 2 · layers branches
-        return leaf * (width**-0.5 / 0.02) * ((2 * layers) ** -0.5 if residual else 1.0)
-
-    params = jax.tree_util.tree_map_with_path(scale, system.init("mllm", seed))
-    params["language"]["embedding"] *= 2.0  # so that tokens outweigh the branches' outputs
-    params["language"]["norm"]["scale"] *= 0.25  # so that first predictions are nearly uniform
-    w = params["language"]["layers"]
-    w["q"] = w["q"].at[:, :, 0].set(w["k"][:, :, 0])
-    w["o"] = w["o"].at[:, 0].set(jnp.swapaxes(w["v"][:, :, 0], 1, 2))
-    return params
+def _likelihood(
+    system: System, model: Any, features: Float[Array, "V M D"], lessons: Lessons
+) -> Float[Array, "V G"]:
+    log_probs, _ = completion_log_probs(
+        model,
+        lessons.prompts,
+        features,
+        jnp.asarray(lessons.replies),
+        banned_ids=system.banned_ids(),
+        temperature=1.0,
+    )
+    return (log_probs * lessons.reply_mask).sum((-2, -1))
 
 
 class _Prefetcher:
@@ -215,6 +191,17 @@ class _Prefetcher:
         future = self._pending.pop(step, None) or self._pool.submit(self._build, step)
         self._pending = {step + 1: self._pool.submit(self._build, step + 1)}
         return future.result()
+
+
+Example = tuple[dict[str, np.ndarray], list[int], list[float]]  # prompt, reply, its weights
+
+
+def _lessons(examples: Sequence[Sequence[Example]], length: int) -> Lessons:
+    return Lessons(
+        stack_rows([[row for row, _, _ in own] for own in examples]),
+        np.array([[[np.resize(x, length)] for _, x, _ in own] for own in examples], np.int32),
+        np.array([[[_pad(mask, length)] for _, _, mask in own] for own in examples], np.float32),
+    )
 
 
 def _pad(values: Sequence[float], length: int) -> Float[np.ndarray, "C"]:
@@ -266,17 +253,30 @@ class _BatchBuilder:
         )
         if look:
             return result
-        rows, replies, masks = [], [], []
-        for plan, frame_numbers in zip(plans, frames, strict=True):
-            examples = self._examples(plan, frame_numbers, size, easy, rng)
-            rows.append([row for row, _, _ in examples])
-            replies.append([[np.resize(ids, self.reply_tokens)] for _, ids, _ in examples])
-            masks.append([[_pad(mask, self.reply_tokens)] for _, _, mask in examples])
-        return result._replace(
-            prompts=stack_rows(rows),
-            replies=np.array(replies, np.int32),
-            reply_mask=np.array(masks, np.float32),
-        )
+        shown = list(zip(plans, frames, strict=True))
+        examples = [self._examples(*one, size, easy, rng) for one in shown]
+        result = result._replace(lessons=_lessons(examples, self.reply_tokens))
+        if not self.training.asks:
+            return result
+        asked = [self._asks(*one, size, rng) for one in shown]
+        return result._replace(asks=_lessons(asked, warmup_asks.REPLY_TOKENS))
+
+    def _asks(
+        self,
+        plan: Plan,
+        frames: Sequence[int],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> list[Example]:
+        """Makes examples of what selectors ask about numbered frames."""
+        examples = []
+        places = [Frame(i * CELLS, size) for i in range(len(frames))]
+        for text, reply in warmup_asks.ask_and_reply(plan, frames, self.config.key, rng):
+            around = turns(self.prompt.system, plain(text))
+            parts = labelled(around, numbered(len(frames)), places)
+            row = self.assembler.prompt(parts, warmup_asks.ASK_TOKENS)
+            examples.append((row, *self._reply(f"{reply}<|im_end|>")))
+        return examples
 
     def _plan(self, video_id: str) -> Plan:
         if video_id not in self.plans:
@@ -285,6 +285,8 @@ class _BatchBuilder:
 
     def _choose_frames(self, plan: Plan, rng: np.random.Generator) -> list[int]:
         number = self.reader.info(plan.id).num_frames
+        if self.training.asks and (window := warmup_asks.choose_window(plan, number, FRAMES, rng)):
+            return window
         if rng.random() < UNIFORM:
             return sorted(rng.permutation(number)[:FRAMES].tolist())
         event_frames = [int(rng.choice(event.visible_frames)) for event in plan.events]
@@ -298,7 +300,7 @@ class _BatchBuilder:
         size: tuple[int, int],
         easy: float,
         rng: np.random.Generator,
-    ) -> list[tuple[dict[str, np.ndarray], list[int], list[float]]]:
+    ) -> list[Example]:
         """Makes (prompt row, reply ids, their weights) of answers, queries and description.
 
         Args:

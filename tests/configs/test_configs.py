@@ -10,11 +10,14 @@ import sys
 import pytest
 
 from benchmarks.ablations import FAMILIES
+from configs.tiny import ASKING
 from msjoe_jax.config import Config, read_config
 from msjoe_jax.config_check import check
 from msjoe_jax.config_files import load_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import plain
+from msjoe_jax.world.warmup_asks import REPLY_TOKENS
+from msjoe_jax.world.warmup_mllm import FRAMES
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -30,6 +33,16 @@ def test_a_config_of_the_tiny_world_passes_the_check(name):
     config = check(load_config(name), devices=1)
     assert {"world", "joint", "evaluate"} <= set(config.phases)
     assert config.prompt.answer_prompt_tokens > 6 * config.frames.key  # six tokens a frame
+
+
+def test_the_tiny_worlds_selectors_have_room_and_replies():
+    """The warm-up shows eight numbered frames, and its longest reply is one that may be given."""
+    config = check(load_config("tiny:selectors"), devices=1)
+    assert config.extensions["warm_up"].asks and not {"pretrain", "joint"} & set(config.phases)
+    assert config.prompt.numbered_frames == FRAMES
+    assert config.prompt.selector_tokens >= REPLY_TOKENS
+    assert config.prompt.selector_prompt_tokens > 6 * config.frames.candidates
+    assert set(ASKING) <= set(config.evaluate.arms)
 
 
 def test_the_full_size_config_lacks_nothing_but_the_users_files():

@@ -6,13 +6,17 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from msjoe_jax.data.questions import DataConfig
+from msjoe_jax.data.questions import DataConfig, Question
 from msjoe_jax.errors import UserError
+from msjoe_jax.rollout.frames import FrameConfig
+from msjoe_jax.selectors import gens
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.text.tokenizer import Tokenizer
-from msjoe_jax.world.phase import WorldConfig, build, run_loop
+from msjoe_jax.world.phase import WarmUpConfig, WorldConfig, build, run_loop
+from msjoe_jax.world.spec import COLOURS, question_text
 from msjoe_jax.world.warmup_clip import Loop
 
+FRAMES = FrameConfig()
 INPUTS = {"records": "1", "tokenizer": "2", "settings": "3"}
 
 
@@ -47,13 +51,14 @@ def test_the_worlds_tokenizer_knows_the_words_of_the_prompts(tmp_path, capsys):
         prompt: PromptConfig
         data: Any
         extensions: Any
+        frames: FrameConfig = FRAMES
         mllm: Part = Part()
         clip: Part = Part()
 
-    def built(instruction):
+    def built(instruction, asks=False):
         prompt = PromptConfig(query_instruction=instruction)
-        world = {"world": WorldConfig(0, 1, 1, 1)}
-        return build(Stub(prompt, DataConfig(), world), tmp_path).mllm.tokenizer
+        groups = {"world": WorldConfig(0, 1, 1, 1), "warm_up": WarmUpConfig(asks=asks)}
+        return build(Stub(prompt, DataConfig(), groups), tmp_path).mllm.tokenizer
 
     file = built("find")
     first = Tokenizer(file)
@@ -63,3 +68,6 @@ def test_the_worlds_tokenizer_knows_the_words_of_the_prompts(tmp_path, capsys):
     assert "tokenizer.json: made from other prompts; made again" in capsys.readouterr().out
     unknown = first.token_id("<unk>")
     assert first.encode("zebras") == [unknown] != Tokenizer(file).encode("zebras")
+    text = gens.prompt_text(Question("", "", question_text([0, 1]), COLOURS, 0))
+    assert unknown in Tokenizer(file).encode(text)
+    assert unknown not in Tokenizer(built("find", asks=True)).encode(text)

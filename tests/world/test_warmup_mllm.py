@@ -13,7 +13,9 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.system import System, load_tokenizers, make_system
 from msjoe_jax.rollout.text import Text, make_text
+from msjoe_jax.selectors.replies import read_frames, read_scores, read_segment
 from msjoe_jax.text.prompts import parse_queries
+from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.world import warmup_clip, warmup_mllm
 from msjoe_jax.world.build import build_world, records_path
 from msjoe_jax.world.spec import (
@@ -26,6 +28,7 @@ from msjoe_jax.world.spec import (
     WorldSpec,
     question_text,
 )
+from msjoe_jax.world.warmup_asks import texts_of_asks
 from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -90,28 +93,30 @@ def test_batches_are_a_function_of_seed_and_step(tiny):
         for a, b in zip(*(jax.tree.leaves(build(step)) for build in builders), strict=True):
             np.testing.assert_array_equal(a, b)
     other = batches(tiny, dataclasses.replace(training, seed=4))(8)
-    assert (other.replies != builders[0](8).replies).any()
+    assert (other.lessons.replies != builders[0](8).lessons.replies).any()
 
 
 def test_examples_say_what_the_video_shows(tiny):
     """Replies and cell names are read back as words and compared with the plan of the video."""
     reader, training = tiny.reader, warmup_mllm.MllmTraining(steps=10, videos=12)
     batch = batches(tiny, training)(9)
+    lessons = batch.lessons
+    assert batch.asks is None
     decode = lambda ids: tiny.text.tokenizer.decode([int(i) for i in ids])  # noqa: E731
     plans = [Plan.from_json(reader.info(video_id).extra) for video_id in reader.ids]
     kinds, right = set(), 0
     for v in range(12):
-        for g in range(batch.replies.shape[1]):
-            used = batch.prompts.feature_index[v, g]
+        for g in range(lessons.replies.shape[1]):
+            used = lessons.prompts.feature_index[v, g]
             assert used.max() < batch.words.shape[1]
-            prompt = decode(batch.prompts.tokens[v, g][batch.prompts.segments[v, g] == 1])
+            prompt = decode(lessons.prompts.tokens[v, g][lessons.prompts.segments[v, g] == 1])
             shown = {
                 decode([i])
                 for row, weight in zip(batch.words[v], batch.word_weights[v], strict=True)
                 for i in row[weight > 0]
             }
             setting = next(iter(shown & set(SETTINGS)))
-            reply = decode(batch.replies[v, g, 0][batch.reply_mask[v, g, 0] > 0])
+            reply = decode(lessons.replies[v, g, 0][lessons.reply_mask[v, g, 0] > 0])
             if "<query>" in reply:
                 queries = parse_queries(
                     reply.replace("<|im_end|>", ""), "", max_queries=2, think=False, finished=True
@@ -139,3 +144,28 @@ def test_examples_say_what_the_video_shows(tiny):
                 right += 1
             kinds.add("query" if "<query>" in reply else "answer" if "<answer>" in reply else "?")
     assert kinds == {"query", "answer", "?"} and right == 12 * 3
+
+
+def test_asks_have_replies_that_selectors_can_read(tiny):
+    """Numbered frames in the prompts, and what a fresh batch says of them, read back."""
+    training = warmup_mllm.MllmTraining(steps=10, videos=12, asks=True)
+    tokenizer = build_word_tokenizer(
+        tiny.text.tokenizer.file.parent / "asks.json",
+        [*WORDS, *KINDS, *SETTINGS, *COLOURS, question_text([0, 1]), *texts_of_asks(6)],
+    )
+    text = dataclasses.replace(tiny.text, tokenizer=Tokenizer(tokenizer))
+    batch = batches(tiny._replace(text=text), training)(9)
+    assert batch.lessons.replies.shape[1] == 5  # as without asks
+    seen = set()
+    for v in range(12):
+        for g in range(2):
+            used = batch.asks.prompts.segments[v, g] == 1
+            assert (batch.asks.prompts.feature_index[v, g][used] >= 0).sum() == 8 * 4
+            words = text.tokenizer.decode(batch.asks.prompts.tokens[v, g][used].tolist())
+            assert "[ 7 ]" in words and "<unk>" not in words
+            ids = batch.asks.replies[v, g, 0][batch.asks.reply_mask[v, g, 0] > 0]
+            reply = text.tokenizer.decode(ids.tolist()).replace("<|im_end|>", "")
+            read = [read(reply, 8) for read in (read_scores, read_segment, read_frames)]
+            assert sum(x is not None for x in read) == 1 and (g or read[0] is not None)
+            seen.add(next(i for i, x in enumerate(read) if x is not None))
+    assert seen == {0, 1, 2}

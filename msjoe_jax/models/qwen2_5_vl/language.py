@@ -22,6 +22,7 @@ from msjoe_jax.models.attention import attend, self_attention
 from msjoe_jax.models.log_probs import log_probs
 from msjoe_jax.models.qwen2_5_vl.config import TextConfig
 from msjoe_jax.models.qwen2_5_vl.decoder_layer import DecoderLayer, RMSNorm
+from msjoe_jax.models.qwen2_5_vl.inspection import Inspection
 from msjoe_jax.models.qwen2_5_vl.rotary import mrope_cos_sin
 from msjoe_jax.models.sharding import BATCH, WIDTH, constrain, on_one_cpu
 
@@ -44,7 +45,7 @@ class Apart(NamedTuple):
     prompt: tuple[KVCache, ...]
 
 
-class LanguageModel(nnx.Module):
+class LanguageModel(Inspection):
     """Embedding, scanned decoder layers, final norm and head.
 
     Args:
