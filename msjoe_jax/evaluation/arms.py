@@ -79,12 +79,14 @@ def arm_names() -> tuple[str, ...]:
 def arm_of(name: str, sets: Collection[str]) -> Arm:
     """Returns the arm of a name.
 
-    The name of a selector that is no arm means that selector with the last trained models' queries.
+    The name of a selector that is no arm means that selector with the last trained models, and with
+    their queries or the question, as the selector has it.
     """
     if name in ARMS:
         return ARMS[name]
     latest = next((s for s in reversed(SETS) if s in sets), "base")
-    return Arm(name, mllm=latest, queries="policy", selector=name, sampler=latest)
+    queries = SELECTORS[name].queries
+    return Arm(name, mllm=latest, queries=queries, selector=name, sampler=latest)
 
 
 def missing_sets(names: Sequence[str], sets: Collection[str]) -> Iterator[str]:

@@ -143,7 +143,8 @@ class Network(NamedTuple):
     build(sizes, embedding, rngs): makes the module from the sizes of `config.sampler` and the width
     of CLIP's embeddings; logits(module, inputs): computes the frames' logits, −inf where masked;
     sharding_table: sharding of its leaves on a mesh (runtime/mesh.py), by default replicated if
-    their path begins with `network/`; needs_embeddings: whether it reads `FrameInputs.embeddings`.
+    their path begins with `network/`; needs_embeddings: whether it reads `FrameInputs.embeddings` and
+    `queries`.
     """
 
     build: Callable[[Any, int, nnx.Rngs], nnx.Module]
@@ -155,11 +156,14 @@ class Network(NamedTuple):
 class Selector(NamedTuple):
     """A way to choose frames.
 
-    select(candidates, k): chooses at most k frames per draw; network: its network, if it has one.
+    select(candidates, k): chooses at most k frames per draw; network: its network, if it has one;
+    queries: what it searches for unless an arm says otherwise: `policy`, those that reason writes,
+    or `question`, the bare question.
     """
 
     select: Callable[[Candidates, int], Selection]
     network: Network | None = None
+    queries: str = "policy"
 
 
 def in_time_order(draw: Draw) -> Int[np.ndarray, "B I J K"]:
