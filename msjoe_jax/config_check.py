@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from msjoe_jax.config import NAMES, PHASES, TRAININGS, Config, read_config
-from msjoe_jax.data.questions import Question
+from msjoe_jax.data.questions import Question, check_answers
 from msjoe_jax.data.shards import read_manifest
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import ARMS, SETS, missing_sets
@@ -201,7 +201,8 @@ def _files(config: Config) -> Iterator[str]:
             if value and "world" in phases:
                 yield f"config.data.{name}={value}: the phase world writes its own; leave one out"
             elif value:
-                yield from _unreadable(name, value, data.task)
+                trained = bool(trains) and split != "heldout"
+                yield from _unreadable(name, value, data.task, trained)
             elif name == "validation_records" and data.validation_questions:
                 yield f"config.data.{name} is not set, and config.data.validation_questions is"
             elif required and not value and "world" not in phases:
@@ -225,8 +226,8 @@ def _files(config: Config) -> Iterator[str]:
             )
 
 
-def _unreadable(name: str, value: str, task: str) -> Iterator[str]:
-    """Yields why a record folder or a file of questions cannot be read."""
+def _unreadable(name: str, value: str, task: str, trained: bool) -> Iterator[str]:
+    """Yields why a record folder or a file of questions cannot be read, or be trained by."""
     if not epath.Path(value).exists():
         yield f"config.data.{name}={value} is not there"
         return
@@ -234,7 +235,9 @@ def _unreadable(name: str, value: str, task: str) -> Iterator[str]:
         if name.endswith("_records"):
             read_manifest(epath.Path(value))
         elif task in TASKS:
-            TASKS[task].read(value)
+            questions = TASKS[task].read(value)
+            if trained:
+                check_answers(questions, value)
     except UserError as error:
         yield from (f"config.data.{name}: {line}" for line in error.lines)
 

@@ -9,6 +9,7 @@ import pytest
 from msjoe_jax.config import read_config
 from msjoe_jax.config_check import check
 from msjoe_jax.config_files import load_config
+from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.errors import UserError
 from tests.support.config_fields import FIELDS
 
@@ -118,6 +119,17 @@ def test_data_that_cannot_be_read(tmp_path):
         check(c, devices=16)
     assert any("config.data.train_records: " in line for line in error.value.lines)
     assert any("questions.jsonl:1: not JSON" in line for line in error.value.lines)
+
+
+def test_training_needs_answers_and_evaluation_does_not(tmp_path):
+    file = tmp_path / "q.jsonl"
+    asked = [Question(f"q{i}", "v", "?", ("x", "y"), None if i else 1) for i in range(3)]
+    save_questions(file, asked)
+    lines = spoilt("data.train_questions", str(file), "joint_v4")
+    said = [line for line in lines if "train_questions:" in line]
+    assert len(said) == 1 and "2 questions have no answer, such as 'q1'" in said[0]
+    lines = spoilt("data.heldout_questions", str(file), "joint_v4")
+    assert not [line for line in lines if "heldout_questions" in line]
 
 
 def test_a_training_of_no_steps_needs_nothing():

@@ -27,7 +27,7 @@ from msjoe_jax.commands.predecode import FAILURES, embedder_of, predecode
 from msjoe_jax.config_files import config_file
 from msjoe_jax.data.embed import embed_records
 from msjoe_jax.data.predecode import DecodeSettings, load_entries
-from msjoe_jax.data.questions import Question, load_questions, save_questions
+from msjoe_jax.data.questions import Question, check_answers, load_questions, save_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import read_model
@@ -159,6 +159,7 @@ def read_given(
                 f"such as {unknown[0]!r}; there are {', '.join(list(found)[:5])} …"
             )
     train, kept = (asked, judging) if heldout else split(asked)
+    check_answers(train, questions)
     if both := {q.video for q in train} & {q.video for q in kept}:
         print(f"{heldout}: {len(both)} of its videos are trained on too, such as {min(both)!r}")
     models = {"mllm": epath.Path(model), "clip": epath.Path(clip)}

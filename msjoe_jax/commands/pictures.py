@@ -130,7 +130,9 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
         queries = [f"{name}: {query}" for name in signals for query in queries]
     key_frames = selected.selection.frames[0, 0, 0]
     key_frames = key_frames[key_frames >= 0]
-    truth = f"{question.letter} {question.options[question.answer]}"
+    truth = "not known"
+    if question.answer is not None:
+        truth = f"{question.letter} {question.options[question.answer]}"
     return keyframe_figure(
         batch["timestamps"][0][mask],
         logits[0, 0][mask],

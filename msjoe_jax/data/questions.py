@@ -38,6 +38,15 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class Subtitle:
+    """One subtitle: seconds of the video from which and to which it is shown, and its text."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Question:
     """One question.
 
@@ -46,23 +55,29 @@ class Question:
       video: a video's id in the record folder.
       question: the text.
       options: the answers to choose from.
-      answer: index of the right one.
+      answer: index of the right one; None if it is not known, as in a set for a server to judge.
       difficulty: the base model's pass rate in [0, 1] (the method's c); None if not measured.
       extra: whatever else the file says of the question.
+      evidence: spans of the video, in seconds, where the answer is seen; () if not known.
+      subtitles: of the video, in order.
+      content: hash of the video file's contents; "" if not known.
     """
 
     id: str
     video: str
     question: str
     options: tuple[str, ...]
-    answer: int
+    answer: int | None
     difficulty: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    evidence: tuple[tuple[float, float], ...] = ()
+    subtitles: tuple[Subtitle, ...] = ()
+    content: str = ""
 
     @property
     def letter(self) -> str:
-        """The right option's letter."""
-        return ascii_uppercase[self.answer]
+        """The right option's letter; "" if it is not known."""
+        return "" if self.answer is None else ascii_uppercase[self.answer]
 
 
 def is_unicode(value: Any) -> bool:
@@ -96,9 +111,17 @@ def _text(row: dict[str, Any], key: str) -> str:
     return row[key]
 
 
-def _parse(row: dict[str, Any]) -> Question:
-    check_unicode(row)
-    texts = {key: _text(row, key) for key in ("id", "video", "question")}
+def _is_number(value: Any) -> bool:
+    """Says whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_span(start: Any, end: Any) -> bool:
+    """Says whether two values are seconds of a video, the second not before the first."""
+    return _is_number(start) and _is_number(end) and 0 <= start <= end
+
+
+def _options(row: dict[str, Any]) -> tuple[str, ...]:
     options = row.get("options")
     if not isinstance(options, list) or not options:
         raise UserError("field 'options' must be a non-empty list of strings")
@@ -106,31 +129,74 @@ def _parse(row: dict[str, Any]) -> Question:
         raise UserError("field 'options' holds something other than non-empty strings")
     if len(options) > len(ascii_uppercase):
         raise UserError(f"field 'options' has {len(options)} entries, more than letters")
-    letters, answer = ascii_uppercase[: len(options)], _text(row, "answer")
+    return tuple(options)
+
+
+def _answer(row: dict[str, Any], num_options: int) -> int | None:
+    if "answer" in row and row["answer"] is None:
+        return None
+    letters, answer = ascii_uppercase[:num_options], _text(row, "answer")
     if len(answer) != 1 or answer not in letters:
         raise UserError(f"field 'answer' is {answer!r}, not one letter of {letters}")
+    return letters.index(answer)
+
+
+def _difficulty(row: dict[str, Any]) -> float | None:
     difficulty = row.get("difficulty")
-    if difficulty is not None:
-        number = isinstance(difficulty, int | float) and not isinstance(difficulty, bool)
-        if not number or not math.isfinite(difficulty) or not 0 <= difficulty <= 1:
-            raise UserError(f"field 'difficulty' is {difficulty!r}, not a number from 0 to 1")
-    extra = row.get("extra", {})
+    if difficulty is None:
+        return None
+    if not _is_number(difficulty) or not 0 <= difficulty <= 1:
+        raise UserError(f"field 'difficulty' is {difficulty!r}, not a number from 0 to 1")
+    return float(difficulty)
+
+
+def _evidence(row: dict[str, Any]) -> tuple[tuple[float, float], ...]:
+    spans = row.get("evidence", [])
+    if not isinstance(spans, list) or not all(
+        isinstance(span, list) and len(span) == 2 and is_span(*span) for span in spans
+    ):
+        raise UserError("field 'evidence' must be a list of [first second, last second]")
+    return tuple((float(start), float(end)) for start, end in spans)
+
+
+def _subtitles(row: dict[str, Any]) -> tuple[Subtitle, ...]:
+    subtitles = row.get("subtitles", [])
+    if not isinstance(subtitles, list) or not all(
+        isinstance(s, list) and len(s) == 3 and is_span(*s[:2]) and isinstance(s[2], str)
+        for s in subtitles
+    ):
+        raise UserError("field 'subtitles' must be a list of [first second, last second, text]")
+    return tuple(Subtitle(float(start), float(end), text) for start, end, text in subtitles)
+
+
+def _parse(row: dict[str, Any]) -> Question:
+    check_unicode(row)
+    texts = {key: _text(row, key) for key in ("id", "video", "question")}
+    options, extra, content = _options(row), row.get("extra", {}), row.get("content", "")
     if not isinstance(extra, dict):
         raise UserError("field 'extra' must be an object")
+    if not isinstance(content, str):
+        raise UserError("field 'content' must be a string")
     unknown = sorted(set(row) - set(Question.__dataclass_fields__))
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r}; put it under 'extra'")
     return Question(
         **texts,
-        options=tuple(options),
-        answer=letters.index(answer),
-        difficulty=None if difficulty is None else float(difficulty),
+        options=options,
+        answer=_answer(row, len(options)),
+        difficulty=_difficulty(row),
         extra=extra,
+        evidence=_evidence(row),
+        subtitles=_subtitles(row),
+        content=content,
     )
 
 
 def load_questions(path: epath.PathLike) -> list[Question]:
-    """Reads JSON lines with id, video, question, options, answer (a letter), difficulty, extra.
+    """Reads JSON lines with id, video, question, options, answer (a letter, or null), and others.
+
+    The others are optional: difficulty, extra, evidence ([[first second, last second], …]),
+    subtitles ([[first second, last second, text], …]), content.
 
     Raises:
       UserError: the file cannot be read or holds no questions, or a line is none; the message
@@ -153,24 +219,55 @@ def load_questions(path: epath.PathLike) -> list[Question]:
 
 
 def digest_of_questions(questions: Iterable[Question]) -> str:
-    """Computes a digest of the questions in their order, but for their pass rates."""
-    return digest([{**asdict(question), "difficulty": None} for question in questions])
+    """Computes a digest of the questions in their order, but for pass rates and hashes of videos.
+
+    Empty evidence and subtitles leave no trace, so that files from before they were known keep
+    their digest.
+    """
+    rows = [asdict(question) for question in questions]
+    for row in rows:
+        row.update(difficulty=None)
+        del row["content"]
+        for name in ("evidence", "subtitles"):
+            if not row[name]:
+                del row[name]
+    return digest(rows)
+
+
+def check_answers(questions: Iterable[Question], file: epath.PathLike) -> None:
+    """Checks that the right answer of every question is known, as training needs it.
+
+    Raises:
+      UserError: it is not; the message counts the questions and names one.
+    """
+    unknown = [question.id for question in questions if question.answer is None]
+    if unknown:
+        raise UserError(
+            f"{os.fspath(file)}: {len(unknown)} questions have no answer, such as {unknown[0]!r}; "
+            "such a file can be evaluated, but training needs answers: take them out"
+        )
 
 
 def questions_text(questions: Iterable[Question]) -> str:
     """Formats questions as `load_questions` reads them."""
-    rows = (
-        {
+    rows = []
+    for q in questions:
+        row: dict[str, Any] = {
             "id": q.id,
             "video": q.video,
             "question": q.question,
             "options": list(q.options),
-            "answer": q.letter,
+            "answer": q.letter or None,
             "difficulty": q.difficulty,
             "extra": q.extra,
         }
-        for q in questions
-    )
+        if q.evidence:
+            row["evidence"] = [list(span) for span in q.evidence]
+        if q.subtitles:
+            row["subtitles"] = [[s.start, s.end, s.text] for s in q.subtitles]
+        if q.content:
+            row["content"] = q.content
+        rows.append(row)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

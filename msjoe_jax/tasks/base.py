@@ -23,8 +23,9 @@ class Reply(NamedTuple):
 class Grade(NamedTuple):
     """The grade of a reply.
 
-    score: from 0 (wrong) to 1 (right), the reward `accuracy`; valid: whether it has the required
-    format, the reward `answer_format`; answer: the answer as text ("" if there is none).
+    score: from 0 (wrong) to 1 (right), the reward `accuracy`, or NaN where the right answer is not
+    known; valid: whether it has the required format, the reward `answer_format`; answer: the answer
+    as text ("" if there is none).
     """
 
     score: float

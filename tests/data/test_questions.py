@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -10,16 +11,23 @@ from hypothesis import strategies as st
 from msjoe_jax.data.questions import (
     DataConfig,
     Question,
+    Subtitle,
+    check_answers,
     digest_of_questions,
     load_questions,
     save_questions,
 )
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import fields_of
+from msjoe_jax.runtime.digest import digest
 from msjoe_jax.text.characters import visible
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(visible)
+SPAN = st.tuples(st.floats(0, 9), st.floats(9, 1e5))
 GOOD = {"id": "q", "video": "v", "question": "?", "options": ["x", "y"], "answer": "B"}
+
+
+WRONG_SPANS: list = [[2, 1], [-1, 2], [0, math.inf], ["0", 1], [True, 2], [None, 2]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -30,9 +38,12 @@ GOOD = {"id": "q", "video": "v", "question": "?", "options": ["x", "y"], "answer
             TEXT,
             TEXT,
             st.lists(TEXT, min_size=1, max_size=26),
-            st.integers(0, 25),
+            st.none() | st.integers(0, 25),
             st.none() | st.floats(0, 1),
             st.dictionaries(TEXT, st.integers() | TEXT, max_size=2),
+            st.lists(SPAN, max_size=2).map(tuple),
+            st.lists(st.tuples(SPAN, TEXT), max_size=2),
+            st.just("") | TEXT,
         ),
         min_size=1,
         max_size=4,
@@ -41,7 +52,14 @@ GOOD = {"id": "q", "video": "v", "question": "?", "options": ["x", "y"], "answer
 )
 def test_round_trip(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("q") / "q.jsonl"
-    questions = [Question(*r[:3], tuple(r[3]), r[4] % len(r[3]), *r[5:]) for r in rows]
+    questions = [
+        Question(
+            *(*r[:3], tuple(r[3]), None if r[4] is None else r[4] % len(r[3]), *r[5:8]),
+            subtitles=tuple(Subtitle(*span, text) for span, text in r[8]),
+            content=r[9],
+        )
+        for r in rows
+    ]
     save_questions(path, questions)
     assert load_questions(path) == questions
 
@@ -56,7 +74,7 @@ def test_optional_fields_blank_lines_and_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        *[({key: None}, f"field '{key}'") for key in GOOD],
+        *[({key: None}, f"field '{key}'") for key in GOOD if key != "answer"],
         *[({key: ...}, f"field '{key}'") for key in GOOD],
         ({"id": 3}, "field 'id'"),
         ({"video": "  "}, "field 'video'"),
@@ -73,6 +91,11 @@ def test_optional_fields_blank_lines_and_a_byte_order_mark(tmp_path):
         ({"difficulty": True}, "field 'difficulty'"),
         ({"difficulty": float("nan")}, "field 'difficulty'"),
         ({"extra": []}, "field 'extra'"),
+        ({"content": 3}, "field 'content'"),
+        *[({"evidence": x}, "field 'evidence'") for x in (None, 3, [3], [[1]])],
+        *[({"evidence": [[0, 1], x]}, "field 'evidence'") for x in WRONG_SPANS],
+        *[({"subtitles": [[*x, "text"]]}, "field 'subtitles'") for x in WRONG_SPANS],
+        *[({"subtitles": x}, "field 'subtitles'") for x in (None, [[1, 2]], [[1, 2, 3]])],
         ({"id": "\ud83d"}, "field 'id' holds half of a surrogate pair"),
         ({"question": "who \udc00?"}, "field 'question' holds half"),
         ({"options": ["x", "\ud83d"]}, "field 'options' holds half"),
@@ -131,9 +154,28 @@ def test_a_digest_of_questions_is_of_all_but_their_pass_rates():
     rated = [dataclasses.replace(question, difficulty=0.5) for question in asked]
     assert digest_of_questions(asked) == digest_of_questions(rated)
     changes = ({"answer": 1}, {"options": ("x", "z")}, {"question": "!"}, {"video": "w"},
-               {"id": "r"}, {"extra": {"n": [1]}})  # fmt: skip
+               {"id": "r"}, {"extra": {"n": [1]}}, {"answer": None}, {"evidence": ((0.0, 1.0),)},
+               {"subtitles": (Subtitle(0.0, 1.0, "hi"),)})  # fmt: skip
+    known = [dataclasses.replace(question, content="hash") for question in asked]
+    assert digest_of_questions(asked) == digest_of_questions(known)
     others = [
         *([dataclasses.replace(first, **change), *rest] for change in changes),
         rest, [*rest, first], [*asked, dataclasses.replace(first, id="s")], [],
     ]  # fmt: skip
     assert len({digest_of_questions(x) for x in (asked, *others)}) == 1 + len(others)
+
+
+def test_the_digest_is_that_of_files_from_before_evidence_and_subtitles():
+    """What a run of an earlier version has written into its work folder still fits."""
+    asked = [Question("q", "v", "?", ("x", "y"), 1, 0.5, {"groups": {"kind": "long"}})]
+    before = {"id": "q", "video": "v", "question": "?", "options": ["x", "y"], "answer": 1,
+              "difficulty": None, "extra": {"groups": {"kind": "long"}}}  # fmt: skip
+    assert digest_of_questions(asked) == digest([before])
+
+
+def test_questions_without_an_answer():
+    unknown, known = (Question("q", "v", "?", ("x", "y"), answer) for answer in (None, 1))
+    assert unknown.letter == ""
+    check_answers([known], "q.jsonl")
+    with pytest.raises(UserError, match=r"q\.jsonl: 1 questions have no answer, such as 'q'"):
+        check_answers([known, unknown], "q.jsonl")

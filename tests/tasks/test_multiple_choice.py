@@ -1,5 +1,7 @@
 """Grades of multiple-choice replies, and the groups of a record."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,13 @@ QUESTION = Question("q", "v", "?", ("red", "blue", "green"), 1)
 )
 def test_grade(reply, want):
     assert grade(QUESTION, reply) == want
+
+
+def test_without_a_known_answer_there_is_no_score():
+    unknown = Question("q", "v", "?", ("red", "blue"), None)
+    for text, letter in (("<answer>B</answer>", "B"), ("", "")):
+        got = grade(unknown, Reply(text))
+        assert math.isnan(got.score) and got.answer == letter
 
 
 @given(st.text(max_size=60), st.booleans(), st.booleans())
