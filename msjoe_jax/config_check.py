@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from msjoe_jax.config import NAMES, PHASES, TRAININGS, Config, read_config
+from msjoe_jax.config import LEARNING, NAMES, PHASES, TRAININGS, Config, read_config
 from msjoe_jax.data.questions import Question, check_answers
 from msjoe_jax.data.shards import read_manifest
 from msjoe_jax.errors import UserError
@@ -193,7 +193,7 @@ def _trainings(config: Config) -> Iterator[str]:
 def _files(config: Config) -> Iterator[str]:
     """Yields paths that do not exist, and required ones that are not set."""
     phases, data = config.phases, config.data
-    trains = {"difficulty", *TRAININGS} & set(phases)
+    trains = set(LEARNING) & set(phases)
     splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
     for split, required in splits.items():
         for name in (f"{split}_records", f"{split}_questions"):

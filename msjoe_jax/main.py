@@ -37,7 +37,7 @@ MAY_DIFFER = frozenset(
     {"phases", "log_every", "media_every", "checkpoint_every", "keep_checkpoints"}
     | {"checkpoint_minutes", "profile_start", "profile_updates"}
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
-    | {"final_model", "patience", "pretrain.steps", "joint.steps"}
+    | {"final_model", "patience", "evidence.steps", "pretrain.steps", "joint.steps"}
     # How the same batch is spread over devices and time.
     | {"mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rollout_tensor"}
     | {"rollout.waves", "objective.micro_batches"}

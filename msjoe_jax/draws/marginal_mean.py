@@ -1,8 +1,8 @@
 """TSPO's surrogate of a draw's likelihood: the mean over the picks, each as if it were the first.
 
-Frames are drawn and their entropy is taken as by `plackett_luce`. The gradient of its loss, −A times
-the mean over the K picks of exp(log p − sg(log p)), is that of −A · exp(m − sg(m)) with m the mean
-of their log p. As of `marginal`, its score has no zero mean: kept to train as they do.
+Frames are drawn and their entropy is taken as by `plackett_luce`. The gradient of TSPO's loss, −A
+times the mean over the K picks of exp(log p − sg(log p)), is that of −A · exp(m − sg(m)) with m the
+mean of their log p. As of `marginal`, its score has no zero mean: kept to train as they do.
 """
 
 import jax.numpy as jnp

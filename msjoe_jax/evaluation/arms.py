@@ -8,7 +8,8 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
 from msjoe_jax.selectors import SELECTORS
 
-SETS = ("base", "pretrain", "joint")  # of parameters, in the order in which a run makes them
+# Sets of parameters, in the order in which a run makes them.
+SETS = ("base", "evidence", "pretrain", "joint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,9 @@ ARMS: dict[str, Arm] = {
     "topk_queries": Arm("top-k by the queries", queries="policy", selector="topk"),
     "topk_queries_smooth": Arm(
         "top-k by the queries, smoothed", queries="policy", selector="topk_smooth"
+    ),
+    "evidence": Arm(
+        "sampler trained on evidence", queries="policy", selector="msjoe", sampler="evidence"
     ),
     "pretrained": Arm(
         "pre-trained sampler", queries="policy", selector="msjoe", sampler="pretrain"

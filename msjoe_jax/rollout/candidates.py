@@ -115,7 +115,7 @@ class BatchCandidates:
         network = SELECTORS[self._episodes.system.network].network
         assert network is not None
         arrays = self.on_devices
-        read = (None, None)
+        read: tuple[Array | None, ...] = (None, None)
         if network.needs_embeddings:
             read = (arrays.embeddings, arrays.text_embeddings())
         return (arrays.similarity, arrays.row_mask, arrays.frame_mask, *read)

@@ -157,7 +157,7 @@ class EpisodeBatches:
         """Reads the chosen frames and makes the prompts of answer: work of the host alone.
 
         Each distinct unit of a question (see rollout/frames.py) is encoded once. This step also
-        reports what the pipeline dropped, as every rollout of a question ends here.
+        reports what the pipeline could not read, as every rollout of a question ends here.
 
         Args:
           batch: of the pipeline.
@@ -165,9 +165,7 @@ class EpisodeBatches:
           weight: set to 0 where a prompt is too long or a frame unreadable.
         """
         c, questions = self.text.prompt, self.batch_questions(batch)
-        for question, error in zip(questions, batch["error"], strict=True):
-            if error:
-                self._report(question, str(error))
+        self.report_unreadable(batch)
         chat = self.text.chat.turns
         texts = [prompts.answer_prompt(c, q.question, q.options, chat) for q in questions]
         sets = self._frame_sets(selection)
@@ -243,6 +241,12 @@ class EpisodeBatches:
         if weight[b]:
             self._report(self.questions[batch["index"][b]], why)
         weight[b] = 0.0
+
+    def report_unreadable(self, batch: Batch) -> None:
+        """Reports the questions of a batch that the pipeline could not read, and why."""
+        for question, error in zip(self.batch_questions(batch), batch["error"], strict=True):
+            if error:
+                self._report(question, str(error))
 
     def _report(self, question: Question, why: str) -> None:
         self.failures.append({"question": question.id, "video": question.video, "error": why})

@@ -143,8 +143,8 @@ class Network(NamedTuple):
     build(sizes, embedding, rngs): makes the module from the sizes of `config.sampler` and the width
     of CLIP's embeddings; logits(module, inputs): computes the frames' logits, −inf where masked;
     sharding_table: sharding of its leaves on a mesh (runtime/mesh.py), by default replicated if
-    their path begins with `network/`; needs_embeddings: whether it reads `FrameInputs.embeddings` and
-    `queries`.
+    their path begins with `network/`; needs_embeddings: whether it reads `embeddings` and `queries`
+    of `FrameInputs`.
     """
 
     build: Callable[[Any, int, nnx.Rngs], nnx.Module]

@@ -1,4 +1,4 @@
-"""What networks that read CLIP's embeddings share: the searched text as one vector, cosines, bins."""
+"""What networks that read CLIP's embeddings share: the searched text, cosines, bins of time."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ def by_network(candidates: Candidates, k: int) -> Selection:
 
 
 def by_bins(bins: Bins) -> Callable[[Candidates, int], Selection]:
-    """Returns a selector that draws in training, and in evaluation takes the best frame of each bin.
+    """Returns a selector: it draws in training, and takes each bin's best frame in evaluation.
 
     A video of no more than k frames gives all of them.
     """

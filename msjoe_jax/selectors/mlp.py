@@ -1,8 +1,8 @@
 """The paper's ablation: an MLP over each frame in place of the U-Net, with the U-Net's inputs.
 
-Stem, pooling over queries, blocks, skip and head are the U-Net's with kernels of one frame, and time
-is never halved: nothing but the standardisation of the inputs looks at another frame. The width is
-chosen for as many parameters.
+Stem, pooling over queries, blocks, skip and head are the U-Net's with kernels of one frame, and
+time is never halved: nothing but the standardisation of the inputs looks at another frame. The
+width is chosen for as many parameters.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""TSPO's temporal agent (arXiv 2508.04369): frame embeddings with context in time, and the question.
+"""TSPO's temporal agent (arXiv 2508.04369): frames with context in time, and the question.
 
 Every frame's embedding attends to its neighbours, an MLP turns the result into a correction of the
 embedding, and a frame's logit is the cosine of either with the question, added and divided by τ.

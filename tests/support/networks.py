@@ -21,17 +21,18 @@ TOLERANCE = 2e-4
 Call = Callable[[Params, FrameInputs], jax.Array]
 
 
-def make_inputs(seed: int = 0, rows: int = R, frames: int = T) -> FrameInputs:
-    """Random inputs with as many queries in every row as there can be, and all frames."""
+def make_inputs(seed: int = 0, rows: int = R, frames: int = T) -> Any:
+    """Random `FrameInputs` of NumPy arrays: as many queries as there can be, and all frames."""
     rng = np.random.default_rng(seed)
     floats = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    return FrameInputs(
+    arrays: Any = (
         0.2 + 0.05 * floats(rows, Q, frames),
         np.ones((rows, Q), bool),
         np.ones((rows, frames), bool),
         3.0 * floats(rows, frames, E),
         5.0 * floats(rows, Q, E),
     )
+    return FrameInputs(*arrays)
 
 
 def make_network(name: str, seed: int = 0, moved: bool = True) -> tuple[Call, Params]:
@@ -83,13 +84,14 @@ def check_padding(name: str) -> None:
         alone.append(call(params, one)[0])
     shown = query_mask[..., None] & frame_mask[:, None]
     for poison in (np.nan, np.inf, -1e30):
-        padded = FrameInputs(
+        arrays: Any = (
             np.where(shown, inputs.similarity, np.float32(poison)),
             query_mask,
             frame_mask,
             np.where(frame_mask[..., None], inputs.embeddings, np.float32(poison)),
             np.where(query_mask[..., None], inputs.queries, np.float32(poison)),
         )
+        padded = FrameInputs(*arrays)
         logits = np.asarray(call(params, padded))
         assert np.isneginf(logits[~frame_mask]).all()
         for row, length in enumerate(LENGTHS):
@@ -98,7 +100,7 @@ def check_padding(name: str) -> None:
 
 
 def check_few_frames(name: str) -> None:
-    """One frame and three, no frame, no query, embeddings of zeros: finite, and so are gradients."""
+    """One frame, three, none, no query, embeddings of zeros: finite, and so are gradients."""
     call, params = make_network(name)
     for frames in (1, 3):
         inputs = make_inputs(frames=frames)
@@ -116,8 +118,6 @@ def check_query_order(name: str) -> None:
     """The order of the queries does not matter."""
     call, params = make_network(name)
     inputs = make_inputs()
-    turned = inputs._replace(
-        similarity=inputs.similarity[:, ::-1], queries=inputs.queries[:, ::-1]
-    )
+    turned = inputs._replace(similarity=inputs.similarity[:, ::-1], queries=inputs.queries[:, ::-1])
     want, got = (np.asarray(call(params, x)) for x in (inputs, turned))
     np.testing.assert_allclose(got, want, atol=TOLERANCE)
