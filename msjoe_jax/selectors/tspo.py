@@ -4,7 +4,7 @@ Every frame's embedding attends to its neighbours, an MLP turns the result into 
 embedding, and a frame's logit is the cosine of either with the question, added and divided by τ.
 The embeddings are CLIP's own, not normalised. `tspo` takes the top k in evaluation, `tspo_bins` the
 best frame around each of k evenly spaced moments, as its authors do on Video-MME. Published weights
-are read by weights/tspo.py; training by its own rule is configs/ablations/selectors.py:tspo.
+are read by weights/tspo.py; training by its own rule is configs/ablations/networks.py:tspo.
 """
 
 from typing import Any
