@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import importlib
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -61,7 +61,7 @@ from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
 from msjoe_jax.training.evidence import labelled, train_on_evidence
-from msjoe_jax.training.train import train
+from msjoe_jax.training.train import Trained, train
 
 # The tiny world's phases, which a run on real data never imports.
 WORLD = "msjoe_jax.world.phase"
@@ -119,23 +119,11 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if "difficulty" in phases:
         episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
         questions = _difficulty(config, workdir, episodes, models, base.stored, inputs)
-    sets, weights = {"base": base}, base
-    which: dict[str, Any] = {}
+    sets, weights, which = {"base": base}, base, dict[str, Any]()
     if "evidence" in phases:
-        trained = train_on_evidence(
-            config.evidence_run,
-            workdir,
-            _evidence_episodes(config, models, reader),
-            base.stored,
-            questions,
-            {
-                "config": config.parts(),
-                "phase": "evidence",
-                "inputs": {**inputs, **data_inputs(questions, reader)},
-            },
-        )
+        trained = _evidence(config, workdir, models, base, questions, reader, inputs)
         weights = sets["evidence"] = trained_weights(base, trained, models, memory)
-        which = {"model": trained.kind, "update": trained.update} if trained.update else which
+        which = {"model": trained.kind, "update": trained.update} if trained.update else {}
     for name in TRAININGS:
         if name in phases:
             before = [training for training in sets if training != "base"]
@@ -267,15 +255,36 @@ def _later_training(workdir: epath.Path, learned: list[str]) -> str | None:
 # --- phases -----------------------------------------------------------------------------------
 
 
-def _evidence_episodes(
-    config: Config, models: Models, reader: RecordReader
-) -> Callable[[Sequence[Question]], Episodes]:
-    """Returns what makes the episodes of the phase evidence; a bare question needs no previews."""
+def _evidence(
+    config: Config,
+    workdir: epath.Path,
+    models: Models,
+    base: Weights,
+    questions: list[Question],
+    reader: RecordReader,
+    inputs: Inputs,
+) -> Trained:
+    """Trains the sampler on evidence; a bare question needs no previews.
+
+    Args:
+      config, workdir, models: of the run.
+      base: what it starts from.
+      questions, reader: of the training split.
+      inputs: what names the models.
+    """
     settings = config.episode
     if config.rollout.queries == "question":
         frames = dataclasses.replace(settings.frames, preview=0)
         settings = dataclasses.replace(settings, frames=frames)
-    return lambda asked: Episodes(settings, models.programs, models.text, reader, asked)
+    made_from = {**inputs, **data_inputs(questions, reader)}
+    return train_on_evidence(
+        config.evidence_run,
+        workdir,
+        lambda asked: Episodes(settings, models.programs, models.text, reader, asked),
+        base.stored,
+        questions,
+        {"config": config.parts(), "phase": "evidence", "inputs": made_from},
+    )
 
 
 def _difficulty(

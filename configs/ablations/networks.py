@@ -1,9 +1,9 @@
 """Who draws the frames: the U-Net (default), an MLP, or the networks of other papers.
 
-An MLP over single frames is the paper's ablation of the U-Net, in both stages. TSPO's agent reads
-embeddings and the bare question, and learns by its authors' rule: eight draws a question, a nearly
-greedy frozen MLLM, advantages of the group, no entropy bonus; their falling τ is left out. The
-evidential network learns from the frames that show the answer, without rewards, and so does the
+An MLP over single frames is the paper's ablation of the U-Net, in both trainings. TSPO's agent
+reads embeddings and the bare question, and learns by its authors' rule: eight draws a question, a
+nearly greedy frozen MLLM, advantages of the group, no entropy bonus; their falling τ is left out.
+The evidential network learns from the frames that show the answer, without rewards, and so does the
 U-Net as a start.
 """
 

@@ -248,14 +248,7 @@ class EpisodeUses:
                 draws=J,
                 k=self.config.frames.key,
             )
-        for name, width in (("topk", 1), ("topk_smooth", self.config.smooth)):
-            if name in selectors:
-                yield use(
-                    best_frames,
-                    own.similarity,
-                    own.query_mask,
-                    frame_mask,
-                    width=width,
-                    draws=J,
-                    k=self.config.frames.key,
-                )
+        widths = {"topk": 1, "topk_smooth": self.config.smooth}
+        for width in (width for name, width in widths.items() if name in selectors):
+            scores = (own.similarity, own.query_mask, frame_mask)
+            yield use(best_frames, *scores, width=width, draws=J, k=self.config.frames.key)
