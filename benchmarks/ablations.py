@@ -32,7 +32,7 @@ from benchmarks.parallel_runs import Run, from_base, outcomes, run_all, run_main
 from msjoe_jax.data.questions import load_questions
 from msjoe_jax.evaluation.statistics import paired_difference, wilson
 
-FAMILIES = ("frames", "parts", "queries", "rewards", "previews", "options")
+FAMILIES = ("frames", "parts", "queries", "rewards", "previews", "options", "networks")
 SMOOTH = 20  # updates under the mean of a curve, and of the reward at the end
 TIMED = 1000  # questions, as the paper's inference times
 # Of the base run: everything before joint.
@@ -92,11 +92,12 @@ def parse_variants(names: Sequence[str]) -> list[Variant]:
 def make_overrides(variant: Variant, base: pathlib.Path) -> dict[str, object]:
     """Returns the overrides by which a run of `variant` starts from `base` as far as it can."""
     config, fields = variant.config(), from_base(base)
-    if "pretrain" not in config.phases:
+    default = DEFAULT.config()
+    alike = config.pretrain == default.pretrain and config.sampler == default.sampler
+    if "pretrain" not in config.phases or not alike:
         fields["sampler.checkpoint"] = ""
-    elif config.pretrain != DEFAULT.config().pretrain:
-        fields["sampler.checkpoint"] = ""
-        fields["phases"] = "('pretrain','joint','evaluate')"
+        own = [name for name in config.phases if name in ("evidence", "pretrain")]
+        fields["phases"] = repr((*own, "joint", "evaluate"))
     return fields
 
 

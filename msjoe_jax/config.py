@@ -32,6 +32,8 @@ from msjoe_jax.runtime.mesh import MeshConfig
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.training.config import (
     DifficultyConfig,
+    EvidenceConfig,
+    EvidenceRun,
     LoopConfig,
     OptimizerConfig,
     TrainingConfig,
@@ -39,8 +41,9 @@ from msjoe_jax.training.config import (
 )
 
 # The phases of a run, in this order; `world` and `warm_up` are the tiny world's (msjoe_jax/world).
-PHASES = ("world", "warm_up", "difficulty", "pretrain", "joint", "evaluate")
+PHASES = ("world", "warm_up", "difficulty", "evidence", "pretrain", "joint", "evaluate")
 TRAININGS = ("pretrain", "joint")
+LEARNING = ("difficulty", "evidence", *TRAININGS)  # what reads the training split
 # Groups that a config may add to the base ones: the module and the class of each.
 EXTENSIONS = {
     "world": ("msjoe_jax.world.phase", "WorldConfig"),
@@ -69,6 +72,9 @@ class Config(LoopConfig):
     prompt: PromptConfig = group(PromptConfig, "Prompts and replies.")
     rollout: RolloutConfig = group(RolloutConfig, "A rollout batch.")
     objective: ObjectiveConfig = group(ObjectiveConfig, "Rewards, advantages and losses.")
+    evidence: EvidenceConfig = group(
+        EvidenceConfig, "The training of the sampler on evidence (phase evidence)."
+    )
     pretrain: TrainingConfig = group(
         TrainingConfig,
         "The training of the sampler alone.",
@@ -98,9 +104,25 @@ class Config(LoopConfig):
             seed=self.seed,
         )
 
+    @property
+    def loop(self) -> LoopConfig:
+        """What a training writes, and when."""
+        return LoopConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(LoopConfig)})
+
+    @property
+    def evidence_run(self) -> EvidenceRun:
+        """All that the training on evidence reads."""
+        return EvidenceRun(
+            steps=self.evidence.steps,
+            questions=self.evidence.questions,
+            seed=self.seed,
+            rollout=self.rollout,
+            optimizer=self.optimizer,
+            loop=self.loop,
+        )
+
     def training_run(self, name: str) -> TrainingRun:
         """Returns all that the training `name` (pretrain or joint) reads."""
-        loop = {f.name: getattr(self, f.name) for f in dataclasses.fields(LoopConfig)}
         return TrainingRun(
             name=name,
             seed=self.seed,
@@ -114,7 +136,7 @@ class Config(LoopConfig):
             difficulty=self.difficulty,
             optimizer=self.optimizer,
             mesh=self.mesh,
-            loop=LoopConfig(**loop),
+            loop=self.loop,
             mllm=self.mllm,
         )
 

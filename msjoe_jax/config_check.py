@@ -9,12 +9,12 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from msjoe_jax.config import NAMES, PHASES, TRAININGS, Config, read_config
+from msjoe_jax.config import LEARNING, NAMES, PHASES, TRAININGS, Config, read_config
 from msjoe_jax.data.questions import Question, check_answers
 from msjoe_jax.data.shards import read_manifest
 from msjoe_jax.data.shared_videos import check_apart
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluation.arms import SETS, missing_sets
+from msjoe_jax.evaluation.arms import ARMS, SETS, missing_sets
 from msjoe_jax.fields import mentions
 from msjoe_jax.rollout.model_folder import check_folder
 from msjoe_jax.rollout.siglip import NOT_SET, SIGLIP
@@ -25,7 +25,7 @@ from msjoe_jax.rollout.system import (
 )
 from msjoe_jax.runtime.checkpoint import check_params
 from msjoe_jax.runtime.mesh import mesh_sizes, split_of
-from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors import SELECTORS, networks
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.config import (
     TrainingConfig,
@@ -92,11 +92,10 @@ def _relations(config: Config) -> Iterator[str]:
                 f"config.prompt.{kind}_prompt_tokens={tokens} cannot hold the {pictures} pictures "
                 f"of config.frames.{'preview' if kind == 'query' else 'key'}"
             )
-    network = SELECTORS[rollout.selector].network
-    if network is not None and rollout.selector != config.sampler.network:
+    if name := _other_network(config, rollout.selector):
         yield (
             f"config.rollout.selector={rollout.selector} draws by its own network: set "
-            f"config.sampler.network={rollout.selector}"
+            f"config.sampler.network={name}"
         )
     if config.evaluate.smooth > config.frames.candidates:
         yield (
@@ -116,6 +115,20 @@ def _relations(config: Config) -> Iterator[str]:
             yield "config.evaluate.arms is empty: name one, or leave the phase evaluate out"
         for line in missing_sets(config.evaluate.arms, sets):
             yield f"config.evaluate.arms: {line}"
+        for arm in config.evaluate.arms:
+            if arm not in ARMS and (name := _other_network(config, arm)):
+                yield (
+                    f"config.evaluate.arms: {arm} chooses by the network {name}, and "
+                    f"config.sampler.network={config.sampler.network}"
+                )
+
+
+def _other_network(config: Config, selector: str) -> str:
+    """Returns the name of a selector's network, "" if it has none or the config's."""
+    own = SELECTORS[selector].network
+    if own is None or own is SELECTORS[config.sampler.network].network:
+        return ""
+    return next(name for name in networks() if SELECTORS[name].network is own)
 
 
 def _trainings(config: Config) -> Iterator[str]:
@@ -182,7 +195,7 @@ def _trainings(config: Config) -> Iterator[str]:
 def _files(config: Config) -> Iterator[str]:
     """Yields paths that do not exist, and required ones that are not set."""
     phases, data = config.phases, config.data
-    trains = {"difficulty", *TRAININGS} & set(phases)
+    trains = set(LEARNING) & set(phases)
     splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
     for split, required in splits.items():
         for name in (f"{split}_records", f"{split}_questions"):

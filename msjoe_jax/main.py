@@ -38,7 +38,7 @@ MAY_DIFFER = frozenset(
     | {"checkpoint_minutes", "profile_start", "profile_updates"}
     | {"evaluate.arms", "evaluate.batch", "evaluate.limit", "evaluate.model"}
     | {"evaluate.looks"}
-    | {"final_model", "patience", "pretrain.steps", "joint.steps"}
+    | {"final_model", "patience", "evidence.steps", "pretrain.steps", "joint.steps"}
     # How the same batch is spread over devices and time.
     | {"mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.rollout_tensor"}
     | {"rollout.waves", "objective.micro_batches"}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from msjoe_jax.config import TRAININGS, Config
+from msjoe_jax.config import LEARNING, Config
 from msjoe_jax.data.embed import check_embeddings
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.thinned import count_thinned, thinned_line
@@ -36,7 +36,7 @@ def check_records(
 
 def splits_of(config: Config) -> list[str]:
     """Returns the splits that the run reads."""
-    trains = bool({"difficulty", *TRAININGS} & set(config.phases))
+    trains = bool(set(LEARNING) & set(config.phases))
     validates = trains and config.validate_every and config.data.validation_questions
     needed = {"train": trains, "validation": validates, "heldout": "evaluate" in config.phases}
     return [split for split, wanted in needed.items() if wanted]

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from msjoe_jax.config import NAMES, TRAININGS, Config
+from msjoe_jax.config import LEARNING, NAMES, TRAININGS, Config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import Unfinished
@@ -60,11 +60,12 @@ from msjoe_jax.runtime.digest import (
 from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.difficulty import measure_difficulty
-from msjoe_jax.training.train import train
+from msjoe_jax.training.evidence import labelled, train_on_evidence
+from msjoe_jax.training.train import Trained, train
 
 # The tiny world's phases, which a run on real data never imports.
 WORLD = "msjoe_jax.world.phase"
-LEARNED = ("warm_up", "pretrain", "joint")
+LEARNED = ("warm_up", "evidence", "pretrain", "joint")
 
 
 def run_phases(config: Config, workdir: epath.PathLike) -> None:
@@ -104,11 +105,13 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     tell_thinned(config)
     tell_dropped(config, models.system, models.text)
     questions: list[Question] = []
-    if {"difficulty", *TRAININGS} & set(phases):
+    if set(LEARNING) & set(phases):
         questions = TASKS[config.data.task].read(config.data.train_questions)
         reader = RecordReader(config.data.train_records, **embedders)
     inputs = weights_inputs(base.names, models.system, models.text)
-    for name in TRAININGS:  # before anything is made again that they started from
+    if "evidence" in phases and config.evidence.steps:
+        labelled(questions)
+    for name in LEARNED[1:]:  # before anything is made again that they started from
         data = data_inputs(questions, reader) if name in phases else {}
         check_inputs(workdir / name / "checkpoints", {**inputs, **data})
     if "warm_up" in phases:  # what came from checkpoints is there already
@@ -116,7 +119,11 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if "difficulty" in phases:
         episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
         questions = _difficulty(config, workdir, episodes, models, base.stored, inputs)
-    sets, weights, which = {"base": base}, base, {}
+    sets, weights, which = {"base": base}, base, dict[str, Any]()
+    if "evidence" in phases:
+        trained = _evidence(config, workdir, models, base, questions, reader, inputs)
+        weights = sets["evidence"] = trained_weights(base, trained, models, memory)
+        which = {"model": trained.kind, "update": trained.update} if trained.update else {}
     for name in TRAININGS:
         if name in phases:
             before = [training for training in sets if training != "base"]
@@ -202,7 +209,7 @@ def _begin_saving(
     """
     parts = config.parts("frames", "prompt")
     if trained:
-        groups = [p for p in trained if p in ("pretrain", "joint")]
+        groups = [p for p in trained if p != "warm_up"]
         settings: dict[str, Any] = config.parts(*groups, "rollout", "objective", "optimizer")
         if "warm_up" in trained:
             settings["warm_up"] = dataclasses.asdict(config.extensions["warm_up"])
@@ -240,12 +247,44 @@ def _later_training(workdir: epath.Path, learned: list[str]) -> str | None:
     """Returns the training that `final` holds and this start leaves out, if it is still there."""
     folder = workdir / "final" / "params"
     held = load_meta(folder).get("trained", {}).get("phases", []) if is_finished(folder) else []
-    later = [name for name in TRAININGS[TRAININGS.index(learned[-1]) + 1 :] if name in held]
+    later = [name for name in LEARNED[LEARNED.index(learned[-1]) + 1 :] if name in held]
     there = [name for name in later if newest_meta(workdir / name / "checkpoints") is not None]
     return there[-1] if there else None
 
 
 # --- phases -----------------------------------------------------------------------------------
+
+
+def _evidence(
+    config: Config,
+    workdir: epath.Path,
+    models: Models,
+    base: Weights,
+    questions: list[Question],
+    reader: RecordReader,
+    inputs: Inputs,
+) -> Trained:
+    """Trains the sampler on evidence; a bare question needs no previews.
+
+    Args:
+      config, workdir, models: of the run.
+      base: what it starts from.
+      questions, reader: of the training split.
+      inputs: what names the models.
+    """
+    settings = config.episode
+    if config.rollout.queries == "question":
+        frames = dataclasses.replace(settings.frames, preview=0)
+        settings = dataclasses.replace(settings, frames=frames)
+    made_from = {**inputs, **data_inputs(questions, reader)}
+    return train_on_evidence(
+        config.evidence_run,
+        workdir,
+        lambda asked: Episodes(settings, models.programs, models.text, reader, asked),
+        base.stored,
+        questions,
+        {"config": config.parts(), "phase": "evidence", "inputs": made_from},
+    )
 
 
 def _difficulty(

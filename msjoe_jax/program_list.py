@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from msjoe_jax.config import TRAININGS, Config
 from msjoe_jax.data.embed import FRAMES_AT_ONCE
-from msjoe_jax.evaluation.arms import ARMS, Arm, arm_of
+from msjoe_jax.evaluation.arms import ARMS, SETS, Arm, arm_of
 from msjoe_jax.rl.batch import RolloutBatch
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.collector import join_programs
@@ -40,6 +40,7 @@ from msjoe_jax.runtime.machine import Machine
 from msjoe_jax.runtime.mesh import with_shardings
 from msjoe_jax.runtime.program import Program, Use
 from msjoe_jax.training.config import TrainingRun
+from msjoe_jax.training.evidence import EvidencePrograms
 from msjoe_jax.training.programs import TrainingPrograms
 from msjoe_jax.training.state import reference, scored, trains_vision, with_score
 from msjoe_jax.training.validation import PLAIN, SCORE, WITH_TRUTH
@@ -88,11 +89,13 @@ class _Lister:
         yield from self._embedding()
         if "difficulty" in phases:
             yield from self._difficulty()
+        if "evidence" in phases:
+            yield from self._evidence()
         trainings = [name for name in TRAININGS if name in phases]
         for name in trainings:
             yield from _Training(self, config.training_run(name)).uses()
         if "evaluate" in phases:
-            sets = {name: self._other_sampler() for name in ("base", *trainings)}
+            sets = {name: self._other_sampler() for name in SETS if name in ("base", *phases)}
             arms = [arm_of(name, sets) for name in config.evaluate.arms]
             held = {f"{name} sampler": sampler for name, sampler in sets.items()}
             held["parameters"] = self.base
@@ -144,6 +147,36 @@ class _Lister:
         )
         for use in (*selection, answering):
             yield dataclasses.replace(use, times=times)
+
+    def _evidence(self) -> Iterator[Use]:
+        """Lists the training of the sampler on evidence."""
+        run, episode, base = self.config.evidence_run, self.episode, self.base
+        own = EvidencePrograms(run, self.system, self.machine, self.config.frames.key)
+        if not run.steps:
+            return
+        rollout = _one_each(self.machine.padded(run.questions))
+        beside: Held = {name: x for name, x in base.items() if name not in ("mllm", "sampler")}
+        if run.rollout.queries == "policy":
+            beside["mllm"] = base["mllm"]
+        yield Use("evidence", own.init, (own.start,), {}, beside)
+        held = {**beside, "state": own.state}
+        uses: list[Use] = []
+        if run.rollout.queries == "policy":
+            temperature = run.rollout.query_temperature
+            uses.append(
+                episode.reasoning("evidence", rollout, base["mllm"], held, temperature=temperature)
+            )
+        uses += episode.selection("evidence", rollout, base, held, [], True)
+        batch = episode.batch(rollout)
+        labels: Any = (
+            jax.ShapeDtypeStruct(batch.frame_mask.shape, jnp.bool_),
+            jax.ShapeDtypeStruct(batch.weight.shape, jnp.float32),
+        )
+        arrays = (*episode.rows(labels), batch.similarity, batch.query_mask, batch.frame_mask)
+        read = (batch.embeddings, batch.query_embeddings)
+        uses.append(Use("evidence", own.step, (own.state, *arrays, *read), {}, held))
+        for use in uses:
+            yield dataclasses.replace(use, times=run.steps)
 
     def evaluation(
         self,

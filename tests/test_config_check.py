@@ -101,6 +101,9 @@ SLIPS = [
     ("pretrain.steps", 10**30, "must be at most 2147483647"),
     ("data.train_records", "/tmp", "the phase world writes its own"),
     ("sampler.signals", (), "is empty"),
+    ("rollout.selector", "tspo_bins", "by its own network: set config.sampler.network=tspo"),
+    ("evaluate.arms", ("mlp",), "mlp chooses by the network mlp, and config.sampler.network=msjoe"),
+    ("evaluate.arms", ("evidence",), "evidence needs the phase evidence, which is not run"),
     ("objective.routes", {"answers": {"info": 1.0}}, "answers is not one of"),
 ]
 

@@ -25,6 +25,7 @@ from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.model_folder import load_model_folder, save_model_folder
 from msjoe_jax.rollout.results import Completed
 from msjoe_jax.rollout.stored_models import StoredModel
+from msjoe_jax.runtime.checkpoint import load_meta
 from msjoe_jax.runtime.checkpoint_folders import LAST_FILE
 from msjoe_jax.training import train
 from msjoe_jax.training.state import stored
@@ -339,6 +340,25 @@ def test_a_training_does_not_change_its_start(home):
     assert "other trainings before it (was pretrain, is none), starting weights" in line
     shutil.rmtree(home / "w" / "pretrain")
     start(home, "difficulty", "pretrain", "joint")  # ends in the same values
+
+
+def test_evidence_is_what_the_next_training_starts_from(home):
+    fields = {"evidence.steps": 2, "evidence.questions": 2, "rollout.queries": "question"}
+    line = refused(home, "evidence", **fields)
+    assert "none of the 6 training questions has evidence" in line
+    edit(home / "train.jsonl", lambda asked: [
+        dataclasses.replace(question, evidence=((1.0, 2.0),)) for question in asked
+    ])  # fmt: skip
+    start(home, "evidence", **fields)
+    learned = sampler_of(home / "w" / "final")
+    assert learned != sampler_of(home / "model")
+    assert load_meta(home / "w" / "final" / "params")["trained"]["phases"] == ["evidence"]
+    start(home, "difficulty", "evidence", "pretrain", **fields)
+    assert sampler_of(home / "w" / "final") == learned + 1
+    line = refused(home, "difficulty", "pretrain", **fields)
+    assert "other trainings before it (was evidence, is none), starting weights" in line
+    start(home, "evidence", **fields)
+    assert sampler_of(home / "w" / "final") == learned + 1  # that of pretrain stays
 
 
 def test_a_checkpoint_that_does_not_say_what_it_was_made_from_is_refused(home):

@@ -65,6 +65,13 @@ def test_the_joint_step_is_three_forward_passes_of_what_trains(home):
     assert least(home, "joint_step", **again) == least(home, "joint_step")
 
 
+@pytest.mark.parametrize("name", ["mlp", "tspo", "evidential"])
+def test_other_networks_are_counted_too(home, name):
+    fields = {"sampler.network": name, "rollout.selector": name, "joint.train_mllm": False}
+    forward = least(home, "frame_logits", **fields)
+    assert least(home, "joint_step", **fields) == pytest.approx(3 * forward) and forward > 0
+
+
 def test_scoring_is_one_forward_pass(home):
     matrices, attention, _ = by_hand(home)
     found = least(home, "scoring", **{"rollout.updates": 2})

@@ -52,7 +52,10 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
     clip = clip_of(tiny_model_folder(folder))
     noise_videos(folder / "records", VIDEOS, clip=clip)
-    asked = [dataclasses.replace(q, difficulty=None) for q in colour_questions(list(VIDEOS), 4)]
+    asked = [
+        dataclasses.replace(q, difficulty=None, evidence=((2.0, 5.0),))
+        for q in colour_questions(list(VIDEOS), 4)
+    ]
     save_questions(folder / "questions.jsonl", asked)
     return folder
 
@@ -73,7 +76,8 @@ def config_of(home: pathlib.Path):
     for split in ("train", "validation", "heldout"):
         c.data[f"{split}_records"] = str(home / "records")
         c.data[f"{split}_questions"] = str(home / "questions.jsonl")
-    c.pretrain.steps = c.joint.steps = 2
+    c.pretrain.steps = c.joint.steps = c.evidence.steps = 2
+    c.evidence.questions = 4
     c.rollout.questions, c.rollout.waves, c.difficulty.samples = 4, 2, 3
     c.rollout.query_rollouts = c.rollout.frame_draws = 2
     c.evaluate.batch = 4
@@ -124,8 +128,15 @@ def stand_in(seen: dict[tuple, str]):
         | {"rollout.waves": 1, "joint.train_sampler": False, "phases": ("joint",)},
         {"sampler.signals": ("clip", "siglip"), "phases": ("difficulty", "joint", "evaluate")}
         | {"evaluate.arms": ("uniform", "joint")},
+        {"sampler.network": "evidential", "rollout.selector": "evidential"}
+        | {"sampler.signals": ("siglip",), "rollout.queries": "question"}
+        | {"phases": ("evidence", "pretrain", "evaluate"), "sampler.checkpoint": ""}
+        | {"pretrain.sampler_advantage": "relative"}
+        | {"evaluate.arms": ("uniform", "evidential_bins", "topk")},
+        {"sampler.network": "mlp", "rollout.selector": "mlp", "sampler.checkpoint": ""}
+        | {"phases": ("evidence", "joint")},
     ],
-    ids=["plain", "everything", "adapters on a video", "two signals"],
+    ids=["plain", "everything", "adapters on a video", "two signals", "embeddings", "evidence"],
 )
 def test_the_list_is_what_a_run_calls(home, tmp_path, monkeypatch, fields):
     towers = ["embed_frames"]

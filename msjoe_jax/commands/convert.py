@@ -1,4 +1,4 @@
-"""Converts published weights to a model folder: an MLLM of any family, CLIP, or SigLIP.
+"""Converts published weights to a model folder: an MLLM of any family, CLIP, SigLIP, TSPO's agent.
 
     msjoe convert --source=HF_DIR --out=DIR [--base=HF_DIR] [--ignore_extra] [--quick_gelu=yes]
 
@@ -20,6 +20,7 @@ from etils import epath
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.commands.convert_source import Source, settled, stated_sizes, understand
 from msjoe_jax.commands.convert_tensors import OPEN_CLIP_CONFIG, Part, fill, origin, plan
+from msjoe_jax.commands.convert_tspo import convert_tspo, is_tspo
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.config import LEGACY_EOS
 from msjoe_jax.runtime.files import on_disk, write_whole
@@ -112,7 +113,7 @@ def convert(
     Peak memory: the largest tensor and a few blocks of CHUNK_BYTES beside what the process needs.
 
     Args:
-      source: the folder of a published model, or of an adapter.
+      source: the folder of a published model, of an adapter, or of TSPO's agent.
       out: the folder to write.
       base: the published model that an adapter is merged onto.
       ignore_extra: whether tensors and fields that are not known are left out, and named.
@@ -123,6 +124,12 @@ def convert(
         tokenizer has ids beyond its table, `out` exists or is being made from another source, or
         there is no room for it.
     """
+    if is_tspo(source):
+        for flag, value in (("base", base), ("quick_gelu", quick_gelu)):
+            if value:
+                raise UserError(f"--{flag}={value}: {source} is TSPO's agent; leave the flag out")
+        convert_tspo(on_disk(source, "TSPO's agent"), out, ignore_extra)
+        return
     made = prepare(source, base, ignore_extra, quick_gelu)
     model, folder = made.model, made.folder
     total = sum(part.tensor.stop - part.tensor.start for part in made.work)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Key
 
-from msjoe_jax.draws import conditional_bernoulli, marginal, plackett_luce
+from msjoe_jax.draws import conditional_bernoulli, marginal, marginal_mean, plackett_luce
 from msjoe_jax.draws.draw import AnyArray, Draw
 
 
@@ -39,4 +39,5 @@ DRAWS: dict[str, Law] = {
         conditional_bernoulli.sample, conditional_bernoulli.log_prob, conditional_bernoulli.entropy
     ),
     "marginal": Law(marginal.sample, marginal.log_prob, marginal.entropy),
+    "marginal_mean": Law(marginal_mean.sample, marginal_mean.log_prob, marginal_mean.entropy),
 }

@@ -9,7 +9,8 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.signals import SIGNALS
 
-SETS = ("base", "pretrain", "joint")  # of parameters, in the order in which a run makes them
+# Sets of parameters, in the order in which a run makes them.
+SETS = ("base", "evidence", "pretrain", "joint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +22,10 @@ class Arm:
     `none`; selector: a name of SELECTORS; own_previews: whether reason sees its own video's
     previews, not another's; answerer: the set whose MLLM answers, "": that of `mllm`; scorer: the
     one signal whose scores count, "": all of the config; multiplier: of the frame budget; budget:
-    the one it has, whatever the others', 0: it has theirs; sampled: whether a trained selector draws its frames, in place of its best; tiers: which of the chosen
-    frames keep all their visual tokens (see tiers.py); shuffled: whether answer sees the options in
-    another order; subtitles: whether it reads those of the chosen frames' moments.
+    the one it has, whatever the others', 0: it has theirs; sampled: whether a trained selector
+    draws its frames, in place of its best; tiers: which of the chosen frames keep all their visual
+    tokens (see tiers.py); shuffled: whether answer sees the options in another order; subtitles:
+    whether it reads those of the chosen frames' moments.
     """
 
     label: str
@@ -63,6 +65,9 @@ ARMS: dict[str, Arm] = {
     "topk_queries": Arm("top-k by the queries", queries="policy", selector="topk"),
     "topk_queries_smooth": Arm(
         "top-k by the queries, smoothed", queries="policy", selector="topk_smooth"
+    ),
+    "evidence": Arm(
+        "sampler trained on evidence", queries="policy", selector="msjoe", sampler="evidence"
     ),
     "pretrained": Arm(
         "pre-trained sampler", queries="policy", selector="msjoe", sampler="pretrain"
@@ -152,7 +157,8 @@ def arm_names() -> tuple[str, ...]:
 def arm_of(name: str, sets: Collection[str]) -> Arm:
     """Returns the arm of a name, with what follows it: NAME[:MODIFIER]….
 
-    The name of a selector that is no arm means that selector with the last trained models' queries.
+    The name of a selector that is no arm means that selector with the last trained models, and with
+    their queries or the question, as the selector has it.
 
     Raises:
       UserError: a name or a modifier is not known.
@@ -162,7 +168,9 @@ def arm_of(name: str, sets: Collection[str]) -> Arm:
     if first in ARMS:
         arm = ARMS[first]
     elif first in SELECTORS:
-        arm = Arm(first, mllm=latest, queries="policy", selector=first, sampler=latest)
+        arm = Arm(
+            first, mllm=latest, queries=SELECTORS[first].queries, selector=first, sampler=latest
+        )
     else:
         raise UserError(f"arm {first!r} is not one of {', '.join(arm_names())}")
     for modifier in modifiers:

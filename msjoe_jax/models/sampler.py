@@ -180,11 +180,11 @@ class Sampler(nnx.Module):
         for level in range(self.depth):
             levels.append((x, mask))
             x, mask = _halve(x, mask)
-            x = _layer(self.down, level)(x, mask)
+            x = layer(self.down, level)(x, mask)
         for level in reversed(range(self.depth)):
             finer, mask = levels[level]
             x = finer + jnp.repeat(x, 2, axis=1)[:, : finer.shape[1]]
-            x = _layer(self.up, level)(x, mask)
+            x = layer(self.up, level)(x, mask)
         return x
 
 
@@ -197,7 +197,8 @@ def standardise(values: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Fl
     return centred * jax.lax.rsqrt(jnp.maximum(variance, STD_FLOOR**2))
 
 
-def _layer(stacked: Block, index: int) -> Block:
+def layer(stacked: Block, index: int) -> Block:
+    """Returns one of stacked blocks."""
     graphdef, params = nnx.split(stacked)
     return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], params))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 TRAINED = {
     "warm_up": "warm-up: supervised, on the procedural tiny world",
+    "evidence": "evidence: InfoNCE of the sampler on the frames that show the answers",
     "pretrain": "pretrain: REINFORCE on the sampler, the language model frozen",
     "joint": "joint: GRPO on the language model and REINFORCE on the sampler, at once",
 }

@@ -51,7 +51,8 @@ class RolloutBatch(NamedTuple):
     pass_rate: of the base model on the question.
     weight: 0 drops a question, whose other numbers may then be anything.
     importance: multiplies a question's advantages.
-    embeddings: of the candidate frames, where the selector's network reads them.
+    embeddings, query_embeddings: of the candidate frames and of the queries, where the selector's
+      network reads them.
     uniform: 1 where a question was shown uniform frames in place of drawn ones: its answers teach
       the MLLM to read, nothing teaches queries and sampler; None: nowhere.
     old_draw_log_probs: of the draws, at the parameters that drew; needed from the second update on
@@ -70,6 +71,7 @@ class RolloutBatch(NamedTuple):
     weight: Float[AnyArray, "B"]
     importance: Float[AnyArray, "B"]
     embeddings: Float[AnyArray, "B T E"] | None = None
+    query_embeddings: Float[AnyArray, "B I q E"] | None = None
     uniform: Float[AnyArray, "B"] | None = None
     old_draw_log_probs: Float[AnyArray, "B I J"] | None = None
     ref_draw_log_probs: Float[AnyArray, "B I J"] | None = None
@@ -83,25 +85,55 @@ def drawn(batch: RolloutBatch) -> Float[AnyArray, "B"]:
 class FrameInputs(NamedTuple):
     """What a selector's network reads to score T frames, one row a query rollout.
 
-    similarity: of queries and frames, 0 where either is masked; embeddings: of the frames, if kept.
+    similarity: of queries and frames, 0 where either is masked; embeddings, queries: CLIP's, of the
+    frames and of the queries, not normalised, if the network reads them. S has a row a signal of
+    each query: the first q of query_mask are of the queries.
     """
 
     similarity: Float[Array, "R Q T"]
     query_mask: Bool[Array, "R Q"]
     frame_mask: Bool[Array, "R T"]
     embeddings: Float[Array, "R T E"] | None = None
+    queries: Float[Array, "R q E"] | None = None
 
 
 def frame_inputs(batch: RolloutBatch) -> FrameInputs:
     """Returns the selector's inputs of a batch, its B·I query rollouts as rows."""
-    B, I, Q, T = batch.similarity.shape
+    return input_rows(
+        batch.similarity,
+        batch.query_mask,
+        batch.frame_mask,
+        batch.embeddings,
+        batch.query_embeddings,
+    )
 
-    def of_rollouts(x: AnyArray) -> Array:
-        return jnp.broadcast_to(x[:, None], (B, I, *x.shape[1:])).reshape(B * I, *x.shape[1:])
+
+def input_rows(
+    similarity: Float[AnyArray, "B I Q T"],
+    query_mask: Bool[AnyArray, "B I Q"],
+    frame_mask: Bool[AnyArray, "B T"],
+    embeddings: Float[AnyArray, "B T E"] | None = None,
+    queries: Float[AnyArray, "B I q E"] | None = None,
+) -> FrameInputs:
+    """Returns a selector's inputs with a question's I lists of queries as rows.
+
+    Args:
+      similarity, query_mask: of every list.
+      frame_mask: of the questions' frames.
+      embeddings, queries: CLIP's, of frames and queries; None: the network reads none.
+    """
+    B, I = similarity.shape[:2]
+
+    def of_lists(x: AnyArray) -> Array:
+        return jnp.asarray(x).reshape(B * I, *x.shape[2:])
+
+    def of_questions(x: AnyArray) -> Array:
+        return of_lists(jnp.broadcast_to(x[:, None], (B, I, *x.shape[1:])))
 
     return FrameInputs(
-        jnp.reshape(batch.similarity, (B * I, Q, T)),
-        jnp.reshape(batch.query_mask, (B * I, Q)),
-        of_rollouts(batch.frame_mask),
-        None if batch.embeddings is None else of_rollouts(batch.embeddings),
+        of_lists(similarity),
+        of_lists(query_mask),
+        of_questions(frame_mask),
+        None if embeddings is None else of_questions(embeddings),
+        None if queries is None else of_lists(queries),
     )

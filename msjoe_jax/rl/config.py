@@ -45,7 +45,7 @@ class ObjectiveConfig(RewardConfig):
         choices=STDS,
     )
     likelihood: str = option(
-        "plackett_luce", "The law of a draw of frames: ordered, as a set (cb), or the paper's.",
+        "plackett_luce", "The law of a draw of frames: ordered, a set (cb), the paper's or TSPO's.",
         choices=DRAWS,
     )  # fmt: skip
     ratio: str = option(

@@ -118,8 +118,8 @@ class BatchCandidates:
         return here(self.on_devices.row_mask)
 
     def text_embeddings(self) -> Float[Array | np.ndarray, "B I Q E"]:
-        """Computes CLIP's embeddings of the queries."""
-        return here(self.embed_queries())
+        """CLIP's embeddings of the queries, not normalised."""
+        return here(self.on_devices.text_embeddings())
 
     def embed_queries(self) -> Float[Array, "B I Q E"]:
         """Computes CLIP's embeddings of the queries; `Episodes.cut_queries` gets those cut."""
@@ -160,16 +160,17 @@ class BatchCandidates:
 
     def network_logits(self) -> Float[Array, "B I T"]:
         """Computes the trained network's logits, −inf where masked."""
+        return self._episodes.programs.frame_logits(self._params["sampler"], *self.network_inputs())
+
+    def network_inputs(self) -> tuple[Array | None, ...]:
+        """Returns what the trained network reads, as of `rl.batch.input_rows`."""
         network = SELECTORS[self._episodes.system.network].network
         assert network is not None
         arrays = self.on_devices
-        return self._episodes.programs.frame_logits(
-            self._params["sampler"],
-            arrays.similarity,
-            arrays.row_mask,
-            arrays.frame_mask,
-            arrays.embeddings if network.needs_embeddings else None,
-        )
+        read: tuple[Array | None, ...] = (None, None)
+        if network.needs_embeddings:
+            read = (arrays.embeddings, arrays.text_embeddings())
+        return (arrays.similarity, arrays.row_mask, arrays.frame_mask, *read)
 
     def choose(self, logits: Float[Array | np.ndarray, "B I T"], k: int) -> Selection:
         """Chooses frames by the configured law of draws, or the top k in evaluation."""
@@ -279,6 +280,10 @@ class _OnDevices:
         self.query_mask, self.frame_mask, self.embeddings = self._put(arrays)
 
     def text_embeddings(self) -> Float[Array, "B I Q E"]:
+        return self._texts
+
+    @functools.cached_property
+    def _texts(self) -> Float[Array, "B I Q E"]:
         return self._candidates.embed_queries()
 
     @functools.cached_property

@@ -318,6 +318,7 @@ class RollOut:
             answers=_first_sets(_tokens(answered, self.encode_in_step), sets),
             similarity=selected.similarity,
             query_mask=selected.query_mask,
+            query_embeddings=selected.query_embeddings,
             draw=self.episodes.put(selected.draw),
             **self.episodes.put(host),
         )

@@ -137,6 +137,7 @@ class Episodes(EpisodeBatches):
             query_mask=candidates.on_devices.row_mask,
             frame_mask=batch["frame_mask"],
             selection=selection,
+            query_embeddings=candidates.network_inputs()[-1] if sample else None,
         )
 
     def candidates(

@@ -211,7 +211,7 @@ class EpisodeBatches:
         """Reads the chosen frames and makes the prompts of answer: work of the host alone.
 
         Each distinct unit of a question (see rollout/frames.py) is encoded once. This step also
-        reports what the pipeline dropped, as every rollout of a question ends here.
+        reports what the pipeline could not read, as every rollout of a question ends here.
 
         Args:
           batch: of the pipeline.
@@ -220,9 +220,7 @@ class EpisodeBatches:
           texts: of each question's prompts, before the frames and after them; None: the usual.
         """
         c, questions = self.text.prompt, self.batch_questions(batch)
-        for question, error in zip(questions, batch["error"], strict=True):
-            if error:
-                self._report(question, str(error))
+        self.report_unreadable(batch)
         if texts is None:
             chat = self.text.chat.turns
             texts = [prompts.answer_prompt(c, q.question, q.options, chat) for q in questions]
@@ -315,6 +313,12 @@ class EpisodeBatches:
         if weight[b]:
             self._report(self.questions[batch["index"][b]], why)
         weight[b] = 0.0
+
+    def report_unreadable(self, batch: Batch) -> None:
+        """Reports the questions of a batch that the pipeline could not read, and why."""
+        for question, error in zip(self.batch_questions(batch), batch["error"], strict=True):
+            if error:
+                self._report(question, str(error))
 
     def _report(self, question: Question, why: str) -> None:
         self.failures.append({"question": question.id, "video": question.video, "error": why})

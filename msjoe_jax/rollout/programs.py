@@ -20,7 +20,7 @@ from msjoe_jax.models.clip.preprocess import normalise, preprocess_frames
 from msjoe_jax.models.params import Params, split_module
 from msjoe_jax.models.protocols import VisionLanguageModel
 from msjoe_jax.models.sharding import BATCH, constrain, serving, spread_rows
-from msjoe_jax.rl.batch import FrameInputs
+from msjoe_jax.rl.batch import input_rows
 from msjoe_jax.rollout.computing import served
 from msjoe_jax.rollout.generate import (
     Completions,
@@ -189,19 +189,17 @@ def _frame_logits(
     query_mask: Bool[Array, "B I Q"],
     frame_mask: Bool[Array, "B T"],
     embeddings: Float[Array, "B T E"] | None = None,
+    queries: Float[Array, "B I q E"] | None = None,
 ) -> Float[Array, "B I T"]:
-    """Computes the trained network's logits, −inf at masked frames."""
-    B, I, Q, T = similarity.shape
+    """Computes the trained network's logits, −inf at masked frames.
 
-    def by_row(x: Array) -> Array:
-        return jnp.broadcast_to(x[:, None], (B, I, *x.shape[1:])).reshape(B * I, *x.shape[1:])
-
-    inputs = FrameInputs(
-        similarity=similarity.reshape(B * I, Q, T),
-        query_mask=query_mask.reshape(B * I, Q),
-        frame_mask=by_row(frame_mask),
-        embeddings=None if embeddings is None else by_row(embeddings),
-    )
+    Args:
+      system: the models.
+      sampler: the network's parameters.
+      similarity, query_mask, frame_mask, embeddings, queries: as of `rl.batch.input_rows`.
+    """
+    B, I, _, T = similarity.shape
+    inputs = input_rows(similarity, query_mask, frame_mask, embeddings, queries)
     return system.frame_logits(sampler, inputs).reshape(B, I, T)
 
 

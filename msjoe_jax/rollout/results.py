@@ -57,12 +57,16 @@ class Reasoned(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """Results of score and select: the rows of S, their masks, and the selection."""
+    """Results of score and select: the rows of S, their masks, and the selection.
+
+    query_embeddings: CLIP's, where a network that trains reads them.
+    """
 
     similarity: Float[Array, "B I Q T"]
     query_mask: Bool[Array, "B I Q"]
     frame_mask: Bool[np.ndarray, "B T"]
     selection: Selection
+    query_embeddings: Float[Array, "B I q E"] | None = None
 
     @property
     def draw(self) -> Draw:

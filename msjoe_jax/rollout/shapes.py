@@ -106,9 +106,10 @@ def abstract_batch(
     Q = prompt.max_queries * len(system.signals)
     per_unit = frames_per_unit(frames, system)
     network = SELECTORS[system.network].network
-    embeddings = None
+    embeddings = queries = None
     if network is not None and network.needs_embeddings:
-        embeddings = _floats(B, T, system.clip_config.embed_dim)
+        width = system.clip_config.embed_dim
+        embeddings, queries = _floats(B, T, width), _floats(B, I, prompt.max_queries, width)
 
     def rollouts(**sizes: int) -> TokenRollouts:
         return abstract_rollouts(
@@ -148,5 +149,6 @@ def abstract_batch(
         weight=_floats(B),
         importance=_floats(B),
         embeddings=embeddings,
+        query_embeddings=queries,
         uniform=_floats(B) if rollout.uniform_share else None,
     )

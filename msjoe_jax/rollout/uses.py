@@ -208,21 +208,28 @@ class EpisodeUses:
         def use(program: Program, *arguments: Tree, **choices: Any) -> Use:
             return Use(phase, program, arguments, choices, held)
 
-        for name, frames in embeddings.items():
-            if name in self.system.signals:
-                yield from itertools.starmap(use, self._scoring(name, params[name], frames, I))
-        rows = [self._floats(*query_mask.shape, T) for _ in self.system.signals]
-        yield use(masked, rows, query_mask, frame_mask)
         network = SELECTORS[self.system.network].network
         assert network is not None
-        if any(SELECTORS[name].network for name in selectors):
+        asked = any(SELECTORS[name].network for name in selectors)
+        read = (None, None)
+        if network.needs_embeddings:
+            read = (embeddings["clip"], self._floats(*query_mask.shape, widths["clip"]))
+        for name, frames in embeddings.items():
+            scoring = list(self._scoring(name, params[name], frames, I))
+            if name in self.system.signals:
+                yield from itertools.starmap(use, scoring)
+            elif name == "clip" and network.needs_embeddings and (asked or sample):
+                yield use(*scoring[0])
+        rows = [self._floats(*query_mask.shape, T) for _ in self.system.signals]
+        yield use(masked, rows, query_mask, frame_mask)
+        if asked:
             yield use(
                 self.programs.frame_logits,
                 params["sampler"],
                 own.similarity,
                 own.query_mask,
                 frame_mask,
-                embeddings["clip"] if network.needs_embeddings else None,
+                *read,
             )
             keys = None
             if sample:
@@ -241,14 +248,7 @@ class EpisodeUses:
                 draws=J,
                 k=self.config.frames.key,
             )
-        for name, width in (("topk", 1), ("topk_smooth", self.config.smooth)):
-            if name in selectors:
-                yield use(
-                    best_frames,
-                    own.similarity,
-                    own.query_mask,
-                    frame_mask,
-                    width=width,
-                    draws=J,
-                    k=self.config.frames.key,
-                )
+        widths = {"topk": 1, "topk_smooth": self.config.smooth}
+        for width in (width for name, width in widths.items() if name in selectors):
+            scores = (own.similarity, own.query_mask, frame_mask)
+            yield use(best_frames, *scores, width=width, draws=J, k=self.config.frames.key)

@@ -223,7 +223,8 @@ class Network(NamedTuple):
     build(sizes, embedding, rngs): makes the module from the sizes of `config.sampler` and the width
     of CLIP's embeddings; logits(module, inputs): computes the frames' logits, −inf where masked;
     sharding_table: sharding of its leaves on a mesh (runtime/mesh.py), by default replicated if
-    their path begins with `network/`; needs_embeddings: whether it reads `FrameInputs.embeddings`.
+    their path begins with `network/`; needs_embeddings: whether it reads `embeddings` and `queries`
+    of `FrameInputs`.
     """
 
     build: Callable[[Any, int, nnx.Rngs], nnx.Module]
@@ -236,12 +237,15 @@ class Selector(NamedTuple):
     """A way to choose frames.
 
     select(candidates, k): chooses at most k frames per draw; network: its network, if it has one;
-    random: whether it draws at random in evaluation too, where it is then judged by several draws.
+    random: whether it draws at random in evaluation too, where it is then judged by several draws;
+    queries: what it searches for unless an arm says otherwise: `policy`, those that reason writes,
+    `question`, the bare question, or `none`.
     """
 
     select: Callable[[Candidates, int], Selection]
     network: Network | None = None
     random: bool = False
+    queries: str = "policy"
 
 
 def in_time_order(draw: Draw) -> Int[np.ndarray, "B I J K"]:

@@ -15,7 +15,7 @@ class SignalInputs(Protocol):
     """A batch of B questions with I lists of queries each, as a signal sees it.
 
     Every array here is of this host's questions. The attributes cost nothing; `text_embeddings()`
-    runs CLIP's text tower on each call.
+    runs CLIP's text tower, once.
     """
 
     @property

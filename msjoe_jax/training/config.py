@@ -44,6 +44,14 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvidenceConfig:
+    """The training of the sampler on evidence, by the sampler's rate, schedule, decay and clip."""
+
+    steps: int = option(0, "Updates; 0: none.", low=0)
+    questions: int = option(32, "Questions of an update.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class DifficultyConfig:
     """Pass rates of the base MLLM, measured from uniform frames (docs/method.md#9-difficulty)."""
 
@@ -129,6 +137,21 @@ class LoopConfig:
         "newest.",
         choices=("best", "newest"),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidenceRun:
+    """All that the training on evidence reads of a config.
+
+    rollout: says which queries are searched for.
+    """
+
+    steps: int
+    questions: int
+    seed: int
+    rollout: RolloutConfig
+    optimizer: OptimizerConfig
+    loop: LoopConfig
 
 
 @dataclasses.dataclass(frozen=True)

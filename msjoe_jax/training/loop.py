@@ -124,7 +124,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
             params = {"mllm": state["mllm"], "sampler": state["sampler"], **loop.scorers}
             rollout, refills = loop.collector.collect(params, update)
             rolled_out = time.perf_counter()
-            dropped(update, episodes.failures, rollout.records)
+            dropped(update, episodes.failures, any(r.weight for r in rollout.records))
             logged = update % every.rollouts_every == 0
             credit = loop.credit(rollout.arrays) if logged else None
             state, metrics = loop.update(state, loop.with_log_probs(state, rollout))

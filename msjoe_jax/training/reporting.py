@@ -100,16 +100,19 @@ class DroppedQuestions:
         self._usable = start > 0  # a batch of the run has had a question that was not dropped
         self._in_a_row = 0  # batches without one
 
-    def __call__(
-        self, update: int, failures: list[dict[str, str]], records: list[RolloutRecord]
-    ) -> None:
+    def __call__(self, update: int, failures: list[dict[str, str]], usable: bool) -> None:
         """Logs the failures of an update on all hosts, and names the new ones; empties the list.
+
+        Args:
+          update: its number.
+          failures: of this host.
+          usable: whether a question of this host was not dropped.
 
         Raises:
           UserError: the update has no question left, and neither had all before it, or the last
             few.
         """
-        own = [failures.copy(), any(record.weight for record in records)]
+        own = [failures.copy(), usable]
         told = hosts.gather(own, f"dropped questions of update {update}")
         failures.clear()
         everywhere = [failure for dropped, _ in told for failure in dropped]

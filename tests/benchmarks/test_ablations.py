@@ -75,6 +75,11 @@ def test_a_variant_repeats_only_what_it_changes(tmp_path):
     assert fresh["sampler.checkpoint"] == "" and "pretrain" not in fresh["phases"]
     other = plan("rewards", "no_difficulty")
     assert other["sampler.checkpoint"] == "" and "pretrain" in other["phases"]
+    mlp, warm = plan("networks", "mlp"), plan("networks", "warm_start")
+    assert mlp["sampler.checkpoint"] == "" and mlp["phases"] == "('pretrain', 'joint', 'evaluate')"
+    assert (
+        warm["sampler.checkpoint"] == "" and warm["phases"] == "('evidence', 'joint', 'evaluate')"
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: f"{v.family}-{v.name}")
@@ -93,7 +98,9 @@ def test_a_variant_runs_from_the_base(variant, tmp_path):
     made = read_config(config)
     assert made.evaluate.limit == 9 and made.joint.steps <= 7
     assert made.mllm.checkpoint == str(tmp_path.absolute() / "base")
-    assert {"joint", "evaluate"} <= set(made.phases) <= {"pretrain", "joint", "evaluate"}
+    assert (
+        {"joint", "evaluate"} <= set(made.phases) <= {"evidence", "pretrain", "joint", "evaluate"}
+    )
     assert ("pretrain" in made.phases) == (
         "pretrain" in read_config(variant.config()).phases and not made.sampler.checkpoint
     )

@@ -16,12 +16,19 @@ def test_arms_use_the_one_list_of_selectors():
 
 @pytest.mark.parametrize(
     ("sets", "latest"),
-    [(["base"], "base"), (["base", "pretrain"], "pretrain"), (["base", "joint"], "joint")],
+    [
+        (["base"], "base"),
+        (["base", "evidence"], "evidence"),
+        (["base", "pretrain"], "pretrain"),
+        (["base", "joint"], "joint"),
+    ],
 )
 def test_a_selector_stands_for_itself_with_the_last_models(sets, latest):
     arm = arm_of("topk", sets)
     assert (arm.selector, arm.mllm, arm.sampler, arm.queries) == ("topk", latest, latest, "policy")
     assert arm_of("uniform", sets) is ARMS["uniform"]
+    for name in ("tspo", "evidential_bins"):
+        assert arm_of(name, sets).queries == "question"
 
 
 def test_missing_sets():

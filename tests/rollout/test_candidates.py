@@ -315,6 +315,21 @@ def test_what_was_computed_is_kept(made, calls):
     assert calls == ["embed_queries", "frame_logits"]
 
 
+def test_a_network_that_reads_embeddings_gets_those_of_frames_and_queries(made, calls, monkeypatch):
+    """The text tower runs once for S and for the network."""
+    network = SELECTORS["msjoe"].network._replace(needs_embeddings=True)
+    monkeypatch.setitem(SELECTORS, "msjoe", SELECTORS["msjoe"]._replace(network=network))
+    candidates, batch = candidates_of(made)
+    similarity, row_mask, frame_mask, frames, texts = candidates.network_inputs()
+    np.testing.assert_array_equal(frames, batch["embeddings"])
+    assert similarity is candidates.on_devices.similarity and row_mask.shape == (B, I, Q)
+    shown = row_mask[..., None] & frame_mask[:, None, None]
+    cosines = np.einsum("biqe,bte->biqt", unit(np.asarray(texts)), unit(np.asarray(frames) + 1e-30))
+    np.testing.assert_allclose(np.where(shown, cosines, 0), similarity, atol=1e-5)
+    assert candidates.network_logits().shape == (B, I, T)
+    assert calls == ["embed_queries", "frame_logits"]
+
+
 def test_a_selection_alone_has_its_rows_and_no_more(made, calls, monkeypatch):
     """`select` itself wants the rows of S, for logs and the step."""
 

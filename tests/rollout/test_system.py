@@ -16,10 +16,12 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.families import FAMILIES, family_of, named_model
 from msjoe_jax.fields import read
 from msjoe_jax.models.lora import add_lora
+from msjoe_jax.models.params import count_params
 from msjoe_jax.rollout.system import (
     ClipSettings,
     MllmSettings,
     ModelSettings,
+    SamplerSettings,
     Tokenizers,
     load_tokenizers,
     make_system,
@@ -27,6 +29,7 @@ from msjoe_jax.rollout.system import (
     state_table,
 )
 from msjoe_jax.runtime.mesh import MESH_AXES, AxisRules, param_shardings, path_name
+from msjoe_jax.selectors import SELECTORS, networks
 from tests.support.tiny import tiny_settings
 
 
@@ -150,6 +153,36 @@ def test_the_published_models_lie_evenly_on_sixteen_chips(published):
         chip = sum(math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in pairs)
         # What stays whole by rule (norms, small biases, the sampler) is under 0.1 % of the state.
         assert whole / 16 <= chip < whole / 16 * 1.02
+
+
+def test_networks_of_other_papers_stay_whole_and_have_the_stated_sizes():
+    """As docs/networks.md states them; every network has the row of a table."""
+    sizes = {"msjoe": 2087169, "mlp": 2098000, "tspo": 2952960, "evidential": 8261381}
+    assert sizes.keys() == set(networks())
+    for name, size in sizes.items():
+        system = make_system(
+            ModelSettings(
+                MllmSettings(size="qwen2.5-vl-7b"),
+                ClipSettings(size="vit-l-14"),
+                SamplerSettings(network=name),
+            )
+        )
+        sampler = system.abstract["sampler"]
+        assert count_params(sampler) == pytest.approx(size, rel=0.01 if name == "mlp" else 0)
+        mesh = AbstractMesh((1, 8, 2), MESH_AXES)
+        state = {"sampler": sampler, "sampler_opt": jax.eval_shape(optax.adamw(1e-3).init, sampler)}
+        places = param_shardings(state, state_table(system), mesh, AxisRules())
+        assert all(place.is_fully_replicated for place in jax.tree.leaves(places))
+        patterns = {p for p, _ in SELECTORS[name].network.sharding_table}
+        assert first_rows(state_table(system), sampler) == patterns
+
+
+def first_rows(table, params):
+    """The patterns of a table that are the first to match a parameter."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    names = [path_name(path) for path, leaf in leaves if leaf.ndim]
+    rows = [(re.compile(f"(?:.*/)?(?:{pattern})"), pattern) for pattern, _ in table]
+    return {next(p for row, p in rows if row.fullmatch(name)) for name in names}
 
 
 def test_every_row_of_the_tables_is_the_first_match_of_some_parameter(published):

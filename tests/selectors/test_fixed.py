@@ -123,4 +123,4 @@ def test_uniform_frames(counts, k):
 
 
 def test_networks():
-    assert networks() == ("msjoe",)
+    assert networks() == ("msjoe", "mlp", "tspo", "evidential")

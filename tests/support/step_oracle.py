@@ -56,7 +56,7 @@ def token_stats(mllm, prompts, visual, tokens):
 
 def frame_logits(sampler, inputs):
     """φ = a · best + b · sum of squares over the rollout's queries."""
-    similarity, query_mask, frame_mask, _ = inputs
+    similarity, query_mask, frame_mask, *_ = inputs
     both = query_mask[..., None] & frame_mask[:, None]
     best = jnp.where(both, similarity, -1.0).max(1)
     squares = (jnp.where(both, similarity, 0.0) ** 2).sum(1)
