@@ -47,8 +47,11 @@ td, th { text-align: right; padding: 3px 0 3px 12px; border-bottom: 1px solid va
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
 th { color: var(--soft); font-weight: 500; }
 tr:last-child td { border-bottom: 0; }
-.scroll { overflow-x: auto; }
-.texts td, .texts th { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; margin: 8px 0; }
+.scroll td:not(:first-child) { white-space: nowrap; }
+.scroll .texts td, .scroll .texts th { text-align: left; vertical-align: top; }
+.scroll .texts td { white-space: normal; min-width: 60px; }
+.scroll .texts td:last-child { overflow-wrap: anywhere; min-width: 150px; }
 @media (max-width: 600px) { main { padding: 14px 10px 30px; } section { padding: 12px 10px; } }
 @media print {
   body { background: #fff; font-size: 12px; print-color-adjust: exact;
