@@ -50,6 +50,17 @@ def write_run_report(workdir: epath.PathLike) -> epath.Path:
     return page
 
 
+def report_lines(workdir: epath.PathLike) -> list[str]:
+    """Writes the report of a finished run; returns the lines that say where, or why there is none.
+
+    A run that is done is not undone by its report.
+    """
+    try:
+        return [f"report in {write_run_report(workdir)}"]
+    except (UserError, OSError) as error:
+        return [f"no report of the run could be written: {error}"]
+
+
 def question_sections(workdir: epath.Path, config: dict[str, Any]) -> Iterator[Html]:
     """Yields sections of the first and the last questions that each training has logged."""
     logs = [(name, workdir / name / "rollouts.jsonl") for name in TRAININGS]
@@ -120,7 +131,7 @@ def look_of(
             name = f"queries {i + 1}, draw {j + 1}"
             frames[name] = tuple(place for place in row["selected"][i][j] if place >= 0)
             reply, right = row["answers"][i * draws + j], bool(row["correct"][i][j] >= 0.5)
-            answers.append((name, "", right, shortened(reply)))
+            answers.append((name, "–", right, shortened(reply)))
     shown = {place for chosen in frames.values() for place in shown_frames(chosen)}
     look = Look(
         id=row["id"],

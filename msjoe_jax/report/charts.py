@@ -67,6 +67,7 @@ figcaption { display: block; margin-top: 4px; }
   .heat .row > .value { width: 84px; }
   .row > span:first-child { grid-column: 1 / -1; }
   .plot { padding-left: 40px; padding-right: 12px; }
+  .axis .t1 { display: none; }
 }
 """
 
@@ -125,21 +126,17 @@ def strip(name: object, drawing: str, value: object = "", height: int = 18) -> H
     )
 
 
-def axis_strip(scale: Scale, text: str = "", write: object = None) -> Html:
-    """Makes the row below a chart's others that has the ticks of their scale.
+def axis_strip(scale: Scale, text: str, ticks: Sequence[tuple[float, str]]) -> Html:
+    """Makes the row below a chart's others with the ticks (value, label) of their scale.
 
-    Args:
-      scale: of the rows.
-      text: what is measured.
-      write: a function that writes a tick's value.
+    On a narrow screen every other label is left out.
     """
-    as_text = write if callable(write) else number_text
-    ticks = "".join(
-        f'<text x="{scale.place(tick)}%" y="12" text-anchor="{_anchor(scale.place(tick))}">'
-        f"{markup(as_text(tick))}</text>"
-        for tick in scale.ticks(5)
+    labels = "".join(
+        f'<text class="t{place % 2}" x="{scale.place(tick)}%" y="12" '
+        f'text-anchor="{_anchor(scale.place(tick))}">{markup(label)}</text>'
+        for place, (tick, label) in enumerate(ticks)
     )
-    return Html(f'<div class="axis">{strip(text, ticks, height=16)}</div>')
+    return Html(f'<div class="axis">{strip(text, labels, height=16)}</div>')
 
 
 def dot_rows(rows: Sequence[Row], scale: Scale, text: str = "", at: float | None = None) -> Html:
@@ -239,7 +236,7 @@ def curves(
         place = across.place(at[0])
         parts.append(
             f'<line x1="{place}%" x2="{place}%" y1="0" y2="{height}" stroke="#5b6577" '
-            f'stroke-dasharray="3 3"/><text x="{place}%" y="{height - 5}" dx="{_away(place)}" '
+            f'stroke-dasharray="3 3"/><text x="{place}%" y="8" dx="{_away(place)}" '
             f'text-anchor="{"end" if place > 50 else "start"}">{markup(at[1])}</text>'
         )
     parts += [_curve(one, across, up, height, len(series)) for one in series]
@@ -279,7 +276,8 @@ def _digits(value: float) -> float:
 
 
 def _rows(strips: Sequence[Html], scale: Scale, text: str) -> Html:
-    return Html(f'<div class="rows">{joined(strips)}{axis_strip(scale, text)}</div>')
+    ticks = [(tick, number_text(tick)) for tick in scale.ticks(5)]
+    return Html(f'<div class="rows">{joined(strips)}{axis_strip(scale, text, ticks)}</div>')
 
 
 def _grid(scale: Scale, at: float | None = None) -> str:

@@ -101,14 +101,12 @@ def render(a: str, b: str, pairs: Sequence[Pair]) -> str:
 
 
 def verdict(part: Part) -> str:
-    """Says who is better, as far as the questions can tell."""
+    """Says who is better, if both the interval and the test tell."""
     if part.interval is None:
         return "not known: the questions are of one video"
-    if part.interval[0] > 0:
-        return "A is better"
-    if part.interval[1] < 0:
-        return "B is better"
-    return "no clear difference"
+    if part.p >= 0.05 or part.interval[0] <= 0 <= part.interval[1]:
+        return "no clear difference"
+    return "A is better" if part.difference > 0 else "B is better"
 
 
 def p_text(p: float) -> str:

@@ -12,7 +12,7 @@ from msjoe_jax.report.charts import axis_strip, strip
 from msjoe_jax.report.figures import clock
 from msjoe_jax.report.looks import Look
 from msjoe_jax.report.page import Html, count, joined, markup, paragraph, section, table
-from msjoe_jax.report.scale import Scale, number_text, scale_of
+from msjoe_jax.report.scale import Scale, clock_ticks, number_text, scale_of
 
 COLUMNS = 360  # of a heat map at the most: more candidates share one
 MOST_FRAMES = 16  # that are shown of one choice
@@ -100,7 +100,8 @@ def _timeline(look: Look, chosen: Sequence[str]) -> Html:
     parts.append(Html("<h3>chosen frames over time</h3>"))
     for name in chosen:
         parts.append(_choice(look, time, name, windows))
-    parts.append(axis_strip(time, "time", clock))
+    ticks = [(tick, clock(tick)) for tick in clock_ticks(time)]
+    parts.append(axis_strip(time, "time", ticks))
     text = "Heat maps: white is the lowest similarity of a map, black the highest. "
     text += "Hatched: evidence; a chosen frame inside it is a full bar with a head."
     return Html(f'<figure class="heat">{joined(parts)}<figcaption>{text}</figcaption></figure>')

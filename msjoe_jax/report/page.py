@@ -63,7 +63,8 @@ tr:last-child td { border-bottom: 0; }
   pre { max-height: none; }
   .scroll { overflow: visible; }
   .scroll table { font-size: 9px; }
-  .scroll td, .scroll th { padding-left: 6px; }
+  .scroll td:not(:first-child) { white-space: normal; }
+  .scroll td, .scroll th { padding-left: 6px; overflow-wrap: anywhere; }
 }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

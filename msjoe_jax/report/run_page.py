@@ -21,6 +21,7 @@ from msjoe_jax.report.run_folder import TABLE, Run, Training
 from msjoe_jax.report.scale import scale_of
 
 SCORE = "joint"  # the arm of a validation by which the best is chosen
+PARTS = ("reason", "select", "answer", "joint_step", "input")  # of an update, in their order
 WHOLE, ROLLOUT = "time/update_s", "time/rollout_s"  # of an update, and a sum of its parts
 MOST_CURVES = 10  # of one figure
 # Title of a figure, and which metrics it has.
@@ -167,7 +168,8 @@ def _figure(training: Training, title: str, starts: Sequence[str]) -> Html:
 
 def _times(training: Training) -> Html:
     names = [name for name in training.names() if name.startswith("time/")]
-    parts = [name for name in names if name not in (WHOLE, ROLLOUT)]
+    known = [f"time/{part}_s" for part in PARTS if f"time/{part}_s" in names]
+    parts = [*known, *(name for name in names if name not in (*known, WHOLE, ROLLOUT))]
     if WHOLE not in names:
         return Html("")
     values = {name: [value for _, value in training.curve(name)] for name in names}

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 
 STEPS = (1, 2, 2.5, 5, 10)
+CLOCK_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Scale:
         return math.log2(max(value, self.low)) if self.log else value
 
 
+def clock_ticks(scale: Scale, most: int = 6) -> list[float]:
+    """Returns ticks of an axis of seconds that are round as minutes and hours, too."""
+    length = scale.high - scale.low
+    wide = 3600 * _round_step(length / most / 3600)  # of more than a day
+    step = next((step for step in CLOCK_STEPS if length / step <= most), wide)
+    first, last = math.ceil(scale.low / step - 1e-9), math.floor(scale.high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
 def scale_of(
     values: Iterable[float],
     *,
@@ -57,7 +67,8 @@ def scale_of(
     if log:
         return Scale(least / 2**0.25, most * 2**0.25, True)
     if most - least < 1e-9 * max(1.0, abs(most)):
-        least, most = least - 0.5, most + 0.5
+        margin = abs(least) / 2 or 0.5
+        least, most = least - margin, most + margin
     step = _round_step((most - least) / 5)
     return Scale(math.floor(least / step + 1e-9) * step, math.ceil(most / step - 1e-9) * step)
 
