@@ -47,6 +47,7 @@ td, th { text-align: right; padding: 3px 0 3px 12px; border-bottom: 1px solid va
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
 th { color: var(--soft); font-weight: 500; }
 tr:last-child td { border-bottom: 0; }
+section > p:last-child { margin-bottom: 0; }
 .scroll { overflow-x: auto; margin: 8px 0; }
 .scroll td:not(:first-child) { white-space: nowrap; }
 .scroll .texts td, .scroll .texts th { text-align: left; vertical-align: top; }
