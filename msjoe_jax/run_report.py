@@ -73,14 +73,17 @@ def question_sections(workdir: epath.Path, config: dict[str, Any]) -> Iterator[H
         text += f"{MOST_LISTS} lists of queries and {MOST_DRAWS} draws"
         note = paragraph(f"Without questions and pictures: {why}") if why else ""
         yield section(f"{name}: questions as it trained", text, note)
-        for row in rows:
-            look, head = look_of(row, config, data)
+        for place, row in rows:
+            try:
+                look, head = look_of(row, config, data)
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise UserError(f"{log}:{place}: not a row of rollouts; restore the file") from None
             yield look_section(look, number, list(look.frames), head)
             number += 1
 
 
-def sampled_rows(log: epath.Path) -> list[dict[str, Any]]:
-    """Reads the first and the last rows of a log, whatever its size.
+def sampled_rows(log: epath.Path) -> list[tuple[int, dict[str, Any]]]:
+    """Reads the first and the last rows of a log, whatever its size, with their line numbers.
 
     Raises:
       UserError: one of them is damaged.
@@ -95,7 +98,7 @@ def sampled_rows(log: epath.Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in [*first, *last]:
         try:
-            rows.append(json.loads(line))
+            rows.append((number, json.loads(line)))
         except ValueError as error:
             raise UserError(f"{log}:{number}: not JSON ({error})") from None
     return rows
@@ -117,11 +120,6 @@ def look_of(
     question = questions.get(row["id"])
     n, signals = row["frames"], config.get("sampler", {}).get("signals") or ["clip"]
     similarity, logits = similarity_of(row), logits_of(row)
-    times, numbers = np.arange(n, dtype=float), None
-    if question and reader:
-        info = reader.info(question.video)
-        numbers = uniform_indices(row["candidates"], info.num_frames)[:n]
-        times = info.timestamps[numbers]
     frames, answers = {}, []
     draws = len(row["selected"][0])
     lists = range(min(MOST_LISTS, len(row["queries"])))
@@ -132,7 +130,17 @@ def look_of(
             frames[name] = tuple(place for place in row["selected"][i][j] if place >= 0)
             reply, right = row["answers"][i * draws + j], bool(row["correct"][i][j] >= 0.5)
             answers.append((name, "–", right, shortened(reply)))
-    shown = {place for chosen in frames.values() for place in shown_frames(chosen)}
+    shown = sorted({place for chosen in frames.values() for place in shown_frames(chosen)})
+    times, thumbnails, why = np.arange(n, dtype=float), {}, ""
+    if question and reader:
+        try:
+            places = uniform_indices(row["candidates"], reader.info(question.video).num_frames)[:n]
+            times = reader.info(question.video).timestamps[places]
+            thumbnails = _thumbnails(
+                reader, question.video, dict(zip(shown, places[shown], strict=True))
+            )
+        except (UserError, OSError) as error:  # the rest of the question can be shown
+            why = f"Without pictures: {error}"
     look = Look(
         id=row["id"],
         question=question.question if question else f"Question {row['id']}",
@@ -147,9 +155,10 @@ def look_of(
         },
         logits={name: logits[i] for i, name in enumerate(names)},
         frames=frames,
-        thumbnails=_thumbnails(reader, question, numbers, sorted(shown)),
+        thumbnails=thumbnails,
     )
-    head = joined([paragraph(f"update {row['step']}"), answers_table(answers)])
+    notes = [paragraph(note) for note in (f"update {row['step']}", why) if note]
+    head = joined([*notes, answers_table(answers)])
     return look, head
 
 
@@ -180,19 +189,15 @@ def _train_data(
     return ({question.id: question for question in read}, reader), ""
 
 
-def _thumbnails(
-    reader: RecordReader | None,
-    question: Question | None,
-    numbers: np.ndarray | None,
-    places: list[int],
-) -> dict[int, str]:
-    if reader is None or question is None or numbers is None or not places:
+def _thumbnails(reader: RecordReader, video: str, frames: dict[int, int]) -> dict[int, str]:
+    """Returns the pictures of a video's frames, which are given by candidate."""
+    if not frames:
         return {}
-    info = reader.info(question.video)
+    info = reader.info(video)
     scale = min(1.0, WIDTH / info.width)
     size = max(1, round(info.height * scale)), max(1, round(info.width * scale))
-    frames = reader.frames(question.video, numbers[places], size)
+    pictures = reader.frames(video, list(frames.values()), size)
     return {
-        place: base64.b64encode(encode_jpeg(frame, QUALITY)).decode()
-        for place, frame in zip(places, frames, strict=True)
+        candidate: base64.b64encode(encode_jpeg(picture, QUALITY)).decode()
+        for candidate, picture in zip(frames, pictures, strict=True)
     }
