@@ -20,8 +20,9 @@ Key = tuple[str, int]  # an arm and its budget
 class Sample(NamedTuple):
     """A row of an evaluation: one question under one arm, with one budget and draw.
 
-    score: None: the question was dropped, for the reason `dropped`; tokens: of the chosen frames,
-    prompt_tokens: of all; times: of the chosen frames, in seconds; seconds: by step.
+    score: None: it has none, or the question was dropped, for the reason `dropped`; tokens: of the
+    chosen frames, prompt_tokens: of all; times: of the chosen frames, in seconds; seconds: by step,
+    None where it was not timed.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Sample(NamedTuple):
     prompt_tokens: float | None
     covered: bool | None
     times: tuple[float, ...]
-    seconds: Mapping[str, float] | None
+    seconds: Mapping[str, float | None] | None
     groups: Mapping[str, tuple[str, ...]]
     dropped: str
 
@@ -135,7 +136,7 @@ def _sample(row: Checked) -> Sample:
     seconds = row.object("seconds", None)
     if seconds is not None:
         inner = Checked(seconds, f"{row.place}: seconds")
-        seconds = {step: float(inner.number(step, 0.0)) for step in STEPS}
+        seconds = {step: inner.number(step, None) for step in STEPS}
     return Sample(
         id=row.text("id"),
         task=row.text("task", ""),

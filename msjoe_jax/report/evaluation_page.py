@@ -160,7 +160,7 @@ def _against_budget(arms: Sequence[ArmResult]) -> Html:
                 )
             )
         series = [one for one in series if one.points]
-        if len(set(values)) < 2:
+        if all(len(one.points) < 2 for one in series):
             return Html("")
         ends = [e for one in series for pair in one.intervals for e in pair or ()]
         ends += [y for one in series for _, y in one.points]
@@ -170,7 +170,7 @@ def _against_budget(arms: Sequence[ArmResult]) -> Html:
     figures = [
         drawn("frames a question (K, logarithmic)", lambda row: row.budget),
         drawn(
-            "visual tokens a question (logarithmic)",
+            "tokens of the prompt (logarithmic)",
             lambda row: row.fields.number("tokens_total", None),
         ),
     ]
@@ -178,7 +178,7 @@ def _against_budget(arms: Sequence[ArmResult]) -> Html:
     if not figures:
         return Html("")
     note = [arm.name for arm in arms if not arm.budget and arm.accuracy is not None]
-    text = f"Without frames, and so not drawn: {', '.join(note)}." if note else ""
+    text = f"Without frames, and so not drawn over K: {', '.join(note)}." if note else ""
     inner = joined([Html(f'<div class="figures">{joined(figures)}</div>'), paragraph(text)])
     return section("Accuracy against budget", "in frames and in tokens", inner)
 
@@ -243,19 +243,19 @@ def _cost(evaluation: Evaluation) -> Html:
     for arm in evaluation.arms:
         samples = by_key.get(arm.key, [])
         timed = [s.seconds for s in samples if s.seconds is not None]
-        steps = [_mean([t[step] for t in timed]) for step in STEPS] if timed else []
-        if timed:
+        steps = [_mean([x for t in timed if (x := t[step]) is not None]) for step in STEPS]
+        known = [step for step in steps if step is not None]
+        total = sum(known) if len(known) == len(STEPS) else None
+        if total is not None:
             names.append(arm.name)
-            seconds.append([step or 0.0 for step in steps])
+            seconds.append(known)
         tokens = _mean([s.tokens for s in samples if s.tokens is not None])
         prompt = _mean([s.prompt_tokens for s in samples if s.prompt_tokens is not None])
-        times = steps if timed else [None] * len(STEPS)
-        total = sum(step or 0.0 for step in steps) if timed else None
         cells.append(
             (
                 arm.label,
                 arm.budget,
-                *(number(value) for value in times),
+                *(number(step) for step in steps),
                 number(total),
                 plain(arm.fields.row.get("tokens_per_frame")),
                 number(tokens, 0),
@@ -267,7 +267,11 @@ def _cost(evaluation: Evaluation) -> Html:
     parts: list[object] = []
     if names:
         drawn = stacked_rows(names, STEPS, seconds, "seconds a question")
-        parts.append(figure(drawn, "Mean over the rows that were timed."))
+        parts.append(
+            figure(
+                drawn, "Mean over the rows that were timed; arms with an untimed step are left out."
+            )
+        )
     parts.append(table(head, cells))
     return section("Time and tokens", "a question, by step", joined(parts))
 

@@ -24,8 +24,9 @@ class Look:
     """One question, and how frames were chosen for it.
 
     times [T]: of the candidates, in seconds, ascending; evidence: where the answer is seen, (start,
-    end) in seconds; queries, similarity [Q, T] and logits [T] by chooser; frames: chosen
-    candidates by what chose them, such as "uniform@8"; thumbnails: JPEGs in base64 by candidate.
+    end) in seconds; queries, similarity [Q, T] and logits [T] by chooser, Q: the queries of each
+    signal in turn; frames: chosen candidates by what chose them, such as "uniform@8"; thumbnails:
+    JPEGs in base64 by candidate.
     """
 
     id: str
@@ -70,7 +71,13 @@ def read_look(file: epath.PathLike) -> Look:
     queries = {
         arm: tuple(row.inner("queries").list(arm, str)) for arm in row.object("queries", {}) or {}
     }
-    similarity, logits = row.inner("similarity", {}), row.inner("logits", {})
+    fields, logits = row.inner("similarity", {}), row.inner("logits", {})
+    similarity = {}
+    for arm in fields.row:
+        rows = _matrix(fields, arm, len(queries.get(arm, ())), len(times))
+        if rows.size:
+            similarity[arm] = rows
+            queries[arm] = _names(queries[arm], len(rows) // len(queries[arm]))
     frames = row.inner("frames", {})
     chosen = {name: tuple(frames.list(name, int)) for name in frames.row}
     for name, candidates in chosen.items():
@@ -88,11 +95,7 @@ def read_look(file: epath.PathLike) -> Look:
         video=row.text("video"),
         times=times,
         queries=queries,
-        similarity={
-            arm: values
-            for arm in similarity.row
-            if (values := _matrix(similarity, arm, len(queries.get(arm, ())), len(times))).size
-        },
+        similarity=similarity,
         logits={arm: _row(logits, arm, len(times)) for arm, values in logits.row.items() if values},
         frames=chosen,
         evidence=tuple((float(start), float(end)) for start, end in windows),
@@ -100,11 +103,18 @@ def read_look(file: epath.PathLike) -> Look:
     )
 
 
+def _names(queries: tuple[str, ...], signals: int) -> tuple[str, ...]:
+    """Returns the names of the rows, which are those of each signal in turn."""
+    if signals == 1:
+        return queries
+    return tuple(f"{query} (signal {place + 1})" for place in range(signals) for query in queries)
+
+
 def _matrix(fields: Checked, name: str, Q: int, T: int) -> Float[np.ndarray, "Q T"]:
     rows = fields.list(name, list, [])
     if not rows:
         return np.zeros((0, T))
-    if len(rows) != Q or any(len(row) != T for row in rows):
+    if not Q or len(rows) % Q or any(len(row) != T for row in rows):
         raise fields.wrong(name, f"{Q} rows, one a query, of {T} numbers, one a candidate")
     return np.array([[_number(fields, name, value) for value in row] for row in rows])
 

@@ -28,10 +28,9 @@ class Scale:
             first, last = math.ceil(math.log2(self.low) - 1e-9), math.floor(math.log2(self.high))
             step = max(1, math.ceil((last - first + 1) / most))
             return [2.0**power for power in range(first, last + 1, step)]
-        step = _round_step((self.high - self.low) / most)
-        first = math.ceil(self.low / step - 1e-9)
-        last = math.floor(self.high / step + 1e-9)
-        return [round(number * step, 10) for number in range(first, last + 1)]
+        width = _round_step((self.high - self.low) / most)
+        first, last = math.ceil(self.low / width - 1e-9), math.floor(self.high / width + 1e-9)
+        return [round(number * width, 10) for number in range(first, last + 1)]
 
     def _inner(self, value: float) -> float:
         return math.log2(max(value, self.low)) if self.log else value
@@ -41,7 +40,7 @@ def clock_ticks(scale: Scale, most: int = 6) -> list[float]:
     """Returns ticks of an axis of seconds that are round as minutes and hours, too."""
     length = scale.high - scale.low
     wide = 3600 * _round_step(length / most / 3600)  # of more than a day
-    step = next((step for step in CLOCK_STEPS if length / step <= most), wide)
+    step = next((float(step) for step in CLOCK_STEPS if length / step <= most), wide)
     first, last = math.ceil(scale.low / step - 1e-9), math.floor(scale.high / step + 1e-9)
     return [number * step for number in range(first, last + 1)]
 

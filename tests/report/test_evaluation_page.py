@@ -70,6 +70,13 @@ def test_a_mean_over_the_rows_gives_the_time(folder):
     assert "joint" in page and "0.1000.2000.3000.4001.000" in page  # the four steps and all
 
 
+def test_a_step_that_was_not_timed_is_not_taken_for_nothing(tmp_path):
+    file = write_evaluation(tmp_path) / "samples.jsonl"
+    file.write_text(file.read_text().replace('"similarity": 0.2', '"similarity": null'))
+    page = Tags(render(read_evaluation(tmp_path))).text
+    assert "0.100–0.3000.400–" in page and "seconds a question" not in page
+
+
 def test_a_page_without_looks_says_how_to_get_them(tmp_path):
     page = render(read_evaluation(write_evaluation(tmp_path, looks=0)))
     assert "evaluate with --looks=N" in page

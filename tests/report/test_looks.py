@@ -42,6 +42,14 @@ def test_what_may_be_absent_may_be_absent(tmp_path, good):
     assert np.isnan(read(tmp_path, good | {"logits": {"joint": numbers}}).logits["joint"][0])
 
 
+def test_rows_of_several_signals_are_named(tmp_path, good):
+    rows = good["similarity"]["joint"]
+    look = read(tmp_path, good | {"similarity": {"joint": rows + rows, "topk": None}})
+    assert look.similarity["joint"].shape == (4, 20) and "topk" not in look.similarity
+    assert look.queries["joint"][::2] == ("a red cube (signal 1)", "a red cube (signal 2)")
+    assert look.queries["topk"] == tuple(good["queries"]["topk"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -65,7 +65,7 @@ def write_run(folder: pathlib.Path, updates: int = 30) -> pathlib.Path:
 
 def _metrics(rng: np.random.Generator, step: int) -> dict[str, Any]:
     reward = 0.5 + 0.3 * step / (step + 10)
-    out = {
+    out: dict[str, Any] = {
         "step": step,
         "reward": reward,
         "rewards/accuracy": reward - 0.1,
