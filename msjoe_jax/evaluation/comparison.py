@@ -43,9 +43,12 @@ def read_side(name: str) -> Side:
     """
     folder, arm, budget = name, "", None
     if not epath.Path(name).exists():
-        folder, _, last = name.rpartition(":")
-        arm, _, number = last.partition("@")
-        if not folder or not arm or (number and not number.isdigit()):
+        # An arm's name may hold colons, too: the folder is the first part that is there.
+        ends = [place for place, letter in enumerate(name) if letter == ":"]
+        end = next((end for end in ends if end and epath.Path(name[:end]).exists()), len(name))
+        folder = name[:end]
+        arm, _, number = name[end + 1 :].partition("@")
+        if not arm or (number and not number.isdigit()):
             raise UserError(f"{name}: no such folder; write DIR, DIR:ARM or DIR:ARM@K")
         budget = int(number) if number else None
     side = Side(name, read_evaluation(folder), arm, budget)

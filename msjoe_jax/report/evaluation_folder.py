@@ -98,10 +98,12 @@ def read_evaluation(folder: epath.PathLike) -> Evaluation:
     summary = Checked(read_json(folder / SUMMARY), str(folder / SUMMARY))
     if summary.row.get("format", FORMAT) != FORMAT:
         raise UserError(f"{summary.place}: format {summary.row['format']!r}; this reads {FORMAT}")
-    arms = [
-        _arm(Checked(row, f"{summary.place}: arms[{place}]"))
-        for place, row in enumerate(summary.list("arms", dict))
-    ]
+    arms = _distinct(
+        [
+            _arm(Checked(row, f"{summary.place}: arms[{place}]"))
+            for place, row in enumerate(summary.list("arms", dict))
+        ]
+    )
     return Evaluation(
         str(folder), summary, arms, list(read_samples(folder / SAMPLES)), read_looks(folder)
     )
@@ -128,6 +130,17 @@ def _arm(row: Checked) -> ArmResult:
         interval=row.interval("ci95"),
         fields=row,
     )
+
+
+def _distinct(arms: list[ArmResult]) -> list[ArmResult]:
+    """Adds the arm's name to a label that several arms have."""
+    names: dict[str, set[str]] = {}
+    for arm in arms:
+        names.setdefault(arm.label, set()).add(arm.arm)
+    return [
+        arm._replace(label=f"{arm.label} ({arm.arm})") if len(names[arm.label]) > 1 else arm
+        for arm in arms
+    ]
 
 
 def _sample(row: Checked) -> Sample:

@@ -22,14 +22,19 @@ from msjoe_jax.report.scale import scale_of
 
 MOST_PICTURES = 2_500_000  # characters of pictures on a page; the questions after have none
 MOST_LOOKS = 24
+MOST_DIFFERENCES = 40  # that are drawn; the table has all
 MOST_NAMES = 40  # of a kind of groups that are drawn
 SCORING = ("valid", "tagged", "cut_off", "unparsed", "strict", "official", "lmms-eval", "covered")
+# What an arm is made of: a column of the table where arms differ in it.
+MADE_OF = ("selector", "queries_by", "scorer", "sampler", "mllm", "answerer")
+MADE_OF += ("sampled", "tiers", "shuffled", "subtitles")
 NOT_SETTINGS = ("arms", "differences", "overlap", "sheet")  # of the summary: shown by themselves
 
 
 def render(evaluation: Evaluation) -> str:
     """Renders the page as HTML."""
-    title = f"Evaluation of {evaluation.summary.text('checkpoint', evaluation.folder)}"
+    checkpoint = evaluation.summary.row.get("checkpoint")  # one of all models, or one of each
+    title = f"Evaluation of {checkpoint if isinstance(checkpoint, str) else evaluation.folder}"
     task = evaluation.summary.text("task", "")
     head = Html(f"<header><div class=facts>msjoe_jax report</div><h1>{markup(title)}</h1></header>")
     facts = [f"task {task}"] if task else []
@@ -56,7 +61,9 @@ def number(value: Any, digits: int = 3) -> str:
     """Writes a number of a table; "–" where there is none."""
     if value is None:
         return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
@@ -96,8 +103,9 @@ def _accuracy(evaluation: Evaluation) -> Html:
         Row(arm.name, arm.accuracy, arm.interval, number(arm.accuracy), marks[arm.arm])
         for arm in arms
     ]
-    names = ("selector", "queries_by", "scorer", "sampler", "mllm", "answerer")
-    shown = [name for name in names if any(name in arm.fields.row for arm in arms)]
+    values = {name: {plain(arm.fields.row.get(name)) for arm in arms} for name in MADE_OF}
+    shown = [name for name in MADE_OF if len(values[name]) > 1]
+    same = [f"{n.replace('_', ' ')} {v}" for n in MADE_OF for v in values[n] if n not in shown]
     cells = [
         (
             arm.label,
@@ -111,7 +119,8 @@ def _accuracy(evaluation: Evaluation) -> Html:
     ]
     head = ("arm", "K", "questions", "accuracy", "95 %", *(n.replace("_", " ") for n in shown))
     drawn = accuracy_figure(rows, "A dot is the accuracy, its whisker the 95 % interval.")
-    return section("Accuracy", "of arm @ frame budget", joined([drawn, table(head, cells)]))
+    note = paragraph(f"The same for all arms: {', '.join(same)}.") if same else ""
+    return section("Accuracy", "of arm @ frame budget", joined([drawn, table(head, cells), note]))
 
 
 def _differences(summary: Checked, arms: Sequence[ArmResult]) -> Html:
@@ -130,11 +139,12 @@ def _differences(summary: Checked, arms: Sequence[ArmResult]) -> Html:
     if not rows:
         return Html("")
     scale = scale_of([e for row in rows for e in (row.value, *(row.interval or ())) if e], low=0.0)
-    drawn = figure(
-        dot_rows(rows, scale, "difference of accuracies", at=0.0),
-        "Paired over the same questions. A whisker that does not reach the dashed line at 0: the "
-        "difference is clear at 95 %.",
-    )
+    text = "Paired over the same questions. A whisker that does not reach the dashed line at 0: "
+    text += "the difference is clear at 95 %."
+    if len(rows) > MOST_DIFFERENCES:
+        text += f" The first {MOST_DIFFERENCES} of {len(rows)}; the table has all."
+    shown = rows[:MOST_DIFFERENCES]
+    drawn = figure(dot_rows(shown, scale, "difference of accuracies", at=0.0), text)
     listed = table(("arm", "against", "difference", "95 %", "clear"), cells)
     return section("Differences", "paired", joined([drawn, listed]))
 

@@ -144,6 +144,17 @@ def test_which_arms_are_compared(folder):
         keys("a:joint", "b:blind@0")
 
 
+def test_arms_and_folders_may_hold_colons(tmp_path):
+    write_evaluation(tmp_path / "a:b", questions=8)
+    rename = {"joint": "joint:sampled"}
+    rewrite(tmp_path / "a:b", lambda row: [row | {"arm": rename.get(row["arm"], row["arm"])}])
+    file = tmp_path / "a:b" / "summary.json"
+    file.write_text(file.read_text().replace('"arm": "joint"', '"arm": "joint:sampled"'))
+    side = read_side(f"{tmp_path}/a:b:joint:sampled@8")
+    assert side.keys() == [("joint:sampled", 8)]
+    assert len(read_side(f"{tmp_path}/a:b").keys()) == 7
+
+
 def test_names_that_mean_nothing_are_refused(folder):
     for name in ("none", "none:joint", f"{folder}/a:joint@x", "gs:"):
         with pytest.raises(UserError):

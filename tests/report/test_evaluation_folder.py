@@ -36,6 +36,17 @@ def test_an_evaluation_is_read(tmp_path):
     assert dropped.score is None and dropped.dropped.startswith("prompt too long")
 
 
+def test_arms_of_one_label_are_told_apart(tmp_path):
+    file = write_evaluation(tmp_path, questions=6) / "summary.json"
+    summary = json.loads(file.read_text())
+    for arm in summary["arms"]:
+        arm["label"] = "joint" if arm["arm"] in ("joint", "topk") else arm["label"]
+    file.write_text(json.dumps(summary))
+    names = {arm.arm: arm.label for arm in read_evaluation(tmp_path).arms}
+    assert names["joint"] == "joint (joint)" and names["topk"] == "joint (topk)"
+    assert names["uniform"] == "uniform"
+
+
 def test_groups_may_be_several_and_replies_are_cut(tmp_path):
     write_evaluation(tmp_path, questions=6)
     change(tmp_path, 1, groups={"type": ["a", "b"]}, reply="x" * 5000, seconds=None, covered=None)

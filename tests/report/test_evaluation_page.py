@@ -87,6 +87,17 @@ def test_what_the_summary_lacks_has_no_section(folder, tmp_path):
     assert "Differences" not in page and "Same frames" not in page
 
 
+def test_what_arms_are_made_of_is_a_column_where_they_differ(folder):
+    page = Tags(render(read_evaluation(folder))).text
+    assert "The same for all arms: queries by joint, scorer clip, sampler joint" in page
+    assert "95 %selector" in page
+
+
+def test_a_checkpoint_of_each_model_is_listed(folder, tmp_path):
+    page = changed(folder, tmp_path, checkpoint={"mllm": "models/a", "clip": "models/b"})
+    assert f"Evaluation of {tmp_path}" in page and "checkpoint.clip" in page and "models/b" in page
+
+
 def test_one_budget_has_no_curve(tmp_path):
     page = render(read_evaluation(write_evaluation(tmp_path, budgets=(8,))))
     assert "<polyline" in page and "Accuracy against budget" not in page
@@ -122,6 +133,12 @@ def test_only_so_many_questions_are_shown(folder, monkeypatch):
     assert page.count("What is shown after the red cube?") == 1
 
 
+def test_of_many_differences_some_are_drawn(folder, monkeypatch):
+    monkeypatch.setattr(evaluation_page, "MOST_DIFFERENCES", 3)
+    page = render(read_evaluation(folder))
+    assert "The first 3 of 4; the table has all." in page and page.count(" minus ") == 3
+
+
 def test_of_many_groups_the_largest_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation_page, "MOST_NAMES", 2)
     page = render(read_evaluation(write_evaluation(tmp_path, questions=41)))
@@ -149,7 +166,7 @@ def test_small_parts(folder):
         ("a.c.d", [2]),
         ("e", None),
     ]
-    assert [number(x) for x in (None, True, 1200, 0.5, "x")] == ["–", "True", "1,200", "0.500", "x"]
+    assert [number(x) for x in (None, True, 1200, 0.5, "x")] == ["–", "yes", "1,200", "0.500", "x"]
     assert shortened("x" * LONGEST_REPLY) == "x" * LONGEST_REPLY
     assert shortened("x" * (LONGEST_REPLY + 1)) == "x" * LONGEST_REPLY + "…"
     samples = read_evaluation(folder).samples[:2]
