@@ -73,6 +73,7 @@ def run() -> None:
         from msjoe_jax.config_check import check
         from msjoe_jax.own import computed_lines
         from msjoe_jax.phases import run_phases
+        from msjoe_jax.run_report import report_lines
         from msjoe_jax.runtime.profiler import listen_for_signal
         from msjoe_jax.runtime.space import room_for
         from msjoe_jax.runtime.workdir import record_config
@@ -99,7 +100,10 @@ def run() -> None:
                         (workdir / name).unlink()
                     (workdir / FOLDER).rmtree()
                 raise
+            report = report_lines(workdir) if hosts.is_first() else []
         print(f"done in {time.perf_counter() - began:.0f} s; results in {workdir}")
+        for line in report:
+            print(line)
 
 
 if __name__ == "__main__":

@@ -103,3 +103,19 @@ def test_jax_is_imported_after_its_settings_are_made():
     """JAX reads the environment once: platform and cache of programs are set there before."""
     done = command("-c", "import sys, msjoe_jax.main; print('jax' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
+
+
+def test_a_run_ends_by_naming_its_report(tmp_path):
+    """Of phases that do nothing: the report is written after them."""
+    program = """
+import sys
+from msjoe_jax import main, phases
+from msjoe_jax.commands.cli import run_app
+phases.run_phases = lambda config, workdir: None
+run_app(main.run)
+"""
+    done = command("-c", program, TINY, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "run" / "report.html"
+    assert done.stdout.splitlines()[-1] == f"report in {page}"
+    assert "phases world, warm_up" in page.read_text()

@@ -78,10 +78,14 @@ class HostFlags:
         return hosts.Watchdog(60 * minutes, interval=min(10.0, 15 * minutes))
 
 
-def run_app(run: Callable[[], None]) -> None:
+def run_app(run: Callable[..., None], takes_words: bool = False) -> None:
     """Parses the absl flags and calls `run`; bad flags or a bad config are one line, status 2.
 
     A word that belongs to no flag is refused: `--options red green` would otherwise drop "green".
+
+    Args:
+      run: the command.
+      takes_words: whether it is called with a list of such words instead.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -104,7 +108,7 @@ def run_app(run: Callable[[], None]) -> None:
             raise UserError(f"unknown field in the config: {name}; {hint}".rstrip("; ")) from None
         except (flags.Error, ValueError, TypeError, OSError) as error:
             raise UserError(str(error)) from None
-        if len(remaining) > 1:
+        if len(remaining) > 1 and not takes_words:
             unexpected = ", ".join(repr(word) for word in remaining[1:])
             raise UserError(
                 f"no flag takes {unexpected}: write --flag=value, with quotes around a value that "
@@ -118,7 +122,11 @@ def run_app(run: Callable[[], None]) -> None:
         return remaining
 
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it touches
-    app.run(lambda _: run_cli(run), argv=sys.argv, flags_parser=parse_or_exit)
+    app.run(
+        lambda words: run_cli(run, *([words[1:]] if takes_words else [])),
+        argv=sys.argv,
+        flags_parser=parse_or_exit,
+    )
 
 
 def _parse_flags(words: list[str]) -> list[str]:

@@ -83,6 +83,11 @@ def similarity_of(row: dict[str, Any]) -> Float[np.ndarray, "I Q T"]:
     return np.array([[_decode(text, "<f2") for text in rows] for rows in row["similarity"]])
 
 
+def logits_of(row: dict[str, Any]) -> Float[np.ndarray, "I T"]:
+    """Returns the logits that a row of the log holds, over the valid frames."""
+    return np.array([_decode(text, "<f4") for text in row["logits"]])
+
+
 def redraw(row: dict[str, Any]) -> Int[np.ndarray, "I J K"]:
     """Repeats the draws of a row from its logits and its key; −1 where the frames ran out.
 

@@ -122,3 +122,17 @@ def test_config_files_that_do_not_load_are_one_line(tmp_path, text, words):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert words in done.stderr
+
+
+def test_a_command_may_take_words(tmp_path):
+    program = """
+from absl import flags
+from msjoe_jax.commands.cli import run_app
+flag = flags.DEFINE_string("flag", "", "A flag.")
+run_app(lambda words: print(words, flag.value), takes_words=True)
+"""
+    line = [sys.executable, "-c", program, "a b", "--flag=x", "c"]
+    done = subprocess.run(
+        line, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2]
+    )
+    assert (done.returncode, done.stdout) == (0, "['a b', 'c'] x\n"), done.stderr
