@@ -61,11 +61,13 @@ class Matched(NamedTuple):
     unreadable: list[str]
 
 
-def read_predictions(path: epath.PathLike) -> tuple[list[Prediction], list[str]]:
+def read_predictions(path: epath.PathLike, arm: str = "") -> tuple[list[Prediction], list[str]]:
     """Reads a file of predictions: (the rows, the faults of what is no row).
 
+    arm: of our own samples, those of this arm: NAME, NAME@BUDGET or NAME@BUDGET@DRAW.
+
     Raises:
-      UserError: the file cannot be read, holds no prediction, or those of several arms.
+      UserError: the file cannot be read, holds no prediction or no reply, or those of several arms.
     """
     rows, faults = [], []
     for row in read_rows(path):
@@ -74,25 +76,33 @@ def read_predictions(path: epath.PathLike) -> tuple[list[Prediction], list[str]]
                 faults.append(f"{inner.place}: {inner.fault}")
             else:
                 rows.append(inner)
+    if not rows:
+        raise UserError(f"{path}: no predictions in it" + (f"; {faults[0]}" if faults else ""))
     plain = not any(name in row.values for row in rows for name in (*REPLIES, *ASKED))
     names = (ANSWER,) if plain else REPLIES
-    predictions = [_prediction(row, names) for row in rows]
-    if rows and not any(name in row.values for row in rows for name in names):
+    if not any(name in row.values for row in rows for name in names):
         raise UserError(
             f"{path}: no row has a reply under one of {', '.join(REPLIES)}; {ANSWER!r} beside a "
             "question is the right answer"
         )
-    if not predictions:
-        raise UserError(f"{path}: no predictions in it" + (f"; {faults[0]}" if faults else ""))
-    arms = {
-        tuple(str(p.values.get(k)) for k in ("arm", "budget", "draw"))
-        for p in predictions
-        if "arm" in p.values
-    }
-    if len(arms) > 1:
-        some = ", ".join(" ".join(arm) for arm in sorted(arms)[:4])
-        raise UserError(f"{path}: {len(arms)} arms, budgets and draws ({some} …); keep one's rows")
-    return predictions, faults
+    return [_prediction(row, names) for row in _of_one_arm(path, rows, arm)], faults
+
+
+def _of_one_arm(path: epath.PathLike, rows: Sequence[Row], arm: str) -> list[Row]:
+    named = {_arm(row.values) for row in rows}
+    chosen = {name for name in named if not arm or f"{name}@".startswith(f"{arm}@")}
+    if not chosen:
+        raise UserError(f"--arm={arm}: {path} has {', '.join(sorted(named)[:8]) or 'no arms'}")
+    if len(chosen) > 1:
+        some = ", ".join(sorted(chosen)[:4])
+        raise UserError(f"{path}: rows of {len(chosen)} arms ({some} …); choose with --arm")
+    return [row for row in rows if _arm(row.values) in chosen]
+
+
+def _arm(values: Values) -> str:
+    names = ("arm", "budget", "draw") if "arm" in values else ()
+    parts = (values.get(name) for name in names)
+    return "@".join(str(part) for part in parts if part is not None)
 
 
 def _expanded(row: Row) -> Iterator[Row]:

@@ -169,8 +169,14 @@ def test_repeats_faults_and_ends_are_counted(tmp_path):
 
 def test_own_samples_of_one_arm(tmp_path):
     rows = [{"id": "q0", "arm": arm, "budget": 8, "reply": "A"} for arm in ("uniform", "joint")]
-    with pytest.raises(UserError, match="2 arms, budgets and draws"):
-        read_predictions(as_lines(tmp_path / "f.jsonl", rows))
+    file = as_lines(tmp_path / "f.jsonl", rows)
+    with pytest.raises(UserError, match=r"rows of 2 arms \(joint@8, uniform@8 …\); choose with"):
+        read_predictions(file)
+    with pytest.raises(UserError, match=r"--arm=join: .* has joint@8, uniform@8"):
+        read_predictions(file, "join")
+    for arm in ("joint", "joint@8"):
+        (one,), _ = read_predictions(file, arm)
+        assert one.values["arm"] == "joint"
     assert texts(found(as_lines(tmp_path / "g.jsonl", rows[:1]))) == {"q0": "A"}
 
 
