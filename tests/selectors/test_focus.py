@@ -84,7 +84,7 @@ def test_the_second_look_is_at_the_arms_of_largest_bound():
 def test_an_arm_that_was_seen_more_often_has_the_smaller_bound():
     """Of 17 frames the last arm has 3, the others 2: 3 ln 17 / n outweighs its scores.
 
-    One of five frames is the best that was seen, the others are from the four arms of largest bound.
+    One of five frames is the best that was seen; the others are from the arms of largest bound.
     """
     scores = np.random.default_rng(0).uniform(0, 0.05, 17)
     scores[14:] = 0.9
