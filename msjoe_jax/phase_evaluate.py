@@ -54,7 +54,8 @@ def evaluate_arms(
     episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
     chosen = {}
     if selection:
-        arms = {**arms, SELECTION: _of_file(config, selection, questions, reader)}
+        arm = _of_file(config, selection, questions, reader)
+        arms = {**arms, SELECTION: dataclasses.replace(arm, mllm=list(sets)[-1], sampler="base")}
         chosen = {"selection": digest_of_file(selection)}
     used = dict.fromkeys(part for arm in arms.values() for part in arm.sets)
     looked_at = spread(questions, config.evaluate.looks)

@@ -114,9 +114,9 @@ def alone(home):
 def answers(workdir):
     """{(question, arm): answer}."""
     out = {}
-    for line in (workdir / "eval_rows.jsonl").read_text().splitlines()[1:]:
+    for line in (workdir / "samples.jsonl").read_text().splitlines():
         row = json.loads(line)
-        out |= {(row["id"], arm): answer for arm, (_, answer, _) in row["arms"].items()}
+        out[row["id"], row["arm"]] = row["answer"]
     return out
 
 

@@ -57,3 +57,19 @@ def test_the_table_has_the_share_of_valid_replies(made, tmp_path, capsys):
     assert (result["frames"], result["seed"]) == (4, 0)
     assert result["thinned"]["videos"] == 1 and result["thinned"]["longest"] == 30
     assert " 50.0%" in capsys.readouterr().out
+
+
+def test_frames_of_another_tool_are_an_arm(made, tmp_path, capsys):
+    """Two frames of each question, by seconds: shown as they are, whatever the budget."""
+    config, models, weights, _ = made
+    rows = [{"id": f"q{i}", "times": [1.2, 4.0]} for i in range(4)]
+    file = tmp_path / "frames.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = epath.Path(tmp_path / "w")
+    arms = {"uniform": ARMS["uniform"]}
+    evaluate_arms(config, folder, models, {"base": weights}, arms, selection=str(file))
+    assert "frames.jsonl: 8 frames of 4 questions" in capsys.readouterr().out
+    samples = map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
+    own = [row for row in samples if row["arm"] == "selection"]
+    assert [row["budget"] for row in own] == [2] * 4
+    assert own[0]["times"] == [1.0, 4.0] and own[0]["label"] == "frames of frames.jsonl"

@@ -377,11 +377,11 @@ def test_a_checkpoint_that_does_not_say_what_it_was_made_from_is_refused(home):
 def test_an_evaluation_is_kept_or_made_again(home, capsys, monkeypatch):
     start(home, "joint", "evaluate")
     report = (home / "w" / "eval.json").read_bytes()
-    answer = Episodes.answer
-    monkeypatch.setattr(Episodes, "answer", lambda *_, **__: pytest.fail("answered again"))
+    answer = Episodes.begin_answer
+    monkeypatch.setattr(Episodes, "begin_answer", lambda *_, **__: pytest.fail("answered again"))
     start(home, "joint", "evaluate")
     assert (home / "w" / "eval.json").read_bytes() == report
-    monkeypatch.setattr(Episodes, "answer", answer)
+    monkeypatch.setattr(Episodes, "begin_answer", answer)
     rows = f"{home / 'w' / 'eval_rows.jsonl'}: made from other "
     for fields, said in (
         ({"evaluate.limit": 3}, "questions"),

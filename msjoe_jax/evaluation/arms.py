@@ -17,15 +17,21 @@ SETS = ("base", "evidence", "pretrain", "joint")
 class Arm:
     """One row of the table of an evaluation.
 
-    label: its name in the table; mllm, sampler: parameter sets, names of SETS; queries: `policy`
-    (those that reason writes, greedily), `question` (the bare question), `oracle` (the record's) or
-    `none`; selector: a name of SELECTORS; own_previews: whether reason sees its own video's
-    previews, not another's; answerer: the set whose MLLM answers, "": that of `mllm`; scorer: the
-    one signal whose scores count, "": all of the config; multiplier: of the frame budget; budget:
-    the one it has, whatever the others', 0: it has theirs; sampled: whether a trained selector
-    draws its frames, in place of its best; tiers: which of the chosen frames keep all their visual
-    tokens (see tiers.py); shuffled: whether answer sees the options in another order; subtitles:
-    whether it reads those of the chosen frames' moments.
+    Attributes:
+      label: its name in the table.
+      mllm, sampler: parameter sets, names of SETS.
+      queries: `policy` (those that reason writes, greedily), `question` (the bare question),
+        `oracle` (the record's) or `none`.
+      selector: a name of SELECTORS.
+      own_previews: whether reason sees its own video's previews, not another's.
+      answerer: the set whose MLLM answers; "": that of `mllm`.
+      scorer: the one signal whose scores count; "": all of the config.
+      multiplier: of the frame budget.
+      budget: the one it has, whatever the others'; 0: theirs.
+      sampled: whether a trained selector draws its frames, in place of its best.
+      tiers: which of the chosen frames keep all visual tokens (see tiers.py); "": all do.
+      shuffled: whether answer sees the options in another order.
+      subtitles: whether answer reads those of the chosen frames' moments.
     """
 
     label: str
