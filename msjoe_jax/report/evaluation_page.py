@@ -26,8 +26,10 @@ MOST_DIFFERENCES = 40  # that are drawn; the table has all
 MOST_NAMES = 40  # of a kind of groups that are drawn
 SCORING = ("valid", "tagged", "cut_off", "unparsed", "strict", "official", "lmms-eval", "covered")
 # What an arm is made of: a column of the table where arms differ in it.
-MADE_OF = ("selector", "queries_by", "scorer", "sampler", "mllm", "answerer")
-MADE_OF += ("sampled", "tiers", "shuffled", "subtitles")
+MADE_OF = (
+    *("selector", "queries_by", "scorer", "sampler", "mllm", "answerer"),
+    *("sampled", "tiers", "shuffled", "subtitles"),
+)
 NOT_SETTINGS = ("arms", "differences", "overlap", "sheet")  # of the summary: shown by themselves
 
 

@@ -96,7 +96,11 @@ def _timeline(look: Look, chosen: Sequence[str]) -> Html:
         parts += _heat(look.times, time, queries, similarity)
     if look.logits:
         parts.append(Html("<h3>logits: the higher, the likelier a frame is chosen</h3>"))
-        parts += [_logits(look.times, time, arm, row) for arm, row in look.logits.items()]
+        alike: dict[bytes, list[str]] = {}
+        for arm, row in look.logits.items():
+            alike.setdefault(row.tobytes(), []).append(arm)
+        for arms in alike.values():
+            parts.append(_logits(look.times, time, ", ".join(arms), look.logits[arms[0]]))
     parts.append(Html("<h3>chosen frames over time</h3>"))
     for name in chosen:
         parts.append(_choice(look, time, name, windows))

@@ -6,7 +6,7 @@ from msjoe_jax.commands.report import write_evaluation_report
 from msjoe_jax.evaluation.comparison import compare, read_side
 from msjoe_jax.report.compare_page import render
 from msjoe_jax.run_report import write_run_report
-from tests.support.browser import console, measured
+from tests.support.browser import REQUIRED, console, find_browser, measured
 from tests.support.evaluation_folder import LABELS, write_evaluation
 from tests.support.run_folder import write_run
 
@@ -60,3 +60,13 @@ def test_a_page_that_does_not_fit_is_found(tmp_path):
     assert any(name.startswith("<figure>") for name in found["empty"])
     assert any("small" in name for name in found["small"])
     assert console(page, 375)
+
+
+def test_without_a_browser_a_test_fails_where_one_is_required(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv(REQUIRED, "1")
+    with pytest.raises(pytest.fail.Exception, match="install Debian's chromium"):
+        find_browser()
+    monkeypatch.delenv(REQUIRED)
+    with pytest.raises(pytest.skip.Exception):
+        find_browser()

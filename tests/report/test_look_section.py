@@ -54,6 +54,12 @@ def test_a_heat_map_is_darkest_where_the_similarity_is_highest():
     assert (np.diff(second[0].astype(int)) > 0).all()
 
 
+def test_the_same_logits_are_one_curve():
+    same, other = np.arange(20.0), np.zeros(20)
+    page = look_section(look(logits={"a": same, "b": other, "c": same.copy()}), 0, ["joint@2"])
+    assert page.count("<polyline") == 2 and "<span>a, c</span>" in page
+
+
 def test_different_queries_have_maps_of_their_own():
     own = {"joint": ("rising",), "topk": ("other",)}
     values = {"joint": np.ones((1, 20)), "topk": np.ones((1, 20))}

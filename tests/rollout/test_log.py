@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msjoe_jax.commands import replay
 from msjoe_jax.draws import DRAWS
 from msjoe_jax.errors import UserError
-from msjoe_jax.rollout.log import RolloutRecord, log_row, redraw, similarity_of
+from msjoe_jax.rollout.log import RolloutRecord, log_row, logits_of, redraw, similarity_of
 from msjoe_jax.text.prompts import QueryReply
 from tests.support.system import changed, colour_questions, noise_videos, tiny_run
 from tests.support.tiny import tiny_config
@@ -47,6 +47,7 @@ def test_a_draw_is_replayed_from_the_log(made, tmp_path, law):
         valid = record.frame_mask
         stored = similarity_of(row)  # halves: 11 bits of numbers up to 1
         np.testing.assert_allclose(stored, record.similarity[..., valid], atol=2**-12)
+        np.testing.assert_array_equal(logits_of(row), record.logits[:, valid].astype(np.float32))
         assert (row["frames"], row["candidates"]) == (valid.sum(), len(valid))
         assert (row["correct"], row["answers"]) == (record.correct.tolist(), record.answers)
         assert row["queries"] == [list(reply.queries) for reply in record.replies]
