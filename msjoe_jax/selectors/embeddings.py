@@ -21,7 +21,7 @@ Bins = Callable[[int, int], Int[np.ndarray, "T"]]  # (T frames, k bins) → the 
 def unit(x: Float[AnyArray, "*B E"]) -> Float[Array, "*B E"]:
     """Scales vectors to length 1; zeros stay zeros, with gradient 0."""
     square = jnp.sum(jnp.square(x), -1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, TINY**2))
+    return jnp.asarray(x) * jax.lax.rsqrt(jnp.maximum(square, TINY**2))
 
 
 def frames_and_text(inputs: FrameInputs) -> tuple[Float[Array, "R T E"], Float[Array, "R E"]]:

@@ -24,7 +24,7 @@ Call = Callable[[Params, FrameInputs], jax.Array]
 def make_inputs(seed: int = 0, rows: int = R, frames: int = T) -> Any:
     """Random `FrameInputs` of NumPy arrays: as many queries as there can be, and all frames."""
     rng = np.random.default_rng(seed)
-    floats = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    floats = lambda *shape: np.float32(rng.normal(size=shape))  # noqa: E731
     arrays: Any = (
         0.2 + 0.05 * floats(rows, Q, frames),
         np.ones((rows, Q), bool),
