@@ -16,7 +16,7 @@ from msjoe_jax.evaluation.arms import Arm, arm_names, check_extras
 from msjoe_jax.evaluation.evaluator import Evaluator, Outcome
 from msjoe_jax.evaluation.looks import write_looks
 from msjoe_jax.evaluation.samples import sample_rows
-from msjoe_jax.evaluation.summary import cost_table, overlap_table, summarize
+from msjoe_jax.evaluation.summary import cost_table, notes, overlap_table, summarize
 from msjoe_jax.evaluation.table import format_table, make_table
 from msjoe_jax.fields import option
 from msjoe_jax.rollout.batches import describe_dropped
@@ -191,7 +191,7 @@ def evaluate(
         print(describe_dropped(dropped))
     print(format_table(table))
     if summary:
-        for lines in (cost_table(summary), overlap_table(summary)):
+        for lines in (notes(summary), cost_table(summary), overlap_table(summary)):
             if lines:
                 print(lines)
     return result

@@ -229,6 +229,8 @@ def _entry(chosen: Chosen, draw: Selection, b: int) -> dict[str, Any]:
         **to_keep(draw, b),
         "queries": [query for query in chosen.queries[b][0] if query],
         "seconds": chosen.seconds,
+        "auc": chosen.auc[b],
+        "parsed": chosen.parsed[b],
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from msjoe_jax.data.evidence import evidence_frames, has_evidence
 from msjoe_jax.data.pipeline import uniform_indices
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import VideoInfo
@@ -12,7 +13,6 @@ from msjoe_jax.evaluation.arms import scorer_note
 from msjoe_jax.evaluation.columns import Column
 from msjoe_jax.evaluation.evaluator import Outcome
 from msjoe_jax.evaluation.kept_frames import kept_bits
-from msjoe_jax.evaluation.statistics import covered
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.frames import grid_of, units_of
 from msjoe_jax.tasks import TASKS
@@ -101,9 +101,8 @@ def _of_entry(
     episodes: Episodes,
 ) -> dict[str, Any]:
     empty: dict[str, Any] = {name: [] for name in ("frames", "times", "tokens", "queries")}
-    empty |= dict.fromkeys(
-        ("prompt_tokens", "score", "valid", "finished", "tagged", "covered", "seconds")
-    )
+    empty |= dict.fromkeys(("prompt_tokens", "score", "valid", "finished", "tagged", "covered"))
+    empty |= dict.fromkeys(("seconds", "auc", "parsed"))
     empty |= {"reply": "", "answer": "", "extracted": {}}
     if entry is None:
         return empty
@@ -121,7 +120,9 @@ def _of_entry(
         "frames": [int(number) for number in numbers],
         "times": times,
         "tokens": shown_tokens(entry, info, episodes),
-        "covered": covered(times, question.evidence),
+        "covered": bool(evidence_frames(question, np.array(times), numbers).any())
+        if has_evidence(question)
+        else None,
     }
     return empty | said | shown
 

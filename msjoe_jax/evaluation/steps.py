@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from msjoe_jax.data.evidence import evidence_frames, has_evidence
 from msjoe_jax.data.questions import Question
 from msjoe_jax.evaluation.arms import Arm
 from msjoe_jax.evaluation.asked import Asked, asked
 from msjoe_jax.evaluation.columns import Column
+from msjoe_jax.evaluation.evidence import auc
 from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.tiers import with_tiers
 from msjoe_jax.models.params import Params
@@ -39,13 +41,17 @@ class Chosen(NamedTuple):
 
     draws: a selection for each draw; queries: of each question; seconds: of a question, by step,
     None where something was compiled or nothing is timed; looks: by place in the batch, of the
-    questions that pictures are made of.
+    questions that pictures are made of; auc: of each question, how well the scores tell its
+    evidence, None without scores or evidence; parsed: the share of the selector's own replies that
+    could be read, None where it does not ask.
     """
 
     draws: list[Selection]
     queries: Queries
     seconds: dict[str, float | None]
     looks: dict[int, Look]
+    auc: list[float | None]
+    parsed: list[float | None]
 
 
 class Answered(NamedTuple):
@@ -147,14 +153,35 @@ class Steps:
             self._similarity_seconds[kind] = None if passed is None else computed
         similarity = self._similarity_seconds.get(kind) if read else 0.0
         sampler = None if passed is None else passed - computed + candidates.remembered
-        looks = self._looked_at(candidates, selection, queries, read)
+        logits = None if selection.logits is None else fetch(selection.logits)
+        looks = self._looked_at(candidates, logits, queries, read)
         if arm.tiers:
             tokens = frames.key_patches // self.episodes.vision.merge**2
             selection = with_tiers(selection, arm.tiers, tokens, self.batch["timestamps"])
         seconds = {"query": query_seconds, "similarity": similarity, "sampler": sampler}
         draws = [_draw(selection, j) for j in range(column.draws)]
         each = {step: self._watch.of_a_question(value) for step, value in seconds.items()}
-        return Chosen(draws, queries, each, looks)
+        parsed = selection.parsed
+        return Chosen(
+            draws,
+            queries,
+            each,
+            looks,
+            auc=[None if logits is None else self._auc(b, logits[b, 0]) for b in self._places],
+            parsed=[None if parsed is None else float(parsed[b, 0]) for b in self._places],
+        )
+
+    @property
+    def _places(self) -> range:
+        return range(len(self.questions))
+
+    def _auc(self, b: int, scores: Float[np.ndarray, "T"]) -> float | None:
+        """Computes how well scores tell the evidence of the question at a place of the batch."""
+        question, of_batch = self.questions[b], self.batch
+        if not has_evidence(question):
+            return None
+        shows = evidence_frames(question, of_batch["timestamps"][b], of_batch["frame_index"][b])
+        return auc(np.where(of_batch["frame_mask"][b], scores, -np.inf), shows)
 
     def _queries(self, arm: Arm, weight: Float[np.ndarray, "B"]) -> tuple[Queries, float | None]:
         """Returns the queries of an arm, and the seconds that they took."""
@@ -174,14 +201,17 @@ class Steps:
         return self._written[own]
 
     def _looked_at(
-        self, candidates: BatchCandidates, selection: Selection, queries: Queries, read: bool
+        self,
+        candidates: BatchCandidates,
+        logits: Float[np.ndarray, "B I T"] | None,
+        queries: Queries,
+        read: bool,
     ) -> dict[int, Look]:
         """Collects what pictures show of a selection."""
         if not any(hosts.gather(bool(self._looks), "questions that are looked at")):
             return {}
-        arrays, logits = candidates.on_devices, selection.logits
+        arrays = candidates.on_devices
         scores = fetch((arrays.similarity, arrays.row_mask)) if read else None
-        logits = None if logits is None else fetch(logits)
         looks = {}
         for b in self._looks:
             exists, rows = self.batch["frame_mask"][b], None

@@ -12,6 +12,7 @@ import numpy as np
 
 from msjoe_jax.evaluation.columns import DRAWS
 from msjoe_jax.evaluation.evaluator import Outcome
+from msjoe_jax.evaluation.evidence import DOES_NOT_WORK
 from msjoe_jax.evaluation.samples import EXTRACTOR, STEPS, names_of
 from msjoe_jax.evaluation.statistics import DRAWS as BOOTSTRAP
 from msjoe_jax.evaluation.statistics import cluster_difference, cluster_interval
@@ -30,6 +31,8 @@ Rows = Sequence[Mapping[str, Any]]
 HALF = ("joint", "msjoe")
 FEWER = 500  # draws of the bootstrap for the interval of a group
 AGAINST = (*HALF, "uniform")
+# Of the replies to a selector's own prompts; with fewer that can be read its row is its fallback's.
+READABLE = 0.9
 
 
 def summarize(rows: Rows, outcome: Outcome, episodes: Episodes, task: str) -> dict[str, Any]:
@@ -125,6 +128,7 @@ def figures(rows: Rows, rules: Sequence[str]) -> dict[str, Any]:
             name: _accuracy([row for row in graded if row["groups"].get(kind) == name], FEWER)
             for name in names
         }
+    parsed = _mean(row["parsed"] for row in asked if row["parsed"] is not None)
     return {
         **_accuracy(graded),
         "draws": 1 + max((row["draw"] for row in asked), default=0),
@@ -136,6 +140,9 @@ def figures(rows: Rows, rules: Sequence[str]) -> dict[str, Any]:
         "tokens_per_frame": _mean(t for row in asked for t in row["tokens"]),
         "tokens_total": _mean(row["prompt_tokens"] for row in asked),
         "covered": _mean(row["covered"] for row in asked if row["covered"] is not None),
+        "auc": _mean(row["auc"] for row in asked if row["auc"] is not None),
+        "parsed": parsed,
+        "void": parsed is not None and parsed < READABLE,
         "seconds": _seconds(asked),
         "groups": groups,
         **{name: _mean(row["extracted"][name] == row["gold"] for row in graded) for name in rules},
@@ -231,6 +238,27 @@ def cost_table(summary: Mapping[str, Any]) -> str:
         lines.append(f"{name:40} " + " ".join(f"{cell:>10}" for cell in cells))
     if any(None in row["seconds"].values() for row in timed):
         lines.append("–: its programs were compiled in every batch: more batches tell")
+    return "\n".join(lines)
+
+
+def notes(summary: Mapping[str, Any]) -> str:
+    """Formats what is to be known of arms beside their accuracy, a line each; "": nothing.
+
+    Arms that search for nothing have no scores that could tell evidence.
+    """
+    lines = []
+    for row in summary["arms"]:
+        name = f"{row['arm']}@{row['budget']}"
+        if row["void"]:
+            share = f"{row['parsed']:.0%} of its selector's replies could be read"
+            lines.append(
+                f"{name}: void, {share}; below {READABLE:.0%} the frames are its fallback's"
+            )
+        elif row["parsed"] is not None:
+            lines.append(f"{name}: {row['parsed']:.0%} of its selector's replies could be read")
+        if row["auc"] is not None and row["queries_by"] != "none":
+            fault = "" if row["auc"] > DOES_NOT_WORK else ": does not work here"
+            lines.append(f"{name}: AUC of its scores for evidence frames {row['auc']:.3f}{fault}")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from msjoe_jax.evaluation.summary import cost_table, differences, figures, overlap_table
+from msjoe_jax.evaluation.summary import cost_table, differences, figures, notes, overlap_table
 
 
 def row(name, score, draw=0, **fields):
@@ -22,6 +22,8 @@ def row(name, score, draw=0, **fields):
         "tokens": [4, 2],
         "prompt_tokens": 30,
         "covered": None,
+        "auc": None,
+        "parsed": None,
         "seconds": None,
         "extracted": {"strict": "B", "official": "A"},
         "groups": {"kind": "first" if name.endswith("1") else "second"},
@@ -127,3 +129,21 @@ def test_the_table_of_overlaps():
     ]  # fmt: skip
     assert lines[5] == "the same above 95%: a, b"
     assert overlap_table({"overlap": {"8": {"shares": [], "same": []}}}) == ""
+
+
+def test_what_is_to_be_known_of_an_arm_is_told():
+    rows = [
+        row("a1", 1.0, auc=0.5, parsed=1.0),
+        row("a2", 0.0, auc=0.7, parsed=0.75),
+        row("b1", 0.0),
+    ]
+    made = figures(rows, ("strict",))
+    assert (made["auc"], made["parsed"], made["void"]) == (0.6, 0.875, True)
+    named = {"arm": "gens_like", "budget": 4, "queries_by": "question"}
+    void, told = notes({"arms": [{**named, **made}]}).splitlines()
+    assert void.startswith("gens_like@4: void, 88% of its selector's replies could be read; below")
+    assert told == "gens_like@4: AUC of its scores for evidence frames 0.600: does not work here"
+    fine = figures([row("a1", 1.0, auc=0.9, parsed=1.0)], ("strict",))
+    assert not fine["void"] and "does not work" not in notes({"arms": [{**named, **fine}]})
+    silent = figures([row("a1", 1.0)], ("strict",))
+    assert not notes({"arms": [{**named, **silent}, {**named, **silent, "queries_by": "none"}]})
