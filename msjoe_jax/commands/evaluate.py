@@ -23,6 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import HostFlags, define_config, given_config, run_app
+from msjoe_jax.commands.report import write_evaluation_report
 from msjoe_jax.config import NAMES, Config, base
 from msjoe_jax.config_check import check
 from msjoe_jax.errors import UserError
@@ -313,5 +314,7 @@ def cli() -> None:
                 out = out / name if len(tasks) > 1 else out
                 evaluate_folder(made, out, one)
                 print(f"results in {out}")
+                if hosts.is_first():
+                    print(f"report in {write_evaluation_report(out)}")
 
     run_app(start)

@@ -10,11 +10,10 @@ from etils import epath
 from jaxtyping import Float
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.evaluation.statistics import cluster_difference
 from msjoe_jax.report.compare_page import Flip, Pair, Part, merged_look
 from msjoe_jax.report.evaluation_folder import Evaluation, Key, Sample, read_evaluation
 
-RESAMPLES = 2000
-CHUNK = 500  # resamples at a time
 Question = tuple[str, str]  # a task and an id of its questions
 
 
@@ -97,32 +96,6 @@ def mcnemar(a_wins: int, b_wins: int) -> float:
     n, least = a_wins + b_wins, min(a_wins, b_wins)
     tail = sum(math.comb(n, k) for k in range(least + 1))
     return min(1.0, float(2 * tail / 2**n) if n < 1000 else _ratio(2 * tail, n))
-
-
-def clustered_interval(
-    differences: Float[np.ndarray, "n"], videos: Sequence[str]
-) -> tuple[float, float] | None:
-    """Computes the 95 % interval of a mean whose questions are clustered, by bootstrap over videos.
-
-    Args:
-      differences: of the questions.
-      videos: of each question.
-
-    Returns:
-      Its ends; None if all questions are of one video.
-    """
-    names, place = np.unique(np.asarray(videos), return_inverse=True)
-    if len(names) < 2:
-        return None
-    sums = np.bincount(place, weights=differences)
-    sizes = np.bincount(place)
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(RESAMPLES // CHUNK):
-        drawn = rng.integers(0, len(names), (CHUNK, len(names)))
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _ratio(number: int, power: int) -> float:
@@ -221,6 +194,7 @@ def _part(
     a, b = (values[list(places)] for values in scores)
     videos = [samples[place].video for place in places]
     a_wins, b_wins = int((a > b).sum()), int((b > a).sum())
+    _, *ends = cluster_difference(a, b, videos)
     return Part(
         kind=kind,
         name=name,
@@ -228,7 +202,7 @@ def _part(
         videos=len(set(videos)),
         a=float(a.mean()),
         b=float(b.mean()),
-        interval=clustered_interval(a - b, videos),
+        interval=(ends[0], ends[1]) if len(set(videos)) > 1 else None,
         a_wins=a_wins,
         b_wins=b_wins,
         p=mcnemar(a_wins, b_wins),

@@ -167,7 +167,8 @@ def evaluate(
         print(evaluator.episodes.text.cut_note(cut))
     dropped = outcome.dropped
     groups = [task.groups(question) for question in questions]
-    table = make_table(outcome.labels, outcome.scores, groups, outcome.valid)
+    videos = [question.video for question in questions]
+    table = make_table(outcome.labels, outcome.scores, groups, outcome.valid, videos)
     left_out = {"count": len(dropped), "reasons": dropped}
     result = {"arms": table, "dropped": left_out, "task": evaluator.task, **meta}
     summary: dict[str, Any] = {}

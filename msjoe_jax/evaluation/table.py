@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from msjoe_jax.evaluation.statistics import paired_difference, wilson
+from msjoe_jax.evaluation.statistics import cluster_difference, cluster_interval
 
 Scores = Float[np.ndarray, "n"]
+Videos = Shaped[np.ndarray, "n"]
 
 
 def make_table(
@@ -16,6 +17,7 @@ def make_table(
     scores: Mapping[str, Scores],
     groups: Sequence[Mapping[str, str]],
     valid: Mapping[str, Scores],
+    videos: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """Makes a row for every arm.
 
@@ -24,41 +26,44 @@ def make_table(
       scores: score of every question under every arm, NaN where it was dropped.
       groups: group of every question, by kind.
       valid: 1 where the reply was valid, 0 where not, as `scores`.
+      videos: of every question; intervals are over them, since questions of one video are alike.
 
     Returns:
       Arm → label, accuracy, its interval, share of valid replies, questions; against `joint`, where
       it is among the arms, the paired difference; and the same accuracy for each group.
     """
     table: dict[str, dict[str, Any]] = {}
+    of_video = np.asarray(videos, object)
     for name, row in scores.items():
-        table[name] = {"label": labels[name], **_accuracy(row, valid[name])}
+        table[name] = {"label": labels[name], **_accuracy(row, valid[name], of_video)}
         if name != "joint" and "joint" in scores:
-            both = ~np.isnan(row) & ~np.isnan(scores["joint"])
-            mean, low, high = paired_difference(scores["joint"][both], row[both])
+            mean, low, high = cluster_difference(scores["joint"], row, videos)
             table[name]["joint_minus"] = {"difference": mean, "ci95": [low, high]}
-        if by_group := _by_group(row, valid[name], groups):
+        if by_group := _by_group(row, valid[name], groups, of_video):
             table[name]["groups"] = by_group
     return table
 
 
-def _accuracy(scores: Scores, valid: Scores) -> dict[str, Any]:
+def _accuracy(scores: Scores, valid: Scores, videos: Videos) -> dict[str, Any]:
     asked = ~np.isnan(scores)
     counted = scores[asked]
     return {
         "accuracy": float(counted.mean()) if len(counted) else None,
-        "ci95": list(wilson(float(counted.sum()), len(counted))),
+        "ci95": list(cluster_interval(counted, videos[asked])),
         "valid": float(valid[asked].mean()) if len(counted) else None,
         "questions": len(counted),
     }
 
 
-def _by_group(scores: Scores, valid: Scores, groups: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _by_group(
+    scores: Scores, valid: Scores, groups: Sequence[Mapping[str, str]], videos: Videos
+) -> dict[str, Any]:
     kinds = sorted({kind for row in groups for kind in row})
     out: dict[str, Any] = {}
     for kind in kinds:
         names = np.array([row.get(kind, "") for row in groups])
         out[kind] = {
-            name: _accuracy(scores[names == name], valid[names == name])
+            name: _accuracy(scores[names == name], valid[names == name], videos[names == name])
             for name in sorted(set(names) - {""})
         }
     return out

@@ -30,6 +30,7 @@ MADE_OF = (
     *("selector", "queries_by", "scorer", "sampler", "mllm", "answerer"),
     *("sampled", "tiers", "shuffled", "subtitles"),
 )
+MOST_PAIRS = 60  # of arms, in the section of the same frames
 NOT_SETTINGS = ("arms", "differences", "overlap", "sheet")  # of the summary: shown by themselves
 
 
@@ -289,13 +290,18 @@ def _cost(evaluation: Evaluation) -> Html:
 
 
 def _overlap(summary: Checked) -> Html:
-    rows = flat(summary.object("overlap", {}))
+    rows: list[tuple[object, object]] = []
+    for budget, found in summary.object("overlap", {}).items():
+        shares = sorted(found["shares"], key=lambda pair: -pair[2])
+        rows += [(f"{one} and {other}, {budget} frames", share) for one, other, share in shares]
     if not rows:
         return Html("")
+    shown = [(name, number(share)) for name, share in rows[:MOST_PAIRS]]
+    left = f"; {len(rows) - len(shown):,} pairs with less are left out" if rows[MOST_PAIRS:] else ""
     return section(
         "Same frames",
-        "share of questions whose frames are the same set; above 0.95 two selectors are the same",
-        table(("pair", "share"), [(name, plain(value)) for name, value in rows]),
+        f"share of questions whose frames are the same set; above 0.95 two arms are the same{left}",
+        table(("arms", "share"), shown),
     )
 
 

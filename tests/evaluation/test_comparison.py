@@ -8,7 +8,6 @@ from scipy import stats
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.comparison import (
-    clustered_interval,
     compare,
     matched_keys,
     mcnemar,
@@ -50,26 +49,6 @@ def test_mcnemar_is_the_exact_sign_test(wins):
     n = sum(wins)
     expected = stats.binomtest(wins[0], n).pvalue if n else 1.0
     assert mcnemar(*wins) == pytest.approx(expected, rel=1e-9)
-
-
-def test_the_interval_is_that_of_means_clustered_by_video():
-    rng = np.random.default_rng(3)
-    videos = [f"v{v}" for v in range(200) for _ in range(1 + v % 5)]
-    effect = dict(zip(dict.fromkeys(videos), rng.normal(0, 0.5, 200), strict=True))
-    values = np.array([effect[video] for video in videos]) + rng.normal(0, 0.1, len(videos))
-    low, high = clustered_interval(values, videos)
-    # The sandwich estimate of a ratio of sums over clusters.
-    mean = values.mean()
-    sums = [(values[np.array(videos) == v] - mean).sum() for v in effect]
-    half = 1.96 * np.sqrt(np.sum(np.square(sums))) / len(values)
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
-    naive = 1.96 * values.std() / np.sqrt(len(values))
-    assert high - low > 1.4 * 2 * naive
-    assert (low, high) == clustered_interval(values, videos)
-
-
-def test_one_video_has_no_interval():
-    assert clustered_interval(np.array([0.0, 1.0]), ["v", "v"]) is None
 
 
 def test_a_pair_counts_the_common_questions(folder):

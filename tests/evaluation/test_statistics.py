@@ -4,49 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from msjoe_jax.evaluation.statistics import (
     cluster_difference,
     cluster_interval,
     covered,
-    paired_difference,
-    wilson,
 )
-
-
-@settings(deadline=None)
-@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson(pair):
-    """Tolerance: 1.96 stands for the normal quantile 1.959964."""
-    right, count = pair
-    want = stats.binomtest(right, count).proportion_ci(method="wilson")
-    np.testing.assert_allclose(wilson(right, count), [want.low, want.high], atol=1e-5)
-
-
-def test_wilson_without_questions_says_nothing():
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_paired_difference(seed):
-    rng = np.random.default_rng(seed)
-    a, b = rng.integers(0, 2, (2, 50 + seed)).astype(float)
-    want = stats.norm.interval(0.95, (a - b).mean(), stats.sem(a - b))
-    mean, low, high = paired_difference(a, b)
-    assert mean == pytest.approx(a.mean() - b.mean())
-    np.testing.assert_allclose([low, high], want, atol=1e-5)
-    # Pairing matters: what the arms share is not noise.
-    assert paired_difference(a, a) == (0.0, 0.0, 0.0)
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_paired_difference_of_too_few_is_wide(count):
-    mean, low, high = paired_difference(np.ones(count), np.zeros(count))
-    assert mean == count and (low, high) == (mean - 1, mean + 1)
-
-
-# --- questions of one video are alike -------------------------------------------------------------
 
 
 def drawn_one_by_one(values, clusters, parts, draws, seed):
@@ -142,3 +105,17 @@ def test_evidence_is_covered_by_a_frame_within_it():
     assert covered([0.0, 10.0], spans) and covered([12.0], spans) and covered([40.0], spans)
     assert covered([9.9, 12.1, 39.0], spans) is False and covered([], spans) is False
     assert covered([1.0], []) is None
+
+
+def test_the_interval_of_a_difference_is_that_of_the_sandwich_estimate():
+    """Of a ratio of sums over clusters; tolerance: the bootstrap's noise over 200 videos."""
+    rng = np.random.default_rng(3)
+    videos = [f"v{v}" for v in range(200) for _ in range(1 + v % 5)]
+    effect = dict(zip(dict.fromkeys(videos), rng.normal(0, 0.5, 200), strict=True))
+    values = np.array([effect[video] for video in videos]) + rng.normal(0, 0.1, len(videos))
+    mean, low, high = cluster_difference(values, np.zeros(len(values)), videos)
+    assert mean == pytest.approx(values.mean())
+    sums = [(values[np.array(videos) == v] - mean).sum() for v in effect]
+    half = 1.96 * np.sqrt(np.sum(np.square(sums))) / len(values)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
+    assert high - low > 1.4 * 2 * 1.96 * values.std() / np.sqrt(len(values))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msjoe_jax.evaluation.statistics import wilson
+from msjoe_jax.evaluation.statistics import cluster_interval
 from msjoe_jax.evaluation.table import format_table, make_table
 
 NAN = float("nan")
@@ -15,13 +15,15 @@ VALID = {
     "uniform": np.array([0, 1, 1, 1, NAN, 1.0]),
     "joint": np.array([1, 1, 1, 1, 0, NAN]),
 }
+VIDEOS = ["v", "v", "w", "w", "x", "x"]
 GROUPS = [{"length": name} for name in ("short", "long", "short", "long", "long")] + [{}]
 
 
 def test_accuracy_over_what_was_not_dropped():
-    table = make_table({"uniform": "uniform", "joint": "joint"}, SCORES, [{}] * 6, VALID)
+    table = make_table({"uniform": "uniform", "joint": "joint"}, SCORES, [{}] * 6, VALID, VIDEOS)
     assert table["joint"]["questions"] == 5 and table["joint"]["accuracy"] == pytest.approx(0.8)
-    assert table["uniform"]["ci95"] == list(wilson(2, 5))
+    scores, videos = [0, 0, 1, 0, 1.0], ["v", "v", "w", "w", "x"]
+    assert table["uniform"]["ci95"] == list(cluster_interval(np.array(scores), videos))
     assert (table["joint"]["valid"], table["uniform"]["valid"]) == (0.8, 0.8)
     # Paired over the four questions that both arms have: 1-0, 0-0, 1-1, 1-0.
     assert table["uniform"]["joint_minus"]["difference"] == pytest.approx(0.5)
@@ -29,7 +31,7 @@ def test_accuracy_over_what_was_not_dropped():
 
 
 def test_groups_split_the_questions():
-    table = make_table({"uniform": "u", "joint": "j"}, SCORES, GROUPS, VALID)
+    table = make_table({"uniform": "u", "joint": "j"}, SCORES, GROUPS, VALID, VIDEOS)
     short, long = (table["joint"]["groups"]["length"][name] for name in ("short", "long"))
     assert (short["questions"], short["accuracy"]) == (2, 1.0)
     assert (short["valid"], long["valid"]) == (1.0, pytest.approx(2 / 3))
@@ -56,7 +58,8 @@ def test_format():
 
 
 def test_no_questions():
-    table = make_table({"uniform": "u"}, {"uniform": np.zeros(0)}, [], {"uniform": np.zeros(0)})
+    none = {"uniform": np.zeros(0)}
+    table = make_table({"uniform": "u"}, none, [], none, [])
     assert table["uniform"]["questions"] == 0 and table["uniform"]["ci95"] == [0.0, 1.0]
     assert table["uniform"]["accuracy"] is None  # nothing was measured
     assert "no question" in format_table(table) and "0.000" not in format_table(table)

@@ -176,7 +176,7 @@ def _summary(rows: list[dict[str, Any]], keys: list[tuple[str, int]], asked: int
         "sheet": {"asked": asked, "missing_video": 2, "dropped": {"prompt too long": 1}},
         "arms": arms,
         "differences": differences,
-        "overlap": {"topk@8": {"joint@8": 0.31}},
+        "overlap": {"8": {"shares": [["topk", "joint", 0.31]], "same": []}},
     }
 
 
