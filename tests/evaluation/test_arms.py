@@ -63,3 +63,40 @@ def test_previews_of_another_video_need_another_video():
     check_extras(["uniform", "joint"], asked[:1], 4)
     with pytest.raises(UserError, match=r"joint_other_previews needs .* all of 'v'; leave it out"):
         check_extras(["uniform", "joint_other_previews"], asked[:1] * 2, 4)
+
+
+def test_modifiers_change_fields_and_label():
+    arm = arm_of("joint:shuffled:subtitles:answerer=base:scorer=siglip", {"joint"})
+    assert (arm.shuffled, arm.subtitles, arm.answerer, arm.scorer) == (True, True, "base", "siglip")
+    assert arm.label == (
+        "joint, options shuffled, with subtitles, answered by base, scored by siglip"
+    )
+    assert (arm.answered_by, arm.sets) == ("base", ("joint", "base"))
+    assert arm_of("topk:question", {"base"}).queries == "question"
+    assert arm_of("uniform:twice", ()).multiplier == 2 and arm_of("joint:sampled", ()).sampled
+    assert [arm_of(f"joint:{kind}", ()).tiers for kind in ("rank", "event")] == ["rank", "event"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("joynt", "arm 'joynt' is not one of blind, uniform, "),
+        ("joint:loud", "arm 'joint:loud': 'loud' is not one of policy, question, "),
+        ("joint:answerer=other", "'answerer=other' is not one of .*answerer=base"),
+        ("joint:", "'' is not one of"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(name, words):
+    with pytest.raises(UserError, match=words):
+        arm_of(name, ())
+
+
+def test_a_modified_arm_asks_for_what_its_own_does():
+    question = Question("q", "v", "?", ("a", "b"), 0)
+    with pytest.raises(UserError, match="leave the arm oracle:twice out"):
+        check_extras(["oracle:twice"], [question], 4)
+    lines = list(missing_sets(["joint_frames", "uniform:answerer=joint"], {"base"}))
+    assert lines == [
+        "joint_frames needs the phase joint, which is not run",
+        "uniform:answerer=joint needs the phase joint, which is not run",
+    ]

@@ -362,3 +362,58 @@ def test_the_network_chooses_by_its_logits(made):
     assert drawn.frames.shape == (B, I, 3, K)
     assert len({drawn.frames[2, i, j].tobytes() for i, j in np.ndindex(I, 3)}) > 1
     np.testing.assert_array_equal(drawn.logits, best.logits)
+
+
+# --- the same candidates for several selections ---------------------------------------------------
+
+
+def test_what_one_selection_computed_another_does_not(made, monkeypatch):
+    """Replies and attention too: they are computed once, drop the same, and cost the same again."""
+    first, _ = candidates_of(made)
+    calls = []
+    for name in ("_ask", "_attention"):
+        plain = getattr(BatchCandidates, name)
+
+        def counted(self, argument, name=name, plain=plain):
+            calls.append(name)
+            if name == "_ask":
+                self._weight[1] = 0.0  # as if its prompt were too long
+            return plain(self, argument)
+
+        monkeypatch.setattr(BatchCandidates, name, counted)
+    weights = [np.ones(B, np.float32) for _ in range(2)]
+    one, two = (first.again(weight) for weight in weights)
+    asked = [[Ask("which ?", (0, 1))] for _ in range(B)]
+    assert one.ask(asked) == two.ask(asked)
+    np.testing.assert_array_equal(one.attention(-1), two.attention(-1))
+    assert calls == ["_ask", "_attention"]
+    assert [weight.tolist() for weight in weights] == [[1, 0, 1]] * 2
+    assert one.remembered == 0 < two.remembered
+    assert one.on_devices.similarity is two.on_devices.similarity
+    assert two.on_devices.reads == 2
+
+
+def test_draws_and_keys_are_each_selections_own(made):
+    first, _ = candidates_of(made)
+    plain = first.again(np.ones(B, np.float32))
+    drawn = first.again(np.ones(B, np.float32), draws=3, sample=True)
+    assert plain.keys is None and drawn.keys.shape == (B, I, 3)
+    assert SELECTORS["msjoe"].select(drawn, K).frames.shape == (B, I, 3, K)
+    assert SELECTORS["msjoe"].select(plain, K).frames.shape == (B, I, 1, K)
+
+
+def test_the_rows_of_one_signal_alone(made, monkeypatch):
+    """Of two signals each has half of the rows; what is masked chooses nothing."""
+    backwards = Signal(lambda inputs: -SIGNALS["clip"].rows(inputs))
+    monkeypatch.setitem(SIGNALS, "other", backwards)
+    config = changed(made.config, **{"sampler.signals": ("clip", "other")})
+    monkeypatch.setattr("msjoe_jax.config.SIGNALS", SIGNALS, raising=False)
+    first, _ = candidates_of(made, config)
+    own, _ = candidates_of(made)
+    weight = np.ones(B, np.float32)
+    halves = [np.asarray(first.again(weight, signal=s).query_mask) for s in ("clip", "other")]
+    whole = np.asarray(first.query_mask)
+    np.testing.assert_array_equal(halves[0] | halves[1], whole)
+    assert not (halves[0] & halves[1]).any()
+    chosen = SELECTORS["topk"].select(first.again(weight, signal="clip"), K).frames
+    np.testing.assert_array_equal(chosen, SELECTORS["topk"].select(own, K).frames)
