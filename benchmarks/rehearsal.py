@@ -258,6 +258,7 @@ def training_flags(work: pathlib.Path, run: pathlib.Path) -> list[str]:
         "clip.checkpoint": work / "models" / "clip",
         **{f"data.{split}_records": work / "records" for split in ("train", "heldout")},
         **{f"data.{split}_questions": work / f"{split}.jsonl" for split in ("train", "heldout")},
+        "data.shared_videos": True,
     }
     given = [f"--config.{name}={value}" for name, value in fields.items()]
     return ["--config=joint_v4", f"--workdir={run}", *given]

@@ -232,24 +232,20 @@ def _unreadable(name: str, value: str, task: str, trained: bool) -> Iterator[str
 
 
 def _shared(config: Config) -> Iterator[str]:
-    """Yields question files whose videos are trained on too."""
+    """Yields that videos are trained on and judged by."""
     data, phases = config.data, config.phases
-    trains = {"difficulty", *TRAININGS} & set(phases) and "world" not in phases
-    if data.shared_videos or not trains or data.task not in TASKS:
+    judges = "evaluate" in phases and set(TRAININGS) & set(phases) and "world" not in phases
+    if data.shared_videos or not judges or data.task not in TASKS:
         return
-    used = {"heldout": "evaluate" in phases, "validation": bool(config.validate_every)}
-    for split in used:
-        file = getattr(data, f"{split}_questions")
-        if not (used[split] and file):
-            continue
-        try:
-            trained, judged = (TASKS[data.task].read(f) for f in (data.train_questions, file))
-        except (OSError, UserError):
-            continue  # `_files` reports it
-        try:
-            check_apart(trained, judged, file)
-        except UserError as error:
-            yield from (f"config.data.{split}_questions: {line}" for line in error.lines)
+    file = data.heldout_questions
+    try:
+        trained, judged = (TASKS[data.task].read(f) for f in (data.train_questions, file))
+    except (OSError, UserError):
+        return  # `_files` reports it
+    try:
+        check_apart(trained, judged, file)
+    except UserError as error:
+        yield from (f"config.data.heldout_questions: {line}" for line in error.lines)
 
 
 def _rates(config: Config) -> Iterator[str]:

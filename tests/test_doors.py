@@ -144,6 +144,7 @@ def config(toys, tmp_path_factory):
     for split in ("train", "heldout"):
         c.data[f"{split}_records"] = str(folder / "records")
         c.data[f"{split}_questions"] = str(folder / "questions.jsonl")
+    c.data.shared_videos = True
     c.rollout.questions, c.rollout.query_rollouts, c.rollout.frame_draws = 4, 2, 2
     c.rollout.selector = "early"
     c.objective.likelihood = "double"

@@ -91,6 +91,7 @@ def made(tmp_path_factory):
     for split in ("train", "validation", "heldout"):
         config.data[f"{split}_records"] = str(folder / "records")
         config.data[f"{split}_questions"] = str(folder / "questions.jsonl")
+    config.data.shared_videos = True
     for name in ("mllm", "clip", "sampler"):
         config[name].checkpoint = str(model)
     config.joint.steps, config.checkpoint_every, config.media_every = STEPS, SAVE_EVERY, 100

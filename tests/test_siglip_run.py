@@ -50,6 +50,7 @@ def config_of(home, **fields):
     for split in ("train", "heldout"):
         c.data[f"{split}_records"] = str(home / "records")
         c.data[f"{split}_questions"] = str(home / "questions.jsonl")
+    c.data.shared_videos = True
     c.rollout.questions, c.rollout.query_rollouts, c.rollout.frame_draws = 4, 2, 2
     c.joint.steps, c.checkpoint_every, c.difficulty.samples = 2, 1, 2
     c.optimizer.sampler_lr = 1e-2

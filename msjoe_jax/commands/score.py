@@ -31,7 +31,11 @@ TOLD = 5
 
 
 def score_file(
-    task: str, predictions: str, extractor: str = "", draw_unparsed: int | None = None
+    task: str,
+    predictions: str,
+    extractor: str = "",
+    draw_unparsed: int | None = None,
+    arm: str = "",
 ) -> dict[str, Any]:
     """Scores a file of predictions, and prints how its rows and the questions were counted.
 
@@ -40,6 +44,7 @@ def score_file(
       predictions: the file.
       extractor: a rule of the task, whose numbers are given by group; "": see above.
       draw_unparsed: see `scoring.score`.
+      arm: see `read_predictions`.
 
     Returns:
       What --json prints.
@@ -53,7 +58,7 @@ def score_file(
     chosen = TASKS[name]
     if extractor and extractor not in rules_of(chosen):
         raise UserError(f"--extractor={extractor} is not one of {', '.join(rules_of(chosen))}")
-    rows, faults = read(predictions)
+    rows, faults = read(predictions, arm)
     questions = _questions(name, chosen, file, predictions)
     found = match(rows, questions, faults)
     if not found.replies:
@@ -75,6 +80,7 @@ def score_file(
         "format": 1,
         "task": name,
         "predictions": predictions,
+        "arm": arm,
         "extractor": rule,
         "draw_unparsed": draw_unparsed,
         "sheet": {
@@ -195,12 +201,15 @@ def cli() -> None:
         None,
         "Seed by which replies without a letter get one at random, as in LongVideoBench's scorer.",
     )
+    arm = flags.DEFINE_string(
+        "arm", "", "Of our own samples: NAME, NAME@BUDGET or NAME@BUDGET@DRAW."
+    )
     as_line = flags.DEFINE_bool("json", False, "The result as JSON, in the last line.")
 
     def start() -> None:
         if not task.value or not predictions.value:
             raise UserError("--task=NAME[:FILE] and --predictions=FILE are needed")
-        result = score_file(task.value, predictions.value, extractor.value, drawn.value)
+        result = score_file(task.value, predictions.value, extractor.value, drawn.value, arm.value)
         print("\n".join(lines_of(result)))
         if as_line.value:
             print(json.dumps(result))

@@ -36,8 +36,8 @@ class DataConfig:
     )
     shared_videos: bool = option(
         False,
-        "Videos that are trained on may be among those to judge by; else such a run does not "
-        "begin. They are found by the hashes of their files, or by their ids.",
+        "Videos that are trained on may be held-out ones too; else such a run does not begin. They "
+        "are found by the hashes of their files, or by their ids.",
     )
     task: str = option("jsonl", "How question files are read, graded and grouped: a name of TASKS.")
 

@@ -167,6 +167,19 @@ def lmms_eval(text: str, letters: str) -> str:
     return max(found)[2] if found else ""
 
 
+def lmms_eval_among(known: str) -> Extractor:
+    """Makes lmms-eval's extractor where its task looks for fixed letters, not for the question's.
+
+    A letter that is none of the question's own is no option.
+    """
+
+    def extract(text: str, letters: str) -> str:
+        found = lmms_eval(text, known)
+        return found if found in letters else ""
+
+    return extract
+
+
 def letters_of(num_options: int) -> str:
     """Returns the letters of a question with so many options."""
     return LETTERS[:num_options]

@@ -10,7 +10,7 @@ from typing import Any
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.tasks.base import Judged, Rule, Task
-from msjoe_jax.tasks.extractors import before_bracket, legacy, lmms_eval
+from msjoe_jax.tasks.extractors import before_bracket, legacy, lmms_eval, lmms_eval_among
 from msjoe_jax.tasks.multiple_choice import (
     LEGACY,
     SHARED,
@@ -24,6 +24,7 @@ from msjoe_jax.tasks.multiple_choice import (
 from msjoe_jax.tasks.presets import MLVU, MLVU_TEST, Preset
 from msjoe_jax.tasks.reading import Form, Values, question_of, text_of, with_groups
 
+FOUR = "lmms-eval from 0.7.2: looks for A to D alone, so that every right E and F is wrong"
 OWN = "MLVU video_chat/choice_bench.py 0b16f40: what stands before the first bracket"
 
 
@@ -59,17 +60,19 @@ def submission(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return json_file(rows, entry)
 
 
-def _task(preset: Preset) -> Task:
+def _task(preset: Preset, **others: Rule) -> Task:
     return benchmark(
         Form(parse, ids=("question_id", "index")),
         rules(
             Rule(LEGACY, legacy, totals, "task_type"),
             Rule(SHARED, lmms_eval, totals, "task_type"),
             bracket=Rule(OWN, before_bracket, totals, "task_type"),
+            **others,
         ),
         submission,
         preset,
     )
 
 
-DEV, TEST = _task(MLVU), _task(MLVU_TEST)
+DEV = _task(MLVU)
+TEST = _task(MLVU_TEST, four_letters=Rule(FOUR, lmms_eval_among("ABCD"), totals, "task_type"))

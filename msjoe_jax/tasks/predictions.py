@@ -16,14 +16,15 @@ from msjoe_jax.tasks.rows import Row, read_rows
 from msjoe_jax.tasks.values import read_answer, read_question, split_options, video_id
 from msjoe_jax.text.characters import visible
 
-# The first of these fields that rows have is the id, and the reply; `answer` may be the right one,
-# so it comes last.
+# The first of these fields that a row has is the id, and the reply.
 IDS = ("question_id", "id", "uid", "qid", "problem_id", "index")
 REPLIES = (
     "filtered_resps", "resps", "reply", "response", "prediction", "pred", "output",
     "model_output", "model_response", "model_answer", "pred_answer", "parsed_pred", "option",
-    "answer",
 )  # fmt: skip
+# This one is the right answer where a row has any of those, or holds the question too.
+ANSWER = "answer"
+ASKED = ("question", "problem", "options", "choices", "candidates", "doc")
 VIDEOS = ("videoID", "video_name", "video_path", "video_uid", "video", "path", "video_id", "key")
 CUT = ("length", "max_tokens")  # reasons for an end at the limit
 
@@ -60,30 +61,48 @@ class Matched(NamedTuple):
     unreadable: list[str]
 
 
-def read_predictions(path: epath.PathLike) -> tuple[list[Prediction], list[str]]:
+def read_predictions(path: epath.PathLike, arm: str = "") -> tuple[list[Prediction], list[str]]:
     """Reads a file of predictions: (the rows, the faults of what is no row).
 
+    arm: of our own samples, those of this arm: NAME, NAME@BUDGET or NAME@BUDGET@DRAW.
+
     Raises:
-      UserError: the file cannot be read, holds no prediction, or those of several arms.
+      UserError: the file cannot be read, holds no prediction or no reply, or those of several arms.
     """
-    predictions, faults = [], []
+    rows, faults = [], []
     for row in read_rows(path):
         for inner in _expanded(row):
             if inner.fault:
                 faults.append(f"{inner.place}: {inner.fault}")
             else:
-                predictions.append(_prediction(inner))
-    if not predictions:
+                rows.append(inner)
+    if not rows:
         raise UserError(f"{path}: no predictions in it" + (f"; {faults[0]}" if faults else ""))
-    arms = {
-        tuple(str(p.values.get(k)) for k in ("arm", "budget", "draw"))
-        for p in predictions
-        if "arm" in p.values
-    }
-    if len(arms) > 1:
-        some = ", ".join(" ".join(arm) for arm in sorted(arms)[:4])
-        raise UserError(f"{path}: {len(arms)} arms, budgets and draws ({some} …); keep one's rows")
-    return predictions, faults
+    plain = not any(name in row.values for row in rows for name in (*REPLIES, *ASKED))
+    names = (ANSWER,) if plain else REPLIES
+    if not any(name in row.values for row in rows for name in names):
+        raise UserError(
+            f"{path}: no row has a reply under one of {', '.join(REPLIES)}; {ANSWER!r} beside a "
+            "question is the right answer"
+        )
+    return [_prediction(row, names) for row in _of_one_arm(path, rows, arm)], faults
+
+
+def _of_one_arm(path: epath.PathLike, rows: Sequence[Row], arm: str) -> list[Row]:
+    named = {_arm(row.values) for row in rows}
+    chosen = {name for name in named if not arm or f"{name}@".startswith(f"{arm}@")}
+    if not chosen:
+        raise UserError(f"--arm={arm}: {path} has {', '.join(sorted(named)[:8]) or 'no arms'}")
+    if len(chosen) > 1:
+        some = ", ".join(sorted(chosen)[:4])
+        raise UserError(f"{path}: rows of {len(chosen)} arms ({some} …); choose with --arm")
+    return [row for row in rows if _arm(row.values) in chosen]
+
+
+def _arm(values: Values) -> str:
+    names = ("arm", "budget", "draw") if "arm" in values else ()
+    parts = (values.get(name) for name in names)
+    return "@".join(str(part) for part in parts if part is not None)
 
 
 def _expanded(row: Row) -> Iterator[Row]:
@@ -102,7 +121,7 @@ def _expanded(row: Row) -> Iterator[Row]:
             yield Row(place, row.number, {}, "not a JSON object")
 
 
-def _prediction(row: Row) -> Prediction:
+def _prediction(row: Row, replies: Sequence[str]) -> Prediction:
     values = row.values
     inside = [value for value in values.values() if isinstance(value, dict)]
     found = [str(v[key]) for v in (*inside, values) for key in IDS if v.get(key, "") != ""]
@@ -118,17 +137,17 @@ def _prediction(row: Row) -> Prediction:
         row.place,
         tuple(dict.fromkeys(found)),
         int(doc) if isinstance(doc, int | str) and str(doc).isdigit() else -1,
-        _reply(values),
+        _reply(values, replies),
         str(values.get("missing", "")).lower() in ("true", "1") or "dropped" in values,
         cut,
         values,
     )
 
 
-def _reply(values: Values) -> str:
-    for name in REPLIES:
+def _reply(values: Values, names: Sequence[str]) -> str:
+    for name in names:
         value = values.get(name)
-        while isinstance(value, list) and value:
+        while isinstance(value, list) and (len(value) == 1 or (value and name.endswith("resps"))):
             value = value[0]
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return str(value)

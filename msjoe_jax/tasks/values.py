@@ -1,6 +1,7 @@
 """Values as benchmarks write them: options and answers, names of videos, times and spans."""
 
 import ast
+import functools
 import json
 import math
 import re
@@ -38,11 +39,10 @@ def split_options(text: str) -> tuple[str, list[str]]:
       The question, and the options without their letters; none if there are not two at least.
     """
     for style in _STARTS:
-        starts = [re.compile(style.format(letter)) for letter in LETTERS]
-        for first in reversed(list(starts[0].finditer(text))):
+        for first in reversed(list(_start(style, LETTERS[0]).finditer(text))):
             found = [first]
-            for start in starts[1:]:
-                following = start.search(text, found[-1].end())
+            for letter in LETTERS[1:]:
+                following = _start(style, letter).search(text, found[-1].end())
                 if following is None:
                     break
                 found.append(following)
@@ -51,6 +51,11 @@ def split_options(text: str) -> tuple[str, list[str]]:
                 options = [text[m.end() : end].strip() for m, end in zip(found, ends, strict=True)]
                 return _OPTIONS_WORD.sub("", text[: first.start()]).strip(), options
     return text.strip(), []
+
+
+@functools.cache
+def _start(style: str, letter: str) -> re.Pattern[str]:
+    return re.compile(style.format(letter))
 
 
 def in_order(options: Sequence[str]) -> list[str]:
@@ -129,9 +134,8 @@ def read_answer(
     text = "" if value is None else str(value).strip()
     if tag := re.fullmatch(r"(?is)<answer>\s*(.*?)\s*</answer>", text):
         text = tag[1]
-    ways = [_by_letter(text, options), _by_text(text, options)]
-    for index in reversed(ways) if by_text else ways:
-        if index is not None:
+    for way in (_by_text, _by_letter) if by_text else (_by_letter, _by_text):
+        if (index := way(text, options)) is not None:
             return index
     if text in NO_ANSWERS:
         return None

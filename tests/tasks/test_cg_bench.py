@@ -23,6 +23,8 @@ def test_rows(tmp_path, name):
     result = score(TASK, "lmms-eval", [q], {"7": Said("G")})
     assert result["totals"]["cgbench_accuracy"] == 100
     assert result["totals"]["domain"] == {"Sports": 100.0}
+    # lmms-eval looks for A to N here, and takes the pronoun for an option.
+    assert score(TASK, "lmms-eval", [q], {"7": Said("I think it is G, he")})["unparsed"] == 1
 
 
 def test_intervals_that_cannot_be_read_are_told(tmp_path, capsys):

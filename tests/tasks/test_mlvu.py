@@ -46,6 +46,7 @@ def test_all_six_letters(tmp_path):
     assert len(q.options) == 6 and q.letter == "F"
     for rule in ("strict", "official", "bracket", "lmms-eval"):
         assert score(TEST, rule, [q], {"AR_0": Said("F")})["accuracy"] == 1
+    assert score(TEST, "four_letters", [q], {"AR_0": Said("F")})["accuracy"] == 0
     rows = [{"id": q.id, "answer": "F", "score": 1.0, "question": q}]
     assert json.loads(TEST.submission(rows)) == [
         {"question_id": "AR_0", "question_type": "AR", "option": "F"}

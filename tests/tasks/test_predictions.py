@@ -69,6 +69,22 @@ def test_video_mmes_nested_form(tmp_path):
     assert [p.missing for p in matched.replies.values()] == [False, False, False, True]
 
 
+def test_right_answers_are_not_taken_for_replies(tmp_path):
+    """A reply that is null beside the right answer, and a file of questions given by mistake."""
+    task = TASKS["video_mme"]
+    questions = task.read(as_lines(tmp_path / "q.jsonl", VIDEO_MME))
+    rows = [{"id": q.id, "answer": "B", "score": 0.0, "question": q} for q in questions]
+    nested = json.loads(task.submission(rows))
+    for video in nested:
+        for question in video["questions"]:
+            question["response"] = None
+    for file in (as_json(tmp_path / "f.json", nested), tmp_path / "q.jsonl"):
+        with pytest.raises(UserError, match="no row has a reply under one of filtered_resps"):
+            read_predictions(file)
+    some = [{"id": "q0", "answer": "A", "pred": "B"}, {"id": "q1", "answer": "A", "pred": None}]
+    assert texts(found(as_json(tmp_path / "g.json", some))) == {"q0": "B", "q1": ""}
+
+
 def sample(number, row, reply, **others):
     """A line of lmms-eval's samples_TASK.jsonl."""
     return {
@@ -153,8 +169,14 @@ def test_repeats_faults_and_ends_are_counted(tmp_path):
 
 def test_own_samples_of_one_arm(tmp_path):
     rows = [{"id": "q0", "arm": arm, "budget": 8, "reply": "A"} for arm in ("uniform", "joint")]
-    with pytest.raises(UserError, match="2 arms, budgets and draws"):
-        read_predictions(as_lines(tmp_path / "f.jsonl", rows))
+    file = as_lines(tmp_path / "f.jsonl", rows)
+    with pytest.raises(UserError, match=r"rows of 2 arms \(joint@8, uniform@8 …\); choose with"):
+        read_predictions(file)
+    with pytest.raises(UserError, match=r"--arm=join: .* has joint@8, uniform@8"):
+        read_predictions(file, "join")
+    for arm in ("joint", "joint@8"):
+        (one,), _ = read_predictions(file, arm)
+        assert one.values["arm"] == "joint"
     assert texts(found(as_lines(tmp_path / "g.jsonl", rows[:1]))) == {"q0": "A"}
 
 
