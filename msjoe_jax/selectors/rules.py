@@ -36,9 +36,11 @@ class Video(NamedTuple):
 
 
 class Picks(NamedTuple):
-    """What a rule chose: places among the n candidates, in any order and with repeats.
+    """What a rule chose: places among the n candidates, the most important first, with repeats.
 
-    shares: of each, the part of a key frame's visual tokens that it may take; None: all of them.
+    shares: of each, the part of a key frame's visual tokens that it may take, at least one; None:
+    all of them. With shares, the last frames are left out where the tokens would be more than those
+    of k whole frames: a sixteenth of four tokens is still one.
     """
 
     frames: Int[np.ndarray, "m"]
@@ -61,7 +63,7 @@ def by_rule(rule: Rule, most: Callable[[int], int] = lambda k: k) -> Select:
         def choose(b: int, i: int, video: Video) -> list[Picks]:
             return [rule(video, k)] * candidates.num_draws
 
-        return _select(candidates, most(k), choose)
+        return _select(candidates, k, most(k), choose)
 
     return select
 
@@ -80,19 +82,19 @@ def by_random_rule(rule: RandomRule, most: Callable[[int], int] = lambda k: k) -
                 rule(video, k, candidates.generator(b, i, j)) for j in range(candidates.num_draws)
             ]
 
-        return _select(candidates, most(k), choose)
+        return _select(candidates, k, most(k), choose)
 
     return select
 
 
 def _select(
-    candidates: Candidates, most: int, choose: Callable[[int, int, Video], list[Picks]]
+    candidates: Candidates, k: int, most: int, choose: Callable[[int, int, Video], list[Picks]]
 ) -> Selection:
     scores = best_scores(candidates)
     B, I, _ = scores.shape
     frames = np.full((B, I, candidates.num_draws, most), -1, np.int32)
-    shares = np.ones(frames.shape)
-    has_shares = False
+    tokens = np.full(frames.shape, candidates.frame_tokens, np.int32)
+    several_sizes = False
     fetched = functools.cache(lambda: fetch(candidates.embeddings))
 
     def embeddings(b: int, valid: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -106,16 +108,21 @@ def _select(
             own = functools.partial(embeddings, b, valid)
             video = Video(scores[b, i, valid], times, own)
             for j, picks in enumerate(choose(b, i, video)):
-                order = np.argsort(picks.frames, kind="stable")
-                count = len(order)
+                if picks.shares is None:
+                    limits = np.full(len(picks.frames), candidates.frame_tokens)
+                    count = len(limits)
+                else:
+                    several_sizes = True
+                    limits = np.maximum(picks.shares * candidates.frame_tokens, 1).astype(int)
+                    count = int(np.sum(np.cumsum(limits) <= k * candidates.frame_tokens))
+                order = np.argsort(picks.frames[:count], kind="stable")
                 frames[b, i, j, :count] = valid[picks.frames[order]]
-                if picks.shares is not None:
-                    has_shares = True
-                    shares[b, i, j, :count] = picks.shares[order]
-    tokens = (
-        np.maximum(shares * candidates.frame_tokens, 1).astype(np.int32) if has_shares else None
+                tokens[b, i, j, :count] = limits[order]
+    return Selection(
+        frames=frames,
+        tokens=tokens if several_sizes else None,
+        logits=scores.astype(np.float32),
     )
-    return Selection(frames=frames, tokens=tokens, logits=scores.astype(np.float32))
 
 
 def best_scores(candidates: Candidates) -> Float[np.ndarray, "B I T"]:

@@ -95,6 +95,7 @@ def test_constant_rate(tmp_path, name, codec, tolerance, rate):
     for fps in (Fraction(1), Fraction(5, 2)):
         decoding = check(tmp_path / name, stamps, 1 / rate, fps, tolerance)
         assert decoding.duration == pytest.approx(float(len(stamps) / rate), abs=0.05)
+        assert decoding.rate == pytest.approx(float(rate), rel=2e-3)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])

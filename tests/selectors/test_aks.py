@@ -58,6 +58,12 @@ def test_one_half_is_whole_and_the_other_is_not():
     assert aks(scores, 4, threshold=0.48, depth=2) == [0, 1, 9, 13]
 
 
+def test_a_part_is_judged_by_k_frames_however_few_it_gives():
+    """The first half's 4 best are .125 above its mean, its 2 best .375; it is halved."""
+    scores = [1.0] + [0.0] * 7 + [0.5] * 8
+    assert aks(scores, 4, threshold=0.32) == [0, 4, 8, 12]
+
+
 @pytest.mark.parametrize("k, got", [(8, 0), (16, 0), (24, 0), (48, 32), (64, 64)], ids=str)
 def test_published_shortfalls_are_filled(k, got):
     """Depth 5 gives no frame at all below 32, and 32 at 48."""

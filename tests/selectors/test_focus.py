@@ -81,6 +81,16 @@ def test_the_second_look_is_at_the_arms_of_largest_bound():
         assert even - set(first) <= own and len(own - even) <= 8
 
 
+def test_an_arm_that_was_seen_more_often_has_the_smaller_bound():
+    """Of 17 frames the last arm has 3, the others 2: 3 ln 17 / n outweighs its scores.
+
+    One of five frames is the best that was seen; the others are from the arms of largest bound.
+    """
+    scores = np.random.default_rng(0).uniform(0, 0.05, 17)
+    scores[14:] = 0.9
+    assert sum(t >= 14 for t in draw(Oracle(scores), 5)) == 1
+
+
 def test_few_frames_are_scored_and_none_twice():
     """Of an hour at one a second: 3 of 16 in every arm, and nearly all of a quarter of them."""
     n = 3600

@@ -5,13 +5,16 @@ import types
 
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
+from msjoe_jax.data.predecode import DecodeSettings, Entry, decode_part, resume
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
 from msjoe_jax.selectors.from_file import read_selection
+from tests.support.material import VIDEOS, needs_material
 
 T, K = 16, 6
 RATES = {"v0": 30.0, "v1": 24000 / 1001}
@@ -172,6 +175,30 @@ def test_the_nearest_candidate_by_any_time(tmp_path_factory, reader, seconds):
     got = [abs(CENTRES[t] - s) for t, s in zip(frames, sorted(seconds), strict=True)]
     np.testing.assert_allclose(got, errors, atol=1e-9)
     assert f"error is {max(errors):.3f} s" in selection.note
+
+
+@needs_material
+def test_source_frames_of_real_clips(tmp_path):
+    """TSPO's stride, a rounded rate, in decoded clips of 15, 24 and 29.97 frames a second."""
+    numbers = {"kitchen.mp4": 617, "ma-lmm_video.mp4": 1687, "skateboarding_dog.mp4": 421}
+    packer = resume(tmp_path, DecodeSettings(max_side=32))
+    for name in numbers:
+        entry = Entry(name, name, epath.Path(VIDEOS / name), {})
+        decode_part(entry, packer.parts, packer.settings)
+        packer.add(entry)
+    packer.finish()
+    clips = RecordReader(tmp_path)
+    questions = [question(name, name) for name in numbers]
+    rows = []
+    for name, number in numbers.items():
+        stride = round(clips.info(name).extra["source_fps"])
+        rows.append(
+            {"question_id": name, "frame_idx": [float(t) for t in range(0, number, stride)]}
+        )
+    path = write(tmp_path, rows)
+    selection = read_selection(path, questions, clips, 100)
+    assert frames_of(selection, questions, 100) == [list(range(n)) for n in (42, 71, 15)]
+    assert "the largest error is 0.014 s (question skateboarding_dog.mp4)" in selection.note
 
 
 # --- faults ---------------------------------------------------------------------------------------

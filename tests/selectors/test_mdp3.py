@@ -142,6 +142,17 @@ def test_frames_that_repeat_are_not_taken_twice():
     assert sorted(scenes[picks].argmax(1)) == [0, 1, 2]
 
 
+def test_a_segment_sees_the_last_frame_before_it():
+    """Its first picture is that frame again: the other one is chosen, though it fits less."""
+    scenes = np.eye(3)[[0, 1, 1, 2]]
+    cosines = np.array([0.3, 0.35, 0.3, 0.29])
+    assert Mdp3(segment=2, long_segment=2)(video_of(cosines, scenes), 3).frames.tolist() == [
+        0,
+        1,
+        3,
+    ]
+
+
 def test_without_diversity_it_is_top_k():
     """At small λ relevance decides alone."""
     _, _, cosines, frames = problem(30, seed=2)

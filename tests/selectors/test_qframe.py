@@ -39,6 +39,14 @@ def test_ranks_are_shown_smaller_and_smaller():
         assert shown == sorted(ranks)
 
 
+def test_small_frames_keep_to_the_budget():
+    """Of 4 tokens a sixteenth is one: 16 + 8 + 8 of a budget of 32, and no more."""
+    scores = np.arange(100) * 2.0
+    frames, tokens = chosen(SELECTORS["qframe"].select(scored(scores, frame_tokens=4), 8))
+    assert frames == list(range(100 - 20, 100))
+    assert tokens == [1] * 16 + [4] * 4
+
+
 def test_a_long_video_is_thinned():
     """Of 200 frames 128 are candidates, evenly from the first to the last."""
     picks = SELECTORS["qframe"].select(scored([0.0] * 200, draws=40), 8).frames

@@ -40,10 +40,10 @@ videos = st.lists(st.lists(numbers, min_size=1, max_size=40), min_size=1, max_si
 
 
 @pytest.mark.parametrize("name", RULES)
-@given(videos, st.integers(1, 24))
-def test_frames_exist_and_fit_the_budget(name, scores, k):
+@given(videos, st.integers(1, 24), st.sampled_from([1, 4, 16, 256]))
+def test_frames_exist_and_fit_the_budget(name, scores, k, frame_tokens):
     """Padding is never chosen nor looked at, whatever it holds; one frame, few frames, many."""
-    candidates = scored(*scores, draws=2)
+    candidates = scored(*scores, draws=2, frame_tokens=frame_tokens)
     selection = SELECTORS[name].select(candidates, k)
     room = qframe.most(k) if name == "qframe" else k
     assert selection.frames.shape == (len(scores), 1, 2, room)
@@ -51,9 +51,11 @@ def test_frames_exist_and_fit_the_budget(name, scores, k):
         for j in range(2):
             frames, tokens = chosen(selection, b, j)
             assert frames == sorted(frames) and set(frames) <= set(range(len(row)))
-            assert len(frames) == (room if name in REPEATING else min(room, len(row)))
+            number = room if name in REPEATING else min(room, len(row))
+            assert len(frames) == number or (name == "qframe" and frame_tokens < 16)
             assert name in REPEATING or len(set(frames)) == len(frames)
-            assert sum(tokens or [256] * len(frames)) <= 256 * k
+            tokens = tokens or [frame_tokens] * len(frames)
+            assert sum(tokens) <= frame_tokens * k and min(tokens) > 0
     np.testing.assert_array_equal(np.isneginf(selection.logits[:, 0]), ~candidates.frame_mask)
 
 
@@ -118,6 +120,8 @@ def test_a_rule_sees_the_candidates_that_exist_and_may_choose_in_any_order():
 
     selection = by_rule(rule)(candidates, 3)
     assert chosen(selection) == ([0, 4, 4], [128, 256, 1])
+    assert chosen(by_rule(rule, lambda k: 3)(candidates, 1)) == ([4], [256])  # and no token left
+    seen.pop()
     (video,) = seen
     assert video.scores.tolist() == [0, 2, 4] and video.times.tolist() == [0, 4, 8]
     assert video.spacing == 4.0
@@ -161,6 +165,8 @@ def test_on_the_candidates_of_a_run(tmp_path):
         assert frames.shape == (2, 2, 2, room), name
         for b, count in enumerate(counts):
             number = room if name in REPEATING else min(room, count)
+            if name == "qframe":  # of 4 · 4 tokens 2 · 4 + 4 · 1, then single ones
+                number = min(2 + 4 + 4, count)
             assert ((frames[b] >= 0).sum(-1) == number).all() and (frames[b] < count).all(), name
         rows, _ = episodes.answer_prompts(batch, selected.selection, weight)
         assert [len(row) for row in rows] == [4, 4] and weight.tolist() == [1, 1], name
