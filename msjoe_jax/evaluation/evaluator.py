@@ -160,7 +160,7 @@ class Evaluator:
         num_failures = len(self.episodes.failures)
         earlier = [before.get(index, {"columns": {}, "dropped": None}) for index in places]
         can_be_asked = full_weight(batch) > 0
-        can_be_asked[: len(places)] &= [not row["dropped"] for row in earlier]
+        can_be_asked[: len(places)] &= np.array([not row["dropped"] for row in earlier], bool)
         columns: list[Entries] = [{} for _ in places]
         looks: list[dict[str, Any]] = [{} for _ in places]
         for column in dict.fromkeys((*one.selected, *one.answered)):
