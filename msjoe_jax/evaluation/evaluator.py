@@ -13,6 +13,7 @@ from msjoe_jax.evaluation.arms import Arm
 from msjoe_jax.evaluation.columns import Column, Pass, columns_of, passes
 from msjoe_jax.evaluation.kept_frames import from_kept, to_keep
 from msjoe_jax.evaluation.other_previews import OtherPreviews
+from msjoe_jax.evaluation.reasons import Reasons, refuse_unusable
 from msjoe_jax.evaluation.steps import Answered, Chosen, Steps, Watch
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.batches import (
@@ -64,6 +65,7 @@ class Evaluator:
         self.batch_size, self.timed, self.looked_at = batch_size, timed, looked_at
         self.budgets = tuple(budgets) or (episodes.config.frames.key,)
         self._other_previews = OtherPreviews(episodes)
+        self._begun, self._several = False, False  # a batch is done; there are several arms
 
     def run(self, arms: Mapping[str, Arm], kept: KeptRows, label: str = "evaluate") -> "Outcome":
         """Evaluates arms on the questions whose rows are not kept yet.
@@ -77,7 +79,7 @@ class Evaluator:
           label: of the display of progress.
         """
         number = len(self.episodes.questions)
-        columns = columns_of(arms, self.budgets)
+        columns, self._several = columns_of(arms, self.budgets), len(arms) > 1
         plan = passes(columns)
         finished = [
             finished_rows(row for row in kept.rows if row["pass"] == p) for p in range(len(plan))
@@ -157,7 +159,7 @@ class Evaluator:
           places: of its questions among all, without what only fills the batch up.
           before: what the passes before have made of a question, by its place.
         """
-        num_failures = len(self.episodes.failures)
+        reasons = Reasons(self.episodes, batch)
         earlier = [before.get(index, {"columns": {}, "dropped": None}) for index in places]
         can_be_asked = full_weight(batch) > 0
         can_be_asked[: len(places)] &= np.array([not row["dropped"] for row in earlier], bool)
@@ -187,10 +189,15 @@ class Evaluator:
                     for b, entries in enumerate(columns):
                         if entries[column.key]:
                             entries[column.key][j] |= self._answer(answered, b)
+            lost = can_be_asked & (weight == 0)
+            noted, first = reasons.note(column), next(iter(np.flatnonzero(lost)), None)
+            if not self._begun:
+                example = "" if first is None else reasons.text(steps.questions[first].id, False)
+                refuse_unusable(
+                    column, min(noted, int(lost.sum())), int(can_be_asked.sum()), example
+                )
             can_be_asked &= weight > 0
-        reasons: dict[str, set[str]] = {}
-        for failure in self.episodes.failures[num_failures:]:
-            reasons.setdefault(failure["question"], set()).add(failure["error"])
+        self._begun = True
         rows = []
         for b, index in enumerate(places):
             name, asked = steps.questions[b].id, bool(can_be_asked[b])
@@ -199,7 +206,7 @@ class Evaluator:
                 "index": index,
                 "id": name,
                 "columns": columns[b] if asked else {},
-                "dropped": None if asked else "; ".join(sorted(reasons.get(name, {known}))),
+                "dropped": None if asked else reasons.text(name, self._several) or known,
             }
             rows.append({**row, "looks": looks[b]} if looks[b] and asked else row)
         return rows

@@ -81,7 +81,8 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     assert rows[0] == {"id": "a", "uniform": 1.0, "joint": 1.0}
     assert rows[1] == {"id": "bad", "uniform": None, "joint": None}
     assert json.loads((tmp_path / "submission-joint").read_text()) == ["B", "", "A"]
-    assert result["dropped"] == {"count": 1, "reasons": {"bad": "no msjoe; no uniform"}}
+    why = "no msjoe (under joint); no uniform (under uniform)"
+    assert result["dropped"] == {"count": 1, "reasons": {"bad": why}}
     printed = capsys.readouterr().out
     # Three questions with the query "" of uniform, and the same with the policy's.
     assert "6 queries cut\n" in printed and "half first" in printed

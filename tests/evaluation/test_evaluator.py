@@ -47,7 +47,9 @@ def test_what_each_arm_gets(tmp_path):
     for row in valid.values():
         np.testing.assert_array_equal(row, [1, np.nan, 1])
     assert answers["joint"] == ["B", "", "B"] and answers["topk"] == ["A", "", "A"]
-    assert dropped == {"bad": "no msjoe; no topk; no uniform"}
+    under = ("msjoe (under joint)", "msjoe (under pretrained)", "topk (under topk)")
+    under += ("topk (under topk_question)", "uniform (under uniform)")
+    assert dropped == {"bad": "; ".join(f"no {one}" for one in under)}
 
 
 @given(st.permutations(("uniform", "topk_question", "joint")), st.integers(1, 8))
@@ -59,8 +61,11 @@ def test_all_arms_answer_the_same_questions_in_any_order(names, batch_size):
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(episodes, names, pathlib.Path(folder), batch_size)
     counted = [0, 3, 6]
-    assert outcome.dropped == {f"q{i}": f"no {bad}" for i, bad in enumerate(bad_for) if bad}
-    for name, selector in (("uniform", "uniform"), ("topk_question", "topk"), ("joint", "msjoe")):
+    arms = {"uniform": "uniform", "topk": "topk_question", "msjoe": "joint"}
+    assert outcome.dropped == {
+        f"q{i}": f"no {bad} (under {arms[bad]})" for i, bad in enumerate(bad_for) if bad
+    }
+    for selector, name in arms.items():
         want = [(i + len(selector)) % 2 if i in counted else np.nan for i in range(7)]
         np.testing.assert_array_equal(outcome.scores[name], want)
         assert [bool(answer) for answer in outcome.answers[name]] == [
