@@ -103,3 +103,24 @@ def test_one_mllm_is_held_at_a_time_and_a_kill_between_two_repeats_none(tmp_path
     assert set(episodes.reasoned) == {"joint mllm"}
     for name, score in zip(names, (0, 1, 0, 1), strict=True):
         np.testing.assert_array_equal(outcome.scores[name], score)
+
+
+def test_a_host_without_a_question_of_the_last_batch_takes_part(tmp_path):
+    """Its one row only fills the batch up: the second of five rows of three batches of two."""
+    asked = [question(f"q{i}") for i in range(5)]
+    episodes = FakeEpisodes(asked, lambda *_: True)
+    episodes.machine.rows = lambda size: np.array([1])  # of each batch this host has the second
+    whole = episodes.batches
+
+    def of_this_host(size, **named):
+        for batch in whole(size, **named):
+            previews = tuple(part[1:] for part in batch["preview"])
+            yield {**{k: v[1:] for k, v in batch.items() if k != "preview"}, "preview": previews}
+
+    episodes.batches = of_this_host
+    kept = KeptRows(None, {})
+    evaluator = Evaluator(episodes, "jsonl", load, 2)
+    with pytest.raises(KeyError):  # the other host's rows, which nobody sends here
+        evaluator.run(arms_of(["uniform", "joint_frames"]), kept)
+    assert {row["index"] for row in kept.rows} == {1, 3}
+    assert len(episodes.answered) == 2 * 3
