@@ -86,7 +86,7 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     # Three questions with the query "" of uniform, and the same with the policy's.
     assert "6 queries cut\n" in printed and "half first" in printed
-    assert "1 of 3 questions are left out of all arms:\n  no msjoe; no uniform: bad" in printed
+    assert f"1 of 3 questions are left out of all arms:\n  {why}: bad" in printed
 
 
 def test_heldout_data_are_checked_before_training(tmp_path):
