@@ -258,8 +258,9 @@ def notes(summary: Mapping[str, Any]) -> str:
             lines.append(f"{name}: {row['parsed']:.0%} of its selector's replies could be read")
         if row["auc"] is not None and row["queries_by"] != "none":
             fault = "" if row["auc"] > DOES_NOT_WORK else ": does not work here"
-            lines.append(f"{name}: AUC of its scores for evidence frames {row['auc']:.3f}{fault}")
-    return "\n".join(lines)
+            text = f"AUC of its scores for evidence frames {row['auc']:.3f}{fault}"
+            lines.append(f"{row['arm']}: {text}")  # mostly the same at every budget
+    return "\n".join(dict.fromkeys(lines))
 
 
 def overlap(outcome: Outcome) -> dict[str, Any]:

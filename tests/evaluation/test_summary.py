@@ -142,7 +142,7 @@ def test_what_is_to_be_known_of_an_arm_is_told():
     named = {"arm": "gens_like", "budget": 4, "queries_by": "question"}
     void, told = notes({"arms": [{**named, **made}]}).splitlines()
     assert void.startswith("gens_like@4: void, 88% of its selector's replies could be read; below")
-    assert told == "gens_like@4: AUC of its scores for evidence frames 0.600: does not work here"
+    assert told == "gens_like: AUC of its scores for evidence frames 0.600: does not work here"
     fine = figures([row("a1", 1.0, auc=0.9, parsed=1.0)], ("strict",))
     assert not fine["void"] and "does not work" not in notes({"arms": [{**named, **fine}]})
     silent = figures([row("a1", 1.0)], ("strict",))
