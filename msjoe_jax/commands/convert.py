@@ -32,9 +32,9 @@ from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG, check_source
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
 from msjoe_jax.weights.settings_files import SettingsFiles
 from msjoe_jax.weights.tables import WeightsError, listed, slots
+from msjoe_jax.weights.tokenizer_class import check_class
 from msjoe_jax.weights.tokenizer_files import (
     TOKENIZER,
-    check_class,
     has_tokenizer,
     read_tokenizer,
     text_ends,
@@ -82,7 +82,7 @@ def prepare(
     model = understand(files, quick_gelu)
     built = model.tokenizer
     if built is None:  # without one the checkpoint could neither read nor write
-        check_class(text)
+        check_class(files, clip=model.family is None)
         tokenizer, built = read_tokenizer(text)
         tokenizer.check_fits(model.sizes.vocab)
         model = _with_text_ends(settled(model, files, tokenizer), tokenizer, files)
