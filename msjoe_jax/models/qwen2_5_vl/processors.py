@@ -54,8 +54,11 @@ def video_budget(settings: dict[str, Any] | None, sizes: QwenConfig) -> VideoBud
     if least > most:
         stated.refuse("min_frames", f"{least}, more than max_frames, {most}")
     fps = stated.real("fps", FPS) if stated.states("fps") else FPS
+    if most < sizes.vision.temporal_patch:
+        step = sizes.vision.temporal_patch
+        stated.refuse("max_frames", f"{most}, less than temporal_patch_size, {step}")
     stated.only("num_frames", None)
-    # Frames are taken by time here, in any case, so that the caller's fps counts.
+    # Frames are sampled here in any case, as transformers does where it is asked to.
     stated.only("do_sample_frames", True, False)
     stated.only("default_to_square", True, False)
     tokens = stated.whole("max_video_tokens", 128000)
@@ -64,7 +67,7 @@ def video_budget(settings: dict[str, Any] | None, sizes: QwenConfig) -> VideoBud
     stated.end()
     side = sizes.vision.patch * sizes.vision.merge
     return VideoBudget(
-        fps, (least, max(least, most)), bounds, int(0.9 * tokens * side**2) if capped else 0
+        fps, (least, max(least, most)), bounds, int(tokens * side**2 * 0.9) if capped else 0
     )
 
 
