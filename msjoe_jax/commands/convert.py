@@ -233,7 +233,10 @@ def _with_changes(
             break
     if adapter is None:
         return model, tensors, {}
-    made, parted = changes(adapter, model.table, targets)
+    made, parted, unused = changes(adapter, model.table, targets)
+    if unused:
+        count = f"{len(unused)} tensors that {ADAPTER_CONFIG} does not select"
+        _say(f"{adapter.folder}: left out, as peft does: {count} ({listed(unused)})")
     if parted:
         for copy, original in model.table.copies.items():
             if copy not in places and original in places:

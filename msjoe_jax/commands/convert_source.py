@@ -88,7 +88,9 @@ def understand(files: SettingsFiles, quick_gelu: str = "") -> Source:
         try:
             made = read_published(folder)
         except UserError as error:
-            raise UserError(f"{error} (a SigLIP, as {file.name} states model_type {kind})") from None
+            raise UserError(
+                f"{error} (a SigLIP, as {file.name} states model_type {kind})"
+            ) from None
         return Source("siglip", made.table, made.params, made.sizes, tokenizer=made.tokenizer)
     if not isinstance(kind, str) or kind not in FAMILIES:
         supported = ", ".join([*FAMILIES, "clip", *POSITIONS])
@@ -162,7 +164,7 @@ def stated_sizes(content: Mapping[str, Any]) -> str:
     towers = {
         name: stated_sizes(value)
         for name, value in content.items()
-        if isinstance(value, Mapping) and not (f"{name}_dict" in content and content[f"{name}_dict"])
+        if isinstance(value, Mapping) and not content.get(f"{name}_dict")
     }
     parts = [f"{name} ({sizes})" for name, sizes in towers.items() if sizes]
     return ", ".join([*own, *parts])

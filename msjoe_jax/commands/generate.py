@@ -6,9 +6,9 @@
 The prompt is one user turn of the model's chat format: images, then videos, then the text. Images
 are resized as the reference processor does; of a video the frames are shown that transformers
 samples (`do_sample_frames`) at `--fps` a second within the model's least and most, fused in pairs.
-Where a model states nothing of videos, qwen-vl-utils' budgets of frames and pixels hold. How tokens are drawn is as the model's generation_config.json says where no flag does
-(greedy without one). With `--json` the last line of output is an object with `token_ids`, `text`,
-`logprobs`.
+Where a model states nothing of videos, qwen-vl-utils' budgets of frames and pixels hold. How tokens
+are drawn is as the model's generation_config.json says where no flag does (greedy without one).
+With `--json` the last line of output is an object with `token_ids`, `text`, `logprobs`.
 """
 
 import functools
@@ -257,8 +257,9 @@ def run(
         raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
     # The attention that every machine has, so that a prompt gives the same reply everywhere.
-    how = {"dtype": dtype, "attention": "xla", "positions": positions}
-    model = load_model_folder(epath.Path(checkpoint), ["mllm"], **how)
+    model = load_model_folder(
+        epath.Path(checkpoint), ["mllm"], dtype=dtype, attention="xla", positions=positions
+    )
     visuals = [_image(path, picture, model, max_pixels) for path, picture in pictures]
     visuals += [_video(path, fps, model, max_pixels) for path in videos]
     models, tokenizer = model.system, model.tokenizers.mllm

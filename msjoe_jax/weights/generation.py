@@ -15,7 +15,8 @@ _WITHOUT_EFFECT = names(
     "bos_token_id pad_token_id decoder_start_token_id transformers_version _from_model_config "
     "max_length max_new_tokens max_cache_len use_cache return_dict_in_generate output_scores "
     "output_logits output_attentions output_hidden_states cache_implementation cache_config "
-    "low_memory prefill_chunk_size continuous_batching_config compile_config disable_compile attn_implementation "
+    "low_memory prefill_chunk_size continuous_batching_config compile_config disable_compile "
+    "attn_implementation "
     "length_penalty early_stopping trust_remote_code"  # the first two of beams
 )
 # What is not computed, with the values that ask for nothing.

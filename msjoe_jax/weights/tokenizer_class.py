@@ -123,7 +123,7 @@ def _other_fields(
 
 
 def _check_added(files: SettingsFiles, usual: str) -> None:
-    """Checks that a list of added tokens, which then counts, has all those of the tokenizer.json."""
+    """Checks that a list of added tokens, which then counts, has all of the tokenizer.json."""
     settings = files.content(SETTINGS) or {}
     if not isinstance(stated := settings.get("added_tokens_decoder"), dict):
         return

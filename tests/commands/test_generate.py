@@ -393,14 +393,20 @@ def test_a_picture_as_a_video(folder, tmp_path):
     assert len(command._video(str(still), 0.0, model, 0).patches) == 1
 
 
-def test_the_rule_of_positions_is_a_flag(folder, media, capsys):
-    """14 moments of a frame of 2 x 2: past its longer side the two rules part."""
-    video = tiny_video(media / "long.mp4", frames=28, rate=5, size=56)
-    replies = []
+def test_the_rule_of_positions_is_a_flag(folder, media, monkeypatch):
+    """Past its longer side, here of 1, the two rules of a video part."""
+    video, starts = tiny_video(media / "long.mp4", frames=28, rate=5, size=56), []
+
+    def noted(*inputs):
+        made = assemble(*inputs)
+        starts.append(int(made.prompts.start[0, 0]))
+        return made
+
+    assemble = command.assemble
+    monkeypatch.setattr(command, "assemble", noted)
     for rule in ("", "released", "transformers-5.3"):
-        run(folder, videos=[str(video)], fps=5.0, positions=rule)
-        replies.append(json.loads(capsys.readouterr().out.splitlines()[-1])["logprobs"])
-    assert replies[0] == replies[1] != replies[2]
+        run(folder, videos=[str(video)], fps=5.0, positions=rule, max_pixels=784, max_tokens=1)
+    assert starts[0] == starts[1] > starts[2]
 
 
 def test_a_visuals_frames_are_fused_in_pairs():

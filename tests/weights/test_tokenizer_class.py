@@ -28,9 +28,9 @@ FILES = {
     "normalizer": ({"normalizer": None}, "normalizer or pre_tokenizer split '"),
     "pre_tokenizer": ({"pre_tokenizer": BYTES}, "normalizer or pre_tokenizer split '"),
     "decoder": ({"decoder": None}, "decoder is null"),
-    "other decoder": ({"decoder": {"type": "Fuse"}}, "decoder is {\"type\": \"Fuse\"}"),
+    "other decoder": ({"decoder": {"type": "Fuse"}}, 'decoder is {"type": "Fuse"}'),
     "dropout": ({"model.dropout": 0.5}, "model.dropout is 0.5"),
-    "suffix": ({"model.end_of_word_suffix": "</w>"}, "model.end_of_word_suffix is \"</w>\""),
+    "suffix": ({"model.end_of_word_suffix": "</w>"}, 'model.end_of_word_suffix is "</w>"'),
     "prefix": ({"model.continuing_subword_prefix": "##"}, "model.continuing_subword_prefix"),
     "no prefix": ({"model.continuing_subword_prefix": None}, ""),
     "merges": ({"model.ignore_merges": True}, "model.ignore_merges is true"),
@@ -152,10 +152,10 @@ def test_of_clip(file, tmp_path):
     edit(tmp_path / FILE, {"decoder": None})  # its texts are never decoded
     check(tmp_path, clip=True)
     edit(tmp_path / file, {"tokenizer_class": "BertTokenizer"})
-    with pytest.raises(UserError, match=f"{file}: tokenizer_class is \"BertTokenizer\"; only CLIP"):
+    with pytest.raises(UserError, match=f'{file}: tokenizer_class is "BertTokenizer"; only CLIP'):
         check(tmp_path, clip=True)
     edit(tmp_path / file, {"tokenizer_class": "CLIPTokenizerFast"})
     check(tmp_path, clip=True)
     edit(tmp_path / FILE, {"model.end_of_word_suffix": ""})
-    with pytest.raises(UserError, match="model.end_of_word_suffix is \"\", and \"</w>\" by the class"):
+    with pytest.raises(UserError, match=r'suffix is "", and "</w>" by the class'):
         check(tmp_path, clip=True)
