@@ -13,6 +13,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.families import FAMILIES, Family, family_of
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.clip.preprocess import PROCESSOR as CLIP_PROCESSOR
 from msjoe_jax.models.clip.preprocess import Pixels
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.models.siglip.config import POSITIONS
@@ -31,7 +32,7 @@ SHAPES = names(  # fields by which tensors get their shapes
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
     "num_key_value_heads max_position_embeddings projection_dim projection_size depth num_heads "
     "out_hidden_size image_size num_patches patch_size spatial_merge_size temporal_patch_size "
-    "embed_dim width layers heads context_length head_width"
+    "embed_dim width layers heads context_length head_width mlp_ratio"
 )
 OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
 
@@ -115,7 +116,7 @@ def settled(model: Source, files: SettingsFiles, tokenizer: Tokenizer) -> Source
     if model.family is not None:
         read_mllm_files(files, model.family, model.sizes, tokenizer)
     else:
-        check_tokenizer_settings(files, tokenizer, adds_tokens=True)
+        check_tokenizer_settings(files, tokenizer, adds_tokens=True, processor=CLIP_PROCESSOR)
         if IMAGE_PROCESSOR[1] not in model.written:
             read_clip_pixels(files, model.sizes)
     changed = {name: x for name, x in files.changed.items() if name != OPEN_CLIP_CONFIG}
@@ -160,7 +161,7 @@ def _clip_params(sizes: CLIPConfig) -> Params:
 
 def stated_sizes(content: Mapping[str, Any]) -> str:
     """Lists the sizes that a config states, tower by tower, by which shapes can be explained."""
-    own = [f"{name} {content[name]}" for name in SHAPES if type(content.get(name)) is int]
+    own = [f"{name} {content[name]}" for name in SHAPES if type(content.get(name)) in (int, float)]
     towers = {
         name: stated_sizes(value)
         for name, value in content.items()

@@ -94,22 +94,25 @@ class VideoBudget(NamedTuple):
         return least, max(min(most, share), int(1.05 * least))
 
 
-def take_processor(stated: Stated, *types: str) -> None:
+def take_processor(stated: Stated, *types: str, processor: str) -> None:
     """Takes the fields of any image or video processor that are not its arithmetic.
 
     Args:
       stated: its settings.
       types: the classes whose arithmetic is computed, without the ends Fast and Pil.
+      processor: the class of the whole processor.
     """
     known = [name + end for name in types for end in ("", "Fast", "Pil")]
     for name in ("image_processor_type", "feature_extractor_type", "video_processor_type"):
         stated.only(name, *known)
+    stated.only("processor_class", processor)
+    stated.only("_processor_class", processor)
     stated.only("do_resize", True)
     stated.only("do_pad", False, None)
     stated.only("pad_size", None)
     stated.only("data_format", "channels_first")
     stated.only("input_data_format", None)
     stated.free(
-        *("processor_class", "_processor_class", "_valid_processor_keys", "return_tensors"),
+        *("_valid_processor_keys", "return_tensors"),
         *("device", "disable_grouping", "transformers_version"),
     )

@@ -11,7 +11,7 @@ CONFIG, ADDED, NAMED = "tokenizer_config.json", "added_tokens.json", "special_to
 # Lengths, sides and fillings that a caller states, names of things, and the chat template.
 _WITHOUT_EFFECT = names(
     "model_max_length max_length stride padding_side truncation_side truncation_strategy padding "
-    "pad_to_multiple_of pad_token_type_id model_input_names tokenizer_class processor_class "
+    "pad_to_multiple_of pad_token_type_id model_input_names tokenizer_class "
     "name_or_path special_tokens_map_file tokenizer_file use_fast legacy backend is_local "
     "local_files_only tokenizer_object chat_template errors return_token_type_ids"
 )
@@ -22,13 +22,16 @@ _TOKENS = names(
 _MORE = names("additional_special_tokens extra_special_tokens")
 
 
-def check_tokenizer_settings(files: SettingsFiles, tokenizer: Tokenizer, adds_tokens: bool) -> None:
+def check_tokenizer_settings(
+    files: SettingsFiles, tokenizer: Tokenizer, adds_tokens: bool, processor: str = ""
+) -> None:
     """Checks that a tokenizer.json alone gives the ids that the whole folder stands for.
 
     Args:
       files: of the folder.
       tokenizer: of its tokenizer.json.
       adds_tokens: whether it puts tokens around a text, which the caller then puts there.
+      processor: the class of the model's processor; empty: any.
 
     Raises:
       UserError: it does not.
@@ -55,7 +58,9 @@ def check_tokenizer_settings(files: SettingsFiles, tokenizer: Tokenizer, adds_to
     def check_config(content: dict[str, Any] | None) -> None:
         stated = Stated(content or {})
         _check_special(stated, tokenizer)
-        stated.free(*_WITHOUT_EFFECT)
+        if processor:
+            stated.only("processor_class", processor, None)
+        stated.free("processor_class", *_WITHOUT_EFFECT)
         stated.only("add_prefix_space", False, None)
         stated.only("add_bos_token", False, None)
         stated.only("add_eos_token", False, None)

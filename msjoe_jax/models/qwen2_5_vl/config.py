@@ -329,7 +329,8 @@ def _read_vision(stated: Stated) -> dict[str, Any]:
     depth, width = stated.whole("depth", 32), stated.whole("hidden_size", 3584)
     heads, patch = stated.whole("num_heads", 16), stated.whole("patch_size", 14)
     channels = stated.whole("in_channels", 3)
-    stated.only("in_channels", 3)
+    if channels != 3:
+        stated.refuse("in_channels", f"{channels}; only 3 is computed here")
     stated.only("in_chans", 3)  # which nothing reads
     stated.only("spatial_patch_size", patch)  # nor this
     if stated.fine and (width % heads or width // heads % 4):
