@@ -177,7 +177,7 @@ def _qwen_preprocessors(sizes: QwenConfig) -> dict[str, dict[str, Any]]:
         "merge_size": vision.merge,
         "image_mean": list(qwen_images.PIXEL_MEAN),
         "image_std": list(qwen_images.PIXEL_STD),
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": qwen_processors.PROCESSOR,
     }
     bounds = ("min_pixels", "max_pixels")
     return {

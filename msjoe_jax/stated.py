@@ -55,6 +55,11 @@ class Stated:
         """Notes a problem of a field: its value and what is wrong with it."""
         self._problems.append(f"{self._name(name) or 'the file'} is {reason}")
 
+    @property
+    def fine(self) -> bool:
+        """Whether no field had a problem so far, so that two of them can be compared."""
+        return not self._problems
+
     def states(self, name: str) -> bool:
         """Says whether a field is there and not null."""
         return self.content.get(name) is not None

@@ -33,9 +33,9 @@ from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG, check_source
 from msjoe_jax.weights.safetensors import INDEX, SINGLE, Tensor, read_folder
 from msjoe_jax.weights.settings_files import SettingsFiles
 from msjoe_jax.weights.tables import WeightsError, listed, slots
+from msjoe_jax.weights.tokenizer_class import check_class
 from msjoe_jax.weights.tokenizer_files import (
     TOKENIZER,
-    check_class,
     has_tokenizer,
     read_tokenizer,
     text_ends,
@@ -83,7 +83,7 @@ def prepare(
     model = understand(files, quick_gelu)
     built = model.tokenizer
     if built is None:  # without one the checkpoint could neither read nor write
-        check_class(text)
+        check_class(files, clip=model.family is None)
         tokenizer, built = read_tokenizer(text)
         tokenizer.check_fits(model.sizes.vocab)
         model = _with_text_ends(settled(model, files, tokenizer), tokenizer, files)
@@ -240,7 +240,10 @@ def _with_changes(
             break
     if adapter is None:
         return model, tensors, {}
-    made, parted = changes(adapter, model.table, targets)
+    made, parted, unused = changes(adapter, model.table, targets)
+    if unused:
+        count = f"{len(unused)} tensors that {ADAPTER_CONFIG} does not select"
+        _say(f"{adapter.folder}: left out, as peft does: {count} ({listed(unused)})")
     if parted:
         for copy, original in model.table.copies.items():
             if copy not in places and original in places:

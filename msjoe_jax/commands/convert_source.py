@@ -13,10 +13,12 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.families import FAMILIES, Family, family_of
 from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.models.clip.model import CLIP
+from msjoe_jax.models.clip.preprocess import PROCESSOR as CLIP_PROCESSOR
 from msjoe_jax.models.clip.preprocess import Pixels
 from msjoe_jax.models.params import Params, abstract
 from msjoe_jax.models.siglip.config import POSITIONS
 from msjoe_jax.rollout.model_files import read_clip_pixels, read_mllm_files
+from msjoe_jax.stated import names
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.clip import HUGGING_FACE, OPEN_CLIP
 from msjoe_jax.weights.folder import CONFIG
@@ -26,6 +28,12 @@ from msjoe_jax.weights.siglip import read_published
 from msjoe_jax.weights.tables import Table
 from msjoe_jax.weights.tokenizer_settings import check_tokenizer_settings
 
+SHAPES = names(  # fields by which tensors get their shapes
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+    "num_key_value_heads max_position_embeddings projection_dim projection_size depth num_heads "
+    "out_hidden_size image_size num_patches patch_size spatial_merge_size temporal_patch_size "
+    "embed_dim width layers heads context_length head_width mlp_ratio"
+)
 OPENAI_TAG = r"(^|[._-])openai$"  # of open_clip's pretrained tags, in a folder's name
 
 
@@ -78,7 +86,12 @@ def understand(files: SettingsFiles, quick_gelu: str = "") -> Source:
         clip = files.parsed(CONFIG, CLIPConfig.from_hf)
         return Source("clip", HUGGING_FACE, _clip_params(clip), clip)
     if kind in POSITIONS:
-        made = read_published(folder)
+        try:
+            made = read_published(folder)
+        except UserError as error:
+            raise UserError(
+                f"{error} (a SigLIP, as {file.name} states model_type {kind})"
+            ) from None
         return Source("siglip", made.table, made.params, made.sizes, tokenizer=made.tokenizer)
     if not isinstance(kind, str) or kind not in FAMILIES:
         supported = ", ".join([*FAMILIES, "clip", *POSITIONS])
@@ -103,7 +116,7 @@ def settled(model: Source, files: SettingsFiles, tokenizer: Tokenizer) -> Source
     if model.family is not None:
         read_mllm_files(files, model.family, model.sizes, tokenizer)
     else:
-        check_tokenizer_settings(files, tokenizer, adds_tokens=True)
+        check_tokenizer_settings(files, tokenizer, adds_tokens=True, processor=CLIP_PROCESSOR)
         if IMAGE_PROCESSOR[1] not in model.written:
             read_clip_pixels(files, model.sizes)
     changed = {name: x for name, x in files.changed.items() if name != OPEN_CLIP_CONFIG}
@@ -147,11 +160,12 @@ def _clip_params(sizes: CLIPConfig) -> Params:
 
 
 def stated_sizes(content: Mapping[str, Any]) -> str:
-    """Lists the sizes that a config states, by which shapes can be explained."""
-    parts = [
-        stated_sizes(value) if isinstance(value, Mapping) else f"{name} {value}"
+    """Lists the sizes that a config states, tower by tower, by which shapes can be explained."""
+    own = [f"{name} {content[name]}" for name in SHAPES if type(content.get(name)) in (int, float)]
+    towers = {
+        name: stated_sizes(value)
         for name, value in content.items()
-        if (isinstance(value, Mapping) and name not in ("id2label", "label2id"))
-        or (type(value) in (int, float) and value and not name.endswith("_id"))
-    ]
-    return ", ".join(part for part in parts if part)
+        if isinstance(value, Mapping) and not content.get(f"{name}_dict")
+    }
+    parts = [f"{name} ({sizes})" for name, sizes in towers.items() if sizes]
+    return ", ".join([*own, *parts])

@@ -4,16 +4,17 @@
         --max_new_tokens=64 --temperature=0 [--dtype=float32] [--json]
 
 The prompt is one user turn of the model's chat format: images, then videos, then the text. Images
-are resized as the reference processor does; of a video, `--fps` frames a second are read and fused
-in pairs. How tokens are drawn is as the model's generation_config.json says where no flag does
-(greedy without one). With `--json` the last line of output is an object with `token_ids`, `text`,
-`logprobs`.
+are resized as the reference processor does; of a video the frames are shown that transformers
+samples (`do_sample_frames`) at `--fps` a second within the model's least and most, fused in pairs.
+Where a model states nothing of videos, qwen-vl-utils' budgets of frames and pixels hold. How tokens
+are drawn is as the model's generation_config.json says where no flag does (greedy without one).
+With `--json` the last line of output is an object with `token_ids`, `text`, `logprobs`.
 """
 
 import functools
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.questions import is_unicode
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
-from msjoe_jax.families import Family
+from msjoe_jax.families import Family, position_rules
 from msjoe_jax.models.params import Params
 from msjoe_jax.rollout.assemble import Assembler, Frame, Visual, stack_rows
 from msjoe_jax.rollout.generate import Completions, Prompts, Sampling, generate
@@ -39,7 +40,6 @@ from msjoe_jax.rollout.text import end_ids
 from msjoe_jax.text.prompts import PromptConfig, plain
 
 STEP = 256, 64  # least steps of the lengths of prompts, and of patches, that are compiled for
-MAX_FPS = 32.0  # up to this rate a short video is read again at twice the rate
 
 
 class Pixels(NamedTuple):
@@ -65,7 +65,7 @@ class Inputs(NamedTuple):
 
 
 def cut_pixels(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
     family: Family,
     sizes: Any,
     *,
@@ -186,37 +186,6 @@ def read_image(path: str) -> UInt8[np.ndarray, "H W 3"]:
         raise UserError(f"{path}: {reason}") from None
 
 
-def read_video(
-    path: str,
-    fps: float,
-    resize: Callable[[np.ndarray], np.ndarray],
-    counts: tuple[int, int],
-) -> tuple[list[UInt8[np.ndarray, "H W 3"]], float]:
-    """Reads frames of a video, each resized as it is read, and how many of them a second has.
-
-    Args:
-      path: the file.
-      fps: frames of a second, more of a short video.
-      resize: applied to each frame.
-      counts: least and most frames. A video that is too short gives what it has; a longer one is
-        thinned evenly.
-
-    Raises:
-      UserError: no frame can be decoded.
-    """
-    # Halving while reading bounds the memory, however long the video.
-    least, most = counts
-    frames, stride = [], 1
-    for count, (_, frame) in enumerate(decode(path, fps)):
-        if count % stride == 0:
-            frames.append(resize(frame))
-        if len(frames) > most:
-            frames, stride = frames[::2], stride * 2
-    if stride == 1 and len(frames) < least and fps < MAX_FPS:
-        return read_video(path, 2 * fps, resize, counts)
-    return frames, fps / stride
-
-
 def _image(path: str, picture: np.ndarray, model: ModelFolder, max_pixels: int) -> Pixels:
     assert model.files is not None
     least, most = model.files.image_bounds
@@ -231,19 +200,16 @@ def _image(path: str, picture: np.ndarray, model: ModelFolder, max_pixels: int) 
 def _video(path: str, fps: float, model: ModelFolder, max_pixels: int) -> Pixels:
     family, sizes = model.system.family, model.system.mllm_config
     assert model.files is not None
-    budget = model.files.video
-    least, most = budget.frame_pixels[0], max_pixels or budget.frame_pixels[1]
-    factor = sizes.vision.patch * sizes.vision.merge
-    resize = functools.partial(
-        family.images.resize, factor=factor, min_pixels=least, max_pixels=most
-    )
+    budget, step = model.files.video, sizes.vision.temporal_patch
+    least, most = budget.frame_pixels
+    budget = budget._replace(fps=fps or budget.fps, frame_pixels=(least, max_pixels or most))
+    count, rate = decode(path).count()
+    numbers = budget.shown(count, rate, step)
+    frames = decode(path).numbered(numbers)
+    least, most = budget.bounds(len(numbers), step)
+    bounds = least, min(most, max_pixels or most)  # the caller's holds, as in qwen-vl-utils
     try:
-        frames, rate = read_video(path, fps or budget.fps, resize, budget.frames)
-        if budget.video_pixels:
-            # The frames of a temporal step share its pixels.
-            share = sizes.vision.temporal_patch * budget.video_pixels // len(frames)
-            most = min(most, max(share, int(1.05 * least)))
-        return cut_pixels(frames, family, sizes, fps=rate, bounds=(least, most))
+        return cut_pixels(frames, family, sizes, fps=len(numbers) / count * rate, bounds=bounds)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -262,6 +228,7 @@ def run(
     seed: int,
     dtype: str,
     as_json: bool,
+    positions: str = "",
 ) -> None:
     """Reads everything, generates, prints.
 
@@ -277,6 +244,7 @@ def run(
       seed: of the sampling.
       dtype: type of the computation.
       as_json: whether to end with a line of JSON.
+      positions: how those after a video are counted; empty: as the folder says.
 
     Raises:
       UserError: a flag is wrong, or a file cannot be used.
@@ -289,7 +257,9 @@ def run(
         raise UserError("--prompt and --system must be UTF-8 text")
     pictures = [(path, read_image(path)) for path in images]
     # The attention that every machine has, so that a prompt gives the same reply everywhere.
-    model = load_model_folder(epath.Path(checkpoint), ["mllm"], dtype=dtype, attention="xla")
+    model = load_model_folder(
+        epath.Path(checkpoint), ["mllm"], dtype=dtype, attention="xla", positions=positions
+    )
     visuals = [_image(path, picture, model, max_pixels) for path, picture in pictures]
     visuals += [_video(path, fps, model, max_pixels) for path in videos]
     models, tokenizer = model.system, model.tokenizers.mllm
@@ -330,7 +300,13 @@ def cli() -> None:
     video = flags.DEFINE_multi_string("video", [], "Video file; give the flag once for each.")
     system = flags.DEFINE_string("system", PromptConfig().system, "System turn; empty: none.")
     fps = flags.DEFINE_float(
-        "fps", 0.0, "Frames read per second of video; 0: the model's own, else 2.", 0.0
+        "fps", 0.0, "Frames shown per second of video; 0: the model's own, else 2.", 0.0
+    )
+    positions = flags.DEFINE_enum(
+        "positions",
+        "",
+        [*position_rules()],
+        "What position the text after a video has, see mllm.positions; empty: the model's own.",
     )
     pixels = flags.DEFINE_integer("max_pixels", 0, "Of an image or frame; 0: the model's own.", 0)
     tokens = flags.DEFINE_integer("max_new_tokens", 64, "Where the reply is cut off.", 1)
@@ -359,6 +335,7 @@ def cli() -> None:
             seed=seed.value,
             dtype=dtype.value,
             as_json=as_json.value,
+            positions=positions.value,
         )
 
     run_app(start)

@@ -1,8 +1,9 @@
 """Decoding of video files at a fixed rate, by timestamps, whatever the codec and the defects."""
 
+import contextlib
 import math
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
 
 import av
@@ -25,6 +26,7 @@ MAX_GAP = 3600
 # A first frame this many seconds after the stream's start is the coder's delay and counts as
 # time 0; a later one means that the head of the stream is lost.
 CODEC_DELAY = 1
+NO_FRAME = "no frame could be decoded; the file is damaged"
 
 
 class VideoError(UserError):
@@ -62,6 +64,32 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         """Closes the file before the end."""
         self._frames.close()
 
+    def count(self) -> tuple[int, float]:
+        """Counts all frames; returns their number and the rate, by the header if it has one.
+
+        Raises:
+          VideoError: there is no decodable frame.
+        """
+        number = 0
+        with self._opened() as (container, stream):
+            for _ in self._decoded(container, stream):
+                number += 1
+            seconds = Fraction(container.duration or 0, av.time_base)
+            rate = Fraction(stream.average_rate or (number / seconds if seconds else 25))
+        if not number:
+            raise VideoError(f"{self.path}: {NO_FRAME}")
+        return number, float(rate)
+
+    def numbered(self, numbers: Sequence[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Iterates over the frames of these numbers, which ascend from 0 on."""
+        wanted = set(numbers)
+        with self._opened() as (container, stream):
+            for number, frame in enumerate(self._decoded(container, stream)):
+                if number in wanted:
+                    yield self._convert(frame)
+                if number >= numbers[-1]:
+                    return
+
     def _run(self) -> Generator[tuple[float, np.ndarray]]:
         # Each wanted time t = 0, 1/fps, … goes to the last frame that starts at or before it,
         # so a frame can be given out only when the next one's start is known.
@@ -78,12 +106,13 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
                 if count == self._max_frames:
                     return
         if frame is None:
-            raise VideoError(f"{self.path}: no frame could be decoded; the file is damaged")
+            raise VideoError(f"{self.path}: {NO_FRAME}")
         if count == 0:  # all that is left of a damaged file lies between two wanted times
             yield float(start), self._convert(frame)
 
-    def _spans(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
-        """(start, end, frame) in seconds, in order, without gaps after the first start."""
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """Opens the file and its first stream of pictures that move."""
         try:
             # Names and comments in legacy encodings are no reason to refuse a video.
             container = av.open(os.fspath(self.path), metadata_errors="replace")
@@ -97,10 +126,14 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
             ]
             if not streams:
                 raise VideoError(f"{self.path}: no video stream")
-            stream = streams[0]
-            stream.thread_type = "AUTO"
-            self.rate = float(stream.average_rate or 0)
-            self._aspect = Fraction(stream.sample_aspect_ratio or 1)
+            streams[0].thread_type = "AUTO"
+            self.rate = float(streams[0].average_rate or 0)
+            self._aspect = Fraction(streams[0].sample_aspect_ratio or 1)
+            yield container, streams[0]
+
+    def _spans(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+        """(start, end, frame) in seconds, in order, without gaps after the first start."""
+        with self._opened() as (container, stream):
             start = None if stream.start_time is None else _seconds(stream, stream.start_time)
             origin: Fraction | None = None
             previous: tuple[Fraction, VideoFrame] | None = None

@@ -4,7 +4,10 @@ Reference: transformers `configuration_utils.py` (5.23), which drops the setting
 from a model's config, and what versions 3 and 4 wrote into it.
 """
 
+import math
 from typing import NamedTuple
+
+import numpy as np
 
 from msjoe_jax.stated import Stated, names
 
@@ -58,6 +61,8 @@ class VideoBudget(NamedTuple):
       frames: least and most of them.
       frame_pixels: least and most of a frame.
       video_pixels: most of all temporal steps together; 0: no such limit.
+
+    Reference: transformers `video_processing_qwen2_vl.py` (5.23), `sample_frames` and `resize`.
     """
 
     fps: float
@@ -65,23 +70,49 @@ class VideoBudget(NamedTuple):
     frame_pixels: tuple[int, int]
     video_pixels: int
 
+    def shown(self, count: int, rate: float, step: int) -> list[int]:
+        """Returns the numbers of the frames that are shown, evenly over a video, in whole steps.
 
-def take_processor(stated: Stated, *types: str) -> None:
+        Args:
+          count: frames that the video has; fewer than a step are all shown.
+          rate: its frames a second.
+          step: frames of a temporal step.
+        """
+        least, most = self.frames[0], min(self.frames[1], count) // step * step
+        number = math.floor(min(max(count / rate * self.fps, least), most) / step) * step
+        if not number:
+            return list(range(count))
+        places = np.arange(number) * (count / number)
+        return places.astype(np.float32).astype(int).tolist()  # as torch rounds them
+
+    def bounds(self, number: int, step: int) -> tuple[int, int]:
+        """Returns least and most pixels of a frame where so many are shown."""
+        least, most = self.frame_pixels
+        if not self.video_pixels:
+            return least, most
+        share = step * self.video_pixels // number  # the frames of a step share its pixels
+        return least, max(min(most, share), int(1.05 * least))
+
+
+def take_processor(stated: Stated, *types: str, processor: str) -> None:
     """Takes the fields of any image or video processor that are not its arithmetic.
 
     Args:
       stated: its settings.
       types: the classes whose arithmetic is computed, without the ends Fast and Pil.
+      processor: the class of the whole processor.
     """
     known = [name + end for name in types for end in ("", "Fast", "Pil")]
     for name in ("image_processor_type", "feature_extractor_type", "video_processor_type"):
         stated.only(name, *known)
+    stated.only("processor_class", processor)
+    stated.only("_processor_class", processor)
     stated.only("do_resize", True)
     stated.only("do_pad", False, None)
     stated.only("pad_size", None)
     stated.only("data_format", "channels_first")
     stated.only("input_data_format", None)
     stated.free(
-        *("processor_class", "_processor_class", "_valid_processor_keys", "return_tensors"),
+        *("_valid_processor_keys", "return_tensors"),
         *("device", "disable_grouping", "transformers_version"),
     )

@@ -6,6 +6,7 @@ from etils import epath
 
 from msjoe_jax.families import Family
 from msjoe_jax.models.clip.config import CLIPConfig
+from msjoe_jax.models.clip.preprocess import PROCESSOR as CLIP_PROCESSOR
 from msjoe_jax.models.clip.preprocess import Pixels
 from msjoe_jax.models.hf_fields import VideoBudget
 from msjoe_jax.stated import Stated
@@ -50,9 +51,11 @@ def read_mllm_files(
       UserError: one asks for something that is not computed, or for other ids of special tokens
         than the tokenizer has.
     """
-    check_tokenizer_settings(files, tokenizer, adds_tokens=False)
+    own = family.preprocessors(sizes).values()
+    kind = next((file["processor_class"] for file in own if "processor_class" in file), "")
+    check_tokenizer_settings(files, tokenizer, adds_tokens=False, processor=kind)
     _check_ids(files, family, sizes, tokenizer)
-    files.parsed(PROCESSOR, _check_processor)
+    files.parsed(PROCESSOR, lambda content: _check_processor(content, kind))
     return MllmFiles(
         read_chat(files, _words(family, sizes, tokenizer)),
         _generation(files),
@@ -84,15 +87,22 @@ def read_clip_pixels(files: SettingsFiles, sizes: CLIPConfig) -> Pixels:
       UserError: it asks for something that is not computed.
     """
     side = sizes.image_size
-    files.parsed(PROCESSOR, _check_processor)
+    files.parsed(PROCESSOR, lambda content: _check_processor(content, CLIP_PROCESSOR))
     return files.processor(
         *IMAGE_PROCESSOR, lambda x: Pixels(side) if x is None else Pixels.from_hf(x, side)
     )
 
 
-def _check_processor(content: dict[str, Any] | None) -> None:
-    """Checks that processor_config.json holds nothing but what is read from it."""
+def _check_processor(content: dict[str, Any] | None, kind: str) -> None:
+    """Checks that processor_config.json holds nothing but what is read from it.
+
+    Args:
+      content: the file's.
+      kind: the class of the processor; empty: any.
+    """
     stated = Stated(content or {})
+    if kind:
+        stated.only("processor_class", kind, None)
     stated.free("processor_class", "transformers_version", "image_processor", "video_processor")
     stated.free("chat_template")
     stated.only("feature_extractor", None)

@@ -101,6 +101,7 @@ def load_model_folder(
     names: Sequence[str] | None = None,
     dtype: str = "",
     attention: str = "",
+    positions: str = "",
     machine: Machine | None = None,
 ) -> ModelFolder:
     """Reads a model folder onto a machine.
@@ -110,6 +111,7 @@ def load_model_folder(
       names: the models whose parameters to read; None: all that its signals need.
       dtype: of the MLLM's computation and parameters, in place of the stored ones.
       attention: the MLLM's backend of attention, in place of the stored one.
+      positions: the MLLM's rule of positions, in place of the stored one.
       machine: where they go; None: this process's devices (see `machine.local_machine`).
 
     Raises:
@@ -124,6 +126,8 @@ def load_model_folder(
         mllm = dataclasses.replace(mllm, dtype=dtype, param_dtype=dtype)
     if attention:
         mllm = dataclasses.replace(mllm, attention=attention)
+    if positions:
+        mllm = dataclasses.replace(mllm, positions=positions)
     models = ModelSettings(mllm, stored["clip"], stored["sampler"], stored["siglip"])
     if names is None:
         names = models.names

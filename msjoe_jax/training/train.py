@@ -178,15 +178,17 @@ class Chosen(NamedTuple):
 
 
 def _chosen(folder: epath.Path, done: int, kind: str) -> Chosen:
-    """Returns which update's parameters are the `kind` ("best" or "newest") after `done`."""
+    """Returns which update's parameters are the `kind` ("best" or "newest") after `done`.
+
+    Without a validation they are the newest; the newest are called so, the best among them or not.
+    """
     rows = [row for row in read_validations(folder) if row["step"] <= done]
-    best = best_of(rows)
-    is_best = best is not None and (kind == "best" or best["step"] == done)
-    update = best["step"] if best is not None and is_best else done
+    best = best_of(rows) if kind == "best" else None
+    update = done if best is None else best["step"]
     row = next((row for row in rows if row["step"] == update), {})
     accuracies = {name: value for name, value in row.items() if name not in ("step", VALID)}
     kept_in = "checkpoints" if update == done else "best"
-    return Chosen("best" if is_best else "newest", update, accuracies, kept_in)
+    return Chosen("newest" if best is None else "best", update, accuracies, kept_in)
 
 
 def _ending(run: TrainingRun, folder: epath.Path, done: int, kind: str) -> Trained:

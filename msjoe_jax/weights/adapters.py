@@ -8,19 +8,26 @@ made in float32 at least and rounded once, to the type of the base.
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 from etils import epath
 
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import read_json
+from msjoe_jax.stated import shown
+from msjoe_jax.weights.adapter_changes import (
+    Change,
+    replaced,
+    with_bias,
+    with_rows,
+    with_update,
+)
+from msjoe_jax.weights.adapter_targets import selects
 from msjoe_jax.weights.foreign import ADAPTER, ADAPTER_CONFIG
 from msjoe_jax.weights.safetensors import Tensor, read_header
 from msjoe_jax.weights.tables import READABLE, Slot, Table, listed
 
-ROWS = 4096  # of a tensor that are changed at a time
 FACTORS = {  # part of a name: which factor, and of which of the module's tensors
     "lora_A": ("right", "weight"),
     "lora_B": ("left", "weight"),
@@ -41,8 +48,6 @@ KNOWN = frozenset([
 ])  # fmt: skip
 # Ways to start that leave the base as it is; the others change it, and the file does not say how.
 PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
-
-Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Adapter(NamedTuple):
@@ -92,6 +97,20 @@ def _elsewhere() -> str:
     return "merge it with peft (merge_and_unload, save_pretrained) and convert the result"
 
 
+class Changes(NamedTuple):
+    """What an adapter does to a model.
+
+    Attributes:
+      made: the changes of each tensor, by published name.
+      parted: whether they part the copies of tensors (tied embeddings).
+      unused: the adapter's tensors that its config does not select, which peft leaves out, too.
+    """
+
+    made: dict[str, list[Change]]
+    parted: bool
+    unused: list[str]
+
+
 class _Part(NamedTuple):
     """Where a tensor of the adapter belongs: the tensor of the model, and as what."""
 
@@ -120,9 +139,7 @@ def _part(name: str) -> tuple[_Part, str]:
     return _Part(name, "whole", False, ""), ""
 
 
-def changes(
-    adapter: Adapter, table: Table, targets: Mapping[str, Slot]
-) -> tuple[dict[str, list[Change]], bool]:
+def changes(adapter: Adapter, table: Table, targets: Mapping[str, Slot]) -> Changes:
     """Finds what an adapter does to each tensor of a model, by published name.
 
     Of a tensor and its copy (tied embeddings) either's update is that of both, but values of its
@@ -132,35 +149,23 @@ def changes(
       adapter: the adapter.
       table, targets: the model's table and its slots.
 
-    Returns:
-      The changes, and whether they part the copies.
-
     Raises:
       UserError: naming every tensor of the adapter that has no place, no partner, another shape or
         a type that is not read.
     """
     file = adapter.folder / ADAPTER
-    groups: dict[_Part, Tensor] = {}
-    adapters = set()
-    for name, tensor in adapter.tensors.items():
-        part, of = _part(name)
-        if part in groups:
-            raise UserError(f"{file}: two tensors for {part.target}")
-        groups[part] = tensor
-        adapters.add(of)
-        if tensor.dtype not in READABLE:
-            raise UserError(f"{file}: {name} is of type {tensor.dtype}, which is not read")
-    if len(adapters - {""}) > 1:
-        raise UserError(f"{file}: holds several adapters: {', '.join(sorted(adapters - {''}))}")
+    groups = _groups(adapter)
     places = table.locate({part.target for part in groups}, targets)
     lost = sorted(p.target for p in groups if _slot(places[p.target], table, targets) is None)
     if lost:
         raise UserError(
             f"{file}: {len(lost)} tensors for modules that the base lacks ({listed(lost)})"
         )
+    unused = _unused(adapter, groups, places, table, targets)
     by_target: dict[str, dict[str, tuple[_Part, Tensor]]] = {}
     for part, tensor in groups.items():
-        by_target.setdefault(part.target, {})[part.role] = part, tensor
+        if part not in unused:
+            by_target.setdefault(part.target, {})[part.role] = part, tensor
     whole: dict[str, Change] = {}
     updates: dict[str, list[Change]] = {}
     saved, parted = adapter.config.get("modules_to_save") or (), False
@@ -174,7 +179,7 @@ def changes(
             parted |= own and _is_shared(published, table)
             tensor = roles["whole"][1]
             _check(file, target, tensor.shape, slot.shape)
-            whole[published] = functools.partial(_replaced, tensor)
+            whole[published] = functools.partial(replaced, tensor)
         if roles.keys() - {"whole"}:
             module = next(part.module for part, _ in roles.values() if part.role != "whole")
             names = _names(module, published, table)
@@ -189,7 +194,64 @@ def changes(
     found = {name: [change] for name, change in whole.items()}
     for name, more in updates.items():
         found.setdefault(name, []).extend(more)
-    return found, parted
+    return Changes(found, parted, sorted(f"{p.target} ({p.role})" for p in unused))
+
+
+def _groups(adapter: Adapter) -> dict[_Part, Tensor]:
+    """Takes all names apart, of one adapter."""
+    file = adapter.folder / ADAPTER
+    groups: dict[_Part, Tensor] = {}
+    adapters = set()
+    for name, tensor in adapter.tensors.items():
+        part, of = _part(name)
+        if part in groups:
+            raise UserError(f"{file}: two tensors for {part.target}")
+        groups[part] = tensor
+        adapters.add(of)
+        if tensor.dtype not in READABLE:
+            raise UserError(f"{file}: {name} is of type {tensor.dtype}, which is not read")
+    if len(adapters - {""}) > 1:
+        raise UserError(f"{file}: holds several adapters: {', '.join(sorted(adapters - {''}))}")
+    return groups
+
+
+def _unused(
+    adapter: Adapter,
+    groups: Mapping[_Part, Tensor],
+    places: Mapping[str, str],
+    table: Table,
+    targets: Mapping[str, Slot],
+) -> set[_Part]:
+    """Returns the parts that the config does not select.
+
+    Args:
+      adapter: whose they are.
+      groups: all parts.
+      places: published names of their targets.
+      table, targets: as of `changes`.
+
+    Raises:
+      UserError: it selects no factors at all, or a field is no selection.
+    """
+    switched = {"magnitude": "use_dora", "bias": "lora_bias"}
+    unused, factors = set(), [part for part in groups if part.role not in ("whole", "rows")]
+    for part in factors:
+        published = places[part.target]
+        slot, names = _slot(published, table, targets), _names(part.module, published, table)
+        linear = not part.embedding and slot is not None and len(slot.shape) <= 2
+        try:
+            chosen = selects(adapter.config, names, linear)
+        except ValueError as error:
+            raise UserError(f"{adapter.folder / ADAPTER_CONFIG}: {error}") from None
+        if not chosen or not adapter.config.get(switched.get(part.role, ""), True):
+            unused.add(part)
+    if factors and unused.issuperset(factors):
+        raise UserError(
+            f"{adapter.folder / ADAPTER_CONFIG}: target_modules is "
+            f"{shown(adapter.config['target_modules'])}, which selects none of the modules that "
+            f"{ADAPTER} has factors of, such as {factors[0].module}"
+        )
+    return unused
 
 
 def _is_shared(name: str, table: Table) -> bool:
@@ -233,28 +295,46 @@ def _change(
     if "rows" in given:
         index = _token_rows(adapter, names, shape[0])
         _check(file, f"trainable tokens of {target}", given["rows"].shape, (len(index), *shape[1:]))
-        return functools.partial(_with_rows, given["rows"], index)
+        return functools.partial(with_rows, given["rows"], index)
     stated, scale = _rank_and_scale(adapter, names)
     if "bias" in given:
         _check(file, target, given["bias"].shape, shape)
-        return functools.partial(_with_bias, given["bias"], scale)
+        return functools.partial(with_bias, given["bias"], scale)
     if not {"left", "right"} <= given.keys():
         raise UserError(
             f"{file}: {target} has {' and '.join(sorted(given))} alone, not both factors"
         )
-    if "magnitude" in given and (embedding or len(shape) != 2):
+    dora = bool(adapter.config.get("use_dora"))
+    if dora and (embedding or len(shape) != 2):
         raise UserError(f"{file}: use_dora on {target}, not merged here: {_elsewhere()}")
+    if dora and "magnitude" not in given and not _starts_at_base(adapter):
+        start = adapter.config.get("init_lora_weights")
+        raise UserError(
+            f"{adapter.folder / ADAPTER_CONFIG}: use_dora is true, and {ADAPTER} has no "
+            f"magnitudes of {target}; what they start as by init_lora_weights {shown(start)} "
+            "is not known"
+        )
     rows, columns = shape[0], math.prod(shape[1:])
     wanted = {"left": (rows, stated), "right": (stated, columns)}
     if embedding:
         wanted = {"left": (columns, stated), "right": (stated, rows)}
     for role, pair in wanted.items():
         have = given[role].shape
+        rank = have[:2][role == "left"]
+        if rank != stated:
+            raise UserError(
+                f"{adapter.folder / ADAPTER_CONFIG}: r (or rank_pattern) is {stated} for {target}, "
+                f"and its {role} factor in {ADAPTER} is {list(have)}, of rank {rank}"
+            )
         if have[:1] != pair[:1] or math.prod(have) != math.prod(pair):
             _check(file, f"the {role} factor of {target}", have, pair)
-    return functools.partial(
-        _with_update, given["left"], given["right"], given.get("magnitude"), embedding, scale
-    )
+    lengths = (given.get("magnitude"),) if dora else ()
+    return functools.partial(with_update, given["left"], given["right"], lengths, embedding, scale)
+
+
+def _starts_at_base(adapter: Adapter) -> bool:
+    """Whether a new adapter would change nothing, so that its magnitudes are the base's lengths."""
+    return adapter.config.get("init_lora_weights", True) in (None, True, "gaussian")
 
 
 def _token_rows(adapter: Adapter, names: tuple[str, ...], count: int) -> list[int]:
@@ -306,52 +386,3 @@ def _rank_and_scale(adapter: Adapter, names: tuple[str, ...]) -> tuple[int, floa
     if type(alpha) not in (int, float):
         raise UserError(f"{file}: lora_alpha is {alpha!r}, no number")
     return rank, alpha / (math.sqrt(rank) if adapter.config.get("use_rslora") else rank)
-
-
-def _wide(values: np.ndarray) -> np.dtype:
-    return np.promote_types(values.dtype, np.float32)
-
-
-def _replaced(tensor: Tensor, values: np.ndarray) -> np.ndarray:
-    return tensor.read().astype(values.dtype, copy=False)
-
-
-def _with_rows(tensor: Tensor, index: list[int], values: np.ndarray) -> np.ndarray:
-    values[index] = tensor.read().astype(values.dtype, copy=False)
-    return values
-
-
-def _with_bias(bias: Tensor, scale: float, values: np.ndarray) -> np.ndarray:
-    wide = _wide(values)
-    return (values.astype(wide) + scale * bias.read().astype(wide)).astype(values.dtype)
-
-
-def _with_update(
-    left: Tensor,
-    right: Tensor,
-    magnitude: Tensor | None,
-    embedding: bool,
-    scale: float,
-    values: np.ndarray,
-) -> np.ndarray:
-    """Adds scale · left right to a tensor, in place; with magnitudes its rows get these lengths.
-
-    Args:
-      left, right: the factors; of embeddings both lie the other way round.
-      magnitude: DoRA's.
-      embedding: whether it is a table of embeddings.
-      scale: of the update.
-      values: the tensor.
-    """
-    wide = _wide(values)
-    a, b = right.read().astype(wide), left.read().astype(wide)
-    a, b = (b.T, a.T) if embedding else (a.reshape(len(a), -1), b.reshape(len(b), -1))
-    lengths = None if magnitude is None else magnitude.read().astype(wide).reshape(-1)
-    flat = values.reshape(len(values), -1)
-    for start in range(0, len(flat), ROWS):
-        rows = slice(start, start + ROWS)
-        new = flat[rows].astype(wide) + scale * (b[rows] @ a)
-        if lengths is not None:
-            new *= (lengths[rows] / np.linalg.norm(new, axis=1))[:, None]
-        flat[rows] = new.astype(values.dtype)
-    return values

@@ -13,9 +13,10 @@ GREEDY = 1e-4  # a temperature below draws the likeliest token
 # Of the form of outputs, of where a file comes from, and of lengths, which a caller states.
 _WITHOUT_EFFECT = names(
     "bos_token_id pad_token_id decoder_start_token_id transformers_version _from_model_config "
-    "max_length max_new_tokens max_time use_cache return_dict_in_generate output_scores "
+    "max_length max_new_tokens max_cache_len use_cache return_dict_in_generate output_scores "
     "output_logits output_attentions output_hidden_states cache_implementation cache_config "
-    "low_memory prefill_chunk_size compile_config disable_compile attn_implementation "
+    "low_memory prefill_chunk_size continuous_batching_config compile_config disable_compile "
+    "attn_implementation "
     "length_penalty early_stopping trust_remote_code"  # the first two of beams
 )
 # What is not computed, with the values that ask for nothing.
@@ -41,7 +42,8 @@ _OFF: dict[str, tuple[Any, ...]] = {
             "forced_eos_token_id suppress_tokens begin_suppress_tokens sequence_bias "
             "exponential_decay_length_penalty watermarking_config stop_strings dola_layers "
             "token_healing force_words_ids constraints forced_decoder_ids "
-            "prompt_lookup_num_tokens max_matching_ngram_size"
+            "prompt_lookup_num_tokens max_matching_ngram_size max_time speculation_type use_mtp "
+            "assistant_ensemble_weight"
         ),
         (),
     ),

@@ -14,7 +14,7 @@ import numpy as np
 
 from msjoe_jax.errors import UserError
 
-MAX_NAMED = 6  # how many offenders of one kind a message lists
+MAX_NAMED = 3  # how many offenders of one kind a message lists
 LAYER = "{layer}"  # in a name: one tensor for every entry of the leaf's first dimension
 # Types that a checkpoint may have; others (fp8, packed integers) need scales that we do not apply.
 READABLE = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))

@@ -22,27 +22,6 @@ SETTINGS, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "
 END_OF_WORD = "</w>"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MORE = ("additional_special_tokens", "extra_special_tokens")
-CLASSES = {"Qwen2Tokenizer": False, "CLIPTokenizer": True}  # by name: whether it is CLIP's
-PROBES = (
-    *(
-        "Where is it?",
-        " a  b   c ",
-        "don't I'LL",
-        "12345 6",
-        "x\n\n y\r\n",
-        "\tq\u00a0r",
-        "é e\u0301",
-    ),
-    *(
-        "Ünïcode ΑΒΓ",
-        "日本語の文",
-        "क्षेत्र",
-        "🙂👍🏽!!",
-        "a_b-c/d.e,f",
-        "\ufb01 \u2126 \u1e9b\u0323",
-        "<x> </x>",
-    ),
-)
 QWEN_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -102,7 +81,7 @@ def build_tokenizer(folder: epath.Path) -> str:
         )
     except Exception as error:  # the library raises bare Exception for every cause
         raise UserError(f"{folder}: {VOCAB} and {MERGES} do not fit together ({error})") from None
-    _split_text(tokenizer, clip)
+    split_text(tokenizer, clip)
     for _, token in sorted(added.items()):
         tokenizer.add_tokens([token])
     for text in filter(None, [*names.values(), *more]):
@@ -129,7 +108,7 @@ def _usual_names(clip: bool) -> dict[str, str | None]:
     return {**names, "bos_token": "<|startoftext|>"} if clip else names
 
 
-def _split_text(tokenizer: tokenizers.Tokenizer, clip: bool) -> None:
+def split_text(tokenizer: tokenizers.Tokenizer, clip: bool) -> None:
     """Sets how text becomes pieces, and pieces text."""
     space = normalizers.Replace(Regex(r"\s+"), " ")
     if clip:
@@ -186,32 +165,6 @@ def _text(token: Any) -> str | None:
     """Returns the spelling of a token, which files state as text or as an object."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) and content else None
-
-
-def check_class(folder: epath.Path) -> None:
-    """Checks that a tokenizer.json splits text as the class does that stands beside it.
-
-    Of these classes transformers takes vocabulary and merges from the file, and all else from
-    itself; other programs read the file.
-
-    Raises:
-      UserError: some texts have other ids by the class.
-    """
-    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    kind = str(settings.get("tokenizer_class")).removesuffix("Fast")
-    if kind not in CLASSES or not (folder / TOKENIZER).is_file():
-        return
-    own = tokenizers.Tokenizer.from_str((folder / TOKENIZER).read_text())
-    by_class = tokenizers.Tokenizer.from_str(own.to_str())
-    _split_text(by_class, clip=CLASSES[kind])
-    for text in PROBES:
-        ids = [each.encode(text, add_special_tokens=False).ids for each in (own, by_class)]
-        if ids[0] != ids[1]:
-            raise UserError(
-                f"{folder / TOKENIZER}: normalizer or pre_tokenizer split {text!r} into other "
-                f"tokens than the tokenizer_class of {SETTINGS}, {kind}, does; take the file that "
-                "belongs to these weights, or state PreTrainedTokenizerFast there"
-            )
 
 
 def text_ends(tokenizer: Tokenizer) -> tuple[int, int] | None:

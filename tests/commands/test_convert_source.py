@@ -52,5 +52,17 @@ def test_a_flag_for_what_the_config_says(tmp_path):
 
 
 def test_sizes_for_messages():
-    content = {"a": 3, "b": {"c": 4.5, "d_id": 7, "e": "x"}, "label2id": {"z": 1}, "f": True}
-    assert stated_sizes(content) == "a 3, c 4.5"
+    """Those of a tower that counts stand beside its name."""
+    text = {"hidden_size": 8, "eos_token_id": 7, "hidden_act": "x", "layer_norm_eps": 1e-5}
+    content = {"vocab_size": 9, "text_config": text, "label2id": {"z": 1}, "depth": True}
+    assert stated_sizes(content) == "vocab_size 9, text_config (hidden_size 8)"
+    content["text_config_dict"] = {"hidden_size": 32}
+    assert stated_sizes(content) == "vocab_size 9, text_config_dict (hidden_size 32)"
+
+
+def test_a_clip_that_says_it_is_a_siglip(tmp_path):
+    LAYOUTS["clip_5"](tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "siglip"}))
+    with pytest.raises(UserError, match=r"a SigLIP, as config\.json states model_type siglip"):
+        read(tmp_path)

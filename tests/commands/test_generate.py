@@ -12,12 +12,14 @@ from flax import nnx
 from PIL import Image
 
 from msjoe_jax.commands import generate as command
+from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import FAMILIES
 from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import fused_patches_to_inputs
 from msjoe_jax.rollout.assemble import Assembler
 from msjoe_jax.rollout.generate import Prompts, Sampling, generate
+from msjoe_jax.rollout.model_folder import load_model_folder
 from msjoe_jax.text.tokenizer import Tokenizer
 from tests.support.qwen_oracle import IMAGE, VIDEO, ours, reference
 from tests.support.tiny import tiny_model_folder, tiny_video
@@ -262,7 +264,6 @@ def media(tmp_path_factory):
     return folder
 
 
-COUNTS = (4, 768)
 HOW = {
     "system": "",
     "fps": 2.0,
@@ -353,26 +354,59 @@ def test_pictures_are_read_as_transformers_reads_them(kind, tmp_path):
     np.testing.assert_array_equal(command.read_image(str(file)), want)
 
 
-def test_frames_of_a_video(media, tmp_path):
-    """12 frames at 5 a second: 2.4 s."""
+@pytest.mark.parametrize("settings", [{}, {"max_frames": 4}, {"min_frames": 10}, {"fps": 5}])
+def test_a_video_is_shown_as_transformers_shows_it(folder, media, settings):
+    """Which frames, their size, and the seconds of a step: 12 frames at 5 a second."""
+    declare_torchvision_ops()
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    model = load_model_folder(folder, ["mllm"])
+    vision = model.system.mllm_config.vision
+    settings = {"patch_size": vision.patch, "merge_size": vision.merge, **settings}
+    settings |= {"min_pixels": 784, "max_pixels": 3136}
+    budget = model.system.family.images.video_budget(settings, model.system.mllm_config)
+    model = model._replace(files=model.files._replace(video=budget))
     path = str(media / "clip.mp4")
-    keep = lambda frame: frame[:28, :28]  # noqa: E731
-    shown, rate = command.read_video(path, 5.0, keep, COUNTS)
-    assert len(shown) == 12 and rate == 5.0 and shown[0].shape == (28, 28, 3)
-    assert len(command.read_video(path, 2.0, keep, COUNTS)[0]) == 5
-    shown, rate = command.read_video(path, 1.0, keep, COUNTS)  # three frames would be too few
-    assert (len(shown), rate) == (5, 2.0)
+    made = command._video(path, 0.0, model, 0)
+    shown = list(decode(path).numbered(range(12)))
+    processor = Qwen2VLVideoProcessor(**settings)
+    theirs = processor(
+        videos=[np.stack(shown).transpose(0, 3, 1, 2)],
+        video_metadata=[{"fps": 5.0, "total_num_frames": 12, "duration": 2.4}],
+        do_sample_frames=True,
+        fps=settings.get("fps", 2.0),
+        return_metadata=True,
+        return_tensors="np",
+    )
+    assert (len(made.patches), *made.grid) == tuple(theirs["video_grid_thw"][0])
+    assert made.seconds == pytest.approx(2 / theirs["video_metadata"][0].sampled_fps)
+    # Its frames are resized by torch, ours by PIL.
+    ours = np.asarray(FAMILY.images.fused(made.patches.swapaxes(1, 2)))
+    theirs = theirs["pixel_values_videos"]
+    np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=0.05)
+
+
+def test_a_picture_as_a_video(folder, tmp_path):
+    """Fewer frames than a step has: the last is repeated."""
     still = tiny_video(tmp_path / "still.mp4", frames=1, rate=5, size=56)
-    shown, rate = command.read_video(str(still), 1.0, keep, COUNTS)
-    assert len(shown) >= 4
+    model = load_model_folder(folder, ["mllm"])
+    assert len(command._video(str(still), 0.0, model, 0).patches) == 1
 
 
-def test_a_long_video_is_thinned_evenly(monkeypatch):
-    times = [(i / 2, np.full((1, 1, 3), i, np.uint8)) for i in range(45)]
-    monkeypatch.setattr(command, "decode", lambda path, fps: iter(times))
-    shown, rate = command.read_video("x", 2.0, lambda frame: frame, (4, 8))
-    numbers = [int(frame[0, 0, 0]) for frame in shown]
-    assert numbers == list(range(0, 45, 8)) and rate == 2.0 / 8
+def test_the_rule_of_positions_is_a_flag(folder, media, monkeypatch):
+    """Past its longer side, here of 1, the two rules of a video part."""
+    video, starts = tiny_video(media / "long.mp4", frames=28, rate=5, size=56), []
+
+    def noted(*inputs):
+        made = assemble(*inputs)
+        starts.append(int(made.prompts.start[0, 0]))
+        return made
+
+    assemble = command.assemble
+    monkeypatch.setattr(command, "assemble", noted)
+    for rule in ("", "released", "transformers-5.3"):
+        run(folder, videos=[str(video)], fps=5.0, positions=rule, max_pixels=784, max_tokens=1)
+    assert starts[0] == starts[1] > starts[2]
 
 
 def test_a_visuals_frames_are_fused_in_pairs():

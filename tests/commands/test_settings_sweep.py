@@ -249,3 +249,49 @@ def test_every_key(name, tmp_path):
     print(name, counts)
     assert not wrong, "\n".join([f"{len(wrong)} of {name}", *wrong])
     assert min(counts.values()) > 4
+
+
+# Keys that the layouts above lack, in a file that may be absent; all are refused.
+ADDED: dict[str, list[tuple[str, tuple[str, ...], Any]]] = {
+    "qwen_4": [
+        ("generation_config.json", ("max_time",), 0.0001),
+        ("generation_config.json", ("stop_strings",), ["the"]),
+        ("tokenizer_config.json", ("additional_special_tokens",), ["<foo>"]),
+        ("tokenizer_config.json", ("extra_special_tokens",), {"foo_token": "<foo>"}),
+        ("tokenizer_config.json", ("tokenizer_class",), "GPT2Tokenizer"),
+        ("tokenizer_config.json", ("processor_class",), "LlavaProcessor"),
+        ("special_tokens_map.json", ("pad_token",), "<foo>"),
+        ("tokenizer.json", ("model", "dropout"), 0.5),
+        ("preprocessor_config.json", ("processor_class",), "LlavaProcessor"),
+        ("video_preprocessor_config.json", ("max_frames",), 1),
+    ],
+    "qwen_5": [("processor_config.json", ("processor_class",), "LlavaProcessor")],
+    "clip_5": [
+        ("config.json", ("tokenizer_class",), "BertTokenizer"),
+        ("config.json", ("model_type",), "siglip"),
+        ("config.json", ("text_config_dict",), {"hidden_size": 48, "num_attention_heads": 3}),
+        ("tokenizer_config.json", ("tokenizer_class",), "BertTokenizer"),
+        ("preprocessor_config.json", ("processor_class",), "LlavaProcessor"),
+    ],
+    "open_clip": [("open_clip_config.json", ("model_cfg", "cast_dtype"), "fp16")],
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_keys_that_a_layout_lacks(name, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    LAYOUTS[name](base)
+    for i, (file, path, value) in enumerate(ADDED[name]):
+        folder = tmp_path / str(i)
+        shutil.copytree(base, folder)
+        there = (folder / file).is_file()
+        content: Any = json.loads((folder / file).read_text()) if there else {}
+        part = content
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        (folder / file).write_text(json.dumps(content))
+        with pytest.raises(UserError) as error:
+            prepare(folder)
+        assert path[-1] in str(error.value) and "\n" not in str(error.value), (file, path)

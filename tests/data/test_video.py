@@ -296,3 +296,24 @@ def test_real_videos(name):
 def test_real_broken_videos(name, said):
     with pytest.raises(VideoError, match=said):
         list(decode(BROKEN_VIDEOS / name))
+
+
+# --- by number ------------------------------------------------------------------------------------
+
+
+def test_frames_by_their_numbers(tmp_path):
+    stamps = [0, 100, 150, 400, 500, 900]
+    clip = make(tmp_path / "clip.mkv", stamps)
+    count, rate = decode(clip).count()
+    assert count == len(stamps) and rate > 0
+    assert [number(image) for image in decode(clip).numbered([0, 2, 3])] == [0, 2, 3]
+    steady = make(tmp_path / "steady.mp4", range(0, 2000, 100))
+    assert decode(steady).count() == (20, 10.0)
+    (tmp_path / "none.mp4").write_bytes(b"")
+    with pytest.raises(VideoError, match=r"none\.mp4"):
+        decode(tmp_path / "none.mp4").count()
+
+
+@needs_material
+def test_a_file_of_packed_frames_is_counted_as_it_is_shown():
+    assert decode(MATERIAL / "videos" / "mpeg4_mp3.avi").count() == (164, 25.0)

@@ -7,9 +7,9 @@ from msjoe_jax.stated import Stated
 from tests.support.torch_stubs import declare_torchvision_ops
 
 
-def check(content, take=take_common, *rest):
+def check(content, take=take_common):
     stated = Stated(content)
-    take(stated, *rest)
+    take(stated)
     stated.end()
 
 
@@ -39,11 +39,15 @@ def test_what_changes_a_model_is_refused(content, words):
 
 
 def test_processors():
-    check({"image_processor_type": "AFast", "device": "cuda"}, take_processor, "A")
+    check(
+        {"image_processor_type": "AFast", "device": "cuda"},
+        lambda s: take_processor(s, "A", processor="B"),
+    )
     for wrong, words in (
         ({"image_processor_type": "B"}, 'image_processor_type is "B"; only "A" or'),
         ({"do_resize": False}, "do_resize is false"),
         ({"data_format": "channels_last"}, "data_format"),
+        ({"processor_class": "LlavaProcessor"}, 'processor_class is "LlavaProcessor"; only "B"'),
     ):
         with pytest.raises(ValueError, match=words):
-            check(wrong, take_processor, "A")
+            check(wrong, lambda s: take_processor(s, "A", processor="B"))

@@ -53,7 +53,7 @@ def qwen_folder(
     write_folder(folder, config, tensors, sharded)
     build.rename(folder / "tokenizer.json")
     (folder / "preprocessor_config.json").write_text(
-        '{"min_pixels": 3136,\n "patch_size": 4, "processor_class": "\\u00e9"}'
+        '{"min_pixels": 3136,\n "patch_size": 4, "transformers_version": "\\u00e9"}'
     )
     (folder / "merges.txt").write_text("#version: 0.2\na b\n")
     return module

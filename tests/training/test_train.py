@@ -1,4 +1,6 @@
-"""What a training starts with: the reference of its KL terms."""
+"""What a training starts with, the reference of its KL terms, and what it ends with."""
+
+import json
 
 import jax.numpy as jnp
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from msjoe_jax.config import read_config
 from msjoe_jax.rollout.system import make_system
 from msjoe_jax.training.state import reference
+from msjoe_jax.training.train import _chosen
 from tests.support.tiny import full_size
 
 
@@ -32,3 +35,14 @@ def test_a_reference_is_kept_of_what_trains_and_is_asked_for(fields, kept):
             found[name]["language"]["layers"]["q"] if name == "mllm" else found[name]["skip_scale"]
         )
         assert leaf.dtype == (dtype or jnp.float32)
+
+
+def test_what_it_ends_with_is_called_as_it_was_asked_for(tmp_path):
+    assert _chosen(tmp_path, 3, "best")[:2] == ("newest", 3)  # no validation
+    rows = [{"step": 1, "joint": 0.5}, {"step": 2, "joint": 0.7}, {"step": 3, "joint": 0.6}]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _chosen(tmp_path, 3, "best") == ("best", 2, {"joint": 0.7}, "best")
+    assert _chosen(tmp_path, 2, "best") == ("best", 2, {"joint": 0.7}, "checkpoints")
+    # The newest may be the best as well.
+    assert _chosen(tmp_path, 2, "newest") == ("newest", 2, {"joint": 0.7}, "checkpoints")
+    assert _chosen(tmp_path, 3, "newest") == ("newest", 3, {"joint": 0.6}, "checkpoints")

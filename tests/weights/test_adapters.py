@@ -61,7 +61,7 @@ def merged_here(base: pathlib.Path, adapter: pathlib.Path, tie: bool):
     table, targets = qwen_table(sizes), slots(qwen_table(sizes), shapes_of(sizes))
     read = read_adapter(epath.Path(adapter))
     assert read is not None
-    made, parted = changes(read, table, targets)
+    made, parted, _ = changes(read, table, targets)
     tensors = read_folder(base)
     places = {place: name for name, place in table.locate(tensors, targets).items()}
     out = {}
@@ -173,7 +173,12 @@ def test_names_of_other_versions(one, tmp_path, rename):
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is"),
         ({"target_parameters": ["x"]}, "target_parameters is"),
         ({"something_new": 7}, "something_new is 7, not merged here"),
-        ({"r": 5}, r"factor of .*q_proj.weight is \[.*\] for \[.*5.*\] of the base"),
+        ({"target_modules": None}, "target_modules is null, neither names nor a pattern"),
+        ({"target_modules": ["k_proj"]}, r'target_modules is \["k_proj"\], which selects none'),
+        ({"exclude_modules": "("}, "exclude_modules holds"),
+        ({"layers_to_transform": ["1"]}, "layers_to_transform is"),
+        ({"use_dora": True, "init_lora_weights": False}, "use_dora is true, and .* no magnitudes"),
+        ({"r": 5}, r"r \(or rank_pattern\) is 5 for .*q_proj.weight, and its left .* is \[32, 4\]"),
         ({"r": "4"}, "r is '4', not a whole number"),
         ({"lora_alpha": None}, "lora_alpha is None, no number"),
         ({"rank_pattern": {"(": 3}}, r"rank_pattern is \{'\(': 3\}, not patterns of names"),

@@ -50,6 +50,9 @@ def test_what_transformers_writes_is_what_it_means(settings):
     ("settings", "words"),
     [
         ({"num_beams": 4}, "num_beams is 4; only 1"),
+        ({"max_time": 0.0001}, "max_time is 0.0001; only null"),
+        ({"stop_strings": ["the"]}, "stop_strings"),
+        ({"use_mtp": True}, "use_mtp is true"),
         ({"suppress_tokens": [3]}, r"suppress_tokens is \[3\]; only null"),
         ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size"),
         ({"eos_token_id": ["a"]}, "eos_token_id"),

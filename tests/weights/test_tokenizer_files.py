@@ -15,7 +15,6 @@ from msjoe_jax.models.clip.config import CLIPConfig
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.weights.tokenizer_files import (
     build_tokenizer,
-    check_class,
     clip_ends,
     has_tokenizer,
     read_tokenizer,
@@ -189,45 +188,3 @@ def test_what_stands_around_a_text(tmp_path):
     (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "no", "eos_token": "cup"}')
     with pytest.raises(UserError, match="the vocabulary lacks the token 'no'"):
         text_ends(words)
-
-
-# --- a tokenizer.json beside a class --------------------------------------------------------------
-
-
-@needs_material
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"normalizer": None},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
-        {"post_processor": None},
-    ],
-    ids=lambda change: "".join(change) or "published",
-)
-def test_a_file_that_its_class_would_not_read_so_is_refused(change, tmp_path):
-    """Where ids differ from those of the class in transformers, and only there."""
-    declare_torchvision_ops()
-    from transformers import AutoTokenizer
-
-    for name in ("config.json", "tokenizer_config.json"):
-        shutil.copy(QWEN / name, tmp_path / name)
-    content = json.loads((QWEN / "tokenizer.json").read_text())
-    if "pre_tokenizer" in change:
-        change["pre_tokenizer"]["trim_offsets"] = True
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content | change))
-    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), Tokenizer(tmp_path)
-    shown = texts(("<|im_start|>",), 200)
-    equal = all(ours.encode(text) == theirs(text)["input_ids"] for text in shown)
-    assert equal == (change.keys() <= {"post_processor"})
-    folder = epath.Path(tmp_path)
-    if equal:
-        check_class(folder)
-        return
-    with pytest.raises(UserError, match=r"tokenizer\.json: normalizer or pre_tokenizer split '"):
-        check_class(folder)
-    (tmp_path / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "PreTrainedTokenizerFast"}'
-    )
-    check_class(folder)

@@ -47,6 +47,10 @@ def test_what_transformers_writes(tmp_path):
         ),
         ({"added_tokens_decoder": {"1": {"content": "<x>"}}}, '1.content is "<x>"; only "<|im_st'),
         ({"added_tokens_decoder": {"1": {"special": False}}}, "1.special is false; only true"),
+        ({"eos_token": 3}, "eos_token is 3, no token"),
+        ({"eos_token": {"content": "<x>"}}, "'<x>' is not among the added_tokens of"),
+        ({"additional_special_tokens": ["<|im_end|>", "red"]}, "additional_special_tokens is"),
+        ({"extra_special_tokens": {"x_token": "<x>"}}, "extra_special_tokens is"),
         ({"vocabulary_size": 3}, "vocabulary_size is 3, a field that is not known"),
     ],
 )

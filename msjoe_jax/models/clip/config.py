@@ -177,7 +177,8 @@ class CLIPConfig:
         model.only("custom_text", False, True)  # another form of the same
         model.only("nonscalar_logit_scale", False)
         model.only("init_logit_bias", None)
-        model.free("init_logit_scale", "cast_dtype", "output_dict")
+        model.only("cast_dtype", None)  # open_clip itself fails on it
+        model.free("init_logit_scale", "output_dict")
         for part in (vision, text):
             for name in _OPEN_CLIP_OFF:
                 part.only(name, False, None)
@@ -205,7 +206,7 @@ class CLIPConfig:
         patch, head = vision.whole("patch_size", 16), vision.whole("head_width", HEAD)
         _check_patches(vision, side, patch)
         tower = _open_clip_tower(vision, "vision", 768, None)
-        if tower["vision_width"] % head:
+        if vision.fine and tower["vision_width"] % head:
             vision.refuse(
                 "head_width", f"{head}, of which a width of {tower['vision_width']} is no multiple"
             )
@@ -259,14 +260,14 @@ class CLIPConfig:
 
 
 def _check_patches(stated: Stated, side: int, patch: int) -> None:
-    if side % patch:
+    if stated.fine and side % patch:
         stated.refuse("image_size", f"{side}, no multiple of patch_size, {patch}")
 
 
 def _tower(stated: Stated, tower: str, width: int, heads: int, mlp: int) -> dict[str, Any]:
     """Reads a tower's fields of Hugging Face's form; the numbers are the defaults."""
     width, heads = stated.whole("hidden_size", width), stated.whole("num_attention_heads", heads)
-    if width % heads:
+    if stated.fine and width % heads:
         stated.refuse("hidden_size", f"{width}, not a multiple of num_attention_heads, {heads}")
     return {
         f"{tower}_width": width,
@@ -290,6 +291,6 @@ def _open_clip_tower(stated: Stated, tower: str, width: int, heads: int | None) 
     if heads is None:
         return sizes
     heads = stated.whole("heads", heads)
-    if width % heads:
+    if stated.fine and width % heads:
         stated.refuse("width", f"{width}, not a multiple of {heads} heads")
     return {**sizes, f"{tower}_heads": heads}

@@ -19,6 +19,7 @@ from msjoe_jax.stated import Stated, shown
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 2**29 // 3  # half a GiB of RGB, beyond which PIL refuses to open a file as a bomb
+PROCESSOR = "CLIPProcessor"
 OPEN_CLIP = "open_clip_preprocess_cfg"  # of a preprocessor_config.json: open_clip's own settings
 
 
@@ -92,7 +93,7 @@ class Pixels:
         if OPEN_CLIP in settings:  # written at conversion; the rest is the nearest to it
             return cls.from_open_clip(settings[OPEN_CLIP], side)
         stated = Stated(settings)
-        take_processor(stated, "CLIPImageProcessor", "CLIPFeatureExtractor")
+        take_processor(stated, "CLIPImageProcessor", "CLIPFeatureExtractor", processor=PROCESSOR)
         stated.free("do_convert_rgb")  # frames are RGB
         square = stated.flag("default_to_square", False)  # of a size that is one number
         stated.only("use_square_size", False)

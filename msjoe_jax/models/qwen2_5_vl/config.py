@@ -198,7 +198,7 @@ class QwenConfig:
         stated.free("vision_token_id")
         vision = stated.part("vision_config")
         width, out_width = _width_of(text), vision.content.get("out_hidden_size", 3584)
-        if out_width != width:
+        if type(width) is int and out_width != width:
             vision.refuse("out_hidden_size", f"{out_width}, and hidden_size of the text is {width}")
         numbers = _read_text(text, any(tied)), _read_vision(vision)
         tokens_per_second = vision.whole("tokens_per_second", 4)
@@ -266,19 +266,21 @@ def _read_text(stated: Stated, tied: bool) -> dict[str, Any]:
     take_common(stated)
     layers, width = stated.whole("num_hidden_layers", 80), stated.whole("hidden_size", 8192)
     heads = stated.whole("num_attention_heads", 64)
-    if width % heads:
+    if stated.fine and width % heads:
         stated.refuse("hidden_size", f"{width}, not a multiple of num_attention_heads, {heads}")
     kv_default = heads if "num_key_value_heads" in stated.content else 8  # null: as many as heads
     if not stated.states("num_key_value_heads"):
         stated.free("num_key_value_heads")
     kv_heads = stated.whole("num_key_value_heads", kv_default)
-    if heads % kv_heads:
+    if stated.fine and heads % kv_heads:
         stated.refuse("num_key_value_heads", f"{kv_heads}, of which {heads} heads are no multiple")
-    stated.only("head_dim", width // heads, None)
+    if stated.fine:
+        stated.only("head_dim", width // heads, None)
+    stated.free("head_dim")
     stated.only("hidden_act", "silu")
     stated.only("use_sliding_window", False, None)
     kinds = stated.take("layer_types", None)
-    if kinds is not None and kinds != ["full_attention"] * layers:
+    if stated.fine and kinds is not None and kinds != ["full_attention"] * layers:
         reason = f"{shown(kinds)}, not num_hidden_layers, {layers}, times full_attention"
         stated.refuse("layer_types", reason)
     # Without windows these two say nothing; the last is of tables that are not made here.
@@ -311,7 +313,7 @@ def _read_rope(stated: Stated, head_dim: int) -> tuple[float, tuple[int, int, in
     theta = rope.real("rope_theta", outer)
     section = rope.take("mrope_section", [16, 24, 24])
     three = isinstance(section, list | tuple) and [type(x) for x in section] == [int] * 3
-    if not three or min(section) < 1 or 2 * sum(section) != head_dim:
+    if not three or min(section) < 1 or (stated.fine and 2 * sum(section) != head_dim):
         reason = "not three numbers that fill half a head"
         rope.refuse("mrope_section", f"{shown(section)}: {reason} of {head_dim}")
         section = (1, 1, 1)
@@ -327,17 +329,18 @@ def _read_vision(stated: Stated) -> dict[str, Any]:
     depth, width = stated.whole("depth", 32), stated.whole("hidden_size", 3584)
     heads, patch = stated.whole("num_heads", 16), stated.whole("patch_size", 14)
     channels = stated.whole("in_channels", 3)
-    stated.only("in_channels", 3)
+    if channels != 3:
+        stated.refuse("in_channels", f"{channels}; only 3 is computed here")
     stated.only("in_chans", 3)  # which nothing reads
     stated.only("spatial_patch_size", patch)  # nor this
-    if width % heads or width // heads % 4:
+    if stated.fine and (width % heads or width // heads % 4):
         stated.refuse("hidden_size", f"{width}, and its {heads} heads (num_heads) take fours of it")
     full = stated.take("fullatt_block_indexes", [7, 15, 23, 31])
     if not isinstance(full, list | tuple) or not all(type(x) is int for x in full):
         stated.refuse("fullatt_block_indexes", f"{shown(full)}, not a list of whole numbers")
         full = ()
     merge, window = stated.whole("spatial_merge_size", 2), stated.whole("window_size", 112)
-    if window < merge * patch:
+    if stated.fine and window < merge * patch:
         stated.refuse("window_size", f"{window}, less than one merged patch of {merge * patch}")
     return {
         "depth": depth,

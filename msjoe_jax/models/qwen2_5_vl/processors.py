@@ -11,6 +11,7 @@ from msjoe_jax.models.qwen2_5_vl.config import QwenConfig
 from msjoe_jax.models.qwen2_5_vl.images import PIXEL_MEAN, PIXEL_STD
 from msjoe_jax.stated import Stated, shown
 
+PROCESSOR = "Qwen2_5_VLProcessor"
 TOKEN_PIXELS = 28 * 28
 # Of a file that leaves them out; the published one says 12,845,056 for the latter.
 IMAGE_PIXELS = 4 * TOKEN_PIXELS, 1280 * TOKEN_PIXELS
@@ -31,7 +32,7 @@ def image_bounds(settings: dict[str, Any] | None, sizes: QwenConfig) -> tuple[in
     if settings is None:
         return IMAGE_PIXELS[0], 16384 * TOKEN_PIXELS
     stated = Stated(settings)
-    take_processor(stated, "Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")
+    take_processor(stated, "Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor", processor=PROCESSOR)
     bounds = _common(stated, sizes, IMAGE_PIXELS)
     stated.free("default_to_square")  # `size` is no single number
     stated.end()
@@ -48,14 +49,17 @@ def video_budget(settings: dict[str, Any] | None, sizes: QwenConfig) -> VideoBud
     if settings is None:
         return VideoBudget(FPS, VIDEO_FRAMES, FRAME_PIXELS, VIDEO_PIXELS)
     stated = Stated(settings)
-    take_processor(stated, "Qwen2VLVideoProcessor", "Qwen2_5_VLVideoProcessor")
+    take_processor(stated, "Qwen2VLVideoProcessor", "Qwen2_5_VLVideoProcessor", processor=PROCESSOR)
     bounds = _common(stated, sizes, FRAME_PIXELS)
     least, most = stated.whole("min_frames", 4), stated.whole("max_frames", 768)
     if least > most:
         stated.refuse("min_frames", f"{least}, more than max_frames, {most}")
     fps = stated.real("fps", FPS) if stated.states("fps") else FPS
+    if most < sizes.vision.temporal_patch:
+        step = sizes.vision.temporal_patch
+        stated.refuse("max_frames", f"{most}, less than temporal_patch_size, {step}")
     stated.only("num_frames", None)
-    # Frames are taken by time here, in any case, so that the caller's fps counts.
+    # Frames are sampled here in any case, as transformers does where it is asked to.
     stated.only("do_sample_frames", True, False)
     stated.only("default_to_square", True, False)
     tokens = stated.whole("max_video_tokens", 128000)
@@ -64,7 +68,7 @@ def video_budget(settings: dict[str, Any] | None, sizes: QwenConfig) -> VideoBud
     stated.end()
     side = sizes.vision.patch * sizes.vision.merge
     return VideoBudget(
-        fps, (least, max(least, most)), bounds, int(0.9 * tokens * side**2) if capped else 0
+        fps, (least, max(least, most)), bounds, int(tokens * side**2 * 0.9) if capped else 0
     )
 
 

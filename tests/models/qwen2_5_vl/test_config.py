@@ -55,3 +55,19 @@ def test_the_tiny_sizes_have_the_vocabularys_ids():
     config = QwenConfig.tiny(50, ids)
     assert config.text.vocab == 50 and QwenConfig.from_hf(config.to_hf()) == config
     assert (config.image_token_id, config.vision_end_token_id) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["text_config.num_attention_heads", "text_config.hidden_size", "vision_config.num_heads"],
+)
+def test_a_wrong_number_is_all_that_is_named(path):
+    """And not what follows from the default in its place."""
+    config = json.loads(json.dumps(QwenConfig.tiny(50, dict.fromkeys(SPECIAL_TOKENS, 3)).to_hf()))
+    part, _, name = path.rpartition(".")
+    part = part if name in config.get(part, {}) else ""  # older files are flat
+    (config[part] if part else config)[name] = 4.0
+    with pytest.raises(ValueError) as error:
+        QwenConfig.from_hf(config)
+    assert str(error.value).endswith(f"{name} is 4.0, not a whole number from 1 on")
+    assert ";" not in str(error.value)
