@@ -50,11 +50,22 @@ def test_a_folder_is_all_its_files_in_order(tmp_path):
         ({"a": {"n": 1}, "b": {"n": 2}}, [{"id": "a", "n": 1}, {"id": "b", "n": 2}]),
         ({"a": "B", "7": "C"}, [{"id": "a", "reply": "B"}, {"id": "7", "reply": "C"}]),
         ({"acc_dict": {"count": [1, 2]}, "res_list": [{"pred": "A"}]}, [{"pred": "A"}]),
+        ({"results": ROWS, "final_acc": [{"mean_acc": 0.5}]}, WANT),
+        ({"tags": ["x"], "rows": ROWS}, WANT),
+        # One row with a list of its own: a video of Video-MME's nested form, and of LVBench's.
+        ({"video_id": "1", "questions": ROWS}, [{"video_id": "1", "questions": ROWS}]),
+        ({"key": "v", "qa": ROWS}, [{"key": "v", "qa": ROWS}]),
         ([], []),
     ],
 )
 def test_forms_of_json(tmp_path, content, want):
     assert [row.values for row in read_rows(as_json(tmp_path / "f.json", content))] == want
+
+
+def test_several_lists_of_rows_are_refused(tmp_path):
+    file = as_json(tmp_path / "f.json", {"dev": ROWS, "test": ROWS})
+    with pytest.raises(UserError, match=r"f.json: rows in several lists \(dev, test\); keep one"):
+        read_rows(file)
 
 
 def test_json_lines_under_the_name_json_and_a_byte_order_mark(tmp_path):
