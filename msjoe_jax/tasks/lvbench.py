@@ -48,7 +48,7 @@ def expand(values: Values) -> Iterator[Values]:
 
 def parse(values: Values) -> Question:
     """Makes the question of a row; a question may have several types."""
-    question = question_of(values, video=("key", "video_path", "video_name", "video"))
+    question = question_of(values, video=("key", "video_key", "video_path", "video_name", "video"))
     kind, types = text_of(values, "video_type", "type"), read_list(values.get("question_type", []))
     if "_" in (name := text_of(values, "task_name")) and not types:  # "cartoon_reasoning"
         kind, _, types = name.partition("_")

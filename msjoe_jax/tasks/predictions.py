@@ -14,12 +14,13 @@ from msjoe_jax.tasks.reading import Form, Reading, Values, read_values
 from msjoe_jax.tasks.rows import Row, read_rows
 
 IDS = ("question_id", "id", "uid", "qid", "problem_id", "index")
-# What lmms-eval scores of a reply; and the reply: the first of these fields that a row has, those
-# that hold it whole before those that another tool may have read from it.
-FILTERED = "filtered_resps"
+# What lmms-eval and Qwen's own evaluation score of a reply, without its thought; and the reply: the
+# first of these fields that a row has, those that hold it whole before what may be read from it.
+FILTERED = ("filtered_resps", "gen")
 REPLIES = (
     "resps", "reply", "response", "output", "model_output", "model_response", "raw_output",
-    "raw_response", "prediction", "pred", "model_answer", "pred_answer", "parsed_pred", "option",
+    "raw_response", "gen_raw", "prediction", "pred", "model_answer", "pred_answer", "parsed_pred",
+    "option",
 )  # fmt: skip
 # This one is the right answer where a row has any of those, or holds the question too.
 ANSWER = "answer"
@@ -31,8 +32,8 @@ class Prediction(NamedTuple):
     """A reply to a question.
 
     place: for people; ids: what the question may be called, by field, the best first; doc: its
-    number in the file of questions, or -1; text: the reply, as lmms-eval has filtered it; whole:
-    the reply itself; missing: whether the video was, or the question was dropped; cut: whether the
+    number in the file of questions, or -1; text: the reply, without its thought where another
+    tool has taken that away; whole: the reply itself; missing: whether the video was, or the question was dropped; cut: whether the
     reply was cut off, None where it is not said; values: the row, without the reply where that
     stands under `answer`.
     """
@@ -64,7 +65,7 @@ def read_predictions(path: epath.PathLike, arm: str = "") -> tuple[list[Predicti
                 rows.append(inner)
     if not rows:
         raise UserError(f"{path}: no predictions in it" + (f"; {faults[0]}" if faults else ""))
-    known = (FILTERED, *REPLIES)
+    known = (*FILTERED, *REPLIES)
     plain = not any(name in row.values for row in rows for name in (*known, *ASKED))
     names = (ANSWER,) if plain else known
     if not any(name in row.values for row in rows for name in names):
@@ -93,7 +94,12 @@ def _arm(values: Values) -> str:
 
 
 def _expanded(row: Row) -> Iterator[Row]:
-    """Yields the questions of a video in Video-MME's nested form, or the row itself."""
+    """Yields the questions of a video in Video-MME's nested form, or the row itself.
+
+    What stands under `result`, as in the files of Qwen's own evaluation, is of the row.
+    """
+    if isinstance(result := row.values.get("result"), dict):
+        row = row._replace(values={**result, **row.values})
     questions = row.values.get("questions")
     if not isinstance(questions, list):
         yield row
@@ -113,7 +119,7 @@ def _prediction(row: Row, plain: bool) -> Prediction:
     inside = [value for value in values.values() if isinstance(value, dict)]
     ids = _ids([values]) or _ids(inside)
     whole = _reply(values, (ANSWER,) if plain else REPLIES)
-    filtered = _reply(values, (FILTERED,))
+    filtered = _reply(values, FILTERED)
     # lmms-eval's doc_id is the row of the data set.
     doc = values.get("doc_id")
     finish, finished = values.get("finish_reason"), values.get("finished")

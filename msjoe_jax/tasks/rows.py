@@ -159,19 +159,34 @@ def _holds_rows(value: Any) -> bool:
 
 def _table_rows(path: epath.Path, text: str, delimiter: str) -> Found:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        names = next(table, [])
-        for number, cells in enumerate(table, 1):
-            if not cells:
-                continue
-            if len(cells) != len(names):
-                fault = f"{len(cells)} cells under {len(names)} names"
-                yield f"{path}: row {number}", fault
-            else:
-                yield f"{path}: row {number}", dict(zip(names, cells, strict=True))
+        names, *table = _cells(text, delimiter) or [[]]
     except csv.Error as error:
         raise UserError(f"{path}: no table ({error})") from None
+    for number, cells in enumerate(table, 1):
+        if len(cells) != len(names):
+            yield f"{path}: row {number}", f"{len(cells)} cells under {len(names)} names"
+        else:
+            yield f"{path}: row {number}", dict(zip(names, cells, strict=True))
+
+
+def _cells(text: str, delimiter: str) -> list[list[str]]:
+    """Returns the cells of a table's lines.
+
+    Quotes around cells are taken away. Where they are not paired as they should be (TSPO's tables
+    are written without quoting: a cell may begin with a quotation) they may be part of the cells:
+    the reading counts that leaves more rows as wide as the first.
+    """
+
+    def read(**how: Any) -> list[list[str]]:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **how)
+        return [cells for cells in lines if cells]
+
+    try:
+        return read(strict=True)
+    except csv.Error:
+        ways = [read(quoting=csv.QUOTE_NONE), read()]
+    return max(ways, key=lambda table: sum(len(cells) == len(table[0]) for cells in table))
 
 
 def _parquet_rows(path: epath.Path, data: bytes) -> Found:

@@ -193,6 +193,14 @@ def test_the_whole_reply_and_what_another_tool_read_of_it(tmp_path):
     assert [(p.text, p.whole) for p in read] == [("B", whole), (whole, whole), ("B", "B")]
 
 
+def test_result_files_of_qwens_own_evaluation(tmp_path):
+    whole = "<think>x</think>B"
+    row = {"question_id": "q0", "annotation": {"question": "What is 0?", "answer": "A"},
+           "task": "VideoMME", "result": {"gen": "B", "gen_raw": whole}}  # fmt: skip
+    matched = found(as_lines(tmp_path / "f.jsonl", [row]))
+    assert texts(matched) == {"q0": whole} and not matched.other_gold
+
+
 def test_a_rows_own_id_comes_before_one_within_it(tmp_path):
     rows = [
         {"question_id": "q1", "meta": {"id": "q0"}, "pred": "A"},

@@ -32,6 +32,23 @@ def test_tables(tmp_path, name):
     assert read_rows(tmp_path / name)[0].fault == "1 cells under 2 names"
 
 
+def test_a_table_without_quoting(tmp_path):
+    """As TSPO's are written: a cell may begin with a quotation, whole or not."""
+    lines = ["id\ttext\toptions", '1\t"Sky" is by whom?\t[\'x\', "y"]', '2\t"Why\tx', "3\tWho?\ty"]
+    file = tmp_path / "f.tsv"
+    file.write_text("\r\n".join(lines) + "\r\n")
+    rows = read_rows(file)
+    assert [row.values["text"] for row in rows] == ['"Sky" is by whom?', '"Why', "Who?"]
+    assert rows[0].values["options"] == "['x', \"y\"]"
+    (tmp_path / "f.csv").write_text('question_id,reply\nQ0,"A\nQ1,B\nQ2,C\n')
+    assert [row.values["reply"] for row in read_rows(tmp_path / "f.csv")] == ['"A', "B", "C"]
+    # Rows of several lines, among them one with a quote too many: only that one is lost.
+    (tmp_path / "g.csv").write_text('id,reply\n0,"a, b\nc"\n1,"d ""e"" f"\n2,"g" h\n')
+    assert [row.values.get("reply") for row in read_rows(tmp_path / "g.csv")] == [
+        "a, b\nc", 'd "e" f', "g h",
+    ]  # fmt: skip
+
+
 def test_a_folder_is_all_its_files_in_order(tmp_path):
     as_json(tmp_path / "2_b.json", ROWS[1:])
     as_lines(tmp_path / "1_a.jsonl", ROWS[:1])
