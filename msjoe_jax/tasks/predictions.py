@@ -33,9 +33,9 @@ class Prediction(NamedTuple):
 
     place: for people; ids: what the question may be called, by field, the best first; doc: its
     number in the file of questions, or -1; text: the reply, without its thought where another
-    tool has taken that away; whole: the reply itself; missing: whether the video was, or the question was dropped; cut: whether the
-    reply was cut off, None where it is not said; values: the row, without the reply where that
-    stands under `answer`.
+    tool has taken that away; whole: the reply itself; missing: whether the video was, or the
+    question was dropped; cut: whether the reply was cut off, None where it is not said; values: the
+    row, without the reply where that stands under `answer`.
     """
 
     place: str

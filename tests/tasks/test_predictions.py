@@ -198,7 +198,8 @@ def test_result_files_of_qwens_own_evaluation(tmp_path):
     row = {"question_id": "q0", "annotation": {"question": "What is 0?", "answer": "A"},
            "task": "VideoMME", "result": {"gen": "B", "gen_raw": whole}}  # fmt: skip
     matched = found(as_lines(tmp_path / "f.jsonl", [row]))
-    assert texts(matched) == {"q0": whole} and not matched.other_gold
+    assert texts(matched) == {"q0": "B"} and matched.replies["q0"].whole == whole
+    assert not matched.other_gold
 
 
 def test_a_rows_own_id_comes_before_one_within_it(tmp_path):
