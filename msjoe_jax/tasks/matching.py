@@ -91,9 +91,10 @@ class _Index:
         self.questions = questions
         self.by_id = {question.id: question for question in questions}
         self.by_row = {question.extra.get("row"): question for question in questions}
+        self.keys = {question.id: _key(question.question) for question in questions}
         self.by_text: dict[str, list[Question]] = defaultdict(list)
         for question in questions:
-            self.by_text[_key(question.question)].append(question)
+            self.by_text[self.keys[question.id]].append(question)
 
     def find(self, p: Prediction, said: _Said, answered: dict[str, Any]) -> Question | str:
         """Returns the question of a row, or why it has none ("": nothing names it)."""
@@ -103,11 +104,11 @@ class _Index:
         if p.doc in self.by_row:
             named.append(self.by_row[p.doc])
         for question in named:
-            if _agrees(said, question):
+            if _agrees(said, self.keys[question.id]):
                 return question
         found = [q for text in said.texts for q in self.by_text.get(text, ())]
         if not said.texts and said.prompts:
-            found = [q for q in self.questions if _held(said.prompts, q)]
+            found = [q for q in self.questions if _held(said.prompts, self.keys[q.id])]
             if not found and named:  # a prompt may be cut off in a log
                 return named[0]
         if said.videos:
@@ -139,15 +140,14 @@ def _narrowed(found: list[Question], said: _Said, answered: dict[str, Any]) -> l
     return found
 
 
-def _agrees(said: _Said, question: Question) -> bool:
+def _agrees(said: _Said, key: str) -> bool:
     """Says whether a row's text, if it has one, is the question's, alone or among other words."""
     if said.texts:
-        return _key(question.question) in said.texts or _held(said.texts, question)
-    return not said.prompts or _held(said.prompts, question)
+        return key in said.texts or _held(said.texts, key)
+    return not said.prompts or _held(said.prompts, key)
 
 
-def _held(texts: Sequence[str], question: Question) -> bool:
-    key = _key(question.question)
+def _held(texts: Sequence[str], key: str) -> bool:
     return len(key) >= ENOUGH and any(key in text for text in texts)
 
 
