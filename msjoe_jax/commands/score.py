@@ -97,7 +97,7 @@ def score_file(
         "left_out": {
             "unmatched": found.unmatched[:TOLD],
             "unreadable": found.unreadable[:TOLD],
-            "other right answer": found.other_gold[:TOLD],
+            "other_right_answer": found.other_gold[:TOLD],
         },
         "rules": scores,
         "groups": _groups(judged),
@@ -161,7 +161,7 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
     sheet = ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in result["sheet"].items())
     lines = [sheet]
     for what, places in result["left_out"].items():
-        lines += [f"  {what}: {place}" for place in places]
+        lines += [f"  {what.replace('_', ' ')}: {place}" for place in places]
     lines.append(
         f"{'rule':16} {'accuracy':>8}   {'95 % interval':15} {'of parsed':>9} {'of all':>7} "
         f"{'unparsed':>8}"

@@ -34,7 +34,8 @@ from msjoe_jax.text.characters import visible, without_letters
 
 IDS = ("id", "question_id", "qid", "uid", "problem_id")
 OPTIONS = ("candidates", "options", "choices")
-VIDEOS = ("video", "videoID", "video_path", "video_name", "video_id", "path")
+VIDEOS = ("video", "videoID", "video_path", "video_name", "video_id", "path", "video_uid",
+          "video_key", "key")  # fmt: skip
 UNITS = ("seconds", "source", "candidate")
 # Fields of a row that hold frames, by their unit.
 FIELDS = {
@@ -148,7 +149,7 @@ def _selector(name: str, places: Mapping[str, np.ndarray]) -> Selector:
 
 def _rows(name: str, unit: str, number: int) -> list[_Row]:
     content = _content(name)
-    if isinstance(content, dict) and content and all(map(_is_entry, content.values())):
+    if isinstance(content, dict) and _is_by_id(list(content.values())):
         content = [
             {"id": key, **(entry if isinstance(entry, dict) else {"frames": entry})}
             for key, entry in content.items()
@@ -180,11 +181,16 @@ def _rows(name: str, unit: str, number: int) -> list[_Row]:
     return rows
 
 
-def _is_entry(value: Any) -> bool:
-    """Says whether what stands under a question's id is its frames, or a row that has them."""
-    if isinstance(value, dict):
-        return any(field in value for field in (*FIELDS, "frames"))
-    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
+def _is_by_id(values: Sequence[Any]) -> bool:
+    """Says whether what stands under names are a question's frames each, or rows that have them."""
+    if values and all(isinstance(value, dict) for value in values):
+        return all(any(field in value for field in (*FIELDS, "frames")) for value in values)
+    lists = [value for value in values if isinstance(value, list)]
+    return (
+        len(lists) == len(values)
+        and any(lists)
+        and all(_is_number(x) for row in lists for x in row)
+    )
 
 
 def _content(name: str) -> Any:

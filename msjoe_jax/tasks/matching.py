@@ -24,7 +24,8 @@ from msjoe_jax.text.characters import visible
 TEXTS = ("question", "problem", "original_question")
 PROMPTS = ("input", "prompt")  # which hold the question's text among other words
 OPTIONS = ("options", "choices", "candidates")
-VIDEOS = ("videoID", "video_name", "video_path", "video_uid", "video", "path", "video_id", "key")
+VIDEOS = ("videoID", "video_name", "video_path", "video_uid", "video", "path", "video_id", "key",
+          "video_key", "videos")  # fmt: skip
 # Fields with the right answer, the first that a row has counts.
 GOLDS = ("target", "gold", "gt", "right_answer", "answer_number", "correct_choice", "solution",
          ANSWER)  # fmt: skip
@@ -113,11 +114,11 @@ class _Index:
                 return named[0]
         if said.videos:
             found = [q for q in found if said.videos & _names_of_video(q)]
-        found = _narrowed(found, said, answered)
+        found = _narrowed(found, said)
         if len({q.video for q in found}) > 1 and not said.videos:
             return SEVERAL
         if found:
-            return found[0]
+            return next((q for q in found if q.id not in answered), found[0])
         return ANOTHER if named and (said.texts or said.prompts) else ""
 
     def _names(self, field: str, name: str, said: _Said) -> bool:
@@ -128,13 +129,12 @@ class _Index:
         return field != "index" or bool(said.texts) or question.extra.get("id_field") == "index"
 
 
-def _narrowed(found: list[Question], said: _Said, answered: dict[str, Any]) -> list[Question]:
+def _narrowed(found: list[Question], said: _Said) -> list[Question]:
     """Returns those of questions that are alike which fit a row best."""
     options = tuple(map(visible, said.options))
     for fits in (
         lambda q: tuple(map(visible, q.options)) == options,
         lambda q: not _has_other_gold(said, q),
-        lambda q: q.id not in answered,
     ):
         found = [q for q in found if fits(q)] or found
     return found
@@ -190,6 +190,7 @@ def _said(p: Prediction) -> _Said:
 def _strings(values: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
     for name in names:
         value = values.get(name)
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
             yield str(value)
 

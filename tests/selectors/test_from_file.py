@@ -161,8 +161,9 @@ def test_frames_by_the_questions_id(tmp_path, reader, row):
 
 def test_empty_lists_of_questions_that_are_not_asked(tmp_path, reader):
     """As FOCUS and AKS write where a video is missing."""
-    first = read(tmp_path, [[0, 30], [], []], reader, limit=1)
-    assert frames_of(first, QUESTIONS[:1]) == [[0, 1]]
+    for content in ([[0, 30], [], []], {"q0": [0, 30], "q1": [], "q2": []}):
+        first = read(tmp_path, content, reader, limit=1, unit="source")
+        assert frames_of(first, QUESTIONS[:1]) == [[0, 1]]
 
 
 def test_bolt(tmp_path, reader):

@@ -90,6 +90,18 @@ def test_lmms_evals_row_numbers_of_another_order_by_the_prompt(tmp_path):
     assert texts(found(as_lines(tmp_path / "g.jsonl", samples[3:]), longer)) == {"1": "D"}
 
 
+def test_the_video_tells_texts_apart_that_are_alike(tmp_path):
+    alike = [Question(v, v, TEXTS[0], ("x", "y"), 0) for v in ("v1", "v2", "v3")]
+    rows = [
+        {"question": TEXTS[0], "video_path": "/x/v2.mp4", "pred": "A"},
+        {"question": TEXTS[0], "videos": ["/x/v3.mp4"], "pred": "B"},
+        {"question": TEXTS[0], "pred": "C"},
+    ]
+    matched = found(as_json(tmp_path / "f.json", rows), alike)
+    assert texts(matched) == {"v2": "A", "v3": "B"}
+    assert matched.unmatched == [f"{tmp_path / 'f.json'}: row 3: no id: fits several questions"]
+
+
 def test_mlvus_question_text_under_question_id(tmp_path):
     rows = [
         {**MLVU_DEV[0], "question_id": f"Q{i}", "question": f"{text}\n(A) x\n(B) y",
