@@ -38,12 +38,14 @@ class Matched(NamedTuple):
 
     replies: by the question's id; repeated: rows for a question that another row answers too, the
     last of which counts; other_gold: places of rows whose own right answer is not the question's;
+    other_order: of rows with the question's options in another order, so that letters differ;
     unmatched: places of rows that fit no question; unreadable: of rows that are none.
     """
 
     replies: dict[str, Prediction]
     repeated: int
     other_gold: list[str]
+    other_order: list[str]
     unmatched: list[str]
     unreadable: list[str]
 
@@ -70,7 +72,7 @@ def match(
     """
     index = _Index(questions)
     replies: dict[str, Prediction] = {}
-    repeated, other_gold, unmatched = 0, [], []
+    repeated, other_gold, other_order, unmatched = 0, [], [], []
     for p in predictions:
         said = _said(p)
         name = next(iter(p.ids.values()), "no id")
@@ -80,9 +82,11 @@ def match(
             continue
         if _has_other_gold(said, question):
             other_gold.append(f"{p.place}: {said.gold!r}, and {question.letter} of {question.id}")
+        if _has_other_order(said, question):
+            other_order.append(f"{p.place}: {question.id}")
         repeated += question.id in replies
         replies[question.id] = p
-    return Matched(replies, repeated, other_gold, unmatched, list(faults))
+    return Matched(replies, repeated, other_gold, other_order, unmatched, list(faults))
 
 
 class _Index:
@@ -222,6 +226,11 @@ def _has_other_gold(said: _Said, question: Question) -> bool:
     right = visible(question.options[question.answer])
     alike = {i for i, option in enumerate(question.options) if visible(option) == right}
     return not any(place in alike for place in readings)
+
+
+def _has_other_order(said: _Said, question: Question) -> bool:
+    own, asked = (list(map(_key, options)) for options in (said.options, question.options))
+    return own != asked and sorted(own) == sorted(asked)
 
 
 def _as_number(value: Any) -> Any:

@@ -82,7 +82,7 @@ def test_what_the_rows_say_of_their_questions_is_told(lvbench, tmp_path):
     result = score_file(lvbench, file)
     assert (result["sheet"]["answered"], result["sheet"]["other_right_answer"]) == (1, 1)
     told = "\n".join(lines_of(result))
-    assert "other right answer 1, unmatched 1" in told
+    assert "other right answer 1, other option order 0, unmatched 1" in told
     assert f"other right answer: {file}: row 1: 'C', and D of 55" in told
     assert f"unmatched: {file}: row 2: 56: has the text of another question" in told
 

@@ -173,6 +173,19 @@ def test_a_rows_own_right_answer(tmp_path, row, other):
     assert not found(file, secret).other_gold
 
 
+@pytest.mark.parametrize(
+    ("options", "other"),
+    [(["A. x", "B. y"], False), (["y", "x"], True), (["x", "z"], False), (["x", "y", "z"], False)],
+)
+def test_options_in_another_order_are_told(tmp_path, options, other):
+    """The row's B is the question's A; options that are written otherwise are not compared."""
+    rows = [{"id": "1", "question": TEXTS[0], "options": options, "pred": "B"}]
+    file = as_json(tmp_path / "f.json", rows)
+    matched = found(file)
+    assert texts(matched) == {"1": "B"}
+    assert matched.other_order == [f"{file}: row 1: 1"] * other
+
+
 def test_a_reply_under_answer_is_no_right_answer(tmp_path):
     matched = found(as_json(tmp_path / "f.json", [{"id": "1", "answer": "A"}]))
     assert texts(matched) == {"1": "A"} and not matched.other_gold
