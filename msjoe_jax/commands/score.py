@@ -22,8 +22,9 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.statistics import cluster_interval, covered
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.tasks.base import Judged, Task
+from msjoe_jax.tasks.matching import Matched, match
 from msjoe_jax.tasks.multiple_choice import by_group, groups, rules_of
-from msjoe_jax.tasks.predictions import Matched, Prediction, match, questions_within
+from msjoe_jax.tasks.predictions import Prediction, questions_within
 from msjoe_jax.tasks.predictions import read_predictions as read
 from msjoe_jax.tasks.scoring import Said, count, judge, score
 
@@ -58,6 +59,8 @@ def score_file(
     chosen = TASKS[name]
     if extractor and extractor not in rules_of(chosen):
         raise UserError(f"--extractor={extractor} is not one of {', '.join(rules_of(chosen))}")
+    if draw_unparsed is not None and not any(rule.draws for rule in rules_of(chosen).values()):
+        raise UserError(f"--draw_unparsed: none of the rules of {name} draws letters; leave it out")
     rows, faults = read(predictions, arm)
     questions = _questions(name, chosen, file, predictions)
     found = match(rows, questions, faults)
@@ -68,7 +71,7 @@ def score_file(
         )
     ours = any("arm" in row.values for row in rows)
     rule = extractor or ("strict" if ours else "official")
-    said = {k: Said(p.text, p.cut, p.missing) for k, p in found.replies.items()}
+    said = {k: Said(p.text, p.cut, p.missing, p.whole) for k, p in found.replies.items()}
     scores = {one: score(chosen, one, questions, said, draw_unparsed) for one in rules_of(chosen)}
     for one, result in scores.items():
         judged = judge(chosen, one, questions, said, draw_unparsed)
@@ -87,11 +90,17 @@ def score_file(
             **count(questions, said),
             "predictions": len(rows) + len(faults),
             "repeated": found.repeated,
-            "other_gold": found.other_gold,
+            "other_right_answer": len(found.other_gold),
+            "other_option_order": len(found.other_order),
             "unmatched": len(found.unmatched),
             "unreadable": len(found.unreadable),
         },
-        "left_out": {"unmatched": found.unmatched[:TOLD], "unreadable": found.unreadable[:TOLD]},
+        "left_out": {
+            "unmatched": found.unmatched[:TOLD],
+            "unreadable": found.unreadable[:TOLD],
+            "other_right_answer": found.other_gold[:TOLD],
+            "other_option_order": found.other_order[:TOLD],
+        },
         "rules": scores,
         "groups": _groups(judged),
         "covered": _coverage(questions, found),
@@ -154,21 +163,23 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
     sheet = ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in result["sheet"].items())
     lines = [sheet]
     for what, places in result["left_out"].items():
-        lines += [f"  {what}: {place}" for place in places]
+        lines += [f"  {what.replace('_', ' ')}: {place}" for place in places]
     lines.append(
-        f"{'rule':12} {'accuracy':>8}   {'95 % interval':15} {'of parsed':>9} {'of all':>7} "
+        f"{'rule':16} {'accuracy':>8}   {'95 % interval':15} {'of parsed':>9} {'of all':>7} "
         f"{'unparsed':>8}"
     )
     for name, row in result["rules"].items():
         low, high = row["ci95"]
         numbers = [_number(row[key]) for key in ("accuracy", "of_parsed", "of_all")]
         lines.append(
-            f"{name:12} {numbers[0]:>8}   [{low:.3f}, {high:.3f}]  {numbers[1]:>9} {numbers[2]:>7} "
+            f"{name:16} {numbers[0]:>8}   [{low:.3f}, {high:.3f}]  {numbers[1]:>9} {numbers[2]:>7} "
             f"{row['unparsed']:8}"
         )
     chosen = result["rules"][result["extractor"]]
     lines.append(f"{result['extractor']}: {chosen['version']}")
     for what, value in chosen["totals"].items():
+        if isinstance(value, dict) and not value:
+            continue
         if isinstance(value, dict):
             lines.append(f"  {what}: " + ", ".join(f"{k} {_number(v)}" for k, v in value.items()))
         else:

@@ -3,11 +3,13 @@
 Files are JSON or JSON lines, in one of these forms:
 
     rows {"id": …, "times": [s, …]}           one a question; our own samples.jsonl is one
+    {id: row}, {id: [frame, …]}               the same by id
     {video: [rows]}                           BOLT's, whose "frames" are seconds
     [[source frame, …], …]                    AKS's and FOCUS's: in the order of the questions
 
-A row's question is its `id`, `question_id`, `qid`, `uid` or `problem_id`; where that is none of the
-questions', or stands in several rows (as in TSPO's file of MLVU), its video and its text. Its
+A row's question is its `id`, `question_id`, `qid`, `uid` or `problem_id`, if its text, where it has
+one, is the question's; where that is none of the questions', or stands in several rows (as in
+TSPO's file of MLVU), its video and its text, and of texts that are alike the options. Its
 frames are under a name that says the unit (`FIELDS`), or under `frames` with `unit` beside it.
 Source frames are numbers of frames in the video file; they become seconds by the row's `fps`, or by
 the mean rate that `msjoe predecode` has noted, and then the nearest candidate.
@@ -15,6 +17,7 @@ the mean rate that `msjoe predecode` has noted, and then the nearest candidate.
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,9 +30,12 @@ from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, VideoInfo
 from msjoe_jax.errors import UserError
 from msjoe_jax.selectors.base import Candidates, Selection, Selector
+from msjoe_jax.text.characters import visible, without_letters
 
 IDS = ("id", "question_id", "qid", "uid", "problem_id")
-VIDEOS = ("video", "videoID", "video_path", "video_name", "video_id", "path")
+OPTIONS = ("candidates", "options", "choices")
+VIDEOS = ("video", "videoID", "video_path", "video_name", "video_id", "path", "video_uid",
+          "video_key", "key")  # fmt: skip
 UNITS = ("seconds", "source", "candidate")
 # Fields of a row that hold frames, by their unit.
 FIELDS = {
@@ -41,6 +47,7 @@ FIELDS = {
     "candidate_indices": "candidate",
 }
 RATE = "source_fps"  # in a record's `extra`
+ENOUGH = 20  # letters and digits of a question that a longer text may hold
 SLACK = 0.5  # seconds beyond a video's end that a mean rate may be wrong by
 
 
@@ -66,6 +73,7 @@ class _Row(NamedTuple):
     names: tuple[str, ...] = ()
     video: str = ""
     text: str = ""
+    options: tuple[str, ...] = ()
 
 
 def read_selection(
@@ -96,10 +104,16 @@ def read_selection(
         raise UserError(f"unit {unit!r} is unknown; it is one of {', '.join(UNITS)}")
     rows = _rows(name, unit, len(questions))
     asked = questions[: limit or None]
+    matched = _matched(name, rows, asked)
+    if empty := [row.where for row in matched if not row.frames]:
+        raise UserError(
+            f"{empty[0]}: a question without frames, as {len(empty)} of the {len(asked)} asked "
+            "are; leave them out of the questions"
+        )
     infos = {info.id: info for info in reader.infos(question.video for question in asked)}
     places: dict[str, np.ndarray] = {}
     errors: list[tuple[float, str]] = []
-    for question, row in zip(asked, _matched(name, rows, asked), strict=True):
+    for question, row in zip(asked, matched, strict=True):
         if question.video in infos:  # a damaged video's questions are dropped, and told of, later
             info = infos[question.video]
             times = info.timestamps[uniform_indices(candidates, info.num_frames)]
@@ -135,6 +149,11 @@ def _selector(name: str, places: Mapping[str, np.ndarray]) -> Selector:
 
 def _rows(name: str, unit: str, number: int) -> list[_Row]:
     content = _content(name)
+    if isinstance(content, dict) and _is_by_id(list(content.values())):
+        content = [
+            {"id": key, **(entry if isinstance(entry, dict) else {"frames": entry})}
+            for key, entry in content.items()
+        ]
     if isinstance(content, dict) and content and all(isinstance(v, list) for v in content.values()):
         return [
             _row(f"{name}, video {video}, entry {i}", row, unit or "seconds", video)
@@ -160,6 +179,18 @@ def _rows(name: str, unit: str, number: int) -> list[_Row]:
         if not row.names and not row.text:
             raise UserError(f"{row.where}: of which question? None of {', '.join(IDS)} is there")
     return rows
+
+
+def _is_by_id(values: Sequence[Any]) -> bool:
+    """Says whether what stands under names are a question's frames each, or rows that have them."""
+    if values and all(isinstance(value, dict) for value in values):
+        return all(any(field in value for field in (*FIELDS, "frames")) for value in values)
+    lists = [value for value in values if isinstance(value, list)]
+    return (
+        len(lists) == len(values)
+        and any(lists)
+        and all(_is_number(x) for row in lists for x in row)
+    )
 
 
 def _content(name: str) -> Any:
@@ -195,8 +226,6 @@ def _row(where: str, row: Any, unit: str, video: str = "") -> _Row:
     frames, fps = row[field], row.get("fps")
     if not isinstance(frames, list) or not all(_is_number(frame) for frame in frames):
         raise UserError(f"{where}: field {field!r} must be a list of numbers")
-    if not frames:
-        raise UserError(f"{where}: field {field!r} is empty, a question without frames")
     if fps is not None and not (_is_number(fps) and fps > 0):
         raise UserError(f"{where}: field 'fps' is {fps!r}, not a positive number")
     text = row.get("question")
@@ -208,7 +237,19 @@ def _row(where: str, row: Any, unit: str, video: str = "") -> _Row:
         names=tuple(str(row[key]) for key in IDS if row.get(key) is not None),
         video=video or next((str(row[key]) for key in VIDEOS if row.get(key)), ""),
         text=text if isinstance(text, str) else "",
+        options=_options(row, text if isinstance(text, str) else ""),
     )
+
+
+def _options(row: Mapping[str, Any], text: str) -> tuple[str, ...]:
+    """Returns a row's options as they are compared: of a field, or the lines below its question."""
+    field = next((row[name] for name in OPTIONS if isinstance(row.get(name), list)), None)
+    lines = [line for line in _PLACEHOLDER.sub("", text).split("\n")[1:] if line.strip()]
+    return _seen(lines if field is None else list(map(str, field)))
+
+
+def _seen(options: Sequence[str]) -> tuple[str, ...]:
+    return tuple(map(visible, without_letters(options)))
 
 
 def _is_number(value: Any) -> bool:
@@ -231,26 +272,54 @@ def _matched(name: str, rows: Sequence[_Row], asked: Sequence[Question]) -> list
         by_text.setdefault(_key(row.video, row.text), []).append(row)
     out = []
     for question in asked:
-        found = by_name.get(question.id, [])
+        named = by_name.get(question.id, [])
+        found = [row for row in named if _agrees(row, question)]
         if len(found) != 1:
             found = by_text.get(_key(question.video, question.question), found)
+        if len(found) > 1:
+            same = _seen(question.options)
+            found = [row for row in found if row.options == same] or found
         if len(found) > 1:
             places = " and ".join(row.where.removeprefix(name).lstrip(", ") for row in found[:2])
             raise UserError(
                 f"{name}: question {question.id} stands there twice ({places}); keep one of them"
             )
         if not found:
+            other = f"; {named[0].where} has its id and another question's text" if named else ""
             raise UserError(
                 f"{name}: question {question.id} is missing; all that are asked must be there"
+                f"{other}"
             )
         out += found
     return out
 
 
+def _agrees(row: _Row, question: Question) -> bool:
+    """Says whether a row's text, if it has one, is the question's, alone or among other words."""
+    asked = _letters(_first_line(question.question))
+    return (
+        not row.text
+        or _letters(_first_line(row.text)) == asked
+        or (len(asked) >= ENOUGH and asked in _letters(row.text))
+    )
+
+
+def _letters(text: str) -> str:
+    seen = visible(text)
+    return "".join(c for c in seen.casefold() if c.isalnum()) or seen
+
+
+_PLACEHOLDER = re.compile(r"^\s*(?:<(?:image|video)>\s*)*(?:Question:\s*)?")
+
+
+def _first_line(text: str) -> str:
+    return _PLACEHOLDER.sub("", text).split("\n")[0]
+
+
 def _key(video: str, text: str) -> tuple[str, str]:
     """Names a question by its video, without folder and ending, and its text before the options."""
     stem = os.path.splitext(os.path.basename(video))[0]
-    return stem, " ".join(text.split("\n")[0].split())
+    return stem, " ".join(_first_line(text).split())
 
 
 def _places(

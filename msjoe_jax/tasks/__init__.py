@@ -23,6 +23,6 @@ TASKS: dict[str, Task] = {
     "mlvu_test": mlvu.TEST,
     "cg_bench": cg_bench.TASK,
     "tspo_10k": tspo_10k.TASK,
-    "easyvideor1": video_r1.TASK,
+    "easyvideor1": video_r1.EASY,
     "video_r1": video_r1.TASK,
 }

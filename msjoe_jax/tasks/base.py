@@ -57,13 +57,18 @@ class Rule(NamedTuple):
 
     version: whose rule it is, of when; extract: finds the letter; totals(judged): the benchmark's
     own numbers by name, as its scorer prints them, beside the plain accuracy; parts: the kind of
-    group over which the benchmark takes a mean, or "".
+    group over which the benchmark takes a mean, or ""; by_text(reply, options): finds the letter
+    where `extract` finds none, or None; draws: whether the benchmark draws a letter at random for a
+    reply without one; missing: whether it counts replies about videos that are called missing.
     """
 
     version: str
     extract: Extractor
     totals: Callable[[Sequence[Judged]], dict[str, Any]] | None = None
     parts: str = ""
+    by_text: Callable[[str, Sequence[str]], str] | None = None
+    draws: bool = False
+    missing: bool = False
 
 
 class Task(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.tasks.base import Judged, Rule
-from msjoe_jax.tasks.extractors import legacy, lmms_eval_among
+from msjoe_jax.tasks.extractors import cg_bench, legacy, lmms_eval_among
 from msjoe_jax.tasks.multiple_choice import (
     LEGACY,
     benchmark,
@@ -21,6 +21,7 @@ from msjoe_jax.tasks.presets import CG_BENCH
 from msjoe_jax.tasks.reading import Form, Values, question_of, with_groups
 from msjoe_jax.tasks.values import read_spans
 
+OFFICIAL = "CG-Bench run/utils.py 440b30c: JSON's `result`, else any of all lone letters A to H"
 LMMS = "lmms-eval 65ef07d cgbench/utils.py: the shared extractor of 2026-04, letters A to N"
 KINDS = ("domain", "sub_category")
 
@@ -50,6 +51,10 @@ def totals(judged: Sequence[Judged]) -> dict[str, Any]:
 
 TASK = benchmark(
     Form(parse, ids=("qid", "question_id", "index")),
-    rules(Rule(LEGACY, legacy, totals), Rule(LMMS, lmms_eval_among("ABCDEFGHIJKLMN"), totals)),
+    rules(
+        Rule(OFFICIAL, cg_bench, totals),
+        Rule(LMMS, lmms_eval_among("ABCDEFGHIJKLMN"), totals),
+        prefixes=Rule(LEGACY, legacy, totals),
+    ),
     preset=CG_BENCH,
 )

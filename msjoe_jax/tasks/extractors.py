@@ -1,10 +1,13 @@
 """Finds the letter in a reply: our strict reading, and those by which published numbers were made.
 
-An extractor maps a reply and the letters of the question's own options to one of these letters, or
-to "" where it finds none. Who compares numbers names the extractor: one model's score moves by tens
-of points with it.
+An extractor maps a reply and the letters of the question's own options to the letter found, or to
+"" where there is none. A benchmark's own scorer may find what is no option, a letter of its
+constant set or `OTHER`: such a reply is wrong, but not unparsed. It may also find several letters,
+of which any may be the right one (CG-Bench). Who compares numbers names the extractor: one model's
+score moves by tens of points with it.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -12,6 +15,7 @@ from msjoe_jax.text.characters import LETTERS
 from msjoe_jax.text.prompts import after_thought, parse_answer
 
 Extractor = Callable[[str, str], str]
+OTHER = "?"  # an answer that is no letter
 
 # --- strict ---------------------------------------------------------------------------------------
 
@@ -66,15 +70,15 @@ def by_prefixes(prefixes: Sequence[str], known: str = "") -> Extractor:
 
     Args:
       prefixes: taken away wherever they stand, one after another.
-      known: letters that the benchmark's scorer looks for beside the question's own: if such a one
-        comes first the reply is one of no option.
+      known: letters that the benchmark's scorer looks for beside the question's own: such a one is
+        a wrong answer, not a missing one.
     """
 
     def extract(text: str, letters: str) -> str:
         for prefix in prefixes:
             text = text.replace(prefix, "")
         found = re.search(f"[{letters}{known}]", text)
-        return found[0] if found and found[0] in letters else ""
+        return found[0] if found else ""
 
     return extract
 
@@ -83,33 +87,118 @@ legacy = by_prefixes(VIDEO_MME_PREFIXES)
 longvideobench = by_prefixes(LONGVIDEOBENCH_PREFIXES, "ABCDE")
 video_mme_v2 = by_prefixes(VIDEO_MME_V2_PREFIXES, "ABCDEFGH")
 
-# --- by brackets ----------------------------------------------------------------------------------
+# --- of single benchmarks -------------------------------------------------------------------------
+
+
+def whole(text: str, letters: str) -> str:
+    """Returns the reply if it is a letter and nothing else: LVBench's script compares with "=="."""
+    return _one(text, letters)
+
+
+def _one(text: str, letters: str) -> str:
+    return text if len(text) == 1 and text in letters else ""
+
+
+def polish_answer(text: str, letters: str) -> str:
+    """Returns the letter that LVBench's own `polish_answer` makes of a reply.
+
+    Of what stands before the first ")" it is the first character behind the first "(", or at the
+    beginning: "(D) x" is D, "D. x" is D, "The answer" is T and so none.
+    """
+    said = text.strip().split(")")[0].strip()
+    said = said.split("(")[1].strip() if "(" in said else said
+    return _one(said[:1], letters)
 
 
 def before_bracket(text: str, letters: str) -> str:
     """Returns what stands before the first ")", if that is a letter: the check of MLVU's own code.
 
-    Its prompt ends in "Best option: (", so that the reply goes on "B) a dog".
+    Its prompt ends in "Best option: (", so that the reply goes on "B) a dog"; "(B) a dog" is none.
     """
-    said = text.split(")")[0] if ")" in text else text
-    said = said.strip().removeprefix("(").strip()
-    return said if len(said) == 1 and said in letters else ""
-
-
-# --- lower case -----------------------------------------------------------------------------------
+    return _one(text.strip().split(")")[0], letters)
 
 
 def lower_case(text: str, letters: str) -> str:
-    """Returns the first letter that stands alone in the reply's small letters: TSPO's reward."""
-    found = re.search(f"(?<![a-z])[{letters.lower()}](?![a-z])", text.lower())
-    return found[0].upper() if found else ""
+    """Returns the first of a to e that stands alone in the reply's small letters: TSPO's reward.
+
+    Letters beyond e it does not know: a reply without any of the five is right where the right
+    answer is beyond them too.
+    """
+    found = re.search("(?<![a-z])[a-e](?![a-z])", text.lower())
+    return found[0].upper() if found else letters[5:]
+
+
+def _tag_content(text: str) -> str:
+    tag = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    return tag[1].strip() if tag else ""
 
 
 def tag_or_whole(text: str, letters: str) -> str:
-    """Returns the answer tag's content, or the whole reply, if it is a letter: Video-R1's rule."""
-    tags = re.findall(r"(?is)<answer>(.*?)</answer>", text)
-    said = (tags[-1] if tags else text).strip()
-    return said if len(said) == 1 and said in letters else ""
+    """Returns the first answer tag's content, or the whole reply, if it is a letter: Video-R1's."""
+    return _one((_tag_content(text) or text).strip(), letters)
+
+
+# EasyVideoR1's looks for these one after another in the whole reply, in any case.
+_STATED = tuple(
+    re.compile(rf"(?i){words}([a-j])\b")
+    for words in (
+        r"(?:therefore|so|thus|hence|finally)[,\s]*(?:the\s+)?(?:final\s+|best\s+|correct\s+)?"
+        r"answer\s+is[:\s]+",
+        r"answer\s+is[:\s]+",
+        r"答案[是为：:]\s*",
+    )
+)
+_CHOSEN = re.compile(r"(?i)(?:choose|select|pick)\s+(?:option\s+)?([a-j])\b")
+_BEGINS = re.compile(r"([A-J])(?:\s*[.。):]|\s|$)")  # what follows a thought
+_LONE_LINE = re.compile(r"([A-J])\s*[.):。]?\s*")
+_LINE_END = re.compile(r"\b([A-J])\s*[.)]?$")
+_EASY = "ABCDEFGHIJ"
+
+
+def easyvideor1(text: str, letters: str) -> str:
+    """Returns the letter from A to J that EasyVideoR1's evaluation finds, whatever the options are.
+
+    Of an answer tag of one letter; "(Therefore,) the final answer is: B", "答案是B"; the beginning
+    of what follows the first thought; "I choose B"; the last of five lines that is or, if short,
+    ends in a letter.
+    """
+    tag = _tag_content(text)
+    if tag and len(tag) <= 2 and (said := tag.rstrip(".").upper()) in _EASY:
+        return said if len(said) == 1 else OTHER
+    found = next((match for way in _STATED if (match := way.search(text))), None)
+    if found is None and (thought := re.search(r"(?i)</think>", text)):
+        after = text[thought.end() :].strip()
+        if len(after) == 1 and after.upper() in _EASY:
+            return after.upper()
+        found = _BEGINS.match(after)
+    found = found or _CHOSEN.search(text)
+    for line in () if found else reversed(text.strip().split("\n")[-5:]):
+        line = line.strip()
+        if len(line) == 1 and line.upper() in _EASY:
+            return line.upper()
+        found = _LONE_LINE.fullmatch(line) or (_LINE_END.search(line) if len(line) < 30 else None)
+        if found:
+            break
+    letter = found[1].upper() if found else ""
+    return letter if letter in _EASY else OTHER  # "İ" is an i of any case
+
+
+def cg_bench(text: str, letters: str) -> str:
+    """Returns what CG-Bench's script takes a reply for: of several letters any may be right.
+
+    The `result` in a block of JSON, which its prompt asks for; else all lone letters from A to H.
+    """
+    _, begun, rest = text.partition("```json")
+    block, ended, _ = rest.partition("```")
+    if begun and ended and block.strip():
+        block = re.sub(r"(?<=:\s)([A-Za-z_]\w*)", r'"\1"', block.strip())  # names without quotes
+        try:
+            said = json.loads(block)["result"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass
+        else:
+            return said if isinstance(said, str) and len(said) == 1 and said in LETTERS else OTHER
+    return "".join(re.findall(r"\b[A-H]\b", text))
 
 
 # --- lmms-eval ------------------------------------------------------------------------------------
@@ -170,14 +259,43 @@ def lmms_eval(text: str, letters: str) -> str:
 def lmms_eval_among(known: str) -> Extractor:
     """Makes lmms-eval's extractor where its task looks for fixed letters, not for the question's.
 
-    A letter that is none of the question's own is no option.
+    A letter that is none of the question's own is a wrong answer.
     """
+    return lambda text, letters: lmms_eval(text, known)
 
-    def extract(text: str, letters: str) -> str:
-        found = lmms_eval(text, known)
-        return found if found in letters else ""
 
-    return extract
+# Of lmms-eval 0.7.3's own for Video-MME-v2, in any case: the last line, or the beginning, is but a
+# letter; the last letter after a phrase; the one letter in bold.
+_LAST_LINE = re.compile(r"(?i)[ \t]*(?:\*\*[ \t]*)?([a-h])(?:[ \t]*\*\*)?[ \t]*[.)]?[ \t]*")
+_FIRST = re.compile(r"(?i)[ \t]*(?:\*\*[ \t]*)?([a-h])(?:[ \t]*\*\*)?[ \t]*(?:[.)]|\r?\n|$)")
+_AFTER_PHRASE = re.compile(
+    r"(?i)(?:the answer|(?:answer|option):|\b(?:answer|option)(?:\s+(?:is|would\s+be)|\s*:))"
+    r"[\s:*]*([a-h])\b"
+)
+_BOLD = re.compile(r"(?i)\*\*\s*([a-h])(?=\s*\*\*|[.)])")
+
+
+def lmms_eval_v2(text: str, letters: str) -> str:
+    """Returns the letter from A to H that lmms-eval 0.7.3 finds for Video-MME-v2."""
+    text = text.strip()
+    lone = _LAST_LINE.fullmatch(text.split("\n")[-1]) or _FIRST.match(text)
+    if lone:
+        return lone[1].upper()
+    if said := _AFTER_PHRASE.findall(text):
+        return str(said[-1]).upper()
+    bold = {letter.upper() for letter in _BOLD.findall(text)}
+    return bold.pop() if len(bold) == 1 else ""
+
+
+def one_option_said(text: str, options: Sequence[str]) -> str:
+    """Returns the letter of the only option whose text the reply holds, in any case; "" of none."""
+    said = text.lower()
+    found = [
+        letter
+        for letter, option in zip(LETTERS, options, strict=False)
+        if option.strip(". \n").lower() in said
+    ]
+    return found[0] if len(found) == 1 else ""
 
 
 def letters_of(num_options: int) -> str:

@@ -48,7 +48,7 @@ def totals(judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-RULE = Rule(VERSION, longvideobench, totals)
+RULE = Rule(VERSION, longvideobench, totals, draws=True)
 TASK = benchmark(
     Form(parse, ids=("id", "question_id", "index")), rules(RULE, RULE), preset=LONGVIDEOBENCH
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.tasks.base import Judged, Rule
-from msjoe_jax.tasks.extractors import legacy, lmms_eval
+from msjoe_jax.tasks.extractors import legacy, lmms_eval, polish_answer, whole
 from msjoe_jax.tasks.multiple_choice import (
     LEGACY,
     SHARED,
@@ -31,7 +31,8 @@ CODES = {
     "reasoning": "Rea",
     "summarization": "Sum",
 }
-VERSION = f"LVBench compute_accuracy.py dd7d99d, which compares letters; longer replies: {LEGACY}"
+VERSION = "LVBench compute_accuracy.py dd7d99d: the reply is the letter and nothing else"
+POLISHED = "LVBench answer_util.py 1dd4612, polish_answer: the first character, in brackets if any"
 
 
 def expand(values: Values) -> Iterator[Values]:
@@ -47,7 +48,7 @@ def expand(values: Values) -> Iterator[Values]:
 
 def parse(values: Values) -> Question:
     """Makes the question of a row; a question may have several types."""
-    question = question_of(values, video=("key", "video_path", "video_name", "video"))
+    question = question_of(values, video=("key", "video_key", "video_path", "video_name", "video"))
     kind, types = text_of(values, "video_type", "type"), read_list(values.get("question_type", []))
     if "_" in (name := text_of(values, "task_name")) and not types:  # "cartoon_reasoning"
         kind, _, types = name.partition("_")
@@ -82,6 +83,11 @@ def totals(judged: Sequence[Judged]) -> dict[str, Any]:
 
 TASK = benchmark(
     Form(parse, ids=("uid", "question_id", "id", "index"), expand=expand),
-    rules(Rule(VERSION, legacy, totals), Rule(SHARED, lmms_eval, totals)),
+    rules(
+        Rule(VERSION, whole, totals),
+        Rule(SHARED, lmms_eval, totals),
+        polish_answer=Rule(POLISHED, polish_answer, totals),
+        prefixes=Rule(LEGACY, legacy, totals),
+    ),
     preset=LVBENCH,
 )

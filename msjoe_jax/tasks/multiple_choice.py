@@ -63,8 +63,18 @@ def rules_of(task: Task) -> Mapping[str, Rule]:
 
 def extracted(task: Task, question: Question, text: str) -> dict[str, str]:
     """Returns the letter that each rule of a task finds in a reply; "" where it finds none."""
-    letters = letters_of(len(question.options))
-    return {name: rule.extract(text, letters) for name, rule in rules_of(task).items()}
+    return {name: letter_by(rule, question, text) for name, rule in rules_of(task).items()}
+
+
+def letter_by(rule: Rule, question: Question, text: str) -> str:
+    """Returns the letter that a rule finds in a reply; "" where it finds none.
+
+    Of several, any of which the rule takes for right, the right one.
+    """
+    found = rule.extract(text, letters_of(len(question.options)))
+    if not found and rule.by_text:
+        found = rule.by_text(text, question.options)
+    return question.letter if question.letter and question.letter in found else found[:1]
 
 
 def percent(judged: Sequence[Judged]) -> float | None:

@@ -1,4 +1,4 @@
-"""Reads other people's predictions, in the forms that exist, as replies by question.
+"""Reads other people's predictions, in the forms that exist.
 
 The official forms (an object of id to letter, Video-MME's nested JSON, MLVU's list), the samples
 that lmms-eval logs, our own samples.jsonl, and any table or list with an id and a reply.
@@ -9,56 +9,43 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
-from msjoe_jax.tasks.reading import Form, Reading, Values, read_values, text_of
+from msjoe_jax.tasks.reading import Form, Reading, Values, read_values
 from msjoe_jax.tasks.rows import Row, read_rows
-from msjoe_jax.tasks.values import read_answer, read_question, split_options, video_id
-from msjoe_jax.text.characters import visible
 
-# The first of these fields that a row has is the id, and the reply.
 IDS = ("question_id", "id", "uid", "qid", "problem_id", "index")
+# What lmms-eval and Qwen's own evaluation score of a reply, without its thought; and the reply: the
+# first of these fields that a row has, those that hold it whole before what may be read from it.
+FILTERED = ("filtered_resps", "gen")
 REPLIES = (
-    "filtered_resps", "resps", "reply", "response", "prediction", "pred", "output",
-    "model_output", "model_response", "model_answer", "pred_answer", "parsed_pred", "option",
+    "resps", "reply", "response", "output", "model_output", "model_response", "raw_output",
+    "raw_response", "gen_raw", "prediction", "pred", "model_answer", "pred_answer", "parsed_pred",
+    "option",
 )  # fmt: skip
 # This one is the right answer where a row has any of those, or holds the question too.
 ANSWER = "answer"
 ASKED = ("question", "problem", "options", "choices", "candidates", "doc")
-VIDEOS = ("videoID", "video_name", "video_path", "video_uid", "video", "path", "video_id", "key")
 CUT = ("length", "max_tokens")  # reasons for an end at the limit
 
 
 class Prediction(NamedTuple):
     """A reply to a question.
 
-    place: for people; ids: what the question may be called, the best first; doc: its number in the
-    file of questions, or -1; text: the reply; missing: whether the video was, or the question was
-    dropped; cut: whether the reply was cut off, None where it is not said; values: the whole row.
+    place: for people; ids: what the question may be called, by field, the best first; doc: its
+    number in the file of questions, or -1; text: the reply, without its thought where another
+    tool has taken that away; whole: the reply itself; missing: whether the video was, or the
+    question was dropped; cut: whether the reply was cut off, None where it is not said; values: the
+    row, without the reply where that stands under `answer`.
     """
 
     place: str
-    ids: tuple[str, ...]
+    ids: dict[str, str]
     doc: int
     text: str
+    whole: str
     missing: bool
     cut: bool | None
     values: dict[str, Any]
-
-
-class Matched(NamedTuple):
-    """Predictions found for questions.
-
-    replies: by the question's id; repeated: rows for a question that another row answers too, the
-    last of which counts; other_gold: rows whose own right answer is not the question's; unmatched:
-    places of rows that fit no question; unreadable: of rows that are none.
-    """
-
-    replies: dict[str, Prediction]
-    repeated: int
-    other_gold: int
-    unmatched: list[str]
-    unreadable: list[str]
 
 
 def read_predictions(path: epath.PathLike, arm: str = "") -> tuple[list[Prediction], list[str]]:
@@ -78,14 +65,15 @@ def read_predictions(path: epath.PathLike, arm: str = "") -> tuple[list[Predicti
                 rows.append(inner)
     if not rows:
         raise UserError(f"{path}: no predictions in it" + (f"; {faults[0]}" if faults else ""))
-    plain = not any(name in row.values for row in rows for name in (*REPLIES, *ASKED))
-    names = (ANSWER,) if plain else REPLIES
+    known = (*FILTERED, *REPLIES)
+    plain = not any(name in row.values for row in rows for name in (*known, *ASKED))
+    names = (ANSWER,) if plain else known
     if not any(name in row.values for row in rows for name in names):
         raise UserError(
-            f"{path}: no row has a reply under one of {', '.join(REPLIES)}; {ANSWER!r} beside a "
+            f"{path}: no row has a reply under one of {', '.join(known)}; {ANSWER!r} beside a "
             "question is the right answer"
         )
-    return [_prediction(row, names) for row in _of_one_arm(path, rows, arm)], faults
+    return [_prediction(row, plain) for row in _of_one_arm(path, rows, arm)], faults
 
 
 def _of_one_arm(path: epath.PathLike, rows: Sequence[Row], arm: str) -> list[Row]:
@@ -106,7 +94,12 @@ def _arm(values: Values) -> str:
 
 
 def _expanded(row: Row) -> Iterator[Row]:
-    """Yields the questions of a video in Video-MME's nested form, or the row itself."""
+    """Yields the questions of a video in Video-MME's nested form, or the row itself.
+
+    What stands under `result`, as in the files of Qwen's own evaluation, is of the row.
+    """
+    if isinstance(result := row.values.get("result"), dict):
+        row = row._replace(values={**result, **row.values})
     questions = row.values.get("questions")
     if not isinstance(questions, list):
         yield row
@@ -121,10 +114,12 @@ def _expanded(row: Row) -> Iterator[Row]:
             yield Row(place, row.number, {}, "not a JSON object")
 
 
-def _prediction(row: Row, replies: Sequence[str]) -> Prediction:
+def _prediction(row: Row, plain: bool) -> Prediction:
     values = row.values
     inside = [value for value in values.values() if isinstance(value, dict)]
-    found = [str(v[key]) for v in (*inside, values) for key in IDS if v.get(key, "") != ""]
+    ids = _ids([values]) or _ids(inside)
+    whole = _reply(values, (ANSWER,) if plain else REPLIES)
+    filtered = _reply(values, FILTERED)
     # lmms-eval's doc_id is the row of the data set.
     doc = values.get("doc_id")
     finish, finished = values.get("finish_reason"), values.get("finished")
@@ -135,13 +130,23 @@ def _prediction(row: Row, replies: Sequence[str]) -> Prediction:
         cut = not finished
     return Prediction(
         row.place,
-        tuple(dict.fromkeys(found)),
-        int(doc) if isinstance(doc, int | str) and str(doc).isdigit() else -1,
-        _reply(values, replies),
+        ids,
+        int(str(doc)) if _is_number(doc) else -1,
+        filtered or whole,
+        whole or filtered,
         str(values.get("missing", "")).lower() in ("true", "1") or "dropped" in values,
         cut,
-        values,
+        {key: value for key, value in values.items() if not (plain and key == ANSWER)},
     )
+
+
+def _ids(rows: Sequence[Values]) -> dict[str, str]:
+    """Returns the ids in rows by field, the best field first."""
+    return {key: str(v[key]) for key in IDS for v in reversed(rows) if v.get(key, "") != ""}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | str) and (text := str(value)).isascii() and text.isdecimal()
 
 
 def _reply(values: Values, names: Sequence[str]) -> str:
@@ -152,56 +157,6 @@ def _reply(values: Values, names: Sequence[str]) -> str:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return str(value)
     return ""
-
-
-def match(
-    predictions: Sequence[Prediction], questions: Sequence[Question], faults: Sequence[str]
-) -> Matched:
-    """Finds the question of each prediction: by id, by lmms-eval's row number, or by its text.
-
-    A row number counts only if the question's text, where the prediction has it, is the same. The
-    text alone counts with the video, as in MLVU's own results, which have no ids.
-    """
-    by_id = {question.id: question for question in questions}
-    by_row = {question.extra.get("row"): question for question in questions}
-    by_text = {(q.video, visible(q.question)): q for q in questions}
-    replies: dict[str, Prediction] = {}
-    repeated, other_gold, unmatched = 0, 0, []
-    for p in predictions:
-        texts = list(_texts(p.values))
-        question = next((by_id[name] for name in p.ids if name in by_id), None)
-        if question is None and p.doc >= 0:
-            question = by_row.get(p.doc)
-            if question and texts and visible(question.question) not in {t for _, t in texts}:
-                question = None
-        if question is None:
-            question = next((by_text[text] for text in texts if text in by_text), None)
-        if question is None:
-            unmatched.append(f"{p.place}: {p.ids[0] if p.ids else 'no id'}")
-        else:
-            repeated += question.id in replies
-            other_gold += _has_other_gold(p.values, question)
-            replies[question.id] = p
-    return Matched(replies, repeated, other_gold, unmatched, list(faults))
-
-
-def _texts(values: Values) -> Iterator[tuple[str, str]]:
-    """Yields (video, question) of a row and of what lies in it."""
-    for inner in (values, *(v for v in values.values() if isinstance(v, dict))):
-        text = text_of(inner, "question", "problem").removeprefix("Question: ")
-        if text:
-            asked, _ = split_options(text)
-            yield video_id(text_of(inner, *VIDEOS)), visible(read_question(asked, ()))
-
-
-def _has_other_gold(values: Values, question: Question) -> bool:
-    for name in ("target", "gold", "gt"):
-        if values.get(name, "") != "":
-            try:
-                return read_answer(values[name], question.options, name) != question.answer
-            except UserError:
-                return True
-    return False
 
 
 def questions_within(form: Form, path: epath.PathLike) -> Reading:

@@ -1,6 +1,7 @@
 """Reads the files of benchmarks: a row is a question, a repeat or refused, and all are counted."""
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from msjoe_jax.text.characters import visible
 
 Values = Mapping[str, Any]
 ABSENT = ("", "None", "nan", "N/A")  # as tables of others have it
+_WHOLE = re.compile(r"^(\d+)\.0$")  # as pandas writes a whole number beside missing ones
 TOLD = 5  # rows of a kind that are told one by one
 
 
@@ -168,7 +170,7 @@ def _made(form: Form, row: Row, key: str | None) -> Question:
         raise UserError("a field holds half of a surrogate pair, which is no character")
     if not name:
         name = f"{question.video}-{digest(question.question, question.options)[:8]}"
-    extra = {**question.extra, "row": row.number}
+    extra = {**question.extra, "row": row.number, "id_field": key or ""}
     return Question(**{**vars(question), "id": name, "extra": extra})
 
 
@@ -229,8 +231,7 @@ def question_of(
     """
     asked = text_of(values, first_of(values, *text))
     file = first_of(values, *video)
-    if not isinstance(values[file], str | int):
-        raise UserError(f"field {file!r} names no video")
+    named = _one_video(values[file], file)
     field = next((name for name in options if values.get(name, "") not in ("", [])), None)
     numbered = [values[f"option{i}"] for i in range(26) if f"option{i}" in values]
     if field is not None:
@@ -256,9 +257,20 @@ def question_of(
             _number(values[name]) if name == "correct_choice" else values[name],
             found, name, by_text=by_text,
         )  # fmt: skip
-    name = str(values[file]).strip()
+    name = named.strip()
     extra = {} if video_id(name) == name else {"file": name}
     return Question("", video_id(name), asked, tuple(found), right, extra=extra)
+
+
+def _one_video(value: Any, field: str) -> str:
+    """Returns the name in a field: itself, or the only one of a list."""
+    value = read_list(value)
+    if isinstance(value, list | tuple) and len(value) > 1:
+        raise UserError(f"field {field!r} names {len(value)} videos; a question here has one")
+    value = value[0] if isinstance(value, list | tuple) and value else value
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise UserError(f"field {field!r} names no video")
+    return str(value)
 
 
 def _number(value: Any) -> Any:
@@ -272,7 +284,7 @@ def _number(value: Any) -> Any:
 
 def with_groups(question: Question, values: Values, *names: str, **others: Any) -> Question:
     """Adds groups (fields of the row by their names) and further entries of `extra`."""
-    groups = {name: text_of(values, name) for name in names}
+    groups = {name: _WHOLE.sub(r"\1", text_of(values, name)) for name in names}
     groups = {name: text for name, text in groups.items() if text not in ABSENT}
     extra = {"groups": {**groups, **others.pop("groups", {})}, **others}
     return Question(**{**vars(question), "extra": {**question.extra, **extra}})

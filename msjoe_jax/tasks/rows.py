@@ -18,6 +18,9 @@ from etils import epath
 from msjoe_jax.errors import UserError
 
 LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
+# Names that tools give to the list of rows beside others, the first that is there counts.
+LISTS = ("results", "res_list", "logs", "samples", "predictions", "data", "annotations")
+NESTED = {"questions": "video_id", "qa": "key"}  # a list within a row, and a field of that row
 FORMS = (".json", *LINES, *TABLES, ".parquet")
 
 
@@ -106,8 +109,11 @@ def _json_rows(path: epath.Path, text: str) -> Found:
             yield from _line_rows(path, text)
             return
         raise UserError(f"{path}: not JSON ({error})") from None
-    for place, row in _listed(content):
-        yield f"{path}: {place}", row if isinstance(row, dict) else None
+    try:
+        for place, row in _listed(content):
+            yield f"{path}: {place}", row if isinstance(row, dict) else None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _is_object(line: str) -> bool:
@@ -118,15 +124,21 @@ def _is_object(line: str) -> bool:
 
 
 def _listed(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the rows of a JSON value: of a list, of the one list in an object, or of an object.
+    """Yields the rows of a JSON value: of a list, of a list in an object, or of an object.
 
-    Objects by name ({"id": {…}}) are rows with their name as `id`; texts and numbers by name
-    ({"id": "B"}) are rows of `id` and `reply`.
+    The list in an object has a name of `LISTS`, or is the only one of objects. Objects by name
+    ({"id": {…}}) are rows with their name as `id`; texts and numbers by name ({"id": "B"}) are rows
+    of `id` and `reply`.
     """
     if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) and lists[0]:
-            content = lists[0]
+        lists = {name: value for name, value in content.items() if _holds_rows(value)}
+        named = [name for name in LISTS if name in lists] or list(lists)
+        if any(inner in lists and video in content for inner, video in NESTED.items()):
+            content = [content]
+        elif named and (len(named) == 1 or named[0] in LISTS):
+            content = lists[named[0]]
+        elif named:
+            raise UserError(f"rows in several lists ({', '.join(named)}); keep one of them")
         elif content and all(isinstance(value, dict) for value in content.values()):
             for name, value in content.items():
                 yield repr(name), {"id": name, **value}
@@ -141,21 +153,40 @@ def _listed(content: Any) -> Iterator[tuple[str, Any]]:
         yield f"row {number}", row
 
 
+def _holds_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
 def _table_rows(path: epath.Path, text: str, delimiter: str) -> Found:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        names = next(table, [])
-        for number, cells in enumerate(table, 1):
-            if not cells:
-                continue
-            if len(cells) != len(names):
-                fault = f"{len(cells)} cells under {len(names)} names"
-                yield f"{path}: row {number}", fault
-            else:
-                yield f"{path}: row {number}", dict(zip(names, cells, strict=True))
+        names, *table = _cells(text, delimiter) or [[]]
     except csv.Error as error:
         raise UserError(f"{path}: no table ({error})") from None
+    for number, cells in enumerate(table, 1):
+        if len(cells) != len(names):
+            yield f"{path}: row {number}", f"{len(cells)} cells under {len(names)} names"
+        else:
+            yield f"{path}: row {number}", dict(zip(names, cells, strict=True))
+
+
+def _cells(text: str, delimiter: str) -> list[list[str]]:
+    """Returns the cells of a table's lines.
+
+    Quotes around cells are taken away. Where they are not paired as they should be (TSPO's tables
+    are written without quoting: a cell may begin with a quotation) they may be part of the cells:
+    the reading counts that leaves more rows as wide as the first.
+    """
+
+    def read(**how: Any) -> list[list[str]]:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **how)
+        return [cells for cells in lines if cells]
+
+    try:
+        return read(strict=True)
+    except csv.Error:
+        ways = [read(quoting=csv.QUOTE_NONE), read()]
+    return max(ways, key=lambda table: sum(len(cells) == len(table[0]) for cells in table))
 
 
 def _parquet_rows(path: epath.Path, data: bytes) -> Found:

@@ -7,22 +7,29 @@ import numpy as np
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.runtime.digest import digest
-from msjoe_jax.tasks.base import Judged, Task
+from msjoe_jax.tasks.base import Judged, Rule, Task
 from msjoe_jax.tasks.extractors import letters_of, tagged
-from msjoe_jax.tasks.multiple_choice import rules_of
+from msjoe_jax.tasks.multiple_choice import letter_by, rules_of
 from msjoe_jax.text.prompts import ends_in_thought
 
 
 class Said(NamedTuple):
     """A reply to be scored.
 
-    text: of it; cut: whether it was cut off, None where it is not known; missing: whether there was
-    no video to ask about.
+    text: of it, or what another tool has read of it; cut: whether it was cut off, None where it is
+    not known; missing: whether there was no video to ask about; whole: the reply itself, where
+    `text` is less; what is strict reads that.
     """
 
     text: str
     cut: bool | None = None
     missing: bool = False
+    whole: str = ""
+
+    @property
+    def raw(self) -> str:
+        """The reply itself."""
+        return self.whole or self.text
 
 
 def count(questions: Sequence[Question], said: Mapping[str, Said]) -> dict[str, int]:
@@ -40,9 +47,9 @@ def count(questions: Sequence[Question], said: Mapping[str, Said]) -> dict[str, 
         "unanswered": len(questions) - len(known),
         "missing_video": len(known) - len(replies),
         "no_gold": sum(q.answer is None for q in questions),
-        "cut_off": sum(ends_in_thought(s.text) if s.cut is None else s.cut for _, s in replies),
-        "tagged": sum(bool(tagged(s.text, letters_of(len(q.options)))) for q, s in replies),
-        "empty": sum(not s.text.strip() for _, s in replies),
+        "cut_off": sum(ends_in_thought(s.raw) if s.cut is None else s.cut for _, s in replies),
+        "tagged": sum(bool(tagged(s.raw, letters_of(len(q.options)))) for q, s in replies),
+        "empty": sum(not s.raw.strip() for _, s in replies),
     }
 
 
@@ -60,17 +67,21 @@ def judge(
       rule: its name.
       questions: all that were to be asked.
       said: replies by the question's id.
-      draw_unparsed: seed by which a reply without a letter is given one at random, as
-        LongVideoBench's scorer does; None: it has none.
+      draw_unparsed: seed by which a reply without a letter is given one at random, where the rule
+        draws, as LongVideoBench's does; None: it has none.
     """
-    extract, judged = rules_of(task)[rule].extract, []
+    by, judged = rules_of(task)[rule], []
     for q in questions:
-        if q.answer is not None and q.id in said and not said[q.id].missing:
-            letter = extract(said[q.id].text, letters_of(len(q.options)))
-            drawn = not letter and draw_unparsed is not None
+        if q.answer is not None and q.id in said and _counts(by, said[q.id]):
+            letter = letter_by(by, q, said[q.id].raw if rule == "strict" else said[q.id].text)
+            drawn = by.draws and not letter and draw_unparsed is not None
             letter = _drawn(q, draw_unparsed) if drawn else letter
             judged.append(Judged(q, letter, drawn))
     return judged
+
+
+def _counts(rule: Rule, said: Said) -> bool:
+    return not said.missing or (rule.missing and bool(said.text))
 
 
 def score(

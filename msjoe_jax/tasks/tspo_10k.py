@@ -11,7 +11,7 @@ from msjoe_jax.tasks.extractors import lmms_eval, lower_case
 from msjoe_jax.tasks.multiple_choice import SHARED, benchmark, rules
 from msjoe_jax.tasks.reading import Form, Values, question_of, with_groups
 
-VERSION = "TSPO's reward: the first letter that stands alone, in small letters"
+VERSION = "TSPO tspo.py 04b93a7: the first lone a to e, in small letters; without its math_verify"
 
 
 def parse(values: Values) -> Question:

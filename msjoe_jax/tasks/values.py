@@ -16,6 +16,7 @@ from msjoe_jax.text.characters import LETTERS, visible
 
 # How an option's letter is written before it: (A) A. A) A: and the full-width forms.
 _LABEL = re.compile(r"\s*(?:[(\[（]\s*([A-Z])\s*[)\]）][.:]?|([A-Z])\s*[.:)．：、）])\s*")
+_INITIAL = re.compile(r"[A-Z]\. ?[A-Z]")
 # The same at the beginning of a line, by style, and in brackets within one.
 _STARTS = (
     r"(?:^|\n)[ \t]*\({}\)[.:]?",
@@ -61,13 +62,16 @@ def _start(style: str, letter: str) -> re.Pattern[str]:
 def in_order(options: Sequence[str]) -> list[str]:
     """Takes away the options' own letters, if each has one, and puts them in their order.
 
-    Letters may come in any order ("C. x", "A. y", "B. z"): an answer C then is x.
+    Letters may come in any order ("C. x", "A. y", "B. z"): an answer C then is x. Initials of names
+    are none: "C. S. Lewis" before "A. A. Milne" stays as it is.
     """
     labels = [_LABEL.match(option) for option in options]
     named = {
         m[1] or m[2]: option[m.end() :] for m, option in zip(labels, options, strict=True) if m
     }
-    if len(named) == len(options) > 1 and set(named) == set(LETTERS[: len(options)]):
+    initials = list(named) != sorted(named) and any(map(_INITIAL.match, named.values()))
+    whole = len(named) == len(options) > 1 and set(named) == set(LETTERS[: len(options)])
+    if whole and not initials:
         return [named[letter].strip() for letter in sorted(named)]
     return [option.strip() for option in options]
 

@@ -91,7 +91,7 @@ def submission(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 TASK = benchmark(
     Form(parse, ids=("question_id", "id", "index"), expand=expand),
-    rules(Rule(LEGACY, legacy, official_totals), Rule(SHARED, lmms_eval, totals)),
+    rules(Rule(LEGACY, legacy, official_totals, missing=True), Rule(SHARED, lmms_eval, totals)),
     submission,
     VIDEO_MME,
 )

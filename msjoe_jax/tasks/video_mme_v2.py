@@ -12,14 +12,15 @@ from typing import Any
 from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
 from msjoe_jax.tasks.base import Judged, Rule
-from msjoe_jax.tasks.extractors import video_mme_v2
+from msjoe_jax.tasks.extractors import lmms_eval_v2, one_option_said, video_mme_v2
 from msjoe_jax.tasks.multiple_choice import benchmark, by_group, mean, percent, rules
 from msjoe_jax.tasks.presets import VIDEO_MME_V2
 from msjoe_jax.tasks.reading import Form, Values, question_of, text_of, with_groups
 from msjoe_jax.tasks.values import read_list
 
 OFFICIAL = "Video-MME-v2 evaluation/test_video_mme_v2.py 013b6c9; an unparsed reply has −1 point"
-LMMS = "lmms-eval 1862875 videomme_v2/utils.py; an unparsed reply is wrong"
+LMMS = "lmms-eval 0.7.3 videomme_v2/utils.py, by an option's text too; an unparsed reply is wrong"
+BEFORE = "lmms-eval 1862875 videomme_v2/utils.py, before 0.7.3; an unparsed reply is wrong"
 KINDS = ("level", "second_head", "third_head")  # of a group
 SIZE = 4
 # Points of a group by its number of right answers (relevance), or by the length of its leading run
@@ -82,7 +83,7 @@ def _percent(group: Sequence[Judged], unparsed: int) -> float:
     points = [unparsed] * SIZE
     for place, j in enumerate(sorted(group, key=lambda j: j.question.extra["row"])):
         number = j.question.id.rpartition("-")[2]  # "001-3": the third
-        place = int(number) - 1 if number.isdigit() and 0 < int(number) <= SIZE else place
+        place = int(number) - 1 if number.isdecimal() and 0 < int(number) <= SIZE else place
         if place < SIZE:
             points[place] = int(j.right) if j.letter else unparsed
     kind = extra["groups"].get("group_type")
@@ -116,8 +117,12 @@ def official_totals(judged: Sequence[Judged]) -> dict[str, Any]:
     """Computes what the authors' script does, where a reply without a letter has −1 point.
 
     That counts as right in the run of a logic group, and against a right one in a relevance group.
+    The plain accuracy is of the replies with a letter alone.
     """
-    return totals(judged, unparsed=-1)
+    found = totals(judged, unparsed=-1)
+    everything = found["plain accuracy"]
+    found["plain accuracy"] = percent([j for j in judged if j.letter])
+    return {**found, "plain accuracy, unparsed replies counted as wrong": everything}
 
 
 def submission(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -128,7 +133,11 @@ def submission(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 TASK = benchmark(
     Form(parse, ids=("question_id", "index"), finish=finish),
-    rules(Rule(OFFICIAL, video_mme_v2, official_totals), Rule(LMMS, video_mme_v2, totals)),
+    rules(
+        Rule(OFFICIAL, video_mme_v2, official_totals),
+        Rule(LMMS, lmms_eval_v2, totals, by_text=one_option_said),
+        lmms_eval_before=Rule(BEFORE, video_mme_v2, totals),
+    ),
     submission,
     VIDEO_MME_V2,
 )

@@ -7,11 +7,12 @@ video's id is the name of `path` without folder and ending.
 from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
 from msjoe_jax.tasks.base import Rule
-from msjoe_jax.tasks.extractors import lmms_eval, tag_or_whole
+from msjoe_jax.tasks.extractors import easyvideor1, lmms_eval, tag_or_whole
 from msjoe_jax.tasks.multiple_choice import SHARED, benchmark, rules
 from msjoe_jax.tasks.reading import Form, Values, question_of, text_of, with_groups
 
-VERSION = "Video-R1: the answer tag's content, or else the whole reply, is the letter"
+VERSION = "Video-R1: the first answer tag's content, or else the whole reply, is the letter"
+EASY_VERSION = "EasyVideoR1 65fb76d, extract_answer of its evaluation: letters A to J"
 
 
 def parse(values: Values) -> Question:
@@ -31,7 +32,6 @@ def parse(values: Values) -> Question:
     return with_groups(question, values, "data_source", "original_question_type")
 
 
-TASK = benchmark(
-    Form(parse, ids=("problem_id", "id")),
-    rules(Rule(VERSION, tag_or_whole), Rule(SHARED, lmms_eval)),
-)
+FORM = Form(parse, ids=("problem_id", "id"))
+TASK = benchmark(FORM, rules(Rule(VERSION, tag_or_whole), Rule(SHARED, lmms_eval)))
+EASY = benchmark(FORM, rules(Rule(EASY_VERSION, easyvideor1), Rule(SHARED, lmms_eval)))

@@ -40,7 +40,7 @@ def test_the_command_prints_a_sheet_and_the_result_as_its_last_line(lvbench, tmp
     assert "question_type: KIR 100.000, Rea 100.000, Sum 0.000" in text
     assert result["extractor"] == "official" and result["rules"]["official"]["accuracy"] == 0.5
     assert result["sheet"]["unmatched"] == 1 and result["groups"]["KIR"]
-    assert set(result["rules"]) == {"strict", "official", "lmms-eval"}
+    assert set(result["rules"]) == {"strict", "official", "lmms-eval", "polish_answer", "prefixes"}
 
 
 def test_no_model_and_no_jax():
@@ -62,6 +62,7 @@ def test_no_model_and_no_jax():
         ({"task": "jsonl"}, "--task=jsonl:FILE"),
         ({"task": "lvbench:no.jsonl"}, "no.jsonl: cannot be read"),
         ({"extractor": "lenient"}, "--extractor=lenient is not one of strict, official, lmms-eval"),
+        ({"draw_unparsed": 1}, "--draw_unparsed: none of the rules of lvbench draws letters"),
         ({"predictions": "no.json"}, "no.json: cannot be read"),
     ],
 )
@@ -70,6 +71,20 @@ def test_what_cannot_be_used_is_one_line(lvbench, tmp_path, flags, said):
     with pytest.raises(UserError) as error:
         score_file(**{**given, **flags})
     assert said in str(error.value) and len(error.value.lines) == 1
+
+
+def test_what_the_rows_say_of_their_questions_is_told(lvbench, tmp_path):
+    rows = [
+        {"uid": "55", "question": "What year appears?", "answer": "C", "response": "D"},
+        {"uid": "56", "question": "When does he leave?", "answer": "A", "response": "A"},
+    ]
+    file = as_json(tmp_path / "p.json", rows)
+    result = score_file(lvbench, file)
+    assert (result["sheet"]["answered"], result["sheet"]["other_right_answer"]) == (1, 1)
+    told = "\n".join(lines_of(result))
+    assert "other right answer 1, other option order 0, unmatched 1" in told
+    assert f"other right answer: {file}: row 1: 'C', and D of 55" in told
+    assert f"unmatched: {file}: row 2: 56: has the text of another question" in told
 
 
 def test_predictions_for_other_questions_are_refused(lvbench, tmp_path):

@@ -91,7 +91,12 @@ def test_seconds(tmp_path, reader, lines):
 def test_tspo(tmp_path, reader):
     """`frame_idx` are floats of source frames; ids may stand under question_id, uid and so on."""
     rows = [
-        {"question_id": "q0", "question": "x", "options": ["A"], "frame_idx": [0.0, 30.0, 90.0]},
+        {
+            "question_id": "q0",
+            "question": "What?",
+            "options": ["A"],
+            "frame_idx": [0.0, 30.0, 90.0],
+        },
         {"id": "q1", "candidates": ["yellow", "green"], "frame_idx": [24.0, 240.0]},
         {"uid": "q2", "frame_idx": [330.0], "duration": "short"},
     ]
@@ -114,6 +119,51 @@ def test_tspo_of_mlvu_has_ids_that_repeat(tmp_path, reader):
     rows = [{**row, "frame_idx": [30.0 * i]} for i, row in enumerate(rows, 1)]
     assert frames_of(read(tmp_path, rows, reader, questions), questions) == [[1], [1], [2]]
     assert CENTRES[1] == 3  # the nearest to 90 / 23.976 seconds
+
+
+def test_options_tell_texts_apart_that_are_alike(tmp_path, reader):
+    """Of one video, under ids that repeat; options in a field or below the question."""
+    questions = [
+        Question(name, "v0", "what?", options, 0)
+        for name, options in (("a", ("one", "two")), ("b", ("two", "one")), ("c", ("x", "y")))
+    ]
+    rows = [
+        {"id": "Q", "video": "v0.mp4", "question": "<image>\nwhat?", "options": ["A. x", "B. y"]},
+        {"id": "Q", "video": "v0.mp4", "question": "what?", "candidates": ["two", "one"]},
+        {"id": "Q", "video": "v0.mp4", "question": "Question: what?\n(A) one\n(B) two\n"},
+    ]
+    rows = [{**row, "times": [i]} for i, row in enumerate(rows)]
+    assert frames_of(read(tmp_path, rows, reader, questions), questions) == [[2], [1], [0]]
+    rows = [{**row, "options": None, "candidates": None} for row in rows]
+    with pytest.raises(UserError, match=r"question b stands there twice"):
+        read(tmp_path, rows, reader, questions)
+
+
+def test_an_id_counts_only_with_its_text(tmp_path, reader):
+    """Among other words too; else the video and the text decide."""
+    long = "Which of the two dogs barks first?"
+    questions = [question("1", text=long), question("2", text="which?")]
+    rows = [
+        {"id": 2, "video": "v0.mp4", "question": long, "times": [3]},
+        {"id": 1, "video": "v0.mp4", "question": "which?", "times": [5]},
+    ]
+    assert frames_of(read(tmp_path, rows, reader, questions), questions) == [[3], [5]]
+    rows = [{"id": 1, "question": f"Look well. {long}", "times": [4]}, {"id": 2, "times": [6]}]
+    assert frames_of(read(tmp_path, rows, reader, questions), questions) == [[4], [6]]
+
+
+@pytest.mark.parametrize("row", [lambda f: {"frame_idx": f}, lambda f: f], ids=["row", "list"])
+def test_frames_by_the_questions_id(tmp_path, reader, row):
+    content = {"q0": row([30, 60]), "q1": row([24.0]), "q2": row([0])}
+    selection = read(tmp_path, content, reader, unit="source")
+    assert frames_of(selection) == [[1, 2], [0], [0]]
+
+
+def test_empty_lists_of_questions_that_are_not_asked(tmp_path, reader):
+    """As FOCUS and AKS write where a video is missing."""
+    for content in ([[0, 30], [], []], {"q0": [0, 30], "q1": [], "q2": []}):
+        first = read(tmp_path, content, reader, limit=1, unit="source")
+        assert frames_of(first, QUESTIONS[:1]) == [[0, 1]]
 
 
 def test_bolt(tmp_path, reader):
@@ -222,7 +272,9 @@ def with_row(**row):
         (with_row(times=[1, None]), "entry 1: field 'times' must be a list of numbers"),
         (with_row(times=[True]), "entry 1: field 'times' must be a list of numbers"),
         (with_row(times=[float("nan")]), "entry 1: field 'times' must be a list of numbers"),
-        (with_row(times=[]), "entry 1: field 'times' is empty"),
+        (with_row(times=[]), "entry 1: a question without frames, as 1 of the 3 asked are"),
+        (with_row(times=[1], question="why?"), "q0 is missing; all that are asked must be there; "),
+        ({"q0": [1], "q1": [1], "q2": [1]}, "entry 1: frames of what unit? it states no unit"),
         (with_row(frame_idx=[1], fps=0), "entry 1: field 'fps' is 0, not a positive number"),
         (with_row(times=[12.6]), "entry 1: question q0 names a frame at 12.60 s, outside of its"),
         (with_row(times=[3, -1]), "entry 1: question q0 names a frame at -1.00 s, outside of its"),
@@ -234,7 +286,7 @@ def with_row(**row):
         (with_row(candidate_indices=[1.5]), "question q0 names a candidate that is not one of 0"),
         (with_row(candidate_indices=[-1]), "question q0 names a candidate that is not one of 0"),
         ([[1], [2]], "holds 2 lists without question ids, and there are 3 questions"),
-        ([[1], [2], []], "entry 3: field 'frames' is empty"),
+        ([[1], [], []], "entry 2: a question without frames, as 2 of the 3 asked are"),
         ([[1], [2], {"id": "q2"}], "entry 3: field 'frames' must be a list"),
         (
             [*GOOD, {"original_idx": 0, "selected_frames": [1]}],

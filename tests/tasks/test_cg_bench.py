@@ -24,7 +24,20 @@ def test_rows(tmp_path, name):
     assert result["totals"]["cgbench_accuracy"] == 100
     assert result["totals"]["domain"] == {"Sports": 100.0}
     # lmms-eval looks for A to N here, and takes the pronoun for an option.
-    assert score(TASK, "lmms-eval", [q], {"7": Said("I think it is G, he")})["unparsed"] == 1
+    wrong = score(TASK, "lmms-eval", [q], {"7": Said("I think it is G, he")})
+    assert (wrong["right"], wrong["unparsed"]) == (0, 0)
+
+
+def test_the_authors_script_takes_any_of_the_letters_named(tmp_path):
+    read = TASK.read(as_json(tmp_path / "f.json", CG_BENCH))
+    for reply, right in {
+        "Based on the frames, A is wrong; I pick G": 1,
+        '```json\n{"result": "A"}\n``` not G': 0,
+        "A or B": 0,
+    }.items():
+        result = score(TASK, "official", read, {"7": Said(reply)})
+        assert (result["right"], result["unparsed"]) == (right, 0)
+    assert score(TASK, "prefixes", read, {"7": Said("Based on it, I pick G")})["right"] == 0
 
 
 def test_intervals_that_cannot_be_read_are_told(tmp_path, capsys):

@@ -40,10 +40,10 @@ def test_replies_without_a_letter_are_counted_and_only_drawn_if_asked(tmp_path):
     read = TASK.read(as_json(tmp_path / "f.json", LONGVIDEOBENCH))
     said = {read[0].id: Said("C"), read[1].id: Said("no idea"), read[2].id: Said("E")}
     result = score(TASK, "official", read, said)
-    assert result["unparsed"] == 2  # E is a letter of the scorer's, not of the question's three
+    assert result["unparsed"] == 1  # E is a letter of the scorer's, though not of the question's
     assert result["totals"]["lvb_acc"] == pytest.approx(1 / 3)
     expected = result["totals"]["lvb_acc expected with random draws"]
-    assert expected == pytest.approx((1 + 1 / 4 + 1 / 3) / 3)
+    assert expected == pytest.approx((1 + 1 / 4) / 3)
     drawn = [
         score(TASK, "official", read, said, draw_unparsed=seed)["totals"]["lvb_acc"]
         for seed in range(600)

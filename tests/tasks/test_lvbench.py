@@ -42,6 +42,12 @@ def test_rows_of_lmms_eval(tmp_path):
     assert TASK.groups(q) == {"video": "cartoon", "Rea": "reasoning"}
 
 
+def test_flat_rows_of_the_authors_file(tmp_path):
+    row = {"video_key": LVBENCH[0]["key"], **LVBENCH[0]["qa"][0]}
+    (q,) = TASK.read(as_lines(tmp_path / "f.jsonl", [row]))
+    assert (q.id, q.video, q.letter) == ("55", "Cm73ma6Ibcs", "D")
+
+
 def test_a_question_counts_in_each_of_its_types(questions):
     said = {"55": Said("D"), "56": Said("B"), "113": Said("(C)")}
     totals = score(TASK, "official", questions, said)["totals"]

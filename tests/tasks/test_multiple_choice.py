@@ -47,8 +47,20 @@ def test_any_text_has_a_grade(text, finished, think):
 
 def test_every_rule_of_a_task_reads_the_reply():
     found = extracted(TASKS["mlvu_dev"], QUESTION, "Answer: C")
-    assert found == {"strict": "", "official": "A", "lmms-eval": "C", "bracket": ""}
+    assert found == {"strict": "", "official": "", "lmms-eval": "C", "prefixes": "A"}
     assert extracted(TASKS["jsonl"], QUESTION, "<answer>B</answer>") == dict.fromkeys(RULES, "B")
+
+
+def test_of_several_letters_the_right_one_counts():
+    found = extracted(TASKS["cg_bench"], QUESTION, "A is wrong, B or C")
+    assert found["official"] == "B"
+    unknown = Question("q", "v", "?", ("red", "blue", "green"), None)
+    assert extracted(TASKS["cg_bench"], unknown, "A is wrong, B or C")["official"] == "A"
+
+
+def test_an_options_text_counts_where_there_is_no_letter():
+    found = extracted(TASKS["video_mme_v2"], QUESTION, "It must be green")
+    assert (found["lmms-eval"], found["official"], found["strict"]) == ("C", "", "")
 
 
 def test_groups():

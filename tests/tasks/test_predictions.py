@@ -7,7 +7,8 @@ import pytest
 from msjoe_jax.data.questions import Question
 from msjoe_jax.errors import UserError
 from msjoe_jax.tasks import TASKS
-from msjoe_jax.tasks.predictions import match, questions_within, read_predictions
+from msjoe_jax.tasks.matching import match
+from msjoe_jax.tasks.predictions import questions_within, read_predictions
 from tests.support.benchmarks import (
     LVBENCH_LMMS,
     MLVU_DEV,
@@ -102,7 +103,7 @@ def test_samples_of_lmms_eval_by_the_id_of_their_row(tmp_path):
     file = as_lines(tmp_path / "samples.jsonl", samples)
     matched = found(file, questions)
     assert set(matched.replies) == {row["question_id"] for row in VIDEO_MME}
-    assert matched.other_gold == 0 and matched.replies["001-1"].text == "B"
+    assert not matched.other_gold and matched.replies["001-1"].text == "B"
     within = questions_within(TASKS["video_mme"].form, file).questions
     assert [(q.id, q.letter) for q in within] == [
         (row["question_id"], row["answer"]) for row in VIDEO_MME
@@ -123,7 +124,7 @@ def test_samples_without_an_id_by_row_or_by_text(tmp_path):
     assert [matched.replies[q.id].text for q in questions] == ["D", "A"]
     bare = [{"doc_id": i, "target": "DB"[i], "filtered_resps": "C"} for i in range(2)]
     matched = found(as_lines(tmp_path / "h.jsonl", bare), questions)
-    assert len(matched.replies) == 2 and matched.other_gold == 1  # D is right, B is not A
+    assert len(matched.replies) == 2 and len(matched.other_gold) == 1  # D is right, B is not A
 
 
 def test_older_logs_and_mlvus_own_results(tmp_path):
@@ -144,7 +145,7 @@ def test_older_logs_and_mlvus_own_results(tmp_path):
         ],
     }
     matched = found(as_json(tmp_path / "g.json", own), questions)
-    assert texts(matched) == {"q0": "C) Green"} and matched.other_gold == 0
+    assert texts(matched) == {"q0": "C) Green"} and not matched.other_gold
 
 
 def test_repeats_faults_and_ends_are_counted(tmp_path):
@@ -178,6 +179,43 @@ def test_own_samples_of_one_arm(tmp_path):
         (one,), _ = read_predictions(file, arm)
         assert one.values["arm"] == "joint"
     assert texts(found(as_lines(tmp_path / "g.jsonl", rows[:1]))) == {"q0": "A"}
+
+
+def test_the_whole_reply_and_what_another_tool_read_of_it(tmp_path):
+    """lmms-eval scores the filtered one; Video-R1's own scripts score the output."""
+    whole = "<think>x</think><answer>B</answer>"
+    rows = [
+        {"id": "q0", "resps": [[whole]], "filtered_resps": ["B"]},
+        {"id": "q1", "output": whole, "prediction": "B"},
+        {"id": "q2", "output": {"tokens": 3}, "prediction": "B"},
+    ]
+    read, _ = read_predictions(as_json(tmp_path / "f.json", rows))
+    assert [(p.text, p.whole) for p in read] == [("B", whole), (whole, whole), ("B", "B")]
+
+
+def test_result_files_of_qwens_own_evaluation(tmp_path):
+    whole = "<think>x</think>B"
+    row = {"question_id": "q0", "annotation": {"question": "What is 0?", "answer": "A"},
+           "task": "VideoMME", "result": {"gen": "B", "gen_raw": whole}}  # fmt: skip
+    matched = found(as_lines(tmp_path / "f.jsonl", [row]))
+    assert texts(matched) == {"q0": "B"} and matched.replies["q0"].whole == whole
+    assert not matched.other_gold
+
+
+def test_a_rows_own_id_comes_before_one_within_it(tmp_path):
+    rows = [
+        {"question_id": "q1", "meta": {"id": "q0"}, "pred": "A"},
+        {"meta": {"id": "q2"}, "pred": "B"},
+        {"id": "none", "meta": {"id": "q0"}, "pred": "C"},
+    ]
+    matched = found(as_json(tmp_path / "f.json", rows))
+    assert texts(matched) == {"q1": "A", "q2": "B"} and len(matched.unmatched) == 1
+
+
+@pytest.mark.parametrize("number", ["²", "①", "-1", "1.0", True, None, [1]])
+def test_what_is_no_row_number_is_none(tmp_path, number):
+    file = as_lines(tmp_path / "f.jsonl", [{"doc_id": number, "pred": "A"}])
+    assert read_predictions(file)[0][0].doc == -1
 
 
 def test_a_file_without_predictions(tmp_path):

@@ -32,6 +32,23 @@ def test_tables(tmp_path, name):
     assert read_rows(tmp_path / name)[0].fault == "1 cells under 2 names"
 
 
+def test_a_table_without_quoting(tmp_path):
+    """As TSPO's are written: a cell may begin with a quotation, whole or not."""
+    lines = ["id\ttext\toptions", '1\t"Sky" is by whom?\t[\'x\', "y"]', '2\t"Why\tx', "3\tWho?\ty"]
+    file = tmp_path / "f.tsv"
+    file.write_text("\r\n".join(lines) + "\r\n")
+    rows = read_rows(file)
+    assert [row.values["text"] for row in rows] == ['"Sky" is by whom?', '"Why', "Who?"]
+    assert rows[0].values["options"] == "['x', \"y\"]"
+    (tmp_path / "f.csv").write_text('question_id,reply\nQ0,"A\nQ1,B\nQ2,C\n')
+    assert [row.values["reply"] for row in read_rows(tmp_path / "f.csv")] == ['"A', "B", "C"]
+    # Rows of several lines, among them one with a quote too many: only that one is lost.
+    (tmp_path / "g.csv").write_text('id,reply\n0,"a, b\nc"\n1,"d ""e"" f"\n2,"g" h\n')
+    assert [row.values.get("reply") for row in read_rows(tmp_path / "g.csv")] == [
+        "a, b\nc", 'd "e" f', "g h",
+    ]  # fmt: skip
+
+
 def test_a_folder_is_all_its_files_in_order(tmp_path):
     as_json(tmp_path / "2_b.json", ROWS[1:])
     as_lines(tmp_path / "1_a.jsonl", ROWS[:1])
@@ -50,11 +67,22 @@ def test_a_folder_is_all_its_files_in_order(tmp_path):
         ({"a": {"n": 1}, "b": {"n": 2}}, [{"id": "a", "n": 1}, {"id": "b", "n": 2}]),
         ({"a": "B", "7": "C"}, [{"id": "a", "reply": "B"}, {"id": "7", "reply": "C"}]),
         ({"acc_dict": {"count": [1, 2]}, "res_list": [{"pred": "A"}]}, [{"pred": "A"}]),
+        ({"results": ROWS, "final_acc": [{"mean_acc": 0.5}]}, WANT),
+        ({"tags": ["x"], "rows": ROWS}, WANT),
+        # One row with a list of its own: a video of Video-MME's nested form, and of LVBench's.
+        ({"video_id": "1", "questions": ROWS}, [{"video_id": "1", "questions": ROWS}]),
+        ({"key": "v", "qa": ROWS}, [{"key": "v", "qa": ROWS}]),
         ([], []),
     ],
 )
 def test_forms_of_json(tmp_path, content, want):
     assert [row.values for row in read_rows(as_json(tmp_path / "f.json", content))] == want
+
+
+def test_several_lists_of_rows_are_refused(tmp_path):
+    file = as_json(tmp_path / "f.json", {"dev": ROWS, "test": ROWS})
+    with pytest.raises(UserError, match=r"f.json: rows in several lists \(dev, test\); keep one"):
+        read_rows(file)
 
 
 def test_json_lines_under_the_name_json_and_a_byte_order_mark(tmp_path):

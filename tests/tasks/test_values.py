@@ -45,6 +45,8 @@ def test_options_in_texts_that_mislead(text, want):
 def test_options_own_letters():
     assert in_order(["A. 3.", "B. 1998.", "C. A. D. 12."]) == ["3.", "1998.", "A. D. 12."]
     assert in_order(["C. x", "A. y", "B. z"]) == ["y", "z", "x"]
+    names = ["C. S. Lewis", "A. A. Milne", "B. B. King", "D. H. Lawrence"]
+    assert in_order(names) == names
     for kept in (["A. x", "B. y", "D. z"], ["A. x", "y"], ["A. x", "A. y"], ["I. x", "V. y"]):
         assert in_order(kept) == kept
 

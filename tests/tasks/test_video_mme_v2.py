@@ -96,6 +96,33 @@ def test_unparsed_replies_by_the_authors_script_and_by_lmms_eval(questions):
     assert lmms == {"logic": pytest.approx((400 / 12 + 100) / 2), "relevance": 56.25}
 
 
+def test_the_plain_accuracy_is_of_valid_replies_in_the_authors_script(questions):
+    said = replies(v001="ABC?", v002="A?CH", v003="AAAA")
+    official, lmms = (
+        score(TASK, name, questions, said)["totals"] for name in ("official", "lmms-eval")
+    )
+    assert official["plain accuracy"] == 70  # 7 of the 10 with a letter
+    everything = official["plain accuracy, unparsed replies counted as wrong"]
+    assert everything == lmms["plain accuracy"] == pytest.approx(100 * 7 / 12)
+
+
+def test_lmms_eval_by_version(questions):
+    """0.7.3 reads small letters and options' texts; before it read as the authors' script."""
+    said = replies(v001=["a", "It is thing b", "C", "A man, H"])
+    rules = ("lmms-eval", "lmms_eval_before", "official")
+    right = [score(TASK, rule, questions, said)["right"] for rule in rules]
+    assert right == [3, 1, 1]
+
+
+def test_levels_of_a_table_with_gaps(tmp_path):
+    """As pandas writes whole numbers beside missing ones."""
+    rows = [{**row, "level": row["level"] and f"{row['level']}.0"} for row in ROWS[:4]]
+    names = list(rows[0])
+    cells = [["" if row[name] is None else row[name] for name in names] for row in rows]
+    read = TASK.read(table(tmp_path / "f.tsv", cells, names))
+    assert {TASK.groups(q)["level"] for q in read} == {"2"}
+
+
 def test_a_group_that_is_not_whole(questions):
     said = replies(v001="ABCH")
     del said["001-1"]
