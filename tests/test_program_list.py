@@ -61,10 +61,10 @@ def home(tmp_path_factory):
 
 
 def with_siglip(home: pathlib.Path) -> pathlib.Path:
-    """A SigLIP, and what it makes of the records."""
-    folder = siglip_model_folder(home)
-    write_siglip_embeddings(folder, home / "records")
-    return folder
+    """A SigLIP, and what it makes of the records; made once."""
+    if not (home / "siglip").exists():
+        write_siglip_embeddings(siglip_model_folder(home), home / "records")
+    return home / "siglip"
 
 
 def config_of(home: pathlib.Path):
