@@ -142,7 +142,7 @@ def judge(converted, workdir, *flags, **variables):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_converted_model_is_a_baseline_on_one_device_or_two(converted, tmp_path):
     flags = ("--arms=blind", "--selectors=uniform,topk", "--frames=1,2", "--notimes")
     done = judge(converted, tmp_path / "one", *flags)

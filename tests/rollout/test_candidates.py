@@ -14,6 +14,7 @@ from msjoe_jax.rollout.candidates import BatchCandidates
 from msjoe_jax.rollout.frames import to_patches
 from msjoe_jax.rollout.generate import generate
 from msjoe_jax.rollout.programs import Patches, frame_features
+from msjoe_jax.rollout.selector_prompts import SelectorPrompts
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.selectors.base import Ask, Selection, Selector
 from msjoe_jax.signals import SIGNALS
@@ -371,22 +372,22 @@ def test_what_one_selection_computed_another_does_not(made, monkeypatch):
     """Replies and attention too: they are computed once, drop the same, and cost the same again."""
     first, _ = candidates_of(made)
     calls = []
-    for name in ("_ask", "_attention"):
-        plain = getattr(BatchCandidates, name)
+    for owner, name in ((SelectorPrompts, "ask"), (BatchCandidates, "_attention")):
+        plain = getattr(owner, name)
 
         def counted(self, argument, name=name, plain=plain):
             calls.append(name)
-            if name == "_ask":
+            if name == "ask":
                 self._weight[1] = 0.0  # as if its prompt were too long
             return plain(self, argument)
 
-        monkeypatch.setattr(BatchCandidates, name, counted)
+        monkeypatch.setattr(owner, name, counted)
     weights = [np.ones(B, np.float32) for _ in range(2)]
     one, two = (first.again(weight) for weight in weights)
     asked = [[Ask("which ?", (0, 1))] for _ in range(B)]
     assert one.ask(asked) == two.ask(asked)
     np.testing.assert_array_equal(one.attention(-1), two.attention(-1))
-    assert calls == ["_ask", "_attention"]
+    assert calls == ["ask", "_attention"]
     assert [weight.tolist() for weight in weights] == [[1, 0, 1]] * 2
     assert one.remembered == 0 < two.remembered
     assert one.on_devices.similarity is two.on_devices.similarity
