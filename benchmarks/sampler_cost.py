@@ -13,7 +13,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,9 +86,10 @@ def cost(part: Part, repeats: int) -> tuple[float, float]:
     arguments = jax.device_put(part.arguments)
     memory = part.program.lower(*arguments, **part.choices).compile().memory_analysis()
     beside = memory.temp_size_in_bytes + memory.output_size_in_bytes
-    run: Callable[[], Any] = lambda: jax.block_until_ready(  # noqa: E731
-        part.program(*arguments, **part.choices)
-    )
+
+    def run() -> None:
+        jax.block_until_ready(part.program(*arguments, **part.choices))
+
     run()
     seconds = []
     for _ in range(repeats):
