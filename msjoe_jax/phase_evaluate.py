@@ -11,6 +11,7 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.thinned import count_thinned
 from msjoe_jax.evaluation.arms import Arm
 from msjoe_jax.evaluation.evaluate import Evaluator, evaluate
+from msjoe_jax.evaluation.grading import extractor_of
 from msjoe_jax.evaluation.looks import spread
 from msjoe_jax.models.params import Params
 from msjoe_jax.phase_data import heldout_split
@@ -64,6 +65,7 @@ def evaluate_arms(
         "arms": ", ".join(sorted(arms)),
         "frame budgets": ", ".join(map(str, budgets or [config.frames.key])),
         **data_inputs(questions, reader),
+        "extractor": extractor_of(TASKS[config.data.task]),
         **chosen,
         **{
             f"{name} models": digest(weights_inputs(sets[name].names, models.system, models.text))

@@ -21,7 +21,7 @@ from tests.support.tiny import clip_of, tiny_config, tiny_model_folder
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """A run whose model always replies A, but in a wrong form from the third question on."""
+    """A run whose model replies A, and from the third question on a bare C, which is no form."""
     model, config = tiny_model_folder(tmp_path), tiny_config(tmp_path)
     config.mllm.checkpoint = config.clip.checkpoint = config.sampler.checkpoint = str(model)
     reader = noise_videos(tmp_path / "records", {"a": 6, "b": 30}, clip=clip_of(model))
@@ -32,7 +32,7 @@ def made(tmp_path, monkeypatch):
 
     def begin(self, place, mllm, rows, *_, samples, **__):
         made.append(place)
-        text = "<answer>A</answer>" if len(made) == 1 else "A"
+        text = "<answer>A</answer>" if len(made) == 1 else "C"
         texts = [[text] * samples] * len(rows)
         return lambda: Completed(None, None, None, None, texts, np.ones((len(rows), 1), bool), 0)
 
@@ -52,11 +52,37 @@ def test_the_table_has_the_share_of_valid_replies(made, tmp_path, capsys):
         assert len(asked) == 2
     result = json.loads((folder / "eval.json").read_text())
     row = result["arms"]["uniform"]
-    # Right options are A, B, C, D in turn; a bare letter counts for nothing.
-    assert (row["accuracy"], row["valid"], row["questions"]) == (0.25, 0.5, 4)
+    # Right options are A, B, C, D in turn; a bare letter counts, which it does not in training.
+    assert (row["accuracy"], row["valid"], row["questions"]) == (0.5, 0.5, 4)
+    assert result["extractor"] == "strict"
     assert (result["frames"], result["seed"]) == (4, 0)
     assert result["thinned"]["videos"] == 1 and result["thinned"]["longest"] == 30
-    assert " 50.0%" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert " 50.0%" in printed and "accuracy by the extractor strict: the one answer tag" in printed
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {row["extractor"] for row in rows} == {"strict"}
+    assert [row["answer"] for row in rows] == ["A", "A", "C", "C"]
+    assert [row["score"] for row in rows] == [
+        float(row["extracted"]["strict"] == row["gold"]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("before", ["tag", None])
+def test_rows_that_were_graded_by_another_extractor_are_made_again(made, tmp_path, capsys, before):
+    config, models, weights, asked = made
+    arms, folder = {"uniform": ARMS["uniform"]}, epath.Path(tmp_path / "w")
+    evaluate_arms(config, folder, models, {"base": weights}, arms)
+    file = folder / "eval_rows.jsonl"
+    header, *rows = map(json.loads, file.read_text().splitlines())
+    header["inputs"] |= {"extractor": before}
+    header["inputs"] = {name: value for name, value in header["inputs"].items() if value}
+    for row in rows:
+        row["columns"]["uniform@4"][0]["score"] = 0.0
+    file.write_text("".join(json.dumps(row) + "\n" for row in (header, *rows)))
+    capsys.readouterr()
+    evaluate_arms(config, folder, models, {"base": weights}, arms)
+    said = f"made from other extractor (was {before or 'not stated'}, is strict); made again"
+    assert said in capsys.readouterr().out and len(asked) == 4
 
 
 def test_frames_of_another_tool_are_an_arm(made, tmp_path, capsys):

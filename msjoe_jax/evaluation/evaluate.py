@@ -14,6 +14,7 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import Arm, arm_names, check_extras
 from msjoe_jax.evaluation.evaluator import Evaluator, Outcome
+from msjoe_jax.evaluation.grading import READS
 from msjoe_jax.evaluation.looks import write_looks
 from msjoe_jax.evaluation.samples import sample_rows
 from msjoe_jax.evaluation.summary import cost_table, notes, overlap_table, summarize
@@ -170,15 +171,18 @@ def evaluate(
     videos = [question.video for question in questions]
     table = make_table(outcome.labels, outcome.scores, groups, outcome.valid, videos)
     left_out = {"count": len(dropped), "reasons": dropped}
-    result = {"arms": table, "dropped": left_out, "task": evaluator.task, **meta}
+    result = {"arms": table, "dropped": left_out, "task": evaluator.task}
+    result |= {"extractor": evaluator.extractor, **meta}
     summary: dict[str, Any] = {}
     if hosts.is_first():
         _write(workdir, evaluator, outcome, result)
-        rows = sample_rows(outcome, evaluator.episodes, evaluator.task)
+        rows = sample_rows(outcome, evaluator.episodes, evaluator.task, evaluator.extractor)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_whole(workdir / "samples.jsonl", text)
         summary = {
-            **summarize(rows, outcome, evaluator.episodes, evaluator.task),
+            **summarize(
+                rows, outcome, evaluator.episodes, evaluator.task, evaluator.extractor
+            ),
             **(facts or {}),
         }
         write_whole(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -191,6 +195,7 @@ def evaluate(
         print(f"{len(dropped)} of {len(questions)} questions are left out of all arms:")
         print(describe_dropped(dropped))
     print(format_table(table))
+    print(f"accuracy by the extractor {evaluator.extractor}: {READS[evaluator.extractor]}")
     if summary:
         for lines in (notes(summary), cost_table(summary), overlap_table(summary)):
             if lines:

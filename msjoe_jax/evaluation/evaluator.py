@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from msjoe_jax.evaluation.arms import Arm
 from msjoe_jax.evaluation.columns import Column, Pass, columns_of, passes
+from msjoe_jax.evaluation.grading import extractor_of, grade_of
 from msjoe_jax.evaluation.kept_frames import from_kept, to_keep
 from msjoe_jax.evaluation.other_previews import OtherPreviews
 from msjoe_jax.evaluation.reasons import Reasons, refuse_unusable
@@ -49,6 +50,7 @@ class Evaluator:
       budgets: frame budgets; none: the config's.
       timed: whether each step is timed; rows of two runs then differ.
       looked_at: ids of the questions that pictures are made of.
+      rewards: whether replies are scored as a training's rewards do (see grading.py).
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class Evaluator:
         budgets: Sequence[int] = (),
         timed: bool = False,
         looked_at: Collection[str] = (),
+        rewards: bool = False,
     ):
         self.episodes, self.task, self.load = episodes, task, load
         self.batch_size, self.timed, self.looked_at = batch_size, timed, looked_at
         self.budgets = tuple(budgets) or (episodes.config.frames.key,)
+        self.extractor = extractor_of(TASKS[task], rewards)
         self._other_previews = OtherPreviews(episodes)
         self._begun, self._several = False, False  # a batch is done; there are several arms
 
@@ -215,7 +219,7 @@ class Evaluator:
         """Returns what a reply adds to an entry."""
         put, text = answered.asked[b], answered.texts[b]
         reply = Reply(text, answered.finished[b], self.episodes.text.prompt.think)
-        grade = TASKS[self.task].grade(put.question, reply)
+        grade = grade_of(TASKS[self.task], self.extractor, put.question, reply)
         letters = extracted(TASKS[self.task], put.question, text)
         return {
             "reply": text,

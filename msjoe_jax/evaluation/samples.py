@@ -17,11 +17,12 @@ from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.frames import grid_of, units_of
 from msjoe_jax.tasks import TASKS
 
-EXTRACTOR = "tag"  # the one answer tag, as training rewards it: by what `score` goes
 STEPS = ("query", "similarity", "sampler", "answer")  # of a question, as they are timed
 
 
-def sample_rows(outcome: Outcome, episodes: Episodes, task: str) -> list[dict[str, Any]]:
+def sample_rows(
+    outcome: Outcome, episodes: Episodes, task: str, extractor: str
+) -> list[dict[str, Any]]:
     """Returns the rows, in the order of the questions.
 
     A dropped question has one row for each arm and budget, with the reason.
@@ -30,13 +31,14 @@ def sample_rows(outcome: Outcome, episodes: Episodes, task: str) -> list[dict[st
       outcome: of the evaluation.
       episodes: over its questions.
       task: name of TASKS.
+      extractor: by which `score` goes (see grading.py).
     """
     names = {c.key: names_of(c, episodes.config.signals) for c in outcome.columns}
     infos = {info.id: info for info in episodes.reader.infos(q.video for q in episodes.questions)}
     rows = []
     for question, entries in zip(episodes.questions, outcome.entries, strict=True):
         info = infos.get(question.video)
-        known = _of_question(question, info, episodes, task)
+        known = _of_question(question, info, episodes, task) | {"extractor": extractor}
         for column in outcome.columns:
             for draw, entry in enumerate(entries.get(column.key, [None])):
                 rows.append(
@@ -89,7 +91,6 @@ def _of_question(
         "duration": info.duration if info else None,
         "gold": question.letter or None,
         "seed": episodes.config.seed,
-        "extractor": EXTRACTOR,
         "groups": TASKS[task].groups(question),
     }
 

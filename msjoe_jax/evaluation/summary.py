@@ -13,7 +13,7 @@ import numpy as np
 from msjoe_jax.evaluation.columns import DRAWS
 from msjoe_jax.evaluation.evaluator import Outcome
 from msjoe_jax.evaluation.evidence import DOES_NOT_WORK
-from msjoe_jax.evaluation.samples import EXTRACTOR, STEPS, names_of
+from msjoe_jax.evaluation.samples import STEPS, names_of
 from msjoe_jax.evaluation.statistics import DRAWS as BOOTSTRAP
 from msjoe_jax.evaluation.statistics import cluster_difference, cluster_interval
 from msjoe_jax.rollout.episode import Episodes
@@ -35,7 +35,9 @@ AGAINST = (*HALF, "uniform")
 READABLE = 0.9
 
 
-def summarize(rows: Rows, outcome: Outcome, episodes: Episodes, task: str) -> dict[str, Any]:
+def summarize(
+    rows: Rows, outcome: Outcome, episodes: Episodes, task: str, extractor: str
+) -> dict[str, Any]:
     """Returns the summary of an evaluation.
 
     Args:
@@ -43,6 +45,7 @@ def summarize(rows: Rows, outcome: Outcome, episodes: Episodes, task: str) -> di
       outcome: that they were made of.
       episodes: over the questions.
       task: name of TASKS.
+      extractor: by which scores go (see grading.py).
     """
     by_column: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -58,7 +61,7 @@ def summarize(rows: Rows, outcome: Outcome, episodes: Episodes, task: str) -> di
             "hosts": hosts.count(),
             **versions(),
         },
-        "settings": settings_of(outcome, episodes, task),
+        "settings": {**settings_of(outcome, episodes, task), "extractor": extractor},
         "sheet": sheet(rows, outcome, episodes),
         "arms": [
             {**names_of(c, signals), **figures(by_column[c.name, c.budget], rules)}
@@ -92,7 +95,6 @@ def settings_of(outcome: Outcome, episodes: Episodes, task: str) -> dict[str, An
         "smooth": episodes.config.smooth,
         "draws": DRAWS,
         "decoding": "greedy",
-        "extractor": EXTRACTOR,
         "rules": {name: rule.version for name, rule in rules_of(TASKS[task]).items()},
         "seed": episodes.config.seed,
     }

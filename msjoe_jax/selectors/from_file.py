@@ -19,7 +19,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from etils import epath
@@ -105,10 +105,11 @@ def read_selection(
     rows = _rows(name, unit, len(questions))
     asked = questions[: limit or None]
     matched = _matched(name, rows, asked)
-    if empty := [row.where for row in matched if not row.frames]:
+    if empty := [(r.where, q.id) for q, r in zip(asked, matched, strict=True) if not r.frames]:
+        where, first = empty[0]
         raise UserError(
-            f"{empty[0]}: a question without frames, as {len(empty)} of the {len(asked)} asked "
-            "are; leave them out of the questions"
+            f"{where}: question {first} has an empty list of frames, as {len(empty)} of the "
+            f"{len(asked)} asked have; leave them out of the questions"
         )
     infos = {info.id: info for info in reader.infos(question.video for question in asked)}
     places: dict[str, np.ndarray] = {}
@@ -159,11 +160,11 @@ def _rows(name: str, unit: str, number: int) -> list[_Row]:
             _row(f"{name}, video {video}, entry {i}", row, unit or "seconds", video)
             for video, entries in content.items()
             for i, row in enumerate(entries, 1)
-        ]
+        ] or _none(name)
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list) or not content:
-        raise UserError(f"{name}: holds no list of frames by question")
+        _none(name)
     if isinstance(content[0], list):
         if len(content) != number:
             raise UserError(
@@ -179,6 +180,10 @@ def _rows(name: str, unit: str, number: int) -> list[_Row]:
         if not row.names and not row.text:
             raise UserError(f"{row.where}: of which question? None of {', '.join(IDS)} is there")
     return rows
+
+
+def _none(name: str) -> NoReturn:
+    raise UserError(f"{name}: holds no list of frames by question")
 
 
 def _is_by_id(values: Sequence[Any]) -> bool:
@@ -200,14 +205,24 @@ def _content(name: str) -> Any:
         raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError:
         raise UserError(f"{name}: not UTF-8 text; save it as UTF-8 JSON") from None
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Makes an object of JSON, in which Python would let the last of equal names count."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [key for key, _ in pairs]
+            twice = next(key for key in found if names.count(key) > 1)
+            raise UserError(f"{name}: {twice!r} stands there twice in one object; keep one of them")
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError):  # several lines, each with an object
         rows = []
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
-                    rows.append(json.loads(line))
+                    rows.append(json.loads(line, object_pairs_hook=once))
                 except (ValueError, RecursionError) as error:
                     raise UserError(f"{name}:{number}: not JSON ({error})") from None
         return rows

@@ -70,7 +70,7 @@ class Validation:
         def load(_: str, model: str) -> Params:  # no arm of these uses another set
             return params[model]
 
-        evaluator = Evaluator(self.episodes, self.task, load, self.batch_size)
+        evaluator = Evaluator(self.episodes, self.task, load, self.batch_size, rewards=True)
         outcome = evaluator.run(self.arms, KeptRows(None, {}), label)
         self.episodes.failures.clear()
         self.episodes.cut_queries.clear()

@@ -113,7 +113,7 @@ def test_a_split_that_cannot_be_asked_ends_the_run_by_name(monkeypatch):
     reasons = {"q0": "prompt too long: 99 tokens"}
     columns = columns_of({name: ARMS[name] for name in PLAIN}, [4])
     outcome = Outcome(columns, [{}], [{}], reasons)
-    stub: Any = lambda *_: types.SimpleNamespace(run=lambda *_: outcome)  # noqa: E731
+    stub: Any = lambda *_, **__: types.SimpleNamespace(run=lambda *_: outcome)  # noqa: E731
     monkeypatch.setattr(module, "Evaluator", stub)
     with pytest.raises(UserError, match=r"none of them can be asked: .*prompt too long"):
         validation()({}, "joint")
