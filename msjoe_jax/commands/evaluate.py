@@ -7,131 +7,46 @@
 The folder's models choose frames and answer as they were trained to: frames and prompts are those
 of the folder. A converted folder does as well (msjoe convert): what it lacks is the config's.
 Videos and questions are the held-out ones of --config, or --records and --questions, or of each
---task=NAME:PATH. --arms names rows of the table, as `config.evaluate.arms` does, each with
-modifiers after colons; what trainings made is here all of the folder, and what came before them of
---base. The table goes to eval.json, a row a question, arm and budget to samples.jsonl, what they
-come to to summary.json in --workdir; a killed evaluation goes on where it was.
+--task=NAME:PATH, which --preset asks as is usual there. --arms names rows of the table, as
+`config.evaluate.arms` does, each with modifiers after colons; what trainings made is here all of
+the folder, and what came before them of --base. The table goes to eval.json, a row a question, arm
+and budget to samples.jsonl, what they come to to summary.json in --workdir; a killed evaluation
+goes on where it was.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import HostFlags, define_config, given_config, run_app
+from msjoe_jax.commands.evaluate_asked import BASE, TRAINED, Wanted, config_of, unused
 from msjoe_jax.commands.report import write_evaluation_report
-from msjoe_jax.config import NAMES, Config, base
-from msjoe_jax.config_check import check
+from msjoe_jax.config import Config, base
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import Arm, arm_of
-from msjoe_jax.fields import plain
+from msjoe_jax.evaluation.preset import Changed, applied, lines_of, preset_of
 from msjoe_jax.phase_data import check_records, tell_thinned
-from msjoe_jax.phase_evaluate import evaluate_arms
+from msjoe_jax.phase_evaluate import Loaded, evaluate_arms
 from msjoe_jax.phase_models import Models, Weights, make_models, moved_weights, stored_weights
 from msjoe_jax.phase_prompts import tell_dropped
 from msjoe_jax.rollout.episode_batches import answer_tokens_of
 from msjoe_jax.rollout.frames import frames_per_unit
-from msjoe_jax.rollout.model_folder import PARTS, check_folder, read_settings
-from msjoe_jax.rollout.siglip import SIGLIP, embedder_names
+from msjoe_jax.rollout.model_folder import check_folder
+from msjoe_jax.rollout.siglip import embedder_names
 from msjoe_jax.rollout.stored_models import StoredModel
 from msjoe_jax.rollout.system import System
 from msjoe_jax.runtime import hosts
-from msjoe_jax.runtime.checkpoint import leaf_shapes
 from msjoe_jax.runtime.digest import Remembered
 from msjoe_jax.runtime.files import lock
 from msjoe_jax.runtime.machine import introduce, make_machine
 from msjoe_jax.runtime.stopping import signals_wait
 from msjoe_jax.selectors import SELECTORS
 from msjoe_jax.tasks import TASKS
-from msjoe_jax.weights.folder import CONFIG
-
-BASE, TRAINED = "base", "joint"  # the names of the two sets of weights that there may be
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What an evaluation was asked for, beside its config.
-
-    checkpoint: a model folder, trained or converted; base: one whose MLLM has not been trained, ""
-    if no arm takes it; arms: names with modifiers, none: the config's; records, questions: in place
-    of the config's; task: a name of TASKS, "": the config's; budgets: numbers of key frames; looks:
-    questions that pictures are made of, None: as many as the config says; timed: whether steps are;
-    selection: a file of frames.
-    """
-
-    checkpoint: str
-    base: str = ""
-    arms: tuple[str, ...] = ()
-    records: str = ""
-    questions: str = ""
-    task: str = ""
-    budgets: tuple[int, ...] = ()
-    looks: int | None = None
-    timed: bool = False
-    selection: str = ""
-
-
-def config_of(wanted: Wanted, config: ConfigDict) -> Config:
-    """Makes the config that evaluates a model folder.
-
-    Args:
-      wanted: what was asked for; the folder's models count, and its frames and prompts if it was
-        trained.
-      config: says all else.
-
-    Raises:
-      UserError: the folder or the config cannot be used, or an arm is not known.
-    """
-    folder = wanted.checkpoint
-    for name in models_in(folder):
-        config[name].checkpoint = folder
-        if name in ("mllm", "clip"):  # the folder has its own
-            config[name].size = config[name].tokenizer = ""
-    if is_trained(folder):
-        check_folder(folder, NAMES)
-        settings = read_settings(epath.Path(folder))
-        for part in PARTS:
-            config[part] = ConfigDict(plain(settings[part]), type_safe=False)
-        for name in (*NAMES, *((SIGLIP,) if SIGLIP in config.sampler.signals else ())):
-            config[name].checkpoint = folder
-        for name in ("mllm", "clip"):
-            config[name].size = config[name].tokenizer = ""
-    config.phases = ("evaluate",)
-    config.data.heldout_records = wanted.records or config.data.heldout_records
-    config.data.heldout_questions = wanted.questions or config.data.heldout_questions
-    config.data.task = wanted.task or config.data.task
-    if wanted.looks is not None:
-        config.evaluate.looks = wanted.looks
-    names = wanted.arms or tuple(config.evaluate.arms)
-    for name in names:
-        arm_of(name, (BASE,))
-    config.evaluate.arms = ("uniform",)  # which needs no training; all arms are the folder's here
-    made = check(config)
-    return dataclasses.replace(made, evaluate=dataclasses.replace(made.evaluate, arms=names))
-
-
-def models_in(folder: str) -> list[str]:
-    """Returns the models with sizes of their own that a model folder holds.
-
-    Raises:
-      UserError: it is no model folder, or holds none.
-    """
-    check_folder(folder, ())
-    names = [
-        name for name in ("mllm", "clip", SIGLIP) if (epath.Path(folder) / name / CONFIG).exists()
-    ]
-    if not names:
-        check_folder(folder, ("mllm",))
-    return names
-
-
-def is_trained(folder: str) -> bool:
-    """Whether a model folder holds a sampler, as those do that a training has written."""
-    return any(name.startswith("sampler/") for name in leaf_shapes(epath.Path(folder) / "params"))
 
 
 def arms_of(names: Sequence[str], wanted: Wanted, fresh_sampler: bool) -> dict[str, Arm]:
@@ -161,38 +76,91 @@ def arms_of(names: Sequence[str], wanted: Wanted, fresh_sampler: bool) -> dict[s
     return arms
 
 
-def evaluate_folder(config: Config, workdir: epath.Path, wanted: Wanted) -> None:
-    """Evaluates the model folder of a config of `config_of`.
+class Part(NamedTuple):
+    """The evaluation of one task: its config, where it goes, and what was asked for."""
+
+    config: Config
+    workdir: epath.Path
+    wanted: Wanted
+
+
+class _Ready(NamedTuple):
+    """A part that has passed all checks, with what it is evaluated by."""
+
+    config: Config
+    workdir: epath.Path
+    models: Models
+    arms: dict[str, Arm]
+    preset: Changed | None
+
+
+def evaluate_parts(parts: Sequence[Part], workdir: epath.Path) -> None:
+    """Evaluates one model folder on tasks, one after another; its models are loaded once.
+
+    All are checked before the first is evaluated.
+
+    Args:
+      parts: whose configs are of `config_of`, for one folder.
+      workdir: keeps what is known of the weights.
 
     Raises:
       UserError: data, weights or work folder cannot be used.
     """
+    config, _, wanted = parts[0]
     machine = make_machine(config.mesh)
     introduce(machine)
-    held = lock(workdir) if hosts.is_first() else contextlib.nullcontext()
-    with held, jax.set_mesh(machine.mesh):
+    with contextlib.ExitStack() as held:
+        for folder in dict.fromkeys([workdir, *(part.workdir for part in parts)]):
+            if hosts.is_first():
+                held.enter_context(lock(folder))
+        held.enter_context(jax.set_mesh(machine.mesh))
         memory = Remembered(workdir / "digests.json")
         models = make_models(config, machine)
         weights = stored_weights(config, models, memory)
-        fresh = weights.stored["sampler"].folder is None
-        arms = arms_of(config.evaluate.arms, wanted, fresh)
-        embedders = embedder_names(models.system.siglip, weights.names)
-        folders = {name: getattr(config, name).checkpoint for name in embedders}
-        check_records(config, embedders, folders)
-        tell_thinned(config)
-        tell_dropped(
-            _with_most_frames(config, models.system, wanted, arms), models.system, models.text
-        )
-        evaluate_arms(
-            config,
-            workdir,
-            models,
-            _sets(weights, models, wanted, memory),
-            arms,
-            budgets=wanted.budgets,
-            timed=wanted.timed,
-            selection=wanted.selection,
-        )
+        ready = []
+        for part in parts:
+            if len(parts) > 1:
+                print(f"task {part.config.data.task}: {part.config.data.heldout_questions}")
+            ready.append(_check(part, models, weights))
+        sets, loaded = _sets(weights, models, wanted, memory), Loaded(models)
+        for one in ready:
+            if len(parts) > 1:
+                print(f"evaluate {one.config.data.task} in {one.workdir}")
+            evaluate_arms(
+                one.config,
+                one.workdir,
+                one.models,
+                sets,
+                one.arms,
+                budgets=wanted.budgets,
+                timed=wanted.timed,
+                selection=wanted.selection,
+                preset=one.preset,
+                loaded=loaded,
+            )
+            print(f"results in {one.workdir}")
+            if hosts.is_first():
+                print(f"report in {write_evaluation_report(one.workdir)}")
+
+
+def _check(part: Part, models: Models, weights: Weights) -> _Ready:
+    """Checks a part for what would end its evaluation, and applies its preset."""
+    config, workdir, wanted = part
+    changed: Changed | None = None
+    if wanted.preset:
+        preset = preset_of(config.data.task)
+        frames, prompt, changed = applied(preset, config.frames, models.system, models.text)
+        config = dataclasses.replace(config, frames=frames, prompt=prompt)
+        models = dataclasses.replace(models, text=dataclasses.replace(models.text, prompt=prompt))
+        print("\n".join(lines_of(config.data.task, preset, changed, frames)))
+    fresh = weights.stored["sampler"].folder is None
+    arms = arms_of(config.evaluate.arms, wanted, fresh)
+    embedders = embedder_names(models.system.siglip, weights.names)
+    folders = {name: getattr(config, name).checkpoint for name in embedders}
+    check_records(config, embedders, folders)
+    tell_thinned(config)
+    tell_dropped(_with_most_frames(config, models.system, wanted, arms), models.system, models.text)
+    return _Ready(config, workdir, models, arms, changed)
 
 
 def _sets(
@@ -275,6 +243,9 @@ def cli() -> None:
     selection = flags.DEFINE_string(
         "selection", "", "File of frames that another tool chose: one more arm, `selection`."
     )
+    preset = flags.DEFINE_bool(
+        "preset", False, "Ask with the task's usual prompt and pixels, and print its anchors."
+    )
     looks = flags.DEFINE_integer(
         "looks", None, "Questions that pictures are made of; by default config.evaluate.looks."
     )
@@ -296,6 +267,7 @@ def cli() -> None:
             looks=looks.value,
             timed=times.value,
             selection=selection.value,
+            preset=preset.value,
         )
 
     def start() -> None:
@@ -303,18 +275,20 @@ def cli() -> None:
             raise UserError("--checkpoint=DIR is missing: the folder of a trained model")
         folder = checkpoint.value.rstrip("/")
         asked, tasks = wanted(folder), tasks_of(task.value)
+        fields = [
+            name.removeprefix("config.") for name in flags.FLAGS if name.startswith("config.")
+        ]
         host_flags.connect()
         stall = host_flags.watchdog()
         with hosts.only_the_first_talks(), signals_wait(), stall, hosts.failures_told():
+            given = base() if config.value is None else given_config(config)
+            for line in unused(asked, fields):
+                print(line)
+            out, parts = epath.Path(workdir.value or f"{folder}-evaluation"), []
             for name, path in tasks or [("", "")]:
-                given = base() if config.value is None else given_config(config)
                 one = dataclasses.replace(asked, task=name, questions=path or asked.questions)
                 made = config_of(one, given.copy_and_resolve_references())
-                out = epath.Path(workdir.value or f"{folder}-evaluation")
-                out = out / name if len(tasks) > 1 else out
-                evaluate_folder(made, out, one)
-                print(f"results in {out}")
-                if hosts.is_first():
-                    print(f"report in {write_evaluation_report(out)}")
+                parts.append(Part(made, out / name if len(tasks) > 1 else out, one))
+            evaluate_parts(parts, out)
 
     run_app(start)

@@ -16,6 +16,7 @@ from msjoe_jax.evaluation.arms import Arm, arm_names, check_extras
 from msjoe_jax.evaluation.evaluator import Evaluator, Outcome
 from msjoe_jax.evaluation.grading import READS
 from msjoe_jax.evaluation.looks import write_looks
+from msjoe_jax.evaluation.preset import anchor_lines, anchors_of
 from msjoe_jax.evaluation.samples import sample_rows
 from msjoe_jax.evaluation.summary import cost_table, notes, overlap_table, summarize
 from msjoe_jax.evaluation.table import format_table, make_table
@@ -26,6 +27,8 @@ from msjoe_jax.runtime.digest import Inputs
 from msjoe_jax.runtime.files import write_whole
 from msjoe_jax.runtime.kept_rows import KeptRows
 from msjoe_jax.tasks import TASKS
+from msjoe_jax.tasks.multiple_choice import rules_of
+from msjoe_jax.tasks.presets import Preset
 
 ROWS = "eval_rows.jsonl"  # in the work folder: each question's results as they are made
 
@@ -144,6 +147,7 @@ def evaluate(
     meta: Mapping[str, Any],
     inputs: Inputs,
     facts: Mapping[str, Any] | None = None,
+    preset: Preset | None = None,
 ) -> dict[str, Any]:
     """Evaluates arms, prints the table, and writes it as `eval.json`.
 
@@ -160,6 +164,7 @@ def evaluate(
       meta: further entries of `eval.json`.
       inputs: what the evaluation is made from.
       facts: further entries of `summary.json`.
+      preset: by which the questions are asked, and whose anchors stand beside the result.
     """
     workdir, task = epath.Path(workdir), TASKS[evaluator.task]
     questions = evaluator.episodes.questions
@@ -180,11 +185,12 @@ def evaluate(
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_whole(workdir / "samples.jsonl", text)
         summary = {
-            **summarize(
-                rows, outcome, evaluator.episodes, evaluator.task, evaluator.extractor
-            ),
+            **summarize(rows, outcome, evaluator.episodes, evaluator.task, evaluator.extractor),
             **(facts or {}),
         }
+        if preset:
+            anchors = anchors_of(preset, rows, tuple(rules_of(task)))
+            summary["preset"] = {"source": preset.source, **summary["preset"], "anchors": anchors}
         write_whole(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
         write_looks(workdir / "looks", outcome, evaluator.episodes)
     if len(dropped) == len(questions):
@@ -200,6 +206,8 @@ def evaluate(
         for lines in (notes(summary), cost_table(summary), overlap_table(summary)):
             if lines:
                 print(lines)
+        if preset:
+            print("\n".join(anchor_lines(preset, summary["preset"]["anchors"])))
     return result
 
 

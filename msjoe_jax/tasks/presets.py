@@ -16,7 +16,8 @@ class Anchor:
     """A published accuracy of the untrained Qwen2.5-VL-7B from uniform frames.
 
     what: split and metric; frames: shown; low, high: the accuracy in percent, from the lowest to
-    the highest that is published; source: by whom.
+    the highest that is published; source: by whom; group: kind and name of the questions that it is
+    of, None: all; mean_over: the kind of group over which it is a mean, "": over questions.
     """
 
     what: str
@@ -24,6 +25,8 @@ class Anchor:
     low: float
     high: float
     source: str
+    group: tuple[str, str] | None = None
+    mean_over: str = ""
 
     def describe(self) -> str:
         """Returns a line for people."""
@@ -37,8 +40,8 @@ class Preset:
 
     before: text that stands before the question; instruction: the text after the options; option:
     how an option is written, with {letter} and {text}; max_new_tokens: of the reply, greedily;
-    max_pixels: of a frame at most, 0: not fixed; anchors: what the untrained model should give;
-    source: whose prompt it is.
+    max_pixels: of a frame at most (of the pair that a video's moment fuses, likewise), 0: not
+    fixed; anchors: what the untrained model should give; source: whose prompt it is.
     """
 
     before: str
@@ -50,24 +53,19 @@ class Preset:
     source: str
 
     def prompt(self, style: PromptConfig) -> PromptConfig:
-        """Returns a prompt's config that asks for the answer with the preset's words.
-
-        `before` goes into the instruction, which here stands after the options; options are
-        written "A. text" always.
-        """
-        words = " ".join(part for part in (self.before, self.instruction) if part)
+        """Returns a prompt's config that asks for the answer with the preset's words."""
         return dataclasses.replace(
-            style, answer_instruction=words, think=False, answer_tokens=self.max_new_tokens
+            style,
+            answer_lead=self.before,
+            answer_option=self.option,
+            answer_instruction=self.instruction,
+            think=False,
+            answer_tokens=self.max_new_tokens,
         )
 
-    def lines(self) -> list[str]:
-        """Returns what is to be told of it."""
-        pixels = f"at most {self.max_pixels} pixels a frame" if self.max_pixels else "any pixels"
-        return [
-            f"prompt: {self.before} … {self.instruction} ({self.source})",
-            f"replies of {self.max_new_tokens} tokens, greedy; {pixels}",
-            *(f"untrained Qwen2.5-VL-7B: {anchor.describe()}" for anchor in self.anchors),
-        ]
+    def key_patches(self, patch: int, otherwise: int) -> int:
+        """Returns the patches of a frame, `patch` pixels a side; `otherwise` where any is usual."""
+        return self.max_pixels // patch**2 or otherwise
 
 
 _LETTER = "Answer with the option's letter from the given choices directly."
@@ -77,13 +75,20 @@ VIDEO_MME = Preset(
     before="Select the best answer to the following multiple-choice question based on the video "
     "and the subtitles. Respond with only the letter (A, B, C, or D) of the correct option.",
     instruction="Answer with the option's letter from the given choices directly.",
-    option="{text}",
+    option="{letter}. {text}",
     max_new_tokens=16,
     max_pixels=_PIXELS,
     anchors=(
         Anchor("all, without subtitles", 32, 60.7, 62.2, "A.I.R., arXiv 2604.01002, BOLT"),
         Anchor("all, without subtitles", 64, 61.2, 63.7, "A.I.R., TSPO"),
-        Anchor("long, without subtitles", 32, 50.6, 52.0, "arXiv 2604.01002, DIG"),
+        Anchor(
+            "long, without subtitles",
+            32,
+            50.6,
+            52.0,
+            "arXiv 2604.01002, DIG",
+            group=("duration", "long"),
+        ),
     ),
     source=f"{LMMS_EVAL}, videomme",
 )
@@ -128,13 +133,15 @@ MLVU = Preset(
     max_new_tokens=16,
     max_pixels=_PIXELS,
     anchors=(
-        Anchor("dev, mean of 7 tasks", 32, 59.3, 62.5, "A.I.R., DIG, BOLT"),
-        Anchor("dev, mean of 7 tasks", 64, 63.6, 63.8, "DIG, A.I.R."),
+        Anchor("dev, mean of 7 tasks", 32, 59.3, 62.5, "A.I.R., DIG, BOLT", mean_over="task_type"),
+        Anchor("dev, mean of 7 tasks", 64, 63.6, 63.8, "DIG, A.I.R.", mean_over="task_type"),
         Anchor("dev, mean of questions", 64, 65.1, 65.1, "TSPO"),
     ),
     source=f"{LMMS_EVAL}, mlvu_dev",
 )
-MLVU_TEST = dataclasses.replace(MLVU, anchors=(), source=f"{LMMS_EVAL}, mlvu_test")
+MLVU_TEST = dataclasses.replace(
+    MLVU, anchors=(), source=f"{LMMS_EVAL}, mlvu_dev: its mlvu_test asks without any words"
+)
 CG_BENCH = Preset(
     before="Select the best answer to the following multiple-choice question based on the video.",
     instruction=_LETTER,

@@ -5,12 +5,13 @@ Replies are data: they are matched against patterns here and never evaluated.
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msjoe_jax.fields import option
 from msjoe_jax.text.characters import LETTERS, visible, without_letters
 
 SUBTITLES = "Subtitles of the frames above:"
+OPTION = "{letter}. {text}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class PromptConfig:
         "<answer> </answer>, and nothing else.",
         "Asks for the answer.",
     )
+    answer_lead: str = option("", "Stands before the question where the answer is asked for.")
+    answer_option: str = option(OPTION, "How an option is written there.")
     think_instruction: str = option(
         "Reason first, inside <think> </think>.", "Added to both where `think` is on."
     )
@@ -58,6 +61,12 @@ class PromptConfig:
     selector_tokens: int = option(
         0, "Longest reply to a selector's own prompt; 0: as query_tokens.", low=0
     )
+
+    def slips(self) -> Iterator[str]:
+        """Yields what cannot be."""
+        for part in ("{letter}", "{text}"):
+            if self.answer_option.count(part) != 1:
+                yield f"answer_option={self.answer_option} must hold {part} once"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +104,12 @@ def one_line(text: str) -> str:
     return " ".join(line for line in map(str.strip, lines) if line)
 
 
-def question_text(question: str, options: Sequence[str]) -> str:
-    """Renders the question and each option as one line: none can forge another."""
+def question_text(question: str, options: Sequence[str], form: str = OPTION) -> str:
+    """Renders the question and each option, in its `form`, as one line: none can forge another."""
     texts = without_letters([one_line(option) for option in options])
-    lines = [f"{LETTERS[i]}. {text}" for i, text in enumerate(texts)]
+    lines = [
+        form.replace("{letter}", LETTERS[i]).replace("{text}", text) for i, text in enumerate(texts)
+    ]
     return "\n".join([one_line(question), *lines])
 
 
@@ -148,7 +159,8 @@ def answer_prompt(
       chat: the chat format, see `turns`.
       subtitles: of the moments that the frames show; none: they are not mentioned.
     """
-    parts = [question_text(question, options), style.answer_instruction]
+    asked = question_text(question, options, style.answer_option)
+    parts = [style.answer_lead, asked, style.answer_instruction]
     if subtitles:
         parts.insert(0, "\n".join([SUBTITLES, *map(one_line, subtitles)]))
     if style.think:

@@ -7,13 +7,19 @@ import pytest
 from etils import epath
 
 from msjoe_jax.commands.convert import convert
-from msjoe_jax.commands.evaluate import Wanted, budgets_of, config_of, evaluate_folder, tasks_of
+from msjoe_jax.commands.evaluate import (
+    Part,
+    budgets_of,
+    evaluate_parts,
+    tasks_of,
+)
+from msjoe_jax.commands.evaluate_asked import Wanted, config_of
 from msjoe_jax.config import base
 from msjoe_jax.data.questions import save_questions
 from msjoe_jax.errors import UserError
 from tests.support.commands import ROOT, command
 from tests.support.system import colour_questions, noise_videos
-from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, clip_of, tiny_model_folder
+from tests.support.tiny import clip_of, tiny_model_folder
 
 GOLDEN = ROOT / "tests" / "golden" / "tiny_base"  # published folders of the tiny world's models
 
@@ -33,21 +39,6 @@ def wanted(made, **fields):
     return Wanted(
         **{"checkpoint": str(made / "model"), "arms": ("uniform", "joint"), **files, **fields}
     )
-
-
-def test_frames_and_prompts_are_the_folders_and_all_else_the_configs(made):
-    given = base()
-    given.frames.key, given.prompt.query_instruction, given.evaluate.batch = 9, "look", 7
-    given.data.heldout_records = "elsewhere"
-    config = config_of(wanted(made, looks=3), given)
-    assert config.frames == TINY_FRAMES and config.prompt == TINY_PROMPT
-    assert config.mllm.dtype == "float32" and config.sampler.width == 8
-    assert {config.mllm.checkpoint, config.clip.checkpoint, config.sampler.checkpoint} == {
-        str(made / "model")
-    }
-    assert (config.evaluate.batch, config.evaluate.arms) == (7, ("uniform", "joint"))
-    assert config.evaluate.looks == 3
-    assert config.data.heldout_records == str(made / "records")
 
 
 def test_flags_are_read():
@@ -80,7 +71,8 @@ def test_slips_are_one_line(made, tmp_path):
     ):
         asked = wanted(made, **fields)
         with pytest.raises(UserError, match=words):
-            evaluate_folder(config_of(asked, base()), epath.Path(tmp_path / "w"), asked)
+            workdir = epath.Path(tmp_path / "w")
+            evaluate_parts([Part(config_of(asked, base()), workdir, asked)], workdir)
     done = command("evaluate")
     assert done.returncode == 2 and "--checkpoint=DIR is missing" in done.stderr
     flags = (f"--checkpoint={made / 'model'}", "--selectors=nearest")

@@ -21,9 +21,32 @@ def test_the_prompt_has_its_words(name):
     style = preset.prompt(PromptConfig(think=True))
     _, after = answer_prompt(style, "Who?", ["he", "she"])
     assert preset.before in after and preset.instruction in after and "<think>" not in after
-    assert style.answer_tokens == preset.max_new_tokens
-    told = "\n".join(preset.lines())
-    assert preset.source in told and all(a.source in told for a in preset.anchors)
+    assert style.answer_tokens == preset.max_new_tokens and not list(style.slips())
+
+
+# As the benchmark's task in lmms-eval, or its own script, asks with these options.
+WORDS = {
+    "video_mme": "Select the best answer to the following multiple-choice question based on the "
+    "video and the subtitles. Respond with only the letter (A, B, C, or D) of the correct option."
+    "\nWho?\nA. he\nB. she\nAnswer with the option's letter from the given choices directly.",
+    "longvideobench": "Who?\nA. he\nB. she\n"
+    "Answer with the option's letter from the given choices directly.",
+    "lvbench": "Who?\n(A) he\n(B) she\nAnswer the question with the option letter.",
+    "mlvu_dev": "Who?\n(A) he\n(B) she\nOnly give the best option.\nBest option: (",
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_prompt_is_the_benchmarks_word_for_word(name):
+    style = PRESETS[name].prompt(PromptConfig(answer_lead="x", answer_option="{text} {letter}"))
+    for options in (["he", "she"], ["A. he", "B. she"]):
+        before, after = answer_prompt(style, "Who?", options, lambda system, body: (system, body))
+        assert (before, after) == (PromptConfig().system, WORDS[name])
+
+
+def test_pixels_become_patches():
+    assert PRESETS["lvbench"].key_patches(14, 1024) == 1200  # 300 visual tokens of 28 pixels a side
+    assert PRESETS["cg_bench"].key_patches(14, 1024) == 1024
 
 
 def test_anchors_are_published_percentages():
