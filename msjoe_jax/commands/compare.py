@@ -15,7 +15,7 @@ from absl import flags
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.errors import UserError
-from msjoe_jax.evaluation.comparison import compare, read_side
+from msjoe_jax.evaluation.comparison import compare, read_side, unlike
 from msjoe_jax.report.compare_page import Pair, Part, p_text, render, verdict
 from msjoe_jax.runtime.files import write_whole
 
@@ -63,11 +63,11 @@ def cli() -> None:
         if len(words) != 2:
             raise UserError("name two evaluations: msjoe compare A B")
         a, b = (read_side(word) for word in words)
-        pairs = compare(a, b)
-        for line in lines_of(pairs):
+        pairs, differing = compare(a, b), unlike(a, b)
+        for line in (*differing, *lines_of(pairs)):
             print(line)
         if out.value:
-            write_whole(out.value, render(a.name, b.name, pairs))
+            write_whole(out.value, render(a.name, b.name, pairs, differing))
             print(f"page in {out.value}")
 
     run_app(start, takes_words=True)

@@ -13,7 +13,9 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.statistics import cluster_difference
 from msjoe_jax.report.compare_page import Flip, Pair, Part, merged_look
 from msjoe_jax.report.evaluation_folder import Evaluation, Key, Sample, read_evaluation
+from msjoe_jax.report.evaluation_page import flat, plain
 
+EACH_ARMS = ("budgets",)  # of the settings: what names of arms say anyway
 Question = tuple[str, str]  # a task and an id of its questions
 
 
@@ -89,6 +91,20 @@ def compare(a: Side, b: Side) -> list[Pair]:
     """
     ours, theirs = (_by_key(side.evaluation) for side in (a, b))
     return [_pair(a, b, x, y, ours.get(x, {}), theirs.get(y, {})) for x, y in matched_keys(a, b)]
+
+
+def unlike(a: Side, b: Side) -> list[str]:
+    """Returns a line for each setting that moves a number and is not the same in both.
+
+    The extractor is one: then a difference may be of how replies are read, and of nothing else.
+    """
+    ours, theirs = (dict(flat(side.evaluation.summary.object("settings", {}))) for side in (a, b))
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if name not in EACH_ARMS]
+    return [
+        f"not the same: {name}, A {plain(ours.get(name))}, B {plain(theirs.get(name))}"
+        for name in names
+        if ours.get(name) != theirs.get(name)
+    ]
 
 
 def mcnemar(a_wins: int, b_wins: int) -> float:

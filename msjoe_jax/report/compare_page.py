@@ -76,10 +76,17 @@ class Pair:
     flips: Sequence[Flip]
 
 
-def render(a: str, b: str, pairs: Sequence[Pair]) -> str:
-    """Renders the page as HTML; `a` and `b` are what is compared, as the user named it."""
+def render(a: str, b: str, pairs: Sequence[Pair], unlike: Sequence[str] = ()) -> str:
+    """Renders the page as HTML.
+
+    Args:
+      a, b: what is compared, as the user named it.
+      pairs: of their arms.
+      unlike: a line for each setting that differs.
+    """
     head = Html("<header><div class=facts>msjoe_jax comparison</div><h1>A against B</h1></header>")
     body = [charts.definitions(), head, paragraph(f"A: {a}"), paragraph(f"B: {b}")]
+    body += [paragraph(line) for line in unlike]
     body.append(_overall(pairs))
     room = MOST_PICTURES
     for place, pair in enumerate(pairs[:MOST_PAIRS]):

@@ -135,7 +135,7 @@ def _validations(training: Training, labels: Mapping[str, str]) -> Html:
     listed = table(head, sorted(cells))
     text = "First, best and last validation; all of them are in validation.jsonl."
     inner = joined([figure(drawn, ""), listed, paragraph(text)])
-    return section(f"{training.name}: validation", "accuracy by arm", inner)
+    return section(f"{training.name}: validation", "accuracy by arm, as rewards grade", inner)
 
 
 def _valid(row: Mapping[str, object]) -> str:

@@ -1,11 +1,13 @@
 """A model folder is judged as it was trained: its frames, its prompts, its three models."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 from etils import epath
 
+from msjoe_jax.commands import evaluate
 from msjoe_jax.commands.convert import convert
 from msjoe_jax.commands.evaluate import (
     Part,
@@ -17,9 +19,12 @@ from msjoe_jax.commands.evaluate_asked import Wanted, config_of
 from msjoe_jax.config import base
 from msjoe_jax.data.questions import save_questions
 from msjoe_jax.errors import UserError
+from msjoe_jax.phase_models import Models
+from msjoe_jax.runtime.compile_counter import CompileCounter
+from msjoe_jax.tasks import TASKS
 from tests.support.commands import ROOT, command
 from tests.support.system import colour_questions, noise_videos
-from tests.support.tiny import clip_of, tiny_model_folder
+from tests.support.tiny import TINY_FRAMES, clip_of, tiny_model_folder
 
 GOLDEN = ROOT / "tests" / "golden" / "tiny_base"  # published folders of the tiny world's models
 
@@ -78,6 +83,49 @@ def test_slips_are_one_line(made, tmp_path):
     flags = (f"--checkpoint={made / 'model'}", "--selectors=nearest")
     done = command("evaluate", *flags)
     assert done.returncode == 2 and "--selectors=nearest is not one of msjoe, " in done.stderr
+
+
+def test_several_tasks_take_the_models_and_the_programs_once(made, tmp_path, monkeypatch):
+    """Two of equal shapes: the second loads and compiles nothing. Each asks in its own words."""
+    questions = [json.loads(x) for x in (made / "questions.jsonl").read_text().splitlines()]
+    rows = [{"video_name": q["video"], "question_id": q["id"], "task_type": "order", **q}
+            for q in questions]  # fmt: skip
+    (tmp_path / "mlvu.json").write_text(json.dumps(rows))
+    loaded, compiled, counter = [], [], CompileCounter()
+
+    def load(self, model):
+        loaded.append(model.name)
+        return whole(self, model)
+
+    def evaluated(*args, **named):
+        before = counter.count
+        plain(*args, **named)
+        compiled.append(counter.count - before)
+
+    whole, plain = Models.load, evaluate.evaluate_arms
+    monkeypatch.setattr(Models, "load", load)
+    monkeypatch.setattr(evaluate, "evaluate_arms", evaluated)
+    parts = []
+    for task in ("mlvu_test", "mlvu_dev"):
+        asked = wanted(made, task=task, questions=str(tmp_path / "mlvu.json"), preset=True)
+        config = config_of(dataclasses.replace(asked, arms=("uniform", "topk")), base())
+        parts.append(Part(config, epath.Path(tmp_path / task), asked))
+    evaluate_parts(parts, epath.Path(tmp_path))
+    counter.close()
+    assert sorted(loaded) == ["clip", "mllm", "sampler"]
+    assert compiled[0] > 0 == compiled[1]
+    for name in ("mlvu_test", "mlvu_dev"):
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert summary["settings"]["extractor"] == "strict" and summary["task"] == name
+        asked = summary["preset"]
+        assert asked["set"]["prompt.answer_option"] == ["{letter}. {text}", "({letter}) {text}"]
+        assert asked["set"]["frames.key_patches"] == [TINY_FRAMES.key_patches, 1200]
+        assert len(asked["anchors"]) == len(TASKS[name].preset.anchors)
+        assert (tmp_path / name / "report.html").exists()
+        assert {row["dropped"] for row in rows_of(tmp_path / name)} == {None}
+    file = tmp_path / "mlvu_dev" / "eval_rows.jsonl"
+    header = json.loads(file.read_text().splitlines()[0])["inputs"]
+    assert (header["preset"], header["extractor"]) == ("mlvu_dev", "strict")
 
 
 def rows_of(folder):

@@ -12,6 +12,7 @@ from msjoe_jax.evaluation.comparison import (
     matched_keys,
     mcnemar,
     read_side,
+    unlike,
 )
 from tests.support.evaluation_folder import write_evaluation
 
@@ -40,6 +41,19 @@ def rewrite(folder, change):
     file = folder / "samples.jsonl"
     changed = [new for line in file.read_text().splitlines() for new in change(json.loads(line))]
     file.write_text("".join(json.dumps(row) + "\n" for row in changed))
+
+
+def test_settings_that_are_not_the_same_are_told(folder, tmp_path):
+    a, b = read_side(f"{folder}/a:joint@8"), read_side(f"{folder}/b")
+    assert unlike(a, b) == unlike(a, a) == []
+    other = json.loads((folder / "b" / "summary.json").read_text())
+    other["settings"] |= {"extractor": "tag", "budgets": [99], "rules": {"strict": "new"}}
+    (tmp_path / "summary.json").write_text(json.dumps(other))
+    (tmp_path / "samples.jsonl").write_text("")
+    assert unlike(a, read_side(str(tmp_path))) == [
+        "not the same: extractor, A strict, B tag",
+        "not the same: rules.strict, A –, B new",
+    ]
 
 
 @pytest.mark.parametrize(
