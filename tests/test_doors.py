@@ -242,7 +242,7 @@ def test_the_tasks_groups_and_submission_are_in_the_files(run):
     assert run.report["task"] == "checksum"
     groups = run.report["arms"]["uniform"]["groups"]["video"]
     assert groups.keys() == VIDEOS.keys() and all(g["questions"] == 2 for g in groups.values())
-    submitted = json.loads((run.folder / "submission-uniform").read_text())
+    submitted = json.loads((run.folder / "submission-uniform.json").read_text())
     assert submitted.keys() == {f"q{i}" for i in range(8)}
 
 

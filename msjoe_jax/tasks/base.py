@@ -82,6 +82,7 @@ class Task(NamedTuple):
     rules: ways to score replies, by name; those of `multiple_choice.RULES` where it has none.
     preset: the benchmark's usual prompt and pixels, and what they should give; None: none is usual.
     form: how rows become questions, for files that hold questions beside replies.
+    ending: of a submission's name.
     """
 
     read: Callable[[epath.PathLike], list[Question]]
@@ -91,3 +92,4 @@ class Task(NamedTuple):
     rules: Mapping[str, Rule] | None = None
     preset: Preset | None = None
     form: Form | None = None
+    ending: str = ".json"

@@ -140,4 +140,4 @@ TASK = benchmark(
     ),
     submission,
     VIDEO_MME_V2,
-)
+)._replace(ending=".tsv")

@@ -11,6 +11,7 @@ from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.evaluate import EvaluateConfig, Evaluator, evaluate, load_heldout
 from msjoe_jax.tasks import TASKS
+from msjoe_jax.tasks.predictions import read_predictions
 from tests.support.fake_episodes import FakeEpisodes, arms_of, load, question
 
 
@@ -80,13 +81,27 @@ def test_what_is_written(tmp_path, monkeypatch, capsys):
     rows = [json.loads(x) for x in (tmp_path / "eval_questions.jsonl").read_text().splitlines()]
     assert rows[0] == {"id": "a", "uniform": 1.0, "joint": 1.0}
     assert rows[1] == {"id": "bad", "uniform": None, "joint": None}
-    assert json.loads((tmp_path / "submission-joint").read_text()) == ["B", "", "A"]
+    assert json.loads((tmp_path / "submission-joint.json").read_text()) == ["B", "", "A"]
     why = "no msjoe (under joint); no uniform (under uniform)"
     assert result["dropped"] == {"count": 1, "reasons": {"bad": why}}
     printed = capsys.readouterr().out
     # Three questions with the query "" of uniform, and the same with the policy's.
     assert "6 queries cut\n" in printed and "half first" in printed
     assert f"1 of 3 questions are left out of all arms:\n  {why}: bad" in printed
+
+
+@pytest.mark.parametrize("name", [n for n, task in TASKS.items() if task.submission])
+def test_a_submission_can_be_scored_as_it_was_named(tmp_path, name):
+    asked = [question("a"), question("bad"), question("c")]
+    episodes = FakeEpisodes(asked, lambda asked, *arm: asked.id == "a")
+    evaluate(Evaluator(episodes, name, load, 3), arms_of(("uniform",)), tmp_path, {}, {})
+    (file,) = tmp_path.glob("submission-uniform*")
+    rows, faults = read_predictions(file, "")
+    found = {next(iter(row.ids.values())): row.text for row in rows}
+    assert not faults and {name: text for name, text in found.items() if name != "bad"} == {
+        "a": "<answer>B</answer>" if name == "video_mme" else "B",
+        "c": "<answer>A</answer>" if name == "video_mme" else "A",
+    }
 
 
 def test_heldout_data_are_checked_before_training(tmp_path):
