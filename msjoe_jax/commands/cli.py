@@ -107,6 +107,12 @@ def run_app(run: Callable[..., None], takes_words: bool = False) -> None:
             name = name.strip("\"'")
             raise UserError(f"unknown field in the config: {name}; {hint}".rstrip("; ")) from None
         except (flags.Error, ValueError, TypeError, OSError) as error:
+            words = [word for word in argv if word.lstrip("-").startswith("config.")]
+            if words and "config" in flags.FLAGS and flags.FLAGS["config"].value is None:
+                names = ", ".join(shipped_configs())
+                raise UserError(
+                    f"{words[0]}: a field of which config? Give --config={names} or a file, too"
+                ) from None
             raise UserError(str(error)) from None
         if len(remaining) > 1 and not takes_words:
             unexpected = ", ".join(repr(word) for word in remaining[1:])

@@ -154,8 +154,8 @@ def evaluate(
     `samples.jsonl` has a row for each question, arm, budget and draw, `summary.json` what they come
     to with all that moves a number, and `looks/` what pictures of a few questions show.
     `eval_questions.jsonl` holds every question's score, for paired intervals; a task with a
-    submission format gets one file for each arm, `submission-ARM` with the task's ending. Rows of an
-    evaluation of the same inputs that are there already are kept.
+    submission format gets one file for each arm, `submission-ARM` with the task's ending. Rows of
+    an evaluation of the same inputs that are there already are kept.
 
     Args:
       evaluator: with the questions and the parameters.

@@ -45,6 +45,7 @@ def test_overrides_reach_the_config(tmp_path):
     ("arguments", "words"),
     [
         ((), "give --config="),
+        (("--config.a.b=3",), "--config.a.b=3: a field of which config? Give --config="),
         (("--config=DIR/none.py",), "none.py"),
         (("--config=nope", "--config.a.b=3"), "--config=nope: no such file; configs by name: "),
         (("--config=DIR/config.py", "--config.a.d=3"), "unknown field in the config: d"),
