@@ -159,7 +159,8 @@ def _check(part: Part, models: Models, weights: Weights) -> _Ready:
     folders = {name: getattr(config, name).checkpoint for name in embedders}
     check_records(config, embedders, folders)
     tell_thinned(config)
-    tell_dropped(_with_most_frames(config, models.system, wanted, arms), models.system, models.text)
+    most = _with_most_frames(config, models.system, wanted, arms)
+    tell_dropped(most, models.system, dataclasses.replace(models.text, prompt=most.prompt))
     return _Ready(config, workdir, models, arms, changed)
 
 

@@ -128,6 +128,18 @@ def test_several_tasks_take_the_models_and_the_programs_once(made, tmp_path, mon
     assert (header["preset"], header["extractor"]) == ("mlvu_dev", "strict")
 
 
+def test_more_frames_than_the_folders_have_room(made, tmp_path, monkeypatch, capsys):
+    """The limit of prompts grows with the budget: no question is called too long for it."""
+    monkeypatch.setattr(evaluate, "evaluate_arms", lambda *_, **__: None)
+    monkeypatch.setattr(evaluate, "write_evaluation_report", lambda _: "")
+    asked = wanted(made, arms=("uniform",), budgets=(4, 9))
+    config = config_of(asked, base())
+    tight = dataclasses.replace(config.prompt, answer_prompt_tokens=48)  # 9 frames take 54
+    part = Part(dataclasses.replace(config, prompt=tight), epath.Path(tmp_path), asked)
+    evaluate_parts([part], epath.Path(tmp_path))
+    assert "dropped" not in capsys.readouterr().out
+
+
 def rows_of(folder):
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
