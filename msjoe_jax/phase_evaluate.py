@@ -1,7 +1,7 @@
 """The phase evaluate: arms on the held-out questions, with the weights that a run has."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from etils import epath
 
@@ -91,7 +91,6 @@ def evaluate_arms(
         chosen["selection"] = digest_of_file(selection)
     used = dict.fromkeys(part for arm in arms.values() for part in arm.sets)
     looked_at = spread(questions, config.evaluate.looks)
-    settings = settings_of(config, *NAMES, "frames", "prompt")
     inputs = {
         "arms": ", ".join(sorted(arms)),
         "frame budgets": ", ".join(map(str, budgets or [config.frames.key])),
@@ -102,15 +101,7 @@ def evaluate_arms(
             f"{name} models": digest(weights_inputs(sets[name].names, models.system, models.text))
             for name in sorted(used)
         },
-        "settings": digest(
-            settings,
-            dataclasses.asdict(config.episode),
-            config.data.task,
-            config.evaluate.batch,
-            {name: dataclasses.asdict(arm) for name, arm in sorted(arms.items())},
-            looked_at,
-            "rows have columns",
-        ),
+        "settings": _settings(config, arms, looked_at),
     }
     size = models.programs.machine.padded(min(config.evaluate.batch, len(questions)))
     thinned = count_thinned(reader, (q.video for q in questions), config.frames.candidates)
@@ -134,6 +125,19 @@ def evaluate_arms(
             **({} if preset is None else {"preset": {"task": config.data.task, "set": preset}}),
         },
         None if preset is None else preset_of(config.data.task),
+    )
+
+
+def _settings(config: Config, arms: Mapping[str, Arm], looked_at: Collection[str]) -> str:
+    """Returns the digest of all else that rows are made from."""
+    return digest(
+        settings_of(config, *NAMES, "frames", "prompt"),
+        dataclasses.asdict(config.episode),
+        config.data.task,
+        config.evaluate.batch,
+        {name: dataclasses.asdict(arm) for name, arm in sorted(arms.items())},
+        looked_at,
+        "rows have columns",
     )
 
 
