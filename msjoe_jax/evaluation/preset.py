@@ -68,7 +68,7 @@ def applied(
     ]
     more = max(0, room[1] - room[0]) + max(0, words[1] - words[0])
     prompt = dataclasses.replace(prompt, answer_prompt_tokens=before.answer_prompt_tokens + more)
-    pairs = {"frames": (frames, shown), "prompt": (before, prompt)}
+    pairs: dict[str, tuple[Any, Any]] = {"frames": (frames, shown), "prompt": (before, prompt)}
     changed: Changed = {
         f"{group}.{field.name}": [getattr(one, field.name), getattr(other, field.name)]
         for group, (one, other) in pairs.items()
