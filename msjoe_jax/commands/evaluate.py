@@ -70,6 +70,7 @@ class Wanted:
     questions: str = ""
     task: str = ""
     budgets: tuple[int, ...] = ()
+    candidates: int = 0
     looks: int | None = None
     timed: bool = False
     selection: str = ""
@@ -100,6 +101,8 @@ def config_of(wanted: Wanted, config: ConfigDict) -> Config:
             config[name].checkpoint = folder
         for name in ("mllm", "clip"):
             config[name].size = config[name].tokenizer = ""
+    if wanted.candidates:
+        config.frames.candidates = wanted.candidates
     config.phases = ("evaluate",)
     config.data.heldout_records = wanted.records or config.data.heldout_records
     config.data.heldout_questions = wanted.questions or config.data.heldout_questions
@@ -272,6 +275,9 @@ def cli() -> None:
     )
     selectors = flags.DEFINE_list("selectors", [], "Further arms: selectors by name.")
     frames = flags.DEFINE_list("frames", [], "Numbers of key frames; empty: the folder's.")
+    candidates = flags.DEFINE_integer(
+        "candidates", 0, "Frames a video to choose of; 0: the folder's, as it was trained.", 0
+    )
     selection = flags.DEFINE_string(
         "selection", "", "File of frames that another tool chose: one more arm, `selection`."
     )
@@ -293,6 +299,7 @@ def cli() -> None:
             records=records.value,
             questions=questions.value,
             budgets=budgets_of(frames.value),
+            candidates=candidates.value,
             looks=looks.value,
             timed=times.value,
             selection=selection.value,

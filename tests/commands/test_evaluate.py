@@ -1,5 +1,6 @@
 """A model folder is judged as it was trained: its frames, its prompts, its three models."""
 
+import dataclasses
 import json
 import shutil
 
@@ -48,6 +49,8 @@ def test_frames_and_prompts_are_the_folders_and_all_else_the_configs(made):
     assert (config.evaluate.batch, config.evaluate.arms) == (7, ("uniform", "joint"))
     assert config.evaluate.looks == 3
     assert config.data.heldout_records == str(made / "records")
+    longer = config_of(wanted(made, candidates=24), base())
+    assert longer.frames == dataclasses.replace(TINY_FRAMES, candidates=24)
 
 
 def test_flags_are_read():
