@@ -161,7 +161,7 @@ def tell_dropped(config: Config, system: System, text: Text) -> None:
       UserError: a phase would drop all, or more than the share `config.data.max_dropped`.
     """
     lengths = PromptLengths(
-        config.frames, text.prompt, system.family, system.mllm_config, text.tokenizer, text.chat
+        config.frames, config.prompt, system.family, system.mllm_config, text.tokenizer, text.chat
     )
     most = config.data.max_dropped
     told: dict[str, list[str]] = {}  # phases by what is said of them

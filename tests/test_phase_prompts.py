@@ -1,7 +1,5 @@
 """What a run says it will drop is what it drops."""
 
-import dataclasses
-
 import pytest
 
 from msjoe_jax.config import read_config
@@ -123,8 +121,7 @@ def test_too_many_are_refused_with_the_limit_to_raise(made, capsys):
 
     def tell(limit, share):
         config.prompt.answer_prompt_tokens, config.data.max_dropped = limit, share
-        read = read_config(config)
-        tell_dropped(read, made.system, dataclasses.replace(text, prompt=read.prompt))
+        tell_dropped(read_config(config), made.system, text)  # room is the config's
 
     tell(each[3], 0.5)
     line, dropped = capsys.readouterr().out, 8 - fit

@@ -160,7 +160,7 @@ def _check(part: Part, models: Models, weights: Weights) -> _Ready:
     check_records(config, embedders, folders)
     tell_thinned(config)
     most = _with_most_frames(config, models.system, wanted, arms)
-    tell_dropped(most, models.system, dataclasses.replace(models.text, prompt=most.prompt))
+    tell_dropped(most, models.system, models.text)
     return _Ready(config, workdir, models, arms, changed)
 
 
@@ -241,6 +241,9 @@ def cli() -> None:
     )
     selectors = flags.DEFINE_list("selectors", [], "Further arms: selectors by name.")
     frames = flags.DEFINE_list("frames", [], "Numbers of key frames; empty: the folder's.")
+    candidates = flags.DEFINE_integer(
+        "candidates", 0, "Frames a video to choose of; 0: the folder's, as it was trained.", 0
+    )
     selection = flags.DEFINE_string(
         "selection", "", "File of frames that another tool chose: one more arm, `selection`."
     )
@@ -265,6 +268,7 @@ def cli() -> None:
             records=records.value,
             questions=questions.value,
             budgets=budgets_of(frames.value),
+            candidates=candidates.value,
             looks=looks.value,
             timed=times.value,
             selection=selection.value,

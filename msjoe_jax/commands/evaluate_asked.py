@@ -27,8 +27,8 @@ class Wanted:
 
     checkpoint: a model folder, trained or converted; base: one whose MLLM has not been trained, ""
     if no arm takes it; arms: names with modifiers, none: the config's; records, questions: in place
-    of the config's; task: a name of TASKS, "": the config's; budgets: numbers of key frames; looks:
-    questions that pictures are made of, None: as many as the config says; timed: whether steps are;
+    of the config's; task: a name of TASKS, "": the config's; budgets: numbers of key frames;
+    candidates: frames a video to choose of, 0: the folder's; looks: questions that pictures are made of, None: as many as the config says; timed: whether steps are;
     selection: a file of frames; preset: whether the task is asked as it usually is.
     """
 
@@ -39,6 +39,7 @@ class Wanted:
     questions: str = ""
     task: str = ""
     budgets: tuple[int, ...] = ()
+    candidates: int = 0
     looks: int | None = None
     timed: bool = False
     selection: str = ""
@@ -70,6 +71,8 @@ def config_of(wanted: Wanted, config: ConfigDict) -> Config:
             config[name].checkpoint = folder
         for name in ("mllm", "clip"):
             config[name].size = config[name].tokenizer = ""
+    if wanted.candidates:
+        config.frames.candidates = wanted.candidates
     config.phases = ("evaluate",)
     config.data.heldout_records = wanted.records or config.data.heldout_records
     config.data.heldout_questions = wanted.questions or config.data.heldout_questions

@@ -1,5 +1,7 @@
 """The config of a model folder: frames and prompts are the folder's, all else is as given."""
 
+import dataclasses
+
 import pytest
 
 from msjoe_jax.commands.evaluate_asked import Wanted, config_of, unused
@@ -39,6 +41,8 @@ def test_frames_and_prompts_are_the_folders_and_all_else_the_configs(made):
     assert (config.evaluate.batch, config.evaluate.arms) == (7, ("uniform", "joint"))
     assert config.evaluate.looks == 3
     assert config.data.heldout_records == str(made / "records")
+    longer = config_of(wanted(made, candidates=24), base())
+    assert longer.frames == dataclasses.replace(TINY_FRAMES, candidates=24)
 
 
 def test_a_preset_is_for_tasks_that_have_one(made):
