@@ -28,8 +28,9 @@ class Wanted:
     checkpoint: a model folder, trained or converted; base: one whose MLLM has not been trained, ""
     if no arm takes it; arms: names with modifiers, none: the config's; records, questions: in place
     of the config's; task: a name of TASKS, "": the config's; budgets: numbers of key frames;
-    candidates: frames a video to choose of, 0: the folder's; looks: questions that pictures are made of, None: as many as the config says; timed: whether steps are;
-    selection: a file of frames; preset: whether the task is asked as it usually is.
+    candidates: frames a video to choose of, 0: the folder's; looks: questions that pictures are
+    made of, None: as many as the config says; timed: whether steps are; selection: a file of
+    frames; preset: whether the task is asked as it usually is.
     """
 
     checkpoint: str
