@@ -242,6 +242,7 @@ def _entry(chosen: Chosen, draw: Selection, b: int) -> dict[str, Any]:
         "seconds": chosen.seconds,
         "auc": chosen.auc[b],
         "parsed": chosen.parsed[b],
+        "named": chosen.named[b],
     }
 
 

@@ -43,7 +43,7 @@ class Chosen(NamedTuple):
     None where something was compiled or nothing is timed; looks: by place in the batch, of the
     questions that pictures are made of; auc: of each question, how well the scores tell its
     evidence, None without scores or evidence; parsed: the share of the selector's own replies that
-    could be read, None where it does not ask.
+    could be read, None where it does not ask; named: likewise, the share of frames they named.
     """
 
     draws: list[Selection]
@@ -52,6 +52,7 @@ class Chosen(NamedTuple):
     looks: dict[int, Look]
     auc: list[float | None]
     parsed: list[float | None]
+    named: list[float | None]
 
 
 class Answered(NamedTuple):
@@ -161,14 +162,18 @@ class Steps:
         seconds = {"query": query_seconds, "similarity": similarity, "sampler": sampler}
         draws = [_draw(selection, j) for j in range(column.draws)]
         each = {step: self._watch.of_a_question(value) for step, value in seconds.items()}
-        parsed = selection.parsed
+
+        def of_each(shares: np.ndarray | None) -> list[float | None]:
+            return [None if shares is None else float(shares[b, 0]) for b in self._places]
+
         return Chosen(
             draws,
             queries,
             each,
             looks,
             auc=[None if logits is None else self._auc(b, logits[b, 0]) for b in self._places],
-            parsed=[None if parsed is None else float(parsed[b, 0]) for b in self._places],
+            parsed=of_each(selection.parsed),
+            named=of_each(selection.named),
         )
 
     @property

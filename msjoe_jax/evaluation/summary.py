@@ -130,7 +130,9 @@ def figures(rows: Rows, rules: Sequence[str]) -> dict[str, Any]:
             name: _accuracy([row for row in graded if row["groups"].get(kind) == name], FEWER)
             for name in names
         }
-    parsed = _mean(row["parsed"] for row in asked if row["parsed"] is not None)
+    parsed, named = (
+        _mean(row[name] for row in asked if row[name] is not None) for name in ("parsed", "named")
+    )
     return {
         **_accuracy(graded),
         "draws": 1 + max((row["draw"] for row in asked), default=0),
@@ -144,6 +146,7 @@ def figures(rows: Rows, rules: Sequence[str]) -> dict[str, Any]:
         "covered": _mean(row["covered"] for row in asked if row["covered"] is not None),
         "auc": _mean(row["auc"] for row in asked if row["auc"] is not None),
         "parsed": parsed,
+        "named": named,
         "void": parsed is not None and parsed < READABLE,
         "seconds": _seconds(asked),
         "groups": groups,
@@ -257,7 +260,10 @@ def notes(summary: Mapping[str, Any]) -> str:
                 f"{name}: void, {share}; below {READABLE:.0%} the frames are its fallback's"
             )
         elif row["parsed"] is not None:
-            lines.append(f"{name}: {row['parsed']:.0%} of its selector's replies could be read")
+            lines.append(
+                f"{name}: {row['parsed']:.0%} of its selector's replies could be read, which name "
+                f"{row['named']:.0%} of its frames; the others its fallback"
+            )
         if row["auc"] is not None and row["queries_by"] != "none":
             fault = "" if row["auc"] > DOES_NOT_WORK else ": does not work here"
             text = f"AUC of its scores for evidence frames {row['auc']:.3f}{fault}"

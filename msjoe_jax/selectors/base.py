@@ -206,7 +206,8 @@ class Selection(NamedTuple):
     order, are shown (of the first P; a frame may have fewer); None: all. draw: the ordered draw,
     for selectors that are trained. logits: what the frames were chosen by, for logs and pictures
     (−inf where masked). parsed: of a selector that asks the MLLM, the share of its replies that
-    could be read; None: it does not ask.
+    could be read; None: it does not ask. named: likewise, the share of its frames that
+    replies named; the others are its fallback's.
     """
 
     frames: Int[np.ndarray, "B I J K"]
@@ -215,6 +216,7 @@ class Selection(NamedTuple):
     draw: Draw | None = None
     logits: Float[Array | np.ndarray, "B I T"] | None = None
     parsed: Float[np.ndarray, "B I"] | None = None
+    named: Float[np.ndarray, "B I"] | None = None
 
 
 class Network(NamedTuple):

@@ -42,7 +42,7 @@ def select(candidates: Candidates, k: int) -> Selection:
         asks.append([Ask(text, frames, numbered(len(frames)), TOKENS) for frames in shown])
     rows = np.full((B, k), -1, np.int32)
     scores = np.where(candidates.frame_mask, 0.0, -np.inf).astype(np.float32)
-    parsed = np.zeros(B, np.float32)
+    parsed, named = np.zeros(B, np.float32), np.zeros(B, np.float32)
     for b, replies in enumerate(candidates.ask(asks)):
         read = [
             (ask.frames[0], read_scores(reply, len(ask.frames)))
@@ -60,6 +60,7 @@ def select(candidates: Candidates, k: int) -> Selection:
         chosen = best_spans(spans, k)
         frames = fill_up(chosen, range(int(counts[b])), k)
         rows[b, : len(frames)] = frames
+        named[b] = len(chosen) / len(frames)
         parsed[b] = np.mean([found is not None for _, found in read])
     I = len(candidates.queries[0])
     shape = (B, I, candidates.num_draws, k)
@@ -67,6 +68,7 @@ def select(candidates: Candidates, k: int) -> Selection:
         frames=np.broadcast_to(rows[:, None, None], shape).copy(),
         logits=np.broadcast_to(scores[:, None], (B, I, T)),
         parsed=np.broadcast_to(parsed[:, None], (B, I)),
+        named=np.broadcast_to(named[:, None], (B, I)),
     )
 
 

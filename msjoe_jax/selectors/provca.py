@@ -83,14 +83,17 @@ def select(candidates: Candidates, k: int) -> Selection:
         _name_frames(candidates, searches, best, embeddings, k, again=True)
     B = len(searches)
     frames = np.full((B, I, candidates.num_draws, k), -1, np.int32)
+    named = np.zeros((B, I), np.float32)
     for b, i in np.ndindex(B, I):
         chosen = _filled(searches[b][i], best[b, i, : counts[b]], k)
         frames[b, i, :, : len(chosen)] = chosen
+        named[b, i] = len((searches[b][i].named or [])[:k]) / len(chosen)
     parsed = [[np.mean(search.replies) for search in row] for row in searches]
     return Selection(
         frames=frames,
         logits=np.where(candidates.frame_mask[:, None], best, -np.inf).astype(np.float32),
         parsed=np.array(parsed, np.float32),
+        named=named,
     )
 
 

@@ -24,6 +24,7 @@ def row(name, score, draw=0, **fields):
         "covered": None,
         "auc": None,
         "parsed": None,
+        "named": None,
         "seconds": None,
         "extracted": {"strict": "B", "official": "A"},
         "groups": {"kind": "first" if name.endswith("1") else "second"},
@@ -133,17 +134,19 @@ def test_the_table_of_overlaps():
 
 def test_what_is_to_be_known_of_an_arm_is_told():
     rows = [
-        row("a1", 1.0, auc=0.5, parsed=1.0),
-        row("a2", 0.0, auc=0.7, parsed=0.75),
+        row("a1", 1.0, auc=0.5, parsed=1.0, named=0.5),
+        row("a2", 0.0, auc=0.7, parsed=0.75, named=0.0),
         row("b1", 0.0),
     ]
     made = figures(rows, ("strict",))
-    assert (made["auc"], made["parsed"], made["void"]) == (0.6, 0.875, True)
+    assert (made["auc"], made["parsed"], made["named"]) == (0.6, 0.875, 0.25) and made["void"]
     named = {"arm": "gens_like", "budget": 4, "queries_by": "question"}
     void, told = notes({"arms": [{**named, **made}]}).splitlines()
     assert void.startswith("gens_like@4: void, 88% of its selector's replies could be read; below")
     assert told == "gens_like: AUC of its scores for evidence frames 0.600: does not work here"
-    fine = figures([row("a1", 1.0, auc=0.9, parsed=1.0)], ("strict",))
-    assert not fine["void"] and "does not work" not in notes({"arms": [{**named, **fine}]})
+    fine = figures([row("a1", 1.0, auc=0.9, parsed=1.0, named=0.25)], ("strict",))
+    assert not fine["void"]
+    told, _ = notes({"arms": [{**named, **fine}]}).splitlines()
+    assert told.endswith("could be read, which name 25% of its frames; the others its fallback")
     silent = figures([row("a1", 1.0)], ("strict",))
     assert not notes({"arms": [{**named, **silent}, {**named, **silent, "queries_by": "none"}]})

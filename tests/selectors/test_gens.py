@@ -35,6 +35,7 @@ def test_best_ranges_first_of_equal_ones_the_earlier_then_evenly():
     rest = [t for t in range(24) if t not in {13, 14, 8, 19, 1}]
     assert selection.frames[0, 0, 0].tolist() == sorted([13, 14, 8, 19, 1, rest[len(rest) // 2]])
     assert selection.parsed.tolist() == [[1.0]]
+    np.testing.assert_allclose(selection.named, [[5 / 6]])
     want = dict.fromkeys(range(24), 0) | {13: 5, 14: 5, 8: 4, 19: 4, 1: 2}
     assert selection.logits[0, 0].tolist() == list(want.values())
 
@@ -51,6 +52,7 @@ def test_without_a_reply_that_can_be_read_the_frames_are_even_and_it_is_counted(
     check_frames(selection.frames, (24, 12, 1), K)
     # The first question has three windows, the others two and one: what is not shown is not asked.
     np.testing.assert_allclose(selection.parsed, [[1 / 3] * 2, [0] * 2, [0] * 2])
+    np.testing.assert_allclose(selection.named, [[1 / K] * 2, [0] * 2, [0] * 2])
     assert selection.frames[1, 1, 2].tolist() == [1, 3, 5, 7, 9, 11]
     assert selection.frames[2, 0, 0].tolist() == [0] + [-1] * 5
     assert np.isneginf(selection.logits[2, 0, 1:]).all()

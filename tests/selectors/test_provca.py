@@ -37,6 +37,7 @@ def test_the_segment_bounds_what_is_shown_and_the_frames_named_are_taken():
     best = sorted(inside, key=lambda t: -best_of(candidates)[t])[: K - 2]
     assert chosen == sorted([shown[0], shown[1], *best])
     assert selection.parsed.tolist() == [[1.0]] and len(candidates.asked) == 2
+    np.testing.assert_allclose(selection.named, [[2 / K]])
 
 
 def test_none_widens_once():
@@ -44,7 +45,7 @@ def test_none_widens_once():
     selection, candidates = run(("<segment>2-3</segment>", lambda ask: next(replies)))
     segment, first, second = (asked[0][0].frames for asked in candidates.asked)
     assert len(segment) == 8 and set(first) <= set(range(4, 14)) and max(second) < 24
-    assert selection.parsed.tolist() == [[1.0]]
+    assert selection.parsed.tolist() == [[1.0]] and selection.named.tolist() == [[0.0]]
     check_frames(selection.frames, (24,), K)
 
 
