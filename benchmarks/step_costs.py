@@ -1,7 +1,7 @@
 """Prices each step of a question at full size by the planner: its share at so many candidates.
 
     python -m benchmarks.step_costs --effort=-1 --cache=plans       # eval_v4, T = 256 … 8,192
-    python -m benchmarks.step_costs --config=joint_v4 --topology=v4:2x2x4 --candidates=3600
+    python -m benchmarks.step_costs --plan=docs/plans/joint_v4.json # a plan that is kept: its T
 
 Compiles the programs of an evaluation with the method's own network for a described slice, as
 `msjoe plan` does, and divides each batch's seconds (runtime/chips.py: a model, nothing measured) by
@@ -9,8 +9,9 @@ its questions. Candidates are embedded once a video, however many questions it h
 beside. Prints the table of docs/selectors.md.
 """
 
+import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,15 @@ STEPS = {
     "answer": ("answer",),
 }
 EMBEDDING = "embed_frames"
+
+
+class Part(NamedTuple):
+    """What a program of a batch costs each chip; bytes are those in HBM."""
+
+    name: str
+    seconds: float
+    flops: float
+    bytes: float
 
 
 class Row(NamedTuple):
@@ -62,42 +72,53 @@ def config_of(name: str, candidates: int) -> ConfigDict:
     return config
 
 
-def row_of(planned: Sequence[Planned], candidates: int, questions: int, chips: int) -> Row:
+def part_of(planned: Planned) -> Part:
+    """Returns what a program costs.
+
+    Raises:
+      SystemExit: it does not fit, and has no price.
+    """
+    cost, use = planned.fit.cost, planned.use
+    if cost is None:
+        raise SystemExit(f"error: {use.name} does not fit: {planned.fit.refusal}")
+    return Part(use.step or use.program.name, cost.seconds, cost.flops, cost.bytes)
+
+
+def kept_parts(plan_: Mapping[str, Any]) -> list[Part]:
+    """Returns the parts of a plan as `msjoe plan --json` has it."""
+    phases = (f"{PHASE}: ", "predecode: ")
+    return [
+        Part(one["name"].partition(": ")[2], one["seconds"], one["flops"], one["hbm_traffic_bytes"])
+        for one in plan_["programs"]
+        if one["name"].startswith(phases)
+    ]
+
+
+def row_of(parts: Sequence[Part], candidates: int, questions: int, chips: int) -> Row:
     """Adds up the programs of a batch.
 
     Args:
-      planned: the programs.
+      parts: the programs.
       candidates: T.
       questions: of the batch.
       chips: of the slice, over which FLOPs and bytes are added.
 
     Raises:
-      SystemExit: a program has no price, or belongs to no step.
+      SystemExit: a program belongs to no step.
     """
     step_of = {program: step for step, programs in STEPS.items() for program in programs}
-    totals: dict[str, dict[str, float]] = {
-        kind: dict.fromkeys(STEPS, 0.0) for kind in ("seconds", "flops", "bytes")
-    }
+    seconds, tflop, gigabytes = (dict.fromkeys(STEPS, 0.0) for _ in range(3))
     embedding = 0.0
-    for one in planned:
-        cost, name = one.fit.cost, one.use.step or one.use.program.name
-        if cost is None:
-            raise SystemExit(f"error: {one.use.name} does not fit: {one.fit.refusal}")
-        if name == EMBEDDING:
-            embedding = cost.seconds * candidates / FRAMES_AT_ONCE
+    for part in parts:
+        if part.name == EMBEDDING:
+            embedding = part.seconds * candidates / FRAMES_AT_ONCE
             continue
-        if name not in step_of:
-            raise SystemExit(f"error: {one.use.name} is of no step")
-        for kind, values in totals.items():
-            many = 1 if kind == "seconds" else chips
-            values[step_of[name]] += getattr(cost, kind) * many / questions
-
-    def scaled(kind: str, unit: float) -> dict[str, float]:
-        return {step: value / unit for step, value in totals[kind].items()}
-
-    seconds, tflop, gigabytes = (
-        scaled(kind, unit) for kind, unit in (("seconds", 1.0), ("flops", 1e12), ("bytes", 1e9))
-    )
+        if part.name not in step_of:
+            raise SystemExit(f"error: {part.name} is of no step")
+        step = step_of[part.name]
+        seconds[step] += part.seconds / questions
+        tflop[step] += part.flops * chips / questions / 1e12
+        gigabytes[step] += part.bytes * chips / questions / 1e9
     return Row(candidates, seconds, tflop, gigabytes, embedding)
 
 
@@ -115,8 +136,8 @@ def rows(name: str, options: Options, candidates: Sequence[int]) -> Iterator[Row
     for number in candidates:
         config = check(config_of(name, number), len(slice_.chips), files=False)
         uses = plan_uses(config, make_system(config.models), slice_)
-        planned = list(plan(uses, options, known))
-        yield row_of(planned, number, config.evaluate.batch, len(slice_.chips))
+        parts = [part_of(one) for one in plan(uses, options, known)]
+        yield row_of(parts, number, config.evaluate.batch, len(slice_.chips))
 
 
 def table(found: Sequence[Row]) -> str:
@@ -137,6 +158,15 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def kept_table(file: pathlib.Path) -> str:
+    """Makes the table of a kept plan: see benchmarks/slices.py."""
+    found = json.loads(file.read_text())
+    config = load_config(found["config"])
+    candidates, batch = config.frames.candidates, config.evaluate.batch
+    row = row_of(kept_parts(found), candidates, batch, found["chips"])
+    return f"{found['config']} on {found['topology']}\n{table([row])}"
+
+
 def described(name: str, slice_: Slice, effort: float, questions: int) -> str:
     """Returns the conditions of the table."""
     words = f"{name} on {slice_.name}, {len(slice_.chips)} chips, {questions} questions a batch"
@@ -152,9 +182,13 @@ def main() -> None:
         "candidates", ["256", "512", "1024", "2048", "4096", "8192"], "Values of T."
     )
     effort = flags.DEFINE_float("effort", 0.0, "-1: a quick screen.")
+    kept = flags.DEFINE_string("plan", "", "File of benchmarks.slices, in place of compiling.")
     cache = flags.DEFINE_string("cache", "", "Folder for what compiling finds; empty: none.")
 
     def run(_: Sequence[str]) -> None:
+        if kept.value:
+            print(kept_table(pathlib.Path(kept.value)))
+            return
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_enable_compilation_cache", False)
         slice_ = describe_slice(topology.value)

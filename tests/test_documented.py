@@ -15,7 +15,7 @@ from tests.support.documented import commands_in, refusal, words_of
 from tests.test_repository import texts
 
 PAGES = re.compile(
-    r"[A-Z]+\.md|(docs|tpu)/[\w-]+\.md|(configs|benchmarks|msjoe_jax/commands)/.*\.py"
+    r"(README|CONTRIBUTING)\.md|(docs|tpu)/[\w-]+\.md|(configs|benchmarks|msjoe_jax/commands)/.*\.py"
 )
 # Examples of what a reader is to add, and any field.
 ADDED = {"evaluate.skip", "objective.rewards.coverage", "field"}

@@ -81,7 +81,7 @@ def refusal(words: list[str], targets: set[str]) -> str:
         if module.split(".")[0] in OTHERS:
             return ""
         if module == "pytest":
-            lost = [w for w in rest if not w.startswith("-") and not pathlib.Path(w).exists()]
+            lost = [word for word in rest if "/" in word and not pathlib.Path(word).exists()]
             return f"no such file: {lost}" if lost else ""
         if module == "msjoe_jax":
             return _of_msjoe(rest)
