@@ -103,11 +103,12 @@ def compare(
 
 
 def _cosine(x: Float[np.ndarray, "T"], y: Float[np.ndarray, "T"]) -> float:
-    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+    length = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / length if length > 1e-12 else float("nan")
 
 
 def mean_over(frames: int, k: int, spread: float, number: int, draws: int) -> Compared:
-    """Returns the means over several φ.
+    """Returns the means over several φ; one whose reward never varies has no gradient to compare.
 
     Args:
       frames: T.
@@ -123,7 +124,7 @@ def mean_over(frames: int, k: int, spread: float, number: int, draws: int) -> Co
         needles = np.zeros(frames, bool)
         needles[rng.choice(frames, NEEDLES, replace=False)] = True
         found.append(compare(logits, needles, k, draws, rng))
-    return Compared(*np.mean(found, 0).tolist())
+    return Compared(*np.nanmean(found, 0).tolist())
 
 
 def main() -> None:

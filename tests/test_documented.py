@@ -1,15 +1,20 @@
 """Commands, flags and fields that pages and docstrings name are there, and parse."""
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 
+import jax
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from msjoe_jax.config import add_group, base
+from msjoe_jax.models.sampler import SamplerConfig
+from msjoe_jax.selectors import SELECTORS, networks
 from tests.support.commands import ROOT
 from tests.support.documented import commands_in, refusal, words_of
 from tests.test_repository import texts
@@ -85,6 +90,19 @@ def test_every_command_that_is_named_parses():
         assert words in found.pop(command), command
     bad = [f"{where[c]}: {c}: {why}" for c, why in found.items() if why]
     assert not bad, "\n".join(bad)
+
+
+def test_networks_have_the_parameters_that_their_page_states():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) M \|$", texts()["docs/networks.md"], re.M)
+    assert sorted(name for name, _ in rows) == sorted(networks())
+    for name, stated in rows:
+        network = SELECTORS[name].network
+        assert network is not None
+        build = functools.partial(network.build, SamplerConfig(), 768)
+        shapes = nnx.eval_shape(lambda build=build: nnx.state(build(nnx.Rngs(0)), nnx.Param))
+        count = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+        digits = len(stated.partition(".")[2])
+        assert f"{count:.{digits}f}" == stated, name
 
 
 def test_every_field_that_is_named_is_there():

@@ -34,6 +34,12 @@ def test_a_flat_law_has_like_gradients_and_a_peaked_one_does_not():
     assert flat.length < 0.1 < peaked.length and peaked.with_baseline > peaked.without_baseline
 
 
+def test_a_reward_that_never_varies_has_no_gradient():
+    rng = np.random.default_rng(2)
+    found = likelihoods.compare(np.zeros(T), np.ones(T, bool), K, 100, rng)
+    assert np.isnan(found.with_baseline) and not np.isnan(found.score)
+
+
 def test_the_exact_score_has_no_mean():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=T)
