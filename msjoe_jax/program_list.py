@@ -225,12 +225,12 @@ class _Lister:
         limit: int,
     ) -> Iterator[tuple[Use, int]]:
         """Lists the uses, and how often a batch of questions takes each."""
-        rollout, episode = _one_each(self.at_once(limit)), self.episode
+        rollout, episode, config = _one_each(self.at_once(limit)), self.episode, self.config
         picks = {c: Pick(c.arm.selector, self._frames(c), c.draws, c.arm.sampled) for c in columns}
-        shown: dict[tuple[int, bool], int] = {}  # frames, of several sizes: how often
+        shown: dict[tuple[int, bool], int] = {}  # frames, more than candidates: how often
         for column, pick in picks.items():
             chosen = episode.choosing(pick)
-            kind = chosen.width, chosen.several_sizes
+            kind = chosen.width, chosen.several_sizes and chosen.width > config.frames.candidates
             shown[kind] = shown.get(kind, 0) + (column in counted) * column.draws
         answers = {kind: episode.showing(*kind) for kind in shown}
         largest = answers[max(answers)]
@@ -245,12 +245,10 @@ class _Lister:
         for pick in dict.fromkeys(pick._replace(draws=1) for pick in distinct):
             for use in episode.asking(phase, rollout, mllm, held, pick):
                 yield use, 1
-        for (frames, _), one in answers.items():
-            step = "answer" if one is episode else f"answer, {frames} frames"
-            yield (
-                one.answering(phase, rollout, mllm, held, samples=1, temperature=0.0, step=step),
-                shown[frames, _],
-            )
+        for kind, one in answers.items():
+            step = "answer" if one is episode else f"answer, {kind[0]} frames"
+            use = one.answering(phase, rollout, mllm, held, samples=1, temperature=0.0, step=step)
+            yield use, shown[kind]
 
     def _frames(self, column: Column) -> int:
         frames = self.config.frames
