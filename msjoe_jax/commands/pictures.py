@@ -216,7 +216,7 @@ def make_pictures(run: str, number: int, out: str) -> None:
             curves_of(rows, name).savefig(picture, dpi=90)
             print(picture)
     metrics = epath.Path(run) / "evidence" / "metrics.jsonl"
-    lines = read_json_lines(metrics) if metrics.exists() else ()
+    lines = list(read_json_lines(metrics)) if metrics.exists() else []
     if rows := [row for _, row in lines if "covered" in row]:
         evidence_curves(rows).savefig(folder / "evidence.png", dpi=90)
         print(folder / "evidence.png")

@@ -15,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 STARTS = r"(?:\S*python3? |msjoe |make )"
 # What a reader puts in; and what a config of the reader's own stands for here.
@@ -142,34 +143,31 @@ def _parsed(start: Callable[[], Any], words: list[str]) -> str:
         raise _Parsed
 
     known, told = set(flags.FLAGS), io.StringIO()
-    kept = app.run, argparse.ArgumentParser.parse_args, sys.argv
-    modules = [m for n, m in sys.modules.items() if n.startswith("msjoe_jax.") and m]
+    modules = [m for name, m in sys.modules.items() if name.startswith("msjoe_jax.")]
     users = [m for m in modules if getattr(m, "run_app", None) is cli.run_app]
-    run_app = cli.run_app
-    app.run, argparse.ArgumentParser.parse_args = stop, parse  # type: ignore[assignment]
-    sys.argv = ["command", *words]
-    for module in users:
-        module.run_app = stop  # type: ignore[attr-defined]
-    try:
-        with contextlib.redirect_stderr(told):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(app, "run", stop))
+        stack.enter_context(mock.patch.object(argparse.ArgumentParser, "parse_args", parse))
+        stack.enter_context(mock.patch.object(sys, "argv", ["command", *words]))
+        for module in users:
+            stack.enter_context(mock.patch.object(module, "run_app", stop))
+        stack.enter_context(contextlib.redirect_stderr(told))
+        try:
             start()
             left = flags.FLAGS(["command", *map(cli._with_config_file, words)])[1:]
             _read(flags.FLAGS)
-        free = [word for word in left if word.startswith("-")]
-        return f"no flag takes {free}" if free else ""
-    except _Parsed:
-        return ""
-    except SystemExit:
-        return told.getvalue().strip().splitlines()[-1]
-    except Exception as error:  # whatever is wrong with it is the answer
-        return f"{type(error).__name__}: {error}"
-    finally:
-        app.run, argparse.ArgumentParser.parse_args, sys.argv = kept
-        for module in users:
-            module.run_app = run_app  # type: ignore[attr-defined]
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
+            free = [word for word in left if word.startswith("-")]
+            return f"no flag takes {free}" if free else ""
+        except _Parsed:
+            return ""
+        except SystemExit:
+            return told.getvalue().strip().splitlines()[-1]
+        except Exception as error:  # whatever is wrong with it is the answer
+            return f"{type(error).__name__}: {error}"
+        finally:
+            for name in set(flags.FLAGS) - known:
+                delattr(flags.FLAGS, name)
+            flags.FLAGS.unparse_flags()
 
 
 def _read(values: Any) -> None:
