@@ -12,7 +12,7 @@ from msjoe_jax.commands import plan as planner
 from msjoe_jax.commands.plan import Options
 from msjoe_jax.runtime.chips import Cost
 from msjoe_jax.runtime.topology import Fit, Slice
-from tests.support.tiny import tiny_config
+from tests.support.tiny import full_size
 
 PARTS = [
     Part("embed_frames", 0.5, 1e12, 1e9),
@@ -39,7 +39,7 @@ def test_shares_and_sums_by_hand():
         row_of([*PARTS, Part("best_frames", 1.0, 0.0, 0.0)], 128, 4, 2)
 
 
-def test_every_program_of_an_evaluation_is_of_a_step(monkeypatch, tmp_path):
+def test_every_program_of_an_evaluation_is_of_a_step(monkeypatch):
     """The list of a real config, each program at a second; what is alike is compiled once."""
     compiled = []
 
@@ -48,10 +48,10 @@ def test_every_program_of_an_evaluation_is_of_a_step(monkeypatch, tmp_path):
         return Fit(1, 1, 1.0, cost=Cost(1e12, 1e9, {}, 1.0, 0.0))
 
     monkeypatch.setattr(planner, "compile_use", compile_use)
-    monkeypatch.setattr(step_costs, "load_config", lambda _: tiny_config(tmp_path))
+    monkeypatch.setattr(step_costs, "load_config", lambda _: full_size())
     options = Options(-1.0, Slice("v4:2x2x1", jax.devices()[:1], 1))
-    found = list(step_costs.rows("tiny", options, [16, 32]))
-    assert [row.candidates for row in found] == [16, 32]
+    found = list(step_costs.rows("any", options, [64, 128]))
+    assert [row.candidates for row in found] == [64, 128]
     # Three programs of the similarity and two of the sampler, of a batch of 50.
     assert found[0].seconds == pytest.approx(
         {"query": 0.02, "similarity": 0.06, "sampler": 0.04, "answer": 0.02}
