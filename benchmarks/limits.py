@@ -4,6 +4,9 @@ A limit is the best of XLA's and torch's, and of several tries: rows are medians
 low. `keep_to` starts a benchmark anew without AVX-512 on either side. XLA's own kernels obey a
 flag; YNNPACK, which multiplies matrices for it, obeys none and is left out, so that oneDNN
 multiplies instead (a processor without AVX-512 runs YNNPACK's kernels of AVX2).
+
+    python -m benchmarks.limits                # all rates, of the processor
+    python -m benchmarks.limits --isa=avx2
 """
 
 import argparse
@@ -91,7 +94,14 @@ def theirs(f: Callable[[], Any], device: str) -> Callable[[], Any]:
     return run
 
 
-def measure_limits(device: str, dtype: str, size: int = 0, repeats: int = 9) -> Limits:
+class Rates(NamedTuple):
+    """All that was tried: FLOP/s of the product and bytes/s of the pass, by who does it."""
+
+    matrix: dict[str, float]
+    memory: dict[str, float]
+
+
+def measure_rates(device: str, dtype: str, size: int = 0, repeats: int = 9) -> Rates:
     """Measures a square product in `dtype`, and reading an array much larger than the caches.
 
     Args:
@@ -99,7 +109,7 @@ def measure_limits(device: str, dtype: str, size: int = 0, repeats: int = 9) -> 
       dtype: of the numbers.
       size: of a side of the product; memory is read of 32 such matrices. 0: 2,048 on a CPU, where
         a side of 4,096 is slower, and 8,192 on a card.
-      repeats: tries of each.
+      repeats: tries of each, of which the best counts.
     """
     n = size or (2048 if device == "cpu" else 8192)
     x, large = jnp.ones((n, n), dtype), jnp.ones((32 * n, n), dtype)
@@ -117,12 +127,22 @@ def measure_limits(device: str, dtype: str, size: int = 0, repeats: int = 9) -> 
         "torch's sum": theirs(lambda: their_large.sum(), device),
     }
 
-    def best(calls: dict[str, Callable[[], Any]]) -> tuple[str, float]:
+    def rates(calls: dict[str, Callable[[], Any]], work: float) -> dict[str, float]:
         seconds = timed_rounds(list(calls.values()), repeats).min(0)
-        return list(calls)[int(seconds.argmin())], float(seconds.min())
+        return {name: work / float(s) for name, s in zip(calls, seconds, strict=True)}
 
-    (matrix_by, product), (memory_by, reading) = best(matrix), best(memory)
-    return Limits(2.0 * n**3 / product, large.nbytes / reading, matrix_by, memory_by)
+    return Rates(rates(matrix, 2.0 * n**3), rates(memory, large.nbytes))
+
+
+def measure_limits(device: str, dtype: str, size: int = 0, repeats: int = 9) -> Limits:
+    """Measures the best of the rates of `measure_rates`.
+
+    Args:
+      device, dtype, size, repeats: see there.
+    """
+    rates = measure_rates(device, dtype, size, repeats)
+    matrix_by, memory_by = (max(of, key=of.__getitem__) for of in rates)
+    return Limits(rates.matrix[matrix_by], rates.memory[memory_by], matrix_by, memory_by)
 
 
 # --- the processor --------------------------------------------------------------------------------
@@ -164,3 +184,21 @@ def keep_to(isa: str | None) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} {AVX2['XLA_FLAGS']}".strip()
     sys.stdout.flush()
     os.execve(sys.executable, sys.orig_argv, os.environ | AVX2 | {"XLA_FLAGS": flags})
+
+
+def main() -> None:
+    """Prints every rate of this processor in float32."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_flag(parser)
+    keep_to(parser.parse_args().isa)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    rates = measure_rates("cpu", "float32")
+    print(f"{processor('cpu')}; jax {jax.__version__}, torch {torch.__version__}")
+    for name, rate in rates.matrix.items():
+        print(f"product of 2,048², {name}: {rate / 1e9:,.0f} GFLOP/s")
+    for name, rate in rates.memory.items():
+        print(f"512 MiB, {name}: {rate / 1e9:,.1f} GB/s")
+
+
+if __name__ == "__main__":
+    main()

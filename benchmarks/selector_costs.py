@@ -4,10 +4,13 @@
     python -m benchmarks.selector_costs --selectors=mdp3,gmm_eva --candidates=512,1024 --key=64
 
 One question with random scores and embeddings at one candidate a second, on the host, as an
-evaluation runs the rules; similarities are there already. Memory is the most that NumPy and Python
-hold beside the inputs.
+evaluation runs the rules; similarities are there already. Times are those of the processor, of all
+threads, which other work on the machine changes little. Memory is the most that NumPy and Python
+hold beside the inputs. The first line names the processor and the machine's load.
 """
 
+import os
+import platform
 import time
 import tracemalloc
 import types
@@ -57,7 +60,7 @@ def measure(selector: Selector, candidates: int, key: int, repeats: int) -> tupl
     """Measures one rule.
 
     Returns:
-      Milliseconds, the fastest of the repeats, and MiB at most.
+      Milliseconds of the processor, the fastest of the repeats, and MiB at most.
     """
     asked = question(candidates)
     tracemalloc.start()
@@ -66,9 +69,9 @@ def measure(selector: Selector, candidates: int, key: int, repeats: int) -> tupl
     tracemalloc.stop()
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         selector.select(asked, key)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return 1e3 * min(seconds), memory / 2**20
 
 
@@ -97,6 +100,8 @@ def main() -> None:
     repeats = flags.DEFINE_integer("repeats", 3, "Of each measurement.", lower_bound=1)
 
     def run(_: Sequence[str]) -> None:
+        load = os.getloadavg()[0]
+        print(f"{platform.processor() or platform.machine()}, load {load:.1f}, K = {key.value}")
         print(table(selectors.value, list(map(int, candidates.value)), key.value, repeats.value))
 
     app.run(run)

@@ -13,13 +13,14 @@ from msjoe_jax.rollout.system import System
 class Data(NamedTuple):
     """What is known of the data beside the config.
 
-    questions: see `program_list`; tokens: of its answer prompts at most; frame: (height, width) of
-    its frames in pixels.
+    questions, budgets: see `program_list`; tokens: of its answer prompts at most; frame: (height,
+    width) of its frames in pixels.
     """
 
     questions: int = 0
     tokens: int = 0
     frame: tuple[int, int] | None = None
+    budgets: tuple[int, ...] = ()
 
 
 UNKNOWN = Data()

@@ -2,8 +2,9 @@
 
 The loops run the programs of rollout/programs.py, rollout/collector.py and training/programs.py;
 this list holds the same objects with abstract arguments, in the order of a run. `msjoe plan`
-compiles it, and tests compare it with what a run has called. What it leaves out: programs of a
-selector's or a signal's own, shorter lengths of prompts (config.prompt.length_step), the tiny
+compiles it, and tests compare it with what a run has called. A selector's own prompts are there at
+their longest (rollout/selector_uses.py). What it leaves out: shorter lengths of prompts
+(config.prompt.length_step), arms with a scorer of their own, programs of plug-ins, the tiny
 world's, and single operations between programs.
 
 What is alive beside a program, by this rule: the parameters and the training state of the phase,
@@ -27,7 +28,8 @@ import jax.numpy as jnp
 
 from msjoe_jax.config import TRAININGS, Config
 from msjoe_jax.data.embed import FRAMES_AT_ONCE
-from msjoe_jax.evaluation.arms import ARMS, SETS, Arm, arm_of
+from msjoe_jax.evaluation.arms import ARMS, SETS, arm_of
+from msjoe_jax.evaluation.columns import Column, columns_of
 from msjoe_jax.rl.batch import RolloutBatch
 from msjoe_jax.rollout.collect import RolloutConfig
 from msjoe_jax.rollout.collector import join_programs
@@ -35,7 +37,7 @@ from msjoe_jax.rollout.computing import for_computing
 from msjoe_jax.rollout.programs import Programs, embed_frames
 from msjoe_jax.rollout.siglip import embed_siglip_frames
 from msjoe_jax.rollout.system import System, state_table
-from msjoe_jax.rollout.uses import EpisodeUses, Held, Tree
+from msjoe_jax.rollout.uses import EpisodeUses, Held, Pick, Tree
 from msjoe_jax.runtime.machine import Machine
 from msjoe_jax.runtime.mesh import with_shardings
 from msjoe_jax.runtime.program import Program, Use
@@ -52,6 +54,7 @@ def program_list(
     machine: Machine,
     end_ids: tuple[int, ...] = (0, 1),
     questions: int = 0,
+    budgets: tuple[int, ...] = (),
 ) -> list[Use]:
     """Returns every use of a program in the phases of a config, in their order.
 
@@ -61,8 +64,9 @@ def program_list(
       machine: where it runs; its devices may be described ones.
       end_ids: that end a reply; their number alone matters to what is compiled.
       questions: of difficulty, and where no limit is set of an evaluation; 0: not known.
+      budgets: numbers of key frames of the evaluation; none: the config's.
     """
-    return list(_Lister(config, system, machine, end_ids, questions).uses())
+    return list(_Lister(config, system, machine, end_ids, questions, budgets).uses())
 
 
 class _Lister:
@@ -75,9 +79,11 @@ class _Lister:
         machine: Machine,
         end_ids: tuple[int, ...],
         questions: int,
+        budgets: tuple[int, ...],
     ) -> None:
         self.config, self.system, self.machine = config, system, machine
         self.questions = questions
+        self.budgets = budgets or (config.frames.key,)
         programs = Programs(system, machine)
         self.episode = EpisodeUses(programs, config.episode, config.prompt, end_ids)
         self.base = machine.laid(
@@ -96,10 +102,11 @@ class _Lister:
             yield from _Training(self, config.training_run(name)).uses()
         if "evaluate" in phases:
             sets = {name: self._other_sampler() for name in SETS if name in ("base", *phases)}
-            arms = [arm_of(name, sets) for name in config.evaluate.arms]
+            arms = {name: arm_of(name, sets) for name in config.evaluate.arms}
             held = {f"{name} sampler": sampler for name, sampler in sets.items()}
             held["parameters"] = self.base
-            yield from self.evaluation("evaluate", arms, self.base, held, config.evaluate.limit)
+            columns = columns_of(arms, self.budgets)
+            yield from self.evaluation("evaluate", columns, self.base, held, config.evaluate.limit)
 
     def _other_sampler(self) -> Tree:
         return self.machine.laid(self.system.abstract["sampler"], state_table(self.system))
@@ -136,7 +143,8 @@ class _Lister:
     def _difficulty(self) -> Iterator[Use]:
         size, held = self.at_once(0), {"base parameters": self.base}
         lists, times = _one_each(size), self.batches(0)
-        selection = self.episode.selection("difficulty", lists, self.base, held, ["uniform"], False)
+        picks = [Pick("uniform", self.config.frames.key)]
+        selection = self.episode.selection("difficulty", lists, self.base, held, picks)
         answering = self.episode.answering(
             "difficulty",
             lists,
@@ -166,7 +174,7 @@ class _Lister:
             uses.append(
                 episode.reasoning("evidence", rollout, base["mllm"], held, temperature=temperature)
             )
-        uses += episode.selection("evidence", rollout, base, held, [], True)
+        uses += episode.selection("evidence", rollout, base, held, [], trains=True)
         batch = episode.batch(rollout)
         labels: Any = (
             jax.ShapeDtypeStruct(batch.frame_mask.shape, jnp.bool_),
@@ -176,52 +184,75 @@ class _Lister:
         read = (batch.embeddings, batch.query_embeddings)
         uses.append(Use("evidence", own.step, (own.state, *arrays, *read), {}, held))
         for use in uses:
-            yield dataclasses.replace(use, times=run.steps)
+            yield dataclasses.replace(use, per_update=1, times=run.steps)
 
     def evaluation(
         self,
         phase: str,
-        arms: Sequence[Arm],
+        columns: Sequence[Column],
         params: Held,
         held: Held,
         limit: int,
-        counted: Sequence[Arm] | None = None,
+        counted: Sequence[Column] | None = None,
         repeats: int = 1,
     ) -> Iterator[Use]:
-        """Lists an evaluation of arms, greedy and with one list of queries a question.
+        """Lists an evaluation of arms at budgets, greedy and with one list of queries a question.
 
         Args:
           phase: of the run.
-          arms: whatever may run.
+          columns: whatever may run.
           params: with which it runs.
           held: what is alive.
           limit: questions of it; 0: all of a file.
-          counted: the arms that surely run; None: all.
+          counted: those that surely run; None: all.
           repeats: how often it is made.
         """
-        counted, batches = arms if counted is None else counted, self.batches(limit)
-        asked = {(arm.mllm, arm.own_previews) for arm in counted if arm.queries == "policy"}
-        for use in self._evaluation(phase, arms, params, held, self.at_once(limit)):
-            each = len(asked) if use.step == "reason" else len(counted)
+        counted, batches = columns if counted is None else counted, self.batches(limit)
+        arms = [column.arm for column in counted]
+        asked = {(arm.mllm, arm.own_previews) for arm in arms if arm.queries == "policy"}
+        for use, number in self._evaluation(phase, columns, counted, params, held, limit):
+            each = len(asked) if use.step == "reason" else number
             times = None if batches is None else batches * each * repeats
             yield dataclasses.replace(use, times=times)
 
     def _evaluation(
-        self, phase: str, arms: Sequence[Arm], params: Held, held: Held, size: int
-    ) -> Iterator[Use]:
-        rollout = _one_each(size)
-        last = self.episode.batch(rollout)
-        held = {
-            **held,
-            "answers of the arm before": (last.answers, self.episode.patches(rollout)[1]),
-        }
-        if any(arm.queries == "policy" for arm in arms):
-            yield self.episode.reasoning(phase, rollout, params["mllm"], held, temperature=0.0)
-        selectors = [arm.selector for arm in arms]
-        yield from self.episode.selection(phase, rollout, params, held, selectors, False)
-        yield self.episode.answering(
-            phase, rollout, params["mllm"], held, samples=1, temperature=0.0
-        )
+        self,
+        phase: str,
+        columns: Sequence[Column],
+        counted: Sequence[Column],
+        params: Held,
+        held: Held,
+        limit: int,
+    ) -> Iterator[tuple[Use, int]]:
+        """Lists the uses, and how often a batch of questions takes each."""
+        rollout, episode, config = _one_each(self.at_once(limit)), self.episode, self.config
+        picks = {c: Pick(c.arm.selector, self._frames(c), c.draws, c.arm.sampled) for c in columns}
+        shown: dict[tuple[int, bool], int] = {}  # frames, more than candidates: how often
+        for column, pick in picks.items():
+            chosen = episode.choosing(pick)
+            kind = chosen.width, chosen.several_sizes and chosen.width > config.frames.candidates
+            shown[kind] = shown.get(kind, 0) + (column in counted) * column.draws
+        answers = {kind: episode.showing(*kind) for kind in shown}
+        largest = answers[max(answers)]
+        before = largest.batch(rollout).answers, largest.patches(rollout)[1]
+        held = {**held, "answers of the arm before": before}
+        mllm, number = params["mllm"], len(counted)
+        if any(column.arm.queries == "policy" for column in columns):
+            yield episode.reasoning(phase, rollout, mllm, held, temperature=0.0), 1
+        distinct = list(dict.fromkeys(picks.values()))
+        for use in episode.selection(phase, rollout, params, held, distinct):
+            yield use, number
+        for pick in dict.fromkeys(pick._replace(draws=1) for pick in distinct):
+            for use in episode.asking(phase, rollout, mllm, held, pick):
+                yield use, 1
+        for kind, one in answers.items():
+            step = "answer" if one is episode else f"answer, {kind[0]} frames"
+            use = one.answering(phase, rollout, mllm, held, samples=1, temperature=0.0, step=step)
+            yield use, shown[kind]
+
+    def _frames(self, column: Column) -> int:
+        frames = self.config.frames
+        return min(column.budget or frames.key, frames.candidates)
 
 
 def _one_each(questions: int) -> RolloutConfig:
@@ -304,9 +335,11 @@ class _Training:
         yield episode.reasoning(run.name, rollout, state["mllm"], held, temperature=temperature)
         reasoned = {"reason": (episode.batch(rollout).queries, episode.patches(rollout)[0])}
         params = {**lister.base, "sampler": state["sampler"]}
+        pick = Pick(rollout.selector, lister.config.frames.key, rollout.frame_draws, True)
         yield from episode.selection(
-            run.name, rollout, params, {**held, **reasoned}, [rollout.selector], True
+            run.name, rollout, params, {**held, **reasoned}, [pick], trains=True
         )
+        yield from episode.asking(run.name, rollout, state["mllm"], {**held, **reasoned}, pick)
         without: Any = None
         selected = {"select": episode.batch(rollout)._replace(queries=without, answers=without)}
         yield episode.answering(
@@ -336,7 +369,8 @@ class _Training:
         lister, run = self.lister, self.run
         rollout = run.rollout
         own = dataclasses.replace(ARMS[SCORE], queries=rollout.queries, selector=rollout.selector)
-        arms = [own, *(ARMS[name] for name in (*PLAIN, *WITH_TRUTH) if name != SCORE)]
+        arms = {name: own if name == SCORE else ARMS[name] for name in (*PLAIN, *WITH_TRUTH)}
+        columns = columns_of(arms, [lister.config.frames.key])
         trained = {"mllm": self._merged_mllm(), "sampler": self.own.state["sampler"]}
         params = {**lister.base, **trained}
         steps, every = run.training.steps, run.loop.validate_every
@@ -346,10 +380,10 @@ class _Training:
             yield Use(run.name, merge, (state["mllm"],), {}, held, times=times)
         yield from lister.evaluation(
             f"{run.name} validation",
-            arms,
+            columns,
             params,
             held,
             run.loop.validation_limit,
-            counted=arms[: len(PLAIN)],
+            counted=[column for column in columns if column.name in PLAIN],
             repeats=times,
         )

@@ -21,6 +21,8 @@ from msjoe_jax.runtime.memory import memory_metrics
 from msjoe_jax.runtime.program import Program, Use
 
 LONGEST_REASON = 300  # characters
+INITS = ("init", "evidence_init")  # programs that make a training's state
+STEPS = ("joint_step", "evidence_step")  # and those that update it
 
 
 class Trial(NamedTuple):
@@ -39,13 +41,13 @@ class Trial(NamedTuple):
 
 
 def try_uses(uses: list[Use], system: System, machine: Machine) -> Iterator[Trial]:
-    """Runs the programs of a training, in their order; the first that fails is the last.
+    """Runs the programs of a phase, in their order; the first that fails is the last.
 
     The training state that `init` makes goes on to those that take it, and what an update makes of
     it to the next.
 
     Args:
-      uses: of one training, the update's among them.
+      uses: of one phase; of a training the update's among them.
       system: the models.
       machine: where they run; its mesh is set.
     """
@@ -77,9 +79,7 @@ class _Trials:
         self._random = RandomArguments(system)
         self._finite = Program("finite", _all_finite, out_shardings=machine.whole)
         # The abstract state, whose leaves are those of the uses that take parts of it.
-        self._state: Any = next(
-            (use.arguments[0] for use in uses if use.program.name == "joint_step"), {}
-        )
+        self._state: Any = next((use.arguments[0] for use in uses if use.program.name in STEPS), {})
         self._known: dict[int, jax.Array] = {}  # by the id of the abstract leaf
 
     def run(self, use: Use) -> Trial:
@@ -88,7 +88,7 @@ class _Trials:
         values = self._random.values(use.arguments)
         seconds, finite = [], True
         for _ in range(2):
-            if use.program.name == "init":
+            if use.program.name in INITS:
                 self._known = {}  # two states would take more room than a run does
             for i, tree in enumerate(use.arguments):
                 if arguments[i] is None:
@@ -100,9 +100,9 @@ class _Trials:
             for i in use.program.donate:
                 arguments[i] = None
             finite &= bool(np.asarray(self._finite(result)))
-            if use.program.name == "init":
+            if use.program.name in INITS:
                 self._keep(result)
-            elif use.program.name == "joint_step":
+            elif use.program.name in STEPS:
                 self._keep(result[0])
             del result
         peak = memory_metrics().get("memory/device_peak_gib")

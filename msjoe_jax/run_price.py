@@ -25,7 +25,8 @@ class Priced(NamedTuple):
 class Update(NamedTuple):
     """An update of a training.
 
-    seconds: of it; parts: of its programs, by name; samples: answers that it trains on, a second;
+    seconds: of it; parts: of its programs, by name; samples: answers that it trains on (of the
+    training on evidence, questions), a second;
     mfu: FLOPs at least over those that the slice could do in that time.
     """
 
@@ -68,15 +69,23 @@ def price_run(priced: Sequence[Priced], config: Config, slice_: Slice) -> Price:
             seconds[use.phase] = spent
     names = dict.fromkeys(use.phase for use, _, _ in priced if use.per_update)
     return Price(
-        updates={name: _update(priced, config.training_run(name), slice_) for name in names},
+        updates={name: _update(priced, name, _samples(config, name), slice_) for name in names},
         seconds=seconds,
         unknown=list(dict.fromkeys(use.phase for use, _, _ in priced if use.times is None)),
         missing=[use.name for use, cost, _ in priced if cost is None],
     )
 
 
-def _update(priced: Sequence[Priced], run: Any, slice_: Slice) -> Update:
-    own = [p for p in priced if p.use.phase == run.name and p.use.per_update]
+def _samples(config: Config, training: str) -> int:
+    """Returns on how many answers an update trains; of evidence, on how many questions."""
+    if training not in TRAININGS:
+        return config.evidence.questions
+    rollout = config.training_run(training).rollout
+    return rollout.questions * rollout.query_rollouts * rollout.frame_draws
+
+
+def _update(priced: Sequence[Priced], training: str, samples: int, slice_: Slice) -> Update:
+    own = [p for p in priced if p.use.phase == training and p.use.per_update]
     parts: dict[str, float] = {}
     minimum = 0.0
     for use, cost, least in own:
@@ -85,8 +94,6 @@ def _update(priced: Sequence[Priced], run: Any, slice_: Slice) -> Update:
             name = use.name.partition(": ")[2]
             parts[name] = parts.get(name, 0.0) + cost.seconds * use.per_update
     seconds = sum(parts.values())
-    rollout = run.rollout
-    samples = rollout.questions * rollout.query_rollouts * rollout.frame_draws
     if not seconds:
         return Update(0.0, parts, 0.0, 0.0)
     mfu = minimum / (seconds * slice_.chip.device_peak)

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
+from msjoe_jax.commands.evaluate import Wanted, evaluate_folder
+from msjoe_jax.commands.evaluate import config_of as config_of_folder
 from msjoe_jax.config import NAMES, read_config
 from msjoe_jax.data.questions import save_questions
 from msjoe_jax.phases import run_phases
@@ -157,3 +160,82 @@ def test_the_list_is_what_a_run_calls(home, tmp_path, monkeypatch, fields):
     assert not forgotten
     never = [name for key, name in listed.items() if key not in seen]
     assert never == [f"predecode: {name}" for name in towers]  # the records have embeddings
+
+
+def covered(called: tuple, listed: set[tuple]) -> bool:
+    """Whether a program is listed with the same choices and arrays at least as large."""
+    name, structure, types, choices = called
+
+    def fits(own, of_list):
+        (shape, dtype), (most, other) = own, of_list
+        same = dtype == other and len(shape) == len(most)
+        return same and all(a <= b for a, b in zip(shape, most, strict=True))
+
+    return any(
+        (name, structure, choices) == (one[0], one[1], one[3])
+        and all(fits(*pair) for pair in zip(types, one[2], strict=True))
+        for one in listed
+    )
+
+
+def test_covered():
+    called = ("cosine", "tree", (((2, 3), "float32"),), ())
+    assert covered(called, {("cosine", "tree", (((2, 4), "float32"),), ())})
+    for other in (
+        ("masked", "tree", (((2, 3), "float32"),), ()),
+        ("cosine", "tree", (((2, 2), "float32"),), ()),
+        ("cosine", "tree", (((2, 3), "int32"),), ()),
+        ("cosine", "tree", (((2, 3), "float32"),), (("k", 2),)),
+    ):
+        assert not covered(called, {other})
+
+
+def listed_keys(config, model, budgets=()) -> dict[tuple, str]:
+    system = make_system(config.models, load_tokenizers(config.models))
+    uses = program_list(config, system, make_machine(), model.text.end_ids, 0, budgets)
+    return {shapes_of(use.program, use.arguments, use.choices): use.name for use in uses}
+
+
+ASKING = {"dafs", "gens_like", "provca_like", "cacheflow_like"}
+
+
+@pytest.mark.slow
+def test_selectors_own_prompts_are_listed_at_their_longest(home, tmp_path, monkeypatch):
+    """Replies are empty tokens here; frames are shown in several sizes, and parts, too."""
+    arms = ("uniform", "qframe", "topk_two_sizes", *sorted(ASKING))
+    fields = {"phases": ("evaluate",), "evaluate.arms": arms, "prompt.numbered_frames": 3}
+    fields |= {"prompt.selector_prompt_tokens": 640, "prompt.selector_tokens": 5}
+    fields |= {"prompt.answer_prompt_tokens": 256, "prompt.length_step": 32}
+    config = read_config(changed(config_of(home), **fields))
+    listed = listed_keys(config, load_model_folder(home / "model"))
+    seen: dict[tuple, str] = {}
+    monkeypatch.setattr(Program, "__call__", stand_in(seen))
+    run_phases(config, tmp_path / "run")
+    forgotten = [key[:1] + key[2:] for key in seen if not covered(key, set(listed))]
+    assert not forgotten
+    own = {"option_attention", "neighbour_cosines", "mean_keys_and_queries", "complete"}
+    assert own <= set(seen.values())
+    named = {name.split(": ")[1].split(" ")[0] for name in listed.values()}
+    assert named >= ASKING
+    # Nothing is listed that is larger than need be: the same numbers of prompts and frames.
+    frames = {key[2][-2][0][:2] for key in seen if key[0] == "neighbour_cosines"}
+    assert frames <= {key[2][-2][0][:2] for key in listed if key[0] == "neighbour_cosines"}
+
+
+@pytest.mark.slow
+def test_several_budgets_are_listed(home, tmp_path, monkeypatch):
+    config, arms = config_of(home), ("uniform", "topk", "msjoe")
+    model = str(home / "model")
+    wanted = Wanted(model, arms=arms, budgets=(2, 4, 8), looks=0)
+    made = config_of_folder(wanted, config)
+    listed = listed_keys(made, load_model_folder(home / "model"), wanted.budgets)
+    seen: dict[tuple, str] = {}
+    monkeypatch.setattr(Program, "__call__", stand_in(seen))
+    evaluate_folder(made, epath.Path(tmp_path), wanted)
+    forgotten = [key[:1] + key[2:] for key in seen if not covered(key, set(listed))]
+    assert not forgotten
+    shown = {key[2][-5][0] for key in seen if key[0] == "complete"}
+    answers = [name for name in listed.values() if "answer" in name]
+    assert answers == [
+        "evaluate: answer, 2 frames", "evaluate: answer", "evaluate: answer, 8 frames"
+    ], shown  # fmt: skip

@@ -56,6 +56,13 @@ def test_an_update_and_the_run():
     assert lines[2] == "not in it, as the data decides how often: predecode"
 
 
+def test_an_update_on_evidence_counts_its_questions():
+    rows = [priced("evidence", "evidence_step", 0.5, 1, 10), priced("evidence", "reason", 1.5, 1)]
+    price = price_run(rows, config_of(evidence__questions=48), SLICE)
+    assert price.updates["evidence"].samples == 48 / 2.0
+    assert price.seconds == {"evidence": 6.5}
+
+
 def test_what_does_not_compile_is_said_to_be_missing():
     rows = [priced("joint", "joint_step", None, 1, 20), priced("joint", "complete", 2.0, 2, 40)]
     price = price_run(rows, config_of(), SLICE)

@@ -4,7 +4,8 @@
 
 The same command on every host; the first prints one block, to be pasted into an issue: versions,
 devices and their memory, disks, whether the hosts agree, attention kernels against plain attention,
-and every program of an update at the config's sizes, twice, with random weights. It reads no data
+and every program of an update at the config's sizes, twice, with random weights; of a config that
+trains nothing, those of an evaluation. It reads no data
 and no weights, and writes nothing. Exit status 1 if something is wrong, 2 for bad input.
 """
 
@@ -32,6 +33,7 @@ from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.runtime.memory import GIB
 from msjoe_jax.runtime.progress import size_text
 from msjoe_jax.runtime.space import room_of
+from msjoe_jax.training.evidence import EvidencePrograms
 from msjoe_jax.training.state import abstract_state, stored
 
 LEAST_FREE = GIB  # of a folder for what comes and goes
@@ -191,13 +193,11 @@ def _try_programs(
     machine: Machine,
     plan: dict[str, tuple[int | None, int]],
 ) -> None:
-    """Runs the programs of an update of the last training of the config."""
-    trainings = [n for n in TRAININGS if n in config.phases and getattr(config, n).steps]
-    if not trainings:
-        block.head("programs: the config has no training")
+    """Runs the programs of the last training of the config, or those that evaluate."""
+    phase = tried_phase(config)
+    if not phase:
+        block.head("programs: the config has neither a training nor an evaluation")
         return
-    phase = trainings[-1]
-    run = config.training_run(phase)
     uses = [use for use in program_list(config, system, machine) if use.phase == phase]
     if plan and not plan.keys() & {use.name for use in uses}:
         raise UserError(f"--plan has no program of the phase {phase}: plan this config")
@@ -217,12 +217,37 @@ def _try_programs(
         block.row(name, row_of(trial, plan))
         if not trial.finite:
             block.problem(f"{name} makes numbers that are not finite: report it")
+    block.row(*_time_of(config, phase, trials))
+
+
+def tried_phase(config: Config) -> str:
+    """Returns the phase whose programs are tried; "" if none is."""
+    known = ("evidence", *TRAININGS)
+    trainings = [n for n in known if n in config.phases and getattr(config, n).steps]
+    return trainings[-1] if trainings else "evaluate" if "evaluate" in config.phases else ""
+
+
+def _time_of(config: Config, phase: str, trials: list[Trial]) -> tuple[str, str]:
+    """Says what an update takes, or each program of an evaluation once."""
+    rollout, alone = config.rollout, "what hosts do between the programs comes on top"
+    if phase == "evaluate":
+        seconds = sum(trial.second for trial in trials)
+        return "each once", f"{seconds:.2f} s on the devices; {alone}"
     seconds = seconds_per_update(trials)
-    block.row(
-        "an update",
-        f"{seconds:.2f} s on the devices ({run.rollout.questions} questions, waves: "
-        f"{run.rollout.waves}); what hosts do between the programs comes on top",
-    )
+    size = f"{rollout.questions} questions, waves: {rollout.waves}"
+    if phase not in TRAININGS:
+        size = f"{config.evidence.questions} questions"
+    return "an update", f"{seconds:.2f} s on the devices ({size}); {alone}"
+
+
+def _state_of(config: Config, system: System, machine: Machine) -> Any:
+    """Returns the shapes of the largest checkpoint; {} if nothing is trained."""
+    if trainings := [n for n in TRAININGS if n in config.phases]:
+        run = config.training_run(trainings[-1])
+        return stored(run, abstract_state(run, system))
+    if "evidence" in config.phases:
+        return EvidencePrograms(config.evidence_run, system, machine, config.frames.key).state
+    return {}
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -262,9 +287,7 @@ def examine(
       UserError: a mesh or models that are impossible here, or a plan of another config.
     """
     machine, system, block = make_machine(config.mesh), system_of(config), Block()
-    trainings = [n for n in TRAININGS if n in config.phases]
-    run = config.training_run(trainings[-1]) if trainings else None
-    room = room_of(stored(run, abstract_state(run, system))) if run else 0
+    room = room_of(_state_of(config, system, machine))
     print(f"--- msjoe doctor: {name}, config {facts[0]['config']} ---")
     block.head("versions")
     for package, version in facts[0]["versions"].items():

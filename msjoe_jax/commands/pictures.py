@@ -4,8 +4,9 @@
     msjoe pictures --run=runs/tiny --out=docs          # rollout.png too
 
 rollout.png shows how the run's trained model answers one of its held-out questions: the queries'
-similarities, the logits, the key frames and the answer. validation-NAME.png has the accuracies of
-each training that was validated.
+similarities, the logits, the key frames and the answer; a run that searched for the bare question
+(config.rollout.queries) does so here. validation-NAME.png has the accuracies of each training that
+was validated, evidence.png how often the training on evidence found it.
 """
 
 import itertools
@@ -32,7 +33,7 @@ from msjoe_jax.rollout.answerer import Answerer
 from msjoe_jax.rollout.batches import full_weight
 from msjoe_jax.rollout.episode import Episodes
 from msjoe_jax.rollout.results import EpisodeConfig
-from msjoe_jax.runtime.files import on_disk
+from msjoe_jax.runtime.files import on_disk, read_json_lines
 from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.signals import rows_of_queries
 from msjoe_jax.tasks import TASKS
@@ -87,24 +88,42 @@ def pipeline_figure() -> Figure:
     return figure
 
 
+def config_of(run: epath.Path) -> dict[str, Any]:
+    """Reads the config of a run.
+
+    Raises:
+      UserError: there is no such run.
+    """
+    try:
+        config: dict[str, Any] = json.loads((run / "config.json").read_text())
+    except OSError as error:
+        raise UserError(f"{run}: no run there ({error.strerror}: config.json)") from None
+    return config
+
+
 def heldout_data(run: epath.Path) -> tuple[list[Question], epath.Path]:
     """Reads the held-out questions of a finished run, and where its records are.
 
     Raises:
       UserError: there is no such run, or its data cannot be read.
     """
-    try:
-        data = json.loads((run / "config.json").read_text())["data"]
-    except OSError as error:
-        raise UserError(f"{run}: no run there ({error.strerror}: config.json)") from None
+    data = config_of(run)["data"]
     world = run / "world"  # the tiny world's data, whose paths the config leaves empty
     questions = data["heldout_questions"] or world / "questions-heldout.jsonl"
     records = data["heldout_records"] or world / "heldout"
     return TASKS[data["task"]].read(questions), epath.Path(records)
 
 
-def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader) -> Figure:
+def rollout_figure(
+    answerer: Answerer, question: Question, reader: RecordReader, searches: str = "policy"
+) -> Figure:
     """Draws how a model answers a question, with greedy decoding.
+
+    Args:
+      answerer: the model.
+      question: the question.
+      reader: has its video.
+      searches: for what: as `config.rollout.queries`.
 
     Raises:
       UserError: the prompt is too long, or frames cannot be read.
@@ -113,9 +132,13 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
     episodes = Episodes(config, answerer.programs, answerer.text, reader, [question])
     batch, params = next(iter(episodes.batches(answerer.machine.padded(1)))), answerer.params
     weight = full_weight(batch)
-    reasoned = episodes.reason(params["mllm"], batch, 0, rollouts=1, temperature=0.0, weight=weight)
+    asked: Any = [[(q.question,)] for q in episodes.batch_questions(batch)]
+    if searches == "policy":
+        asked = episodes.reason(
+            params["mllm"], batch, 0, rollouts=1, temperature=0.0, weight=weight
+        ).queries
     selected = episodes.select(
-        params, batch, reasoned.queries, 0, selector=answerer.system.network, weight=weight
+        params, batch, asked, 0, selector=answerer.system.network, weight=weight
     )
     answered = episodes.answer(
         params["mllm"], batch, selected.selection, 0, temperature=0.0, weight=weight
@@ -123,7 +146,7 @@ def rollout_figure(answerer: Answerer, question: Question, reader: RecordReader)
     for failure in episodes.failures:
         raise UserError(f"question {failure['question']}: {failure['error']}")
     logits, similarity = fetch((selected.logits, selected.similarity))
-    queries, mask = list(reasoned.queries[0][0]), batch["frame_mask"][0]
+    queries, mask = list(asked[0][0]), batch["frame_mask"][0]
     signals = answerer.system.signals
     rows = rows_of_queries(similarity[0, 0], len(signals), len(queries))
     if len(signals) > 1:
@@ -156,6 +179,19 @@ def curves_of(rows: list[dict[str, Any]], name: str) -> Figure:
     return validation_figure(updates, curves, best["step"] if best else None, f"{name}: validation")
 
 
+def evidence_curves(rows: list[dict[str, Any]]) -> Figure:
+    """Draws what the training on evidence found, rows of its `metrics.jsonl`."""
+    named = {
+        "covered": "questions with evidence among the top K",
+        "precision": "share of evidence in the top K",
+    }
+    curves = {label: [row[name] for row in rows] for name, label in named.items()}
+    updates = [row["step"] for row in rows]
+    figure = validation_figure(updates, curves, None, "evidence: training questions")
+    figure.axes[0].set_ylabel("share")
+    return figure
+
+
 def make_pictures(run: str, number: int, out: str) -> None:
     """Writes the pictures.
 
@@ -179,6 +215,11 @@ def make_pictures(run: str, number: int, out: str) -> None:
             picture = folder / f"validation-{name}.png"
             curves_of(rows, name).savefig(picture, dpi=90)
             print(picture)
+    metrics = epath.Path(run) / "evidence" / "metrics.jsonl"
+    lines = list(read_json_lines(metrics)) if metrics.exists() else []
+    if rows := [row for _, row in lines if "covered" in row]:
+        evidence_curves(rows).savefig(folder / "evidence.png", dpi=90)
+        print(folder / "evidence.png")
     if not -len(questions) <= number < len(questions):
         raise UserError(f"--question={number}: the run has {len(questions)} held-out questions")
     model = epath.Path(run) / "final"
@@ -186,7 +227,8 @@ def make_pictures(run: str, number: int, out: str) -> None:
     reader = RecordReader(records, **answerer.embedders)
     check_embeddings(reader, model)
     with jax.set_mesh(answerer.machine.mesh):
-        figure = rollout_figure(answerer, questions[number], reader)
+        searches = config_of(epath.Path(run)).get("rollout", {}).get("queries", "policy")
+        figure = rollout_figure(answerer, questions[number], reader, searches)
     figure.savefig(folder / "rollout.png", dpi=90, bbox_inches="tight")
     print(folder / "rollout.png")
 

@@ -6,9 +6,10 @@ does a run cost?
 Prints for each what a chip holds: its arguments, its peak (arguments included), what else is alive
 beside it, and what stays free; and what a chip does: FLOPs, collectives, seconds by one stated
 model (runtime/chips.py). Then seconds an update and hours of the run, with --tokens and
---frame_size also for data of such prompts and frames. --search ranks other meshes and micro-batches
-by a closed form, and compiles the best. Exit status 1 if something does not fit, 2 if a run would
-be refused.
+--frame_size also for data of such prompts and frames. --frames=8,16,32,64 plans an evaluation at
+these numbers of key frames, as msjoe evaluate --frames makes it. --search ranks other meshes and
+micro-batches by a closed form, and compiles the best. Exit status 1 if something does not fit, 2 if
+a run would be refused.
 libtpu compiles, on any machine, which proves lowering, sharding and fit, but measures no time and
 runs nothing.
 """
@@ -25,12 +26,15 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import define_config, given_config, run_app
+from msjoe_jax.commands.evaluate import budgets_of
 from msjoe_jax.config import Config
 from msjoe_jax.config_check import check, stand_ins
 from msjoe_jax.errors import UserError
+from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.plan_data import UNKNOWN, Data, fitted, frame_of
 from msjoe_jax.plan_search import search, table
 from msjoe_jax.program_list import program_list
+from msjoe_jax.rollout.selector_uses import KNOWN
 from msjoe_jax.rollout.system import System, make_system
 from msjoe_jax.run_price import (
     Priced,
@@ -43,7 +47,6 @@ from msjoe_jax.runtime.chips import GIB, LINKS, MATRIX_SHARE
 from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.runtime.program import Use
 from msjoe_jax.runtime.topology import SPARE, Fit, Slice, compile_use, describe_slice
-from msjoe_jax.selectors import SELECTORS
 
 RULE = """\
 arguments, peak (arguments included), alive and spare are GiB a chip. Alive beside a program is what
@@ -57,7 +60,6 @@ HBM's rate, a collective its bytes on the wire at {links} links; nothing overlap
 their bound (replies to their longest); the host's work and checkpoints are not in it."""
 WIDTH = 38  # of a program's name
 COMPILED = 3  # of a search
-KNOWN = frozenset(SELECTORS)  # as they are shipped: a plug-in's come later
 
 
 class Planned(NamedTuple):
@@ -102,20 +104,20 @@ def plan(
         yield Planned(use, known[key], sum(use.alive_bytes.values()))
 
 
-def plan_uses(config: Config, system: System, slice_: Slice, questions: int = 0) -> list[Use]:
+def plan_uses(config: Config, system: System, slice_: Slice, data: Data = UNKNOWN) -> list[Use]:
     """Returns the uses of the config's programs on a slice.
 
     Args:
       config: checked.
       system: its models.
       slice_: on which it runs.
-      questions: see `program_list`.
+      data: its questions and the evaluation's budgets count, see `program_list`.
 
     Raises:
       UserError: an impossible mesh or size.
     """
     machine = make_machine(config.mesh, slice_.chips)
-    return program_list(config, system, machine, questions=questions)
+    return program_list(config, system, machine, questions=data.questions, budgets=data.budgets)
 
 
 def format_row(planned: Planned, hbm: int) -> str:
@@ -201,7 +203,7 @@ def print_plan(
     slice_ = options.slice_
     assert slice_ is not None
     system = make_system(config.models, stand_ins(config))
-    uses = plan_uses(config, system, slice_, data.questions)
+    uses = plan_uses(config, system, slice_, data)
     try:
         pattern = re.compile(only)
     except re.error as error:
@@ -223,7 +225,7 @@ def print_plan(
     words = f", answer prompts of {length} tokens" if their_words else ""
     prices["price"] = _print_price(planned, config, slice_, words)
     if their_words:
-        again = plan_uses(smaller, system, slice_, data.questions)
+        again = plan_uses(smaller, system, slice_, data)
         others = [
             one._replace(minimum=minimum_of(one.use, smaller, system, len(slice_.chips)))
             for one in plan([u for u in again if pattern.search(u.name)], options, known)
@@ -248,11 +250,31 @@ def _print_head(config: Config, slice_: Slice) -> None:
         f"taken to be {slice_.hosts} host{'s' * (slice_.hosts > 1)} as it is sold"
     )
     print(RULE.format(share=MATRIX_SHARE, links=LINKS))
-    for name in dict.fromkeys((config.rollout.selector, config.sampler.network)):
-        if name not in KNOWN:
-            print(f"the selector {name} may run programs of its own, which are not planned")
+    for line in left_out(config):
+        print(line)
     columns = f"{'arguments':>9} {'peak':>7} {'alive':>7} {'spare':>7}"
     print(f"{'program':{WIDTH}} {columns} {'TFLOP':>8} {'×':>5} {'GB':>7} {'seconds':>8}")
+
+
+def left_out(config: Config) -> list[str]:
+    """Returns lines about programs that the run may compile and that are not planned."""
+    selectors = [config.rollout.selector, config.sampler.network]
+    if "evaluate" in config.phases:
+        selectors += [arm_of(name, ()).selector for name in config.evaluate.arms]
+    lines = [
+        f"the selector {name} may run programs of its own, which are not planned"
+        for name in dict.fromkeys(selectors)
+        if name not in KNOWN
+    ]
+    worlds = [name for name in ("world", "warm_up") if name in config.phases]
+    if worlds:
+        lines.append(f"not planned: what {' and '.join(worlds)} compile")
+    if config.prompt.length_step:
+        lines.append(
+            f"prompts are planned at their longest; shorter ones, at every "
+            f"{config.prompt.length_step} tokens that occur, compile anew"
+        )
+    return lines
 
 
 def _print_price(
@@ -328,6 +350,7 @@ def cli() -> None:
     questions = flags.DEFINE_integer(
         "questions", 0, "Questions of difficulty, and of an evaluation without a limit.", 0
     )
+    frames = flags.DEFINE_list("frames", [], "Numbers of key frames of the evaluation.")
     cache = flags.DEFINE_string("cache", "", "Folder for what compiling finds; empty: none.")
     searching = flags.DEFINE_bool("search", False, "Rank other choices, compile the best three.")
     ranks = flags.DEFINE_list(
@@ -339,7 +362,7 @@ def cli() -> None:
         slice_ = describe_slice(topology.value)
         folder = pathlib.Path(cache.value) if cache.value else None
         if searching.value:
-            for flag in (only, questions, frame_size):
+            for flag in (only, questions, frame_size, frames):
                 if flag.value:
                     raise UserError(f"--search does not take --{flag.name}={flag.value}")
             quick = Options(effort.value or -1.0, slice_, folder)
@@ -350,7 +373,8 @@ def cli() -> None:
             return
         checked = check(given_config(config), len(slice_.chips), files=False)
         options = Options(effort.value, slice_, folder)
-        data = Data(questions.value, tokens.value, frame_of(frame_size.value))
+        budgets = budgets_of(frames.value)
+        data = Data(questions.value, tokens.value, frame_of(frame_size.value), budgets)
         planned, prices = print_plan(checked, options, only.value, data)
         result = {**as_json(planned, slice_), **prices}
         if as_line.value:

@@ -168,6 +168,7 @@ class RandomArguments:
             weight=one,
             importance=one,
             embeddings=_if_there(tree.embeddings, some),
+            query_embeddings=_if_there(tree.query_embeddings, some),
             uniform=_if_there(tree.uniform, _of(CONSTANT, 0)),
             old_draw_log_probs=_if_there(tree.old_draw_log_probs, _of(CONSTANT, -1)),
             ref_draw_log_probs=_if_there(tree.ref_draw_log_probs, _of(CONSTANT, -1)),

@@ -3,17 +3,20 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
 from msjoe_jax.rl.batch import RolloutBatch
 from msjoe_jax.rollout.collect import RolloutConfig
+from msjoe_jax.rollout.episode_batches import LENGTHS, answer_tokens_of
+from msjoe_jax.rollout.frames import frames_per_unit
 from msjoe_jax.rollout.generate import Sampling
-from msjoe_jax.rollout.programs import ANSWER, REASON, Programs, Seeds
+from msjoe_jax.rollout.programs import ANSWER, ASK, REASON, Programs, Seeds
 from msjoe_jax.rollout.results import EpisodeConfig
+from msjoe_jax.rollout.selector_uses import Chosen, arguments_of, choose_once
 from msjoe_jax.rollout.shapes import abstract_batch
 from msjoe_jax.runtime.mesh import with_shardings
 from msjoe_jax.runtime.program import Program, Use
@@ -26,6 +29,15 @@ from msjoe_jax.text.prompts import PromptConfig
 
 Tree = Any  # of `jax.ShapeDtypeStruct` with shardings
 Held = dict[str, Tree]  # what is alive, by what it is
+
+
+class Pick(NamedTuple):
+    """A choice of frames: by a name of SELECTORS, k of them, J times; sample: at random."""
+
+    selector: str
+    k: int
+    draws: int = 1
+    sample: bool = False
 
 
 class EpisodeUses:
@@ -48,6 +60,37 @@ class EpisodeUses:
         self.programs, self.config, self.prompt, self.end_ids = programs, config, prompt, end_ids
         self.system, self.machine = programs.system, programs.machine
         self._shapes = functools.cache(self._batch_shapes)
+        self._chosen = functools.cache(
+            lambda name, k: choose_once(name, k, programs, config, prompt)
+        )
+
+    def showing(self, number: int, several_sizes: bool = False) -> Self:
+        """Returns the same for answers from so many frames.
+
+        Prompts of fewer frames are as long as the config's with as much text, at the step that a
+        run computes them at.
+
+        Args:
+          number: of frames.
+          several_sizes: whether frames may have sizes of their own.
+        """
+        frames, prompt = self.config.frames, self.prompt
+        if number == frames.key:
+            return self
+        merge, per_unit = self.system.mllm_config.vision.merge, frames_per_unit(frames, self.system)
+        limit = answer_tokens_of(prompt, frames, number, merge, per_unit)
+        step = prompt.length_step or -(-limit // LENGTHS)
+        fewer = max(0, frames.key - number) // per_unit * (frames.key_patches // merge**2)
+        length = min(limit, -(-max(limit - fewer, 1) // step) * step)
+        most = max(frames.candidates, number) if several_sizes else frames.candidates
+        shown = dataclasses.replace(frames, key=number, candidates=most)
+        config = dataclasses.replace(self.config, frames=shown)
+        prompt = dataclasses.replace(prompt, answer_prompt_tokens=length)
+        return type(self)(self.programs, config, prompt, self.end_ids)
+
+    def choosing(self, pick: Pick) -> Chosen:
+        """Returns what a choice shows and asks for."""
+        return self._chosen(pick.selector, pick.k)
 
     def rows(self, tree: Tree) -> Tree:
         """Lays shapes by rows, and scalars whole."""
@@ -110,6 +153,7 @@ class EpisodeUses:
         *,
         samples: int,
         temperature: float,
+        step: str = "answer",
     ) -> Use:
         """Lists answer: `samples` replies to each of a question's frame sets.
 
@@ -120,6 +164,7 @@ class EpisodeUses:
           held: what is alive.
           samples: replies to each set.
           temperature: of the replies.
+          step: the name of the use in its phase.
         """
         sets = rollout.query_rollouts * rollout.frame_draws + rollout.counterfactual
         prompts = self.batch(dataclasses.replace(rollout, query_rollouts=sets, frame_draws=1))
@@ -138,8 +183,35 @@ class EpisodeUses:
                 "sampling": self._sampling(self.prompt.answer_tokens, temperature),
             },
             held,
-            "answer",
+            step,
         )
+
+    def asking(
+        self, phase: str, rollout: RolloutConfig, mllm: Tree, held: Held, pick: Pick
+    ) -> Iterator[Use]:
+        """Lists what a selector runs of the MLLM, with its own prompts at their longest.
+
+        Args:
+          phase: of the run.
+          rollout: B.
+          mllm: the parameters.
+          held: what is alive.
+          pick: the choice of frames.
+        """
+        tokens = self.prompt.selector_prompt_tokens or self.prompt.answer_prompt_tokens
+        replies = self.prompt.selector_tokens or self.prompt.query_tokens
+        B = rollout.questions
+        for call in self.choosing(pick).calls:
+            program, (_, *arrays) = arguments_of(
+                call, self.programs, B, tokens, mllm, self.seeds(B)
+            )
+            choices = dict(call.choices)
+            if call.program == "complete":
+                sampling = self._sampling(replies, 0.0)
+                choices = {"place": ASK, "samples": 1, "sampling": sampling}
+            kind = "ask" if call.program == "complete" else call.program
+            step = f"{pick.selector} {kind} ({call.prompts} × {call.units} frames)"
+            yield Use(phase, program, (mllm, *map(self.rows, arrays)), choices, held, step)
 
     def _sampling(self, tokens: int, temperature: float) -> Sampling:
         return Sampling(tokens, self.end_ids, self.system.banned_ids(), temperature)
@@ -178,20 +250,20 @@ class EpisodeUses:
         rollout: RolloutConfig,
         params: Held,
         held: Held,
-        selectors: list[str],
-        sample: bool,
+        picks: Sequence[Pick],
+        trains: bool = False,
     ) -> Iterator[Use]:
         """Lists score and select.
 
         Args:
           phase: of the run.
-          rollout: B, I and J.
+          rollout: B and I.
           params: of CLIP, SigLIP and the sampler.
           held: what is alive.
-          selectors: names of SELECTORS.
-          sample: whether a trained selector draws.
+          picks: the choices of frames.
+          trains: whether what the network reads is kept for its training.
         """
-        B, I, J = rollout.questions, rollout.query_rollouts, rollout.frame_draws
+        B, I = rollout.questions, rollout.query_rollouts
         T, own = self.config.frames.candidates, self.batch(rollout)
         query_mask, frame_mask = self.rows(
             (
@@ -210,7 +282,7 @@ class EpisodeUses:
 
         network = SELECTORS[self.system.network].network
         assert network is not None
-        asked = any(SELECTORS[name].network for name in selectors)
+        by_network = [pick for pick in picks if SELECTORS[pick.selector].network]
         read = (None, None)
         if network.needs_embeddings:
             read = (embeddings["clip"], self._floats(*query_mask.shape, widths["clip"]))
@@ -218,37 +290,29 @@ class EpisodeUses:
             scoring = list(self._scoring(name, params[name], frames, I))
             if name in self.system.signals:
                 yield from itertools.starmap(use, scoring)
-            elif name == "clip" and network.needs_embeddings and (asked or sample):
+            elif name == "clip" and network.needs_embeddings and (by_network or trains):
                 yield use(*scoring[0])
         rows = [self._floats(*query_mask.shape, T) for _ in self.system.signals]
         yield use(masked, rows, query_mask, frame_mask)
-        if asked:
-            yield use(
-                self.programs.frame_logits,
-                params["sampler"],
-                own.similarity,
-                own.query_mask,
-                frame_mask,
-                *read,
-            )
-            keys = None
-            if sample:
-                choices = {"rollouts": I, "draws": J}
-                seeds = self.seeds(B)
-                yield use(self.programs.draw_keys, seeds, **choices)
-                keys = jax.eval_shape(
-                    lambda s: self.programs.draw_keys.function(s, **choices), seeds
+        scores = (own.similarity, own.query_mask, frame_mask)
+        if by_network:
+            yield use(self.programs.frame_logits, params["sampler"], *scores, *read)
+            all_keys: dict[int, Any] = {}
+            for draws in dict.fromkeys(pick.draws for pick in by_network if pick.sample):
+                make = functools.partial(self.programs.draw_keys.function, rollouts=I, draws=draws)
+                yield use(self.programs.draw_keys, self.seeds(B), rollouts=I, draws=draws)
+                all_keys[draws] = self.rows(jax.eval_shape(make, self.seeds(B)))
+            for pick in dict.fromkeys(pick._replace(selector="") for pick in by_network):
+                yield use(
+                    self.programs.choose_frames,
+                    self._floats(B, I, T),
+                    frame_mask,
+                    all_keys[pick.draws] if pick.sample else None,
+                    law=self.config.law,
+                    draws=pick.draws,
+                    k=pick.k,
                 )
-            yield use(
-                self.programs.choose_frames,
-                self._floats(B, I, T),
-                frame_mask,
-                None if keys is None else self.rows(keys),
-                law=self.config.law,
-                draws=J,
-                k=self.config.frames.key,
-            )
         widths = {"topk": 1, "topk_smooth": self.config.smooth}
-        for width in (width for name, width in widths.items() if name in selectors):
-            scores = (own.similarity, own.query_mask, frame_mask)
-            yield use(best_frames, *scores, width=width, draws=J, k=self.config.frames.key)
+        for pick in (pick for pick in picks if pick.selector in widths):
+            width = widths[pick.selector]
+            yield use(best_frames, *scores, width=width, draws=pick.draws, k=pick.k)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks.limits import Limits, Work, measure_limits, processor
+from benchmarks.limits import Limits, Work, measure_limits, measure_rates, processor
 
 ROOT = pathlib.Path(__file__).parents[2]
 HELD = """
@@ -34,6 +34,9 @@ def test_limits_are_measured():
     assert 1e8 < limits.matrix < 1e15
     assert 1e7 < limits.memory < 1e13
     assert limits.matrix_by in str(limits)
+    rates = measure_rates("cpu", "float32", size=256, repeats=1)
+    assert set(rates.matrix) == {"XLA", "torch"} and len(rates.memory) == 3
+    assert limits.matrix_by in rates.matrix and limits.memory_by in rates.memory
     assert processor("cpu").endswith(f" {len(os.sched_getaffinity(0))} threads")
 
 

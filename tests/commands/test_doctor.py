@@ -110,12 +110,11 @@ def test_a_kernel_that_is_wrong_or_fails_is_a_problem(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(doctor, "compare", compare)
     config = read_config(changed(tiny_config(tmp_path), phases=("evaluate",)))
-    (problem,) = doctor.examine(config, [facts_of(disks={})], {}, "tiny", quick=False)
+    (problem,) = doctor.examine(config, [facts_of(disks={})], {}, "tiny", quick=True)
     assert problem.startswith("attention=auto, decoder, heads of 32") and words in problem
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if line.startswith("  vision tower, heads of 16")]
     assert row.endswith("auto is splash, float32: forward 1.0e-02, gradient 2.0e-02, at most 3e-02")
-    assert "programs: the config has no training" in lines
 
 
 def test_tiny_models_need_no_tokenizer():
@@ -166,3 +165,65 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path, text):
         (tmp_path / "plan").write_text(text)
     with pytest.raises(UserError, match="not the output of msjoe plan --json"):
         read_plan(str(tmp_path / "plan"))
+
+
+# --- what is tried --------------------------------------------------------------------------------
+
+
+def programs_of(tmp_path, capsys, **fields) -> tuple[str, list[str], str]:
+    """The head, the programs that ran and made finite numbers, and what they took."""
+    config, block = read_config(changed(tiny_config(tmp_path), **fields)), Block()
+    system, machine = doctor.system_of(config), make_machine(devices=jax.devices()[:1])
+    with jax.set_mesh(machine.mesh):
+        doctor._try_programs(block, config, system, machine, {})
+    assert block.problems == []
+    lines = capsys.readouterr().out.splitlines()
+    ran = [" ".join(line.split()[:-4]) for line in lines if line.endswith("finite")]
+    return lines[0], ran, lines[-1]
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_training_on_evidence_is_tried(tmp_path, capsys):
+    head, ran, took = programs_of(
+        tmp_path,
+        capsys,
+        **{"phases": ("evidence", "joint", "evaluate"), "joint.steps": 0, "evidence.steps": 3},
+        **{"sampler.network": "evidential", "rollout.selector": "evidential"},
+        **{"rollout.queries": "question", "evidence.questions": 2},
+    )
+    assert head.startswith("programs of evidence, run twice each")
+    assert ran == ["evidence_init", "embed_queries", "cosine", "masked", "evidence_step"]
+    assert "s on the devices (2 questions)" in took
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_where_nothing_is_trained_an_evaluation_is_tried(tmp_path, capsys):
+    head, ran, took = programs_of(
+        tmp_path,
+        capsys,
+        **{"phases": ("evaluate",), "evaluate.arms": ("dafs", "cacheflow_like")},
+        **{"evaluate.batch": 2},
+    )
+    assert head.startswith("programs of evaluate, run twice each")
+    assert [name for name in ran if name.startswith(("dafs", "cacheflow"))] == [
+        "dafs option_attention (1 × 16 frames)",
+        "cacheflow_like neighbour_cosines (1 × 16 frames)",
+        "cacheflow_like mean_keys_and_queries (8 × 16 frames)",
+        "cacheflow_like mean_keys_and_queries (1 × 1 frames)",
+    ]
+    assert {"answer", "answer, 16 frames"} & set(ran) and took.split()[:2] == ["each", "once"]
+
+
+def test_which_phase_is_tried(tmp_path):
+    def tried(*phases, **steps):
+        fields = {f"{name}.steps": number for name, number in steps.items()}
+        config = changed(tiny_config(tmp_path), phases=phases, **fields)
+        return doctor.tried_phase(read_config(config))
+
+    whole = ("difficulty", "evidence", "pretrain", "joint", "evaluate")
+    assert tried(*whole, evidence=1, pretrain=1, joint=1) == "joint"
+    assert tried(*whole, evidence=1, pretrain=1, joint=0) == "pretrain"
+    assert tried(*whole, evidence=1, pretrain=0, joint=0) == "evidence"
+    assert tried("difficulty", "evaluate") == "evaluate"
+    assert tried("difficulty") == ""

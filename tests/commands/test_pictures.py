@@ -76,6 +76,35 @@ def test_a_rollout_of_a_finished_run(run, tmp_path, number):
     assert drawn(tmp_path / "rollout.png") and drawn(tmp_path / "pipeline.png")
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_run_on_evidence_searches_for_the_bare_question(run, tmp_path, monkeypatch):
+    """It shows what it learned, and asks for no queries, as it had none in training."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config = json.loads((run / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rollout": {"queries": "question"}}))
+    (folder / "evidence").mkdir()
+    rows = [{"step": n, "covered": 0.1 * n, "precision": 0.05 * n, "loss": 1.0} for n in (1, 2, 3)]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, {"step": 3, "memory": 1.0}])
+    (folder / "evidence" / "metrics.jsonl").write_text(text)
+    monkeypatch.setattr(pictures.Episodes, "reason", lambda *_, **__: pytest.fail("it reasoned"))
+    seen = []
+    keyframes = pictures.keyframe_figure
+
+    def keep(times, logits, similarity, queries, *others, **more):
+        seen.append((queries, similarity.shape[0]))
+        return keyframes(times, logits, similarity, queries, *others, **more)
+
+    monkeypatch.setattr(pictures, "keyframe_figure", keep)
+    pictures.make_pictures(str(folder), 0, str(tmp_path))
+    assert seen == [(["what colour is the $cup ?"], 1)]
+    assert drawn(tmp_path / "evidence.png") and drawn(tmp_path / "rollout.png")
+    axes = pictures.evidence_curves(rows).axes[0]
+    assert [list(line.get_ydata()) for line in axes.get_lines()] == [
+        pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.05, 0.1, 0.15])
+    ]  # fmt: skip
+
+
 def test_a_question_that_is_none(run, tmp_path):
     with pytest.raises(UserError, match="--question=2: the run has 2 held-out questions"):
         pictures.make_pictures(str(run), 2, str(tmp_path))

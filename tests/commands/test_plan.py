@@ -28,6 +28,8 @@ from msjoe_jax.rollout.system import make_system
 from msjoe_jax.runtime.chips import GIB, Cost
 from msjoe_jax.runtime.program import Program, Use
 from msjoe_jax.runtime.topology import Fit, Slice
+from msjoe_jax.selectors import SELECTORS
+from msjoe_jax.selectors.base import Selector
 from msjoe_jax.training.state import abstract_state, make_step, trains_vision
 from msjoe_jax.weights.folder import write_json
 from tests.support.commands import command
@@ -245,6 +247,29 @@ def test_a_second_length_compiles_only_what_it_changes(priced, capsys):
     assert prices["price_of_data"]["tokens"] == 4850
     # The answers and the step of one wave; credit is logged with every update.
     assert long["seconds"] - short["seconds"] == pytest.approx(3 * (8704 - 4850))
+
+
+def test_budgets_of_the_evaluation_are_planned_and_what_is_left_out_is_said(
+    priced, capsys, monkeypatch
+):
+    given, options = on_one_device()
+    given.phases, given.evaluate.arms = ("evaluate",), ("uniform", "cacheflow_like", "theirs")
+    given.prompt.length_step = 256
+    monkeypatch.setitem(SELECTORS, "theirs", Selector(lambda *_: None, queries="question"))
+    config = read_config(given)
+    found, _ = print_plan(config, options, "evaluate", Data(budgets=(8, 32, 64)))
+    names = [one.use.name for one in found]
+    assert [name for name in names if "answer" in name] == [
+        "evaluate: answer, 8 frames",
+        "evaluate: answer",  # of 32, the config's, and of blocks for 8
+        "evaluate: answer, 64 frames",
+        "evaluate: answer, 128 frames",
+        "evaluate: answer, 256 frames",
+    ]
+    assert "evaluate: cacheflow_like neighbour_cosines (1 × 64 frames)" in names
+    out = capsys.readouterr().out
+    assert "the selector theirs may run programs of its own, which are not planned" in out
+    assert "at every 256 tokens that occur" in out
 
 
 @pytest.mark.slow

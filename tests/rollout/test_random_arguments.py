@@ -26,6 +26,7 @@ def made(request, tmp_path_factory, quick_compilation):
     fields |= {"rollout.waves": 2, "rollout.uniform_share": 0.5}
     if request.param == "patches":
         fields |= {"mllm.trainable": "", "frames.mode": "video"}
+        fields |= {"sampler.network": "tspo", "rollout.selector": "tspo"}  # it reads embeddings
     folder = tmp_path_factory.mktemp("arguments")
     config = read_config(changed(tiny_config(folder), **fields))
     system = make_system(config.models, load_tokenizers(config.models))
@@ -96,6 +97,8 @@ def test_a_batch_has_every_question_and_answers_that_differ(made):
     assert set(np.ravel(correct)) == {0, 1} and (correct.std((1, 2)) > 0).all()
     assert all(np.asarray(x).all() for x in (batch.query_mask, batch.frame_mask, batch.weight))
     assert not np.asarray(batch.uniform).any()
+    for read in (batch.embeddings, batch.query_embeddings):
+        assert read is None or np.asarray(read).std() > 0.01
 
 
 def test_weights_are_small_and_differ_and_places_lie_in_the_batch(made):

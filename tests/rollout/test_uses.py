@@ -6,8 +6,9 @@ import pytest
 
 from msjoe_jax.config import read_config
 from msjoe_jax.rollout.collect import RolloutConfig
+from msjoe_jax.rollout.episode_batches import LENGTHS
 from msjoe_jax.rollout.programs import ANSWER, REASON
-from msjoe_jax.rollout.uses import EpisodeUses
+from msjoe_jax.rollout.uses import EpisodeUses, Pick
 from msjoe_jax.selectors.base import Selection
 from msjoe_jax.selectors.fixed import uniform_frames
 from tests.support.system import changed, colour_questions, noise_videos, tiny_run
@@ -65,7 +66,8 @@ def test_a_trained_selector_draws_in_training_alone(made):
     params = {"clip": {}, "sampler": {}}
 
     def steps(selectors, sample):
-        listed = uses.selection("joint", rollout, params, {}, selectors, sample)
+        picks = [Pick(name, 4, J, sample) for name in selectors]
+        listed = uses.selection("joint", rollout, params, {}, picks, sample)
         return [use.program.name for use in listed]
 
     score = ["embed_queries", "cosine", "masked"]
@@ -73,3 +75,26 @@ def test_a_trained_selector_draws_in_training_alone(made):
     assert steps(["topk"], True) == [*score, "best_frames"]
     assert steps(["msjoe"], True) == [*score, "frame_logits", "draw_keys", "choose_frames"]
     assert steps(["msjoe"], False) == [*score, "frame_logits", "choose_frames"]
+
+
+def test_fewer_frames_have_shorter_prompts_and_more_have_longer_ones(made):
+    """Fewer leave the text as much room as in the config's prompts; more are as a run has them."""
+    typed, episodes = read_config(made.config), made.episodes(made.config)
+    uses = EpisodeUses(made.programs, typed.episode, typed.prompt, (1,))
+    rollout = RolloutConfig(questions=B, query_rollouts=1, frame_draws=1)
+    key, limit = typed.frames.key, typed.prompt.answer_prompt_tokens
+    each = typed.frames.key_patches // made.system.mllm_config.vision.merge**2
+    for number in (1, key, 2 * key):
+        use = uses.showing(number).answering("", rollout, {}, {}, samples=1, temperature=0.0)
+        prompts, patches = use.arguments[1:3]
+        assert patches.pixels.shape[1] == number
+        (batch,) = episodes.batches(B)
+        frames = uniform_frames(batch["frame_mask"], number)[:, None, None]
+        other = episodes.with_key_frames(number)
+        rows, real = other.answer_prompts(batch, Selection(frames=frames), np.ones(B, np.float32))
+        assert real.pixels.shape == patches.pixels.shape
+        length = prompts.tokens.shape[-1]
+        assert other.stack(rows).tokens.shape[-1] <= length
+        assert length <= other.text.prompt.answer_prompt_tokens
+        if number < key:
+            assert 0 <= length - (limit - (key - number) * each) < -(-limit // LENGTHS)
