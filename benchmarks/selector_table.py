@@ -190,8 +190,8 @@ def format_table(made: Mapping[str, Any]) -> str:
     """Formats the table as Markdown; below it the arms that are the same."""
     lines = [
         "| run: arm | T | queries | answered by | accuracy, 95 % | evidence shown | AUC | frames "
-        "| visual tokens | draws | replies read |",
-        "|" + "---|" * 11,
+        "| visual tokens | draws | replies read | frames they name |",
+        "|" + "---|" * 12,
     ]
 
     def cell(value: float | None, form: str) -> str:
@@ -213,6 +213,7 @@ def format_table(made: Mapping[str, Any]) -> str:
             cell(None if each is None else each * row["frames"], ".1f"),
             str(row["draws"]),
             cell(row["parsed"], ".0%") + void,
+            cell(row["named"], ".0%"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for group in made["same"]:

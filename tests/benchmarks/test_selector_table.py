@@ -22,7 +22,14 @@ def test_a_row_tells_all_that_it_was_made_from(tmp_path):
     arm = {
         **{"arm": "gens_like", "queries_by": "question", "answerer": "base", "accuracy": 0.5},
         **{"ci95": [0.4, 0.6], "covered": 0.25, "auc": None, "frames": 6.0, "draws": 3},
-        **{"tokens_per_frame": 4.0, "parsed": 0.85, "void": True, "groups": {}, "seconds": None},
+        **{
+            "tokens_per_frame": 4.0,
+            "parsed": 0.85,
+            "named": 0.5,
+            "void": True,
+            "groups": {},
+            "seconds": None,
+        },
     }
     for one in evaluations():
         rows = [{**arm, "arm": name} for name in one.arms]
@@ -35,7 +42,7 @@ def test_a_row_tells_all_that_it_was_made_from(tmp_path):
     made = table(tmp_path)
     assert len(made["rows"]) == sum(len(one.arms) for one in evaluations())
     lines = format_table(made).splitlines()
-    row = "0.500 [0.400, 0.600] | 0.25 | – | 6.0 | 24.0 | 3 | 85% **void** |"
+    row = "0.500 [0.400, 0.600] | 0.25 | – | 6.0 | 24.0 | 3 | 85% **void** | 50% |"
     assert f"| base: `gens_like` | 96 | question | base MLLM | {row}" in lines
     assert f"| joint: `joint` | 384 | question | base MLLM | {row}" in lines
     assert lines[-1] == "The same frames (base, T = 96, 6 frames): `topk`, `random`."
