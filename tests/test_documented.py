@@ -35,7 +35,7 @@ def test_commands_are_found_in_blocks_spans_and_docstrings():
         "Run `msjoe plan\n--json` or `x`.\n```\n# no\nmsjoe ask --video=a \\\n   --out=b  # why\n"
         "python -m a.b > f\n```\n\n    make demo\n"
     )
-    found = list(commands_in("a.md", page))
+    found = list(commands_in("README.md", page))
     assert found == [
         "msjoe plan --json", "msjoe ask --video=a --out=b  # why", "python -m a.b > f", "make demo"
     ]  # fmt: skip

@@ -68,6 +68,7 @@ def config_of(wanted: Wanted, config: ConfigDict) -> Config:
         settings = read_settings(epath.Path(folder))
         for part in PARTS:
             config[part] = ConfigDict(plain(settings[part]), type_safe=False)
+        config.rollout.selector = config.sampler.network  # by which a training draws
         for name in (*NAMES, *((SIGLIP,) if SIGLIP in config.sampler.signals else ())):
             config[name].checkpoint = folder
         for name in ("mllm", "clip"):

@@ -4,10 +4,13 @@ import dataclasses
 
 import pytest
 
+from msjoe_jax.commands import evaluate_asked
 from msjoe_jax.commands.evaluate_asked import Wanted, config_of, unused
 from msjoe_jax.config import base
 from msjoe_jax.data.questions import save_questions
 from msjoe_jax.errors import UserError
+from msjoe_jax.rollout.model_folder import read_settings
+from msjoe_jax.selectors import networks
 from tests.support.system import colour_questions, noise_videos
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, clip_of, tiny_model_folder
 
@@ -43,6 +46,18 @@ def test_frames_and_prompts_are_the_folders_and_all_else_the_configs(made):
     assert config.data.heldout_records == str(made / "records")
     longer = config_of(wanted(made, candidates=24), base())
     assert longer.frames == dataclasses.replace(TINY_FRAMES, candidates=24)
+
+
+@pytest.mark.parametrize("network", sorted({*networks()} - {"msjoe"}))
+def test_a_folder_of_any_network_needs_nothing_of_the_config(made, network, monkeypatch):
+    """The one slip of a folder that is said to have another network are the weights it has."""
+    settings = read_settings(made / "model")
+    settings["sampler"] = dataclasses.replace(settings["sampler"], network=network)
+    monkeypatch.setattr(evaluate_asked, "read_settings", lambda _: settings)
+    with pytest.raises(UserError) as error:
+        config_of(wanted(made), base())
+    (line,) = error.value.lines
+    assert "holds another architecture" in line
 
 
 def test_a_preset_is_for_tasks_that_have_one(made):
