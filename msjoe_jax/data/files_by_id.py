@@ -79,9 +79,8 @@ class FilesById:
         found = [path for path in found if PurePath(path).stem == name] or found
         found = [path for path in found if _size(path)] or found
         if len(found) > 1:
-            agreement = [_agreement(path, file) for path in found]
-            best = max(agreement)
-            found = [path for path, n in zip(found, agreement, strict=True) if n == best]
+            common = [agreement(path, file) for path in found]
+            found = [path for path, n in zip(found, common, strict=True) if n == max(common)]
         if not found:
             raise UserError(f"no file of that name in {self.folder}")
         if len(found) > 1:
@@ -121,8 +120,13 @@ def _size(path: str) -> int:
         return 0
 
 
-def _agreement(path: str, file: str) -> int:
-    """Counts the parts, from the last one, that two paths have in common; a name's ending too."""
+def agreement(path: str, file: str) -> int:
+    """Counts what two paths of one name have in common: 1 for its ending, 2 for each last folder.
+
+    Args:
+      path: of a file.
+      file: as a list of questions has it.
+    """
     ours, theirs = PurePath(path), PurePosixPath(file.replace("\\", "/"))
     count = int(_folded(ours.suffix) == _folded(theirs.suffix))
     for one, other in zip(reversed(ours.parts[:-1]), reversed(theirs.parts[:-1]), strict=False):

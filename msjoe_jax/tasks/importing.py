@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from msjoe_jax.data.files_by_id import FilesById, length_of
+from msjoe_jax.data.files_by_id import FilesById, agreement, length_of
 from msjoe_jax.data.questions import Question, read_row, row_of
 from msjoe_jax.data.subtitles import Track, read_subtitles
 from msjoe_jax.errors import UserError
@@ -89,9 +89,14 @@ def bring_together(
             sound.append(question)
         except UserError as error:
             leave_out(WITHOUT_VIDEO, question, str(error))
+    for question, path in _of_others(sound, paths):
+        where = question.extra["file"]
+        leave_out(WITHOUT_VIDEO, question, f"{where} is not there; {path} is another's of its name")
+    sound = [question for question in sound if question.id in paths]
     lengths, dead = _opened(sorted(set(paths.values())))
     ids = _ids(lengths, videos.folder)
     kept, notes = [], Counter(reading.notes)
+    notes["files passed over, whose names are no UTF-8"] += len(videos.unnamed)
     for question in sound:
         path = paths[question.id]
         if path in dead:
@@ -103,6 +108,26 @@ def bring_together(
     if subtitles is not None:
         found = _with_subtitles(found, kept, subtitles, notes, broken)
     return Imported(reading.rows, kept, found, left_out, dead, dict(notes), broken)
+
+
+def _of_others(questions: Sequence[Question], paths: dict[str, str]) -> list[tuple[Question, str]]:
+    """Takes a file away from questions about another one of its name, in another folder."""
+    best: Counter[str] = Counter()
+    common = {}
+    for question in questions:
+        path = paths[question.id]
+        common[question.id] = agreement(path, str(question.extra.get("file", ""))) // 2
+        best[path] = max(best[path], common[question.id])
+    others = [
+        (question, paths[question.id])
+        for question in questions
+        if not common[question.id]
+        and best[paths[question.id]]
+        and PurePath(str(question.extra.get("file", ""))).parent.name
+    ]
+    for question, _ in others:
+        del paths[question.id]
+    return others
 
 
 def _opened(paths: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:

@@ -74,6 +74,11 @@ def form(columns: Mapping[str, Sequence[str]], answers: str = "auto") -> Form:
     )
 
 
+def _key(name: str) -> str:
+    """Returns a column's name as it counts."""
+    return re.sub(r"[\s_-]+", "_", name.strip(" _")).casefold()
+
+
 class _Reader:
     """A row, whose columns are taken one by one."""
 

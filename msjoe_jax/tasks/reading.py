@@ -288,7 +288,9 @@ def question_of(
     """
     asked = text_of(values, first_of(values, *text))
     file = first_of(values, *video)
-    named = _one_video(values[file], file)
+    named = _one_video(values[file], file).strip()
+    if not visible(video_id(named)):
+        raise UserError(f"field {file!r} names no video")
     field = next((name for name in options if values.get(name, "") not in ("", [])), None)
     each = unpadded([values.get(name, "") for name in numbered])
     if field is not None:
@@ -314,9 +316,8 @@ def question_of(
             _number(values[name]) if name == "correct_choice" else values[name],
             found, name, by_text=by_text,
         )  # fmt: skip
-    name = named.strip()
-    extra = {} if video_id(name) == name else {"file": name}
-    return Question("", video_id(name), asked, tuple(found), right, extra=extra)
+    extra = {} if video_id(named) == named else {"file": named}
+    return Question("", video_id(named), asked, tuple(found), right, extra=extra)
 
 
 def unpadded(options: Sequence[Any]) -> list[Any]:

@@ -183,8 +183,8 @@ def test_words_are_joined_to_lines(tmp_path):
 def test_a_broken_cue_of_json_is_named(tmp_path):
     rows = [{"timestamp": [0, 1], "text": "good"}, {"timestamp": [0], "text": "x"}, 3,
             {"start": 2, "end": 1, "text": "x"}, {"start": "a", "end": 1, "text": "x"},
-            {"start": 2, "end": 3, "text": "half \ud83d"}, {"start": math.nan, "end": 3, "text": "x"},
-            {"start": 1, "end": 2}]  # fmt: skip
+            {"start": 2, "end": 3, "text": "half \ud83d"},
+            {"start": math.nan, "end": 3, "text": "x"}, {"start": 1, "end": 2}]  # fmt: skip
     track = read(tmp_path, json.dumps(rows), "f.json")
     assert spans(track) == [(0, 1, "good")] and counted(track)
     assert [line.rpartition(": cue ")[2] for line in track.broken] == [
@@ -248,10 +248,10 @@ def test_times_and_texts_are_those_that_ffmpeg_reads(tmp_path_factory, cues, vtt
 
 
 PIECES = st.sampled_from(
-    ["\n", "\n\n", "1\n", "00:00:01,000 --> 00:00:02,000\n", "00:00:03.5-->00:00:02,000\n", "text\n",
-     "-->", "00:61:00,000 --> 00:62:00,000\n", "WEBVTT\n", "NOTE x\n", "{\\an8}", "<i>", "&nbsp;\n",
-     '{"start": 1, "end": 2, "line": "x"}\n', "[", '{"timestamp": [1, null], "text": "y"}', "\ufeff",
-     "\x00", "\r", "9999999999999:00:00,000 --> 9:00\n"]
+    ["\n", "\n\n", "1\n", "00:00:01,000 --> 00:00:02,000\n", "00:00:03.5-->00:00:02,000\n",
+     "text\n", "-->", "00:61:00,000 --> 00:62:00,000\n", "WEBVTT\n", "NOTE x\n", "{\\an8}", "<i>",
+     "&nbsp;\n", '{"start": 1, "end": 2, "line": "x"}\n', "[", "\ufeff", "\x00", "\r",
+     '{"timestamp": [1, null], "text": "y"}', "9999999999999:00:00,000 --> 9:00\n"]
 )  # fmt: skip
 
 
