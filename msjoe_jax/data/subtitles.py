@@ -10,12 +10,12 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from msjoe_jax.data.questions import Subtitle, is_span, is_unicode
+from msjoe_jax.data.questions import Question, Subtitle, is_span, is_unicode, read_details
 from msjoe_jax.errors import UserError
 from msjoe_jax.text.characters import visible
 
@@ -125,6 +125,21 @@ def shown_at(subtitles: Sequence[Subtitle], times: Sequence[float]) -> tuple[str
             if any(line.start <= time + half and line.end >= time - half for time in times)
         )
     )
+
+
+def of_video(question: Question, extra: Mapping[str, Any]) -> tuple[Subtitle, ...]:
+    """Returns a question's subtitles, or else those that its video's record holds.
+
+    Args:
+      question: of the video.
+      extra: of the record, with `subtitles` as in a question file; () where they are not such.
+    """
+    if question.subtitles:
+        return question.subtitles
+    try:
+        return read_details({"subtitles": extra.get("subtitles", [])})["subtitles"]
+    except UserError:
+        return ()
 
 
 # --- cues of a file -------------------------------------------------------------------------------
