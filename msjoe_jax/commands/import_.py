@@ -144,7 +144,12 @@ def _sheet(
     name: str, source: str, out: str, found: Imported, parts: Mapping[str, Sequence[Question]]
 ) -> dict[str, Any]:
     counts = Counter(one.what for one in found.left_out)
-    missing = {one.video for one in found.left_out if one.what == WITHOUT_VIDEO}
+    cannot_be_opened = set(found.dead.values())
+    missing = {
+        one.video
+        for one in found.left_out
+        if one.what == WITHOUT_VIDEO and one.row.reason not in cannot_be_opened
+    }
     groups: dict[str, Counter[str]] = {}
     for question in found.questions:
         for kind, group in question.extra["groups"].items():
@@ -161,7 +166,11 @@ def _sheet(
         "refused": counts[REFUSED],
         "without_answer": sum(q.answer is None for q in found.questions),
         "with_evidence": sum(bool(q.evidence) for q in found.questions),
-        "videos": {"kept": len(found.videos), "missing": len(missing), "dead": len(found.dead)},
+        "videos": {
+            "kept": len(found.videos),
+            "missing": len(missing),
+            "dead": len(found.dead),
+        },
         "left_out": {
             what: [f"{one.row}" for one in found.left_out if one.what == what][:TOLD]
             for what in (WITHOUT_VIDEO, DUPLICATED, REFUSED)
@@ -188,8 +197,8 @@ def lines_of(sheet: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {what}: … and {more} more, in {LEFT_OUT}")
     counts = sheet["videos"]
     lines.append(
-        f"videos {counts['kept']}, missing {counts['missing']} (of them cannot be opened "
-        f"{counts['dead']}); without an answer {sheet['without_answer']}, with evidence "
+        f"videos {counts['kept']}, not found {counts['missing']}, cannot be opened "
+        f"{counts['dead']}; without an answer {sheet['without_answer']}, with evidence "
         f"{sheet['with_evidence']}"
     )
     lines += [f"  {what}: {times}" for what, times in sheet["notes"].items() if times]
