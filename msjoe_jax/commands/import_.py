@@ -121,6 +121,7 @@ def _video_rows(found: Imported, folder: epath.Path) -> list[dict[str, Any]]:
     here = os.path.realpath(folder)
     for name, one in found.videos.items():
         row: dict[str, Any] = {"id": name, "video": os.path.relpath(one.path, here)}
+        row |= dict(zip(("start", "end"), one.segment, strict=False))
         if one.track is not None:
             row["extra"] = {"subtitles": subtitle_rows(one.track.subtitles)}
         rows.append(row)

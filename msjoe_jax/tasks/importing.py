@@ -11,11 +11,12 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from msjoe_jax.data.files_by_id import FilesById, agreement, length_of
-from msjoe_jax.data.questions import Question, read_row, row_of
+from msjoe_jax.data.questions import Question, is_span, read_row, row_of
 from msjoe_jax.data.subtitles import Track, read_subtitles
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.progress import progress
-from msjoe_jax.tasks.reading import LeftOut, Reading
+from msjoe_jax.tasks.own_rows import SEGMENT
+from msjoe_jax.tasks.reading import LeftOut, Reading, file_of
 
 REFUSED, DUPLICATED, WITHOUT_VIDEO = "refused", "duplicated", "without video"
 # Groups by a video's length: seconds below which each lies.
@@ -35,10 +36,15 @@ class NotKept(NamedTuple):
 
 
 class Video(NamedTuple):
-    """A video that is asked about: its file, its seconds (0: not known) and its subtitles."""
+    """A video that is asked about.
+
+    path: its file; seconds: its length, 0 if it is not known; segment: first and last second of the
+    part of the file that it is, (): all; track: its subtitles.
+    """
 
     path: str
     seconds: float
+    segment: tuple[float, ...] = ()
     track: Track | None = None
 
 
@@ -85,25 +91,31 @@ def bring_together(
             leave_out(REFUSED, question, str(error))
             continue
         try:
-            paths[question.id] = videos.find(question.video, str(question.extra.get("file", "")))
+            paths[question.id] = videos.find(question.video, file_of(question))
             sound.append(question)
         except UserError as error:
             leave_out(WITHOUT_VIDEO, question, str(error))
     for question, path in _of_others(sound, paths):
-        where = question.extra["file"]
+        where = file_of(question)
         leave_out(WITHOUT_VIDEO, question, f"{where} is not there; {path} is another's of its name")
     sound = [question for question in sound if question.id in paths]
     lengths, dead = _opened(sorted(set(paths.values())))
     ids = _ids(lengths, videos.folder)
-    kept, notes = [], Counter(reading.notes)
+    kept, notes, found = [], Counter(reading.notes), dict[str, Video]()
     notes["files passed over, whose names are no UTF-8"] += len(videos.unnamed)
     for question in sound:
         path = paths[question.id]
         if path in dead:
             leave_out(WITHOUT_VIDEO, question, dead[path])
             continue
-        kept.append(_of_video(question, ids[path], lengths[path], notes))
-    found = {ids[path]: Video(path, seconds) for path, seconds in lengths.items()}
+        segment = _segment(question.extra.get(SEGMENT))
+        if segment and 0 < lengths[path] <= segment[0]:
+            leave_out(REFUSED, question, f"the segment begins after the video, at {segment[0]:g} s")
+            continue
+        video = _video(path, lengths[path], segment)
+        name = _segment_id(ids[path], segment)
+        found[name] = video
+        kept.append(_of_video(question, name, video.seconds, notes))
     broken: list[str] = []
     if subtitles is not None:
         found = _with_subtitles(found, kept, subtitles, notes, broken)
@@ -116,14 +128,14 @@ def _of_others(questions: Sequence[Question], paths: dict[str, str]) -> list[tup
     common = {}
     for question in questions:
         path = paths[question.id]
-        common[question.id] = agreement(path, str(question.extra.get("file", ""))) // 2
+        common[question.id] = agreement(path, file_of(question)) // 2
         best[path] = max(best[path], common[question.id])
     others = [
         (question, paths[question.id])
         for question in questions
         if not common[question.id]
         and best[paths[question.id]]
-        and PurePath(str(question.extra.get("file", ""))).parent.name
+        and PurePath(file_of(question)).parent.name
     ]
     for question, _ in others:
         del paths[question.id]
@@ -166,6 +178,24 @@ def _ids(paths: Sequence[str] | dict[str, float], folder: str) -> dict[str, str]
     return ids
 
 
+def _segment(value: Any) -> tuple[float, ...]:
+    fits = isinstance(value, list) and len(value) == 2 and is_span(*value)
+    return tuple(value) if fits else ()
+
+
+def _video(path: str, length: float, segment: tuple[float, ...]) -> Video:
+    if not segment:
+        return Video(path, length)
+    start, end = segment
+    return Video(path, min(end, length or end) - start, segment)
+
+
+def _segment_id(video: str, segment: tuple[float, ...]) -> str:
+    """Returns the id of a video's segment, such as "movie@600-660.5"."""
+    seconds = [f"{second:.6f}".rstrip("0").rstrip(".") for second in segment]
+    return f"{video}@{'-'.join(seconds)}" if seconds else video
+
+
 def _of_video(question: Question, video: str, seconds: float, notes: Counter[str]) -> Question:
     """Returns a question with its video's id, and with the group of its video's length."""
     extra = dict(question.extra)
@@ -196,10 +226,12 @@ def _with_subtitles(
         start = said[name].get(START) or 0
         try:
             named = PurePath(str(said[name].get("subtitle_path") or "")).stem
-            path = _subtitle_file(files, named, name)
+            whole = name.rpartition("@")[0] if video.segment else name
+            path = _subtitle_file(files, named, whole)
             if not isinstance(start, int | float) or not math.isfinite(start):
                 raise UserError(f"{path}: field {START!r} is no number")
-            track = read_subtitles(path, float(start), video.seconds or math.inf)
+            start = float(start) + sum(video.segment[:1])
+            track = read_subtitles(path, start, video.seconds or math.inf)
         except UserError as error:
             missing = str(error).startswith("no file")
             notes["videos without subtitles"] += missing

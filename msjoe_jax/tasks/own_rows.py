@@ -29,10 +29,14 @@ NAMES: dict[str, tuple[str, ...]] = {
     "evidence": ("evidence", "time_reference", "clue_intervals"),
     "difficulty": ("difficulty",),
     "groups": ("groups",),
+    # Never guessed: many lists call so where the answer is seen.
+    "start": (),
+    "end": (),
 }  # fmt: skip
 GROUPS = ("type", "question_type", "task_type", "task", "category", "domain", "sub_category",
           "topic_category", "question_category", "level", "duration_group",
           "data_source")  # fmt: skip
+SEGMENT = "segment_of_file"  # of a question's extra: its seconds in the file
 KEPT = ("content", "subtitles", "extra")  # as an own question file has them
 # What is to be counted of answers.
 BOTH = "answers that are an option's text and another's index, taken as text (--answers=index)"
@@ -133,6 +137,7 @@ class _Reader:
             else:
                 given["difficulty"] = value
         given = read_details(given)  # checked as in an own question file
+        segment = _segment(self.take("start"), self.take("end"))
         rest = {
             name: self.row[key]
             for key, name in self.names.items()
@@ -141,6 +146,8 @@ class _Reader:
         if isinstance(own := extra.get("groups"), dict):
             groups |= own
         extra = {**rest, **extra, **question.extra, "groups": groups, "notes": notes}
+        if segment is not None:
+            extra[SEGMENT] = segment
         identity = str(read_list(name)) if name != "" else ""
         return dataclasses.replace(question, id=identity, answer=right, extra=extra, **given)
 
@@ -187,11 +194,23 @@ class _Reader:
         return {name: str(value) for name, value in found.items() if value != ""}
 
 
+def _segment(start: Any, end: Any) -> list[float] | None:
+    """Reads the part of its file that a question is about; None: all of it."""
+    if start == "" and end == "":
+        return None
+    spans = None
+    if start != "" and end != "":
+        spans = read_spans(f"{start} - {end}")
+    if not spans or len(spans) > 1 or spans[0][0] >= spans[0][1]:
+        raise UserError(f"fields 'start' and 'end' are {start!r:.30} and {end!r:.30}, no segment")
+    return list(spans[0])
+
+
 def _number(value: Any) -> Any:
     """Returns a cell as the number that it is."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 

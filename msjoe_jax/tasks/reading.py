@@ -171,11 +171,17 @@ def read_values(form: Form, path: str, rows: Sequence[Row]) -> Reading:
     return Reading(path, len(rows), made, duplicated, refused, dict(notes), places)
 
 
+def file_of(question: Question) -> str:
+    """Returns the path that a question's row has for its video; "" if it has but the id."""
+    file = question.extra.get("file")
+    return file if isinstance(file, str) and video_id(file) == question.video else ""
+
+
 def _same_names(questions: Sequence[Question]) -> list[str]:
     """Returns ids that stand for several files: one of them alone can be among the records."""
     files: dict[str, set[str]] = {}
     for question in questions:
-        files.setdefault(question.video, set()).add(question.extra.get("file", question.video))
+        files.setdefault(question.video, set()).add(file_of(question) or question.video)
     return [video for video, names in files.items() if len(names) > 1]
 
 
@@ -344,7 +350,7 @@ def _number(value: Any) -> Any:
     value = read_list(value)
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 

@@ -31,11 +31,13 @@ def videos(tmp_path_factory):
     return folder
 
 
-def together(folder, *values, subtitles=None):
+def together(folder, *values, subtitles=None, columns=()):
     rows = [Row(f"f: row {i}", i, v) for i, v in enumerate(values, 1)]
     files = FilesById(folder, ENDINGS)
     texts = None if subtitles is None else FilesById(subtitles, SUBTITLES)
-    return bring_together(read_values(own_rows.form({}), "f", rows), files, texts)
+    return bring_together(
+        read_values(own_rows.form(own_rows.read_columns(columns)), "f", rows), files, texts
+    )
 
 
 def ask(video, **more):
@@ -103,6 +105,29 @@ def test_subtitles_on_the_videos_clock(videos, tmp_path):
     found = together(videos, ask("v"), ask("Cm73ma6Ibcs"), subtitles=tmp_path)
     assert found.notes["videos with subtitles"] == 1 == found.notes["videos without subtitles"]
     assert found.notes["files of subtitles read as windows-1252"] == 1
+
+
+def test_a_segment_is_a_video_of_its_own(videos, tmp_path):
+    (tmp_path / "v.srt").write_text(
+        "00:00:01,250 --> 00:00:01,500\nin\n\n00:00:00,1 --> 00:00:00,2\no\n"
+    )
+    columns = ["start:from", "end:to"]
+    found = together(
+        videos, ask("v", **{"from": "00:01", "to": 9}), ask("v", **{"from": 5, "to": 9}, x=1),
+        ask("v", **{"from": 1, "to": 1, "x": 1, "y": 1}), ask("v", **{"to": 1}),
+        ask("v", note="whole", extra={"a": 1}, category="c"), subtitles=tmp_path, columns=columns,
+    )  # fmt: skip
+    assert [q.video for q in found.questions] == ["v@1-9", "v"]
+    part = found.videos["v@1-9"]
+    assert part.segment == (1, 9) and part.seconds == pytest.approx(1, abs=0.1)
+    assert part.track is not None and part.track.outside == 1
+    assert [(s.start, s.end) for s in part.track.subtitles] == [(0.25, 0.5)]
+    assert found.videos["v"].segment == ()
+    assert [one.row.reason for one in found.left_out] == [
+        "fields 'start' and 'end' are 1 and 1, no segment",
+        "fields 'start' and 'end' are '' and 1, no segment",
+        "the segment begins after the video, at 5 s",
+    ]
 
 
 SOURCES = {
