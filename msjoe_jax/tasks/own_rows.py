@@ -34,9 +34,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "end": (),
 }  # fmt: skip
 GROUPS = ("type", "question_type", "task_type", "task", "category", "domain", "sub_category",
-          "topic_category", "question_category", "level", "duration_group",
-          "data_source")  # fmt: skip
+          "topic_category", "question_category", "level", "duration_group", "data_source",
+          "groups")  # fmt: skip
 SEGMENT = "segment_of_file"  # of a question's extra: its seconds in the file
+RESERVED = ("row", "id_field", "file", "notes", "groups", SEGMENT)  # of extra, see reading.py
 KEPT = ("content", "subtitles", "extra")  # as an own question file has them
 # What is to be counted of answers.
 BOTH = "answers that are an option's text and another's index, taken as text (--answers=index)"
@@ -87,6 +88,7 @@ class _Reader:
     """A row, whose columns are taken one by one."""
 
     def __init__(self, values: Values, columns: Mapping[str, Sequence[str]]):
+        self.values = values
         self.names = {_key(name): name for name in reversed(list(values))}
         self.row = {key: values[name] for key, name in self.names.items()}
         self.columns = columns
@@ -122,10 +124,12 @@ class _Reader:
             fields["options"] = options
         question = question_of(fields, video=("video",))
         right, notes = _answer(self.take("answer"), question.options, answers)
-        given = {key: self.row[key] for key in KEPT if key in self.row}
+        cells = {key: self.row.get(key, "") for key in KEPT}  # of a table: lists as text
+        given = {key: read_list(value) for key, value in cells.items() if value != ""}
         extra, groups = given.pop("extra", {}), self._groups()
         if not isinstance(extra, dict):
             raise UserError("field 'extra' must be an object")
+        extra = dict(extra)
         if (spans := self.take("evidence")) != "":
             if (found := read_spans(spans)) is None:
                 raise UserError(f"field 'evidence' is {str(spans)[:60]!r}, no spans of the video")
@@ -138,18 +142,22 @@ class _Reader:
                 given["difficulty"] = value
         given = read_details(given)  # checked as in an own question file
         segment = _segment(self.take("start"), self.take("end"))
-        rest = {
-            name: self.row[key]
-            for key, name in self.names.items()
-            if key not in self.used and key not in KEPT
-        }
-        if isinstance(own := extra.get("groups"), dict):
-            groups |= own
-        extra = {**rest, **extra, **question.extra, "groups": groups, "notes": notes}
+        own = extra.pop("groups", {})
+        if not isinstance(own, dict):
+            raise UserError("field 'groups' of 'extra' must be an object")
+        # Under another name what would be taken for what is said here.
+        rest = {**self._rest(), **extra}
+        rest = {f"{n}_of_source" if n in RESERVED else n: v for n, v in rest.items()}
+        extra = {**rest, **question.extra, "groups": {**groups, **own}, "notes": notes}
         if segment is not None:
             extra[SEGMENT] = segment
         identity = str(read_list(name)) if name != "" else ""
         return dataclasses.replace(question, id=identity, answer=right, extra=extra, **given)
+
+    def _rest(self) -> dict[str, Any]:
+        """Returns the columns that no field takes."""
+        used = {self.names[key] for key in (*self.used, *KEPT) if key in self.names}
+        return {name: value for name, value in self.values.items() if name not in used}
 
     def _options(self) -> Any:
         """Returns the options: of one column, or of columns with one each; none: in the text."""

@@ -1,6 +1,10 @@
 """`msjoe import`: what it writes, what it prints, and that the next command takes it."""
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -14,7 +18,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.tasks import TASKS
 from tests.support.benchmarks import LVBENCH, NEXTQA, NEXTQA_COLUMNS, as_lines, table
 from tests.support.clips import clip
-from tests.support.commands import command, program
+from tests.support.commands import PYTHON, ROOT, command, program
 
 
 @pytest.fixture
@@ -66,6 +70,26 @@ def test_the_command_counts_every_row_and_the_next_one_takes_what_it_wrote(given
     assert TASKS["nextqa"].read(out / "questions.jsonl") == questions
     extra = RecordReader(out / "records").info(questions[0].video).extra
     assert [line.text for line in of_video(questions[0], extra)] == ["hello"]
+
+
+def test_the_walk_of_the_page(tmp_path):
+    """The page's own lines, with clips of ours for those that FFmpeg makes there."""
+    page = (ROOT / "docs" / "import.md").read_text()
+    typed, shown = re.findall(r"```\n(.*?)```", page, re.DOTALL)[1:3]
+    lines = typed.replace("\\\n", " ").splitlines()
+    for line in lines:
+        if line.startswith("ffmpeg"):
+            clip(tmp_path / line.split()[-1], 8)
+        elif not line.startswith("msjoe"):
+            subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    (walk,) = (shlex.split(line)[1:] for line in lines if line.startswith("msjoe"))
+    environment = PYTHON | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "msjoe_jax", *walk],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace(str(tmp_path), "…") == shown
 
 
 def test_parts_by_video_which_later_additions_do_not_move(tmp_path):

@@ -101,6 +101,7 @@ def test_an_answer_that_may_be_a_text_or_a_place_is_counted():
         ({"difficulty": 2}, "auto", "field 'difficulty' is 2"),
         ({"evidence": "soon"}, "auto", "field 'evidence' is 'soon', no spans of the video"),
         ({"extra": 3}, "auto", "field 'extra' must be an object"),
+        ({"extra": {"groups": 3}}, "auto", "field 'groups' of 'extra' must be an object"),
         ({"subtitles": [[1, 0, "x"]]}, "auto", "field 'subtitles'"),
         ({"content": 3}, "auto", "field 'content' must be a string"),
     ],
@@ -123,6 +124,16 @@ def test_all_other_fields_are_kept():
         "difficulty": "hard"
     }
     json.dumps(question.extra)
+
+
+def test_columns_of_names_that_are_ours_or_alike_are_kept():
+    row = {"file": "mine.txt", "row": 7, "Type": "x", "type": "y", "groups": "g",
+           "extra": {"notes": "n", "id_field": None}}  # fmt: skip
+    extra = one(row).extra
+    assert extra["file_of_source"] == "mine.txt" and extra["row_of_source"] == 7
+    assert extra["notes_of_source"] == "n" and extra["id_field_of_source"] is None
+    assert extra["groups"] == {"type": "x", "groups": "g"} and extra["type"] == "y"
+    assert "file" not in extra and extra["row"] == 0
 
 
 def test_ids_are_made_where_there_are_none_and_where_an_index_is_always_0():
