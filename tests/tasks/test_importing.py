@@ -115,7 +115,7 @@ def test_a_segment_is_a_video_of_its_own(videos, tmp_path):
     found = together(
         videos, ask("v", **{"from": "00:01", "to": 9}), ask("v", **{"from": 5, "to": 9}, x=1),
         ask("v", **{"from": 1, "to": 1, "x": 1, "y": 1}), ask("v", **{"to": 1}),
-        ask("v", note="whole", extra={"a": 1}, category="c"), subtitles=tmp_path, columns=columns,
+        ask("v", id="whole", note="x"), subtitles=tmp_path, columns=columns,
     )  # fmt: skip
     assert [q.video for q in found.questions] == ["v@1-9", "v"]
     part = found.videos["v@1-9"]
