@@ -217,5 +217,13 @@ def cli() -> None:
     subtitles = flags.DEFINE_string(
         "subtitles", "", "Subtitles of the video (SRT, WebVTT, JSON) for the prompt of answer."
     )
-    given = (checkpoint, video, question, options, out, subtitles)
-    run_app(lambda: run(*(flag.value for flag in given)))
+    run_app(
+        lambda: run(
+            checkpoint.value,
+            video.value,
+            question.value,
+            options.value,
+            out.value,
+            subtitles.value,
+        )
+    )

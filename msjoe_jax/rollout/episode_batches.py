@@ -241,7 +241,7 @@ class EpisodeBatches:
         c, chat = self.text.prompt, self.text.chat.turns
 
         def text(b: int, question: Question, one: FrameSet) -> tuple[str, str]:
-            times = times_of(batch, b, one)
+            times = times_of(batch, b, one).tolist()
             shown = shown_at(self.with_subtitles(question).subtitles, times) if c.subtitles else ()
             return prompts.answer_prompt(c, question.question, question.options, chat, shown)
 
