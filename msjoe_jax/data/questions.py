@@ -133,7 +133,7 @@ def _options(row: dict[str, Any]) -> tuple[str, ...]:
     if not all(isinstance(option, str) for option in options):
         raise UserError("field 'options' holds something other than strings")
     # A benchmark (MLVU) has empty ones among four.
-    if sum(bool(visible(option)) for option in options) < min(2, len(options)):
+    if sum(bool(visible(option)) for option in options) < 2:
         raise UserError("field 'options' holds fewer than two strings that are not empty")
     if len(options) > len(ascii_uppercase):
         raise UserError(f"field 'options' has {len(options)} entries, more than letters")
