@@ -215,6 +215,8 @@ def _with_subtitles(
     broken: list[str],
 ) -> dict[str, Video]:
     """Reads the subtitles of videos onto their clocks, and counts what cannot be read."""
+    for what in ("videos with subtitles", "videos without subtitles", "subtitles"):
+        notes[what] = 0  # in this order
     said: dict[str, dict[str, Any]] = defaultdict(dict)
     for question in questions:
         for name in ("subtitle_path", START):

@@ -133,7 +133,7 @@ def test_columns_of_names_that_are_ours_or_alike_are_kept():
     assert extra["file_of_source"] == "mine.txt" and extra["row_of_source"] == 7
     assert extra["notes_of_source"] == "n" and extra["id_field_of_source"] is None
     assert extra["groups"] == {"type": "x", "groups": "g"} and extra["type"] == "y"
-    assert "file" not in extra and extra["row"] == 0
+    assert extra["file"] == "v.mp4" and extra["row"] == 0
 
 
 def test_ids_are_made_where_there_are_none_and_where_an_index_is_always_0():
