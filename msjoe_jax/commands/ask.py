@@ -182,7 +182,11 @@ def run(
         raise UserError(f"{video}: no such video file")
     track = read_subtitles(subtitles) if subtitles else None
     if track is not None and track.broken:
-        print(f"{len(track.broken)} of {track.cues} subtitles are broken: {track.broken[0]}")
+        print(
+            f"{len(track.broken)} of {track.cues} subtitles are broken, the first: "
+            f"{track.broken[0]}",
+            file=sys.stderr,
+        )
     page = epath.Path(out)
     if page.is_dir():
         raise UserError(f"{out}: cannot be written (it is a folder); check --out")
