@@ -160,8 +160,18 @@ def read_answer(
 
 
 def _by_text(text: str, options: Sequence[str]) -> int | None:
+    if not visible(text):
+        return None
     same = [i for i, option in enumerate(options) if visible(text) == visible(option)]
-    return same[-1] if same and visible(text) else None
+    if not same:  # the only one but for small letters and a full stop
+        same = [i for i, option in enumerate(options) if _loose(text) == _loose(option)]
+        same = same if len(same) == 1 and _loose(text) else []
+    return same[-1] if same else None
+
+
+def _loose(text: str) -> str:
+    """Returns what is seen of a text, in small letters and without a full stop."""
+    return visible(text).casefold().rstrip(" .")
 
 
 def _by_letter(text: str, options: Sequence[str]) -> int | None:
@@ -170,8 +180,8 @@ def _by_letter(text: str, options: Sequence[str]) -> int | None:
         return letters.index(text.upper())
     label = _LABEL.match(text)
     if label and (letter := label[1] or label[2]) in letters:
-        rest = visible(text[label.end() :])
-        if not rest or rest == visible(options[letters.index(letter)]):
+        rest, option = _loose(text[label.end() :]), _loose(options[letters.index(letter)])
+        if not rest or rest == option:
             return letters.index(letter)
     return None
 

@@ -301,7 +301,7 @@ CONVERSATIONS: list[dict[str, Any]] = [
         "conversations": [
             {"from": "human", "value": "<image>\nWhat is seen?\nA. Shore.\nB. forest.\nC. Grass.\n"
              "Please respond with only the letter of the correct answer."},
-            {"from": "gpt", "value": "B. forest."},
+            {"from": "gpt", "value": "B. Forest"},
             {"from": "human", "value": "And then?\n(A) it ends\n(B) it goes on"},
             {"from": "gpt", "value": "Answer: (A) it ends."},
         ],
