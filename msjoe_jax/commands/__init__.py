@@ -2,6 +2,7 @@
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("prepare a training on your own videos", "msjoe_jax.commands.init"),
+    "import": ("read questions of any form, and find their videos", "msjoe_jax.commands.import_"),
     "predecode": ("decode videos into a record folder", "msjoe_jax.commands.predecode"),
     "evaluate": ("judge a trained model on held-out questions", "msjoe_jax.commands.evaluate"),
     "score": ("score a file of predictions by a benchmark's rules", "msjoe_jax.commands.score"),

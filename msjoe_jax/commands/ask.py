@@ -17,7 +17,8 @@ from absl import flags
 from etils import epath
 
 from msjoe_jax.commands.cli import run_app
-from msjoe_jax.data.questions import is_unicode
+from msjoe_jax.data.questions import Subtitle, is_unicode
+from msjoe_jax.data.subtitles import read_subtitles
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.params import count_params
 from msjoe_jax.report.answer_page import Report, ReportFrame, Timing, render
@@ -46,9 +47,19 @@ class Stopwatch:
 
 
 def ask(
-    checkpoint: epath.PathLike, video: epath.PathLike, question: str, options: Sequence[str]
+    checkpoint: epath.PathLike,
+    video: epath.PathLike,
+    question: str,
+    options: Sequence[str],
+    subtitles: Sequence[Subtitle] = (),
 ) -> Report:
     """Answers a question about a video and collects the content of the page.
+
+    Args:
+      checkpoint: a model folder.
+      video: a file.
+      question, options: the texts.
+      subtitles: of the video; none: the prompt has none.
 
     Raises:
       UserError: no such checkpoint, a video without a frame, or a prompt that is too long.
@@ -56,7 +67,7 @@ def ask(
     watch = Stopwatch()
     with watch("load checkpoint"):
         answerer = Answerer(checkpoint)
-    answer = answerer.answer(video, question, options, watch=watch)
+    answer = answerer.answer(video, question, options, subtitles=subtitles, watch=watch)
     return make_report(answerer, answer, epath.Path(video).name, question, options, watch.timings)
 
 
@@ -135,7 +146,14 @@ def _models(answerer: Answerer) -> list[tuple[str, str, int]]:
     ]
 
 
-def run(checkpoint: str, video: str, question: str, options: Sequence[str], out: str) -> None:
+def run(
+    checkpoint: str,
+    video: str,
+    question: str,
+    options: Sequence[str],
+    out: str,
+    subtitles: str = "",
+) -> None:
     """Checks the flags, answers, and writes the page, which appears whole or not at all.
 
     Args:
@@ -144,6 +162,7 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
       question: the question's text.
       options: the texts of the options.
       out: path of the page.
+      subtitles: path of the video's subtitles; "": none.
 
     Raises:
       UserError: as `ask`, or a flag that is missing or wrong, or `out` cannot be written.
@@ -161,6 +180,13 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
     on_disk(out, "the report")
     if not on_disk(video, "the video").is_file():
         raise UserError(f"{video}: no such video file")
+    track = read_subtitles(subtitles) if subtitles else None
+    if track is not None and track.broken:
+        print(
+            f"{len(track.broken)} of {track.cues} subtitles are broken, the first: "
+            f"{track.broken[0]}",
+            file=sys.stderr,
+        )
     page = epath.Path(out)
     if page.is_dir():
         raise UserError(f"{out}: cannot be written (it is a folder); check --out")
@@ -170,7 +196,7 @@ def run(checkpoint: str, video: str, question: str, options: Sequence[str], out:
         (page.parent / f".{page.name}.trial").unlink()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); check --out") from None
-    report = ask(checkpoint, video, question, options)
+    report = ask(checkpoint, video, question, options, track.subtitles if track else ())
     # A file name may hold what UTF-8 cannot.
     write_whole(page, render(report).encode("utf-8", "replace"))
     if report.num_frames > (searched := len(report.timestamps)):
@@ -192,4 +218,16 @@ def cli() -> None:
     question = flags.DEFINE_string("question", "", "The question.")
     options = flags.DEFINE_multi_string("options", [], "An option; one flag for each.")
     out = flags.DEFINE_string("out", "", "HTML file to write.")
-    run_app(lambda: run(checkpoint.value, video.value, question.value, options.value, out.value))
+    subtitles = flags.DEFINE_string(
+        "subtitles", "", "Subtitles of the video (SRT, WebVTT, JSON) for the prompt of answer."
+    )
+    run_app(
+        lambda: run(
+            checkpoint.value,
+            video.value,
+            question.value,
+            options.value,
+            out.value,
+            subtitles.value,
+        )
+    )

@@ -133,7 +133,7 @@ def _options(row: dict[str, Any]) -> tuple[str, ...]:
     if not all(isinstance(option, str) for option in options):
         raise UserError("field 'options' holds something other than strings")
     # A benchmark (MLVU) has empty ones among four.
-    if sum(bool(visible(option)) for option in options) < min(2, len(options)):
+    if sum(bool(visible(option)) for option in options) < 2:
         raise UserError("field 'options' holds fewer than two strings that are not empty")
     if len(options) > len(ascii_uppercase):
         raise UserError(f"field 'options' has {len(options)} entries, more than letters")
@@ -177,14 +177,34 @@ def _subtitles(row: dict[str, Any]) -> tuple[Subtitle, ...]:
     return tuple(Subtitle(float(start), float(end), text) for start, end, text in subtitles)
 
 
-def _parse(row: dict[str, Any]) -> Question:
-    check_unicode(row)
-    texts = {key: _text(row, key) for key in ("id", "video", "question")}
-    options, extra, content = _options(row), row.get("extra", {}), row.get("content", "")
-    if not isinstance(extra, dict):
-        raise UserError("field 'extra' must be an object")
+def read_details(row: dict[str, Any]) -> dict[str, Any]:
+    """Reads the fields of a row that a question may do without, but for `extra`.
+
+    Raises:
+      UserError: one of them is wrong; the message names it.
+    """
+    content = row.get("content", "")
     if not isinstance(content, str):
         raise UserError("field 'content' must be a string")
+    return {
+        "difficulty": _difficulty(row),
+        "evidence": _evidence(row),
+        "subtitles": _subtitles(row),
+        "content": content,
+    }
+
+
+def read_row(row: dict[str, Any]) -> Question:
+    """Reads a question of a JSON object, as `load_questions` does.
+
+    Raises:
+      UserError: a field is missing or wrong; the message names it.
+    """
+    check_unicode(row)
+    texts: dict[str, Any] = {key: _text(row, key) for key in ("id", "video", "question")}
+    options, extra = _options(row), row.get("extra", {})
+    if not isinstance(extra, dict):
+        raise UserError("field 'extra' must be an object")
     unknown = sorted(set(row) - set(Question.__dataclass_fields__))
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r}; put it under 'extra'")
@@ -192,11 +212,8 @@ def _parse(row: dict[str, Any]) -> Question:
         **texts,
         options=options,
         answer=_answer(row, len(options)),
-        difficulty=_difficulty(row),
         extra=extra,
-        evidence=_evidence(row),
-        subtitles=_subtitles(row),
-        content=content,
+        **read_details(row),
     )
 
 
@@ -214,7 +231,7 @@ def load_questions(path: epath.PathLike) -> list[Question]:
     lines: dict[str, int] = {}
     for number, row in read_json_lines(path):
         try:
-            question = _parse(row)
+            question = read_row(row)
             if question.id in lines:
                 raise UserError(f"field 'id' repeats {question.id!r} of line {lines[question.id]}")
         except UserError as error:
@@ -256,27 +273,35 @@ def check_answers(questions: Iterable[Question], file: epath.PathLike) -> None:
         )
 
 
+def row_of(question: Question) -> dict[str, Any]:
+    """Returns a question as the JSON object that `read_row` reads."""
+    q = question
+    row: dict[str, Any] = {
+        "id": q.id,
+        "video": q.video,
+        "question": q.question,
+        "options": list(q.options),
+        "answer": q.letter or None,
+        "difficulty": q.difficulty,
+        "extra": q.extra,
+    }
+    if q.evidence:
+        row["evidence"] = [list(span) for span in q.evidence]
+    if q.subtitles:
+        row["subtitles"] = subtitle_rows(q.subtitles)
+    if q.content:
+        row["content"] = q.content
+    return row
+
+
+def subtitle_rows(subtitles: Iterable[Subtitle]) -> list[list[Any]]:
+    """Returns subtitles as files hold them: [first second, last second, text]."""
+    return [[s.start, s.end, s.text] for s in subtitles]
+
+
 def questions_text(questions: Iterable[Question]) -> str:
     """Formats questions as `load_questions` reads them."""
-    rows = []
-    for q in questions:
-        row: dict[str, Any] = {
-            "id": q.id,
-            "video": q.video,
-            "question": q.question,
-            "options": list(q.options),
-            "answer": q.letter or None,
-            "difficulty": q.difficulty,
-            "extra": q.extra,
-        }
-        if q.evidence:
-            row["evidence"] = [list(span) for span in q.evidence]
-        if q.subtitles:
-            row["subtitles"] = [[s.start, s.end, s.text] for s in q.subtitles]
-        if q.content:
-            row["content"] = q.content
-        rows.append(row)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(json.dumps(row_of(q), ensure_ascii=False) + "\n" for q in questions)
 
 
 def save_questions(path: epath.PathLike, questions: Iterable[Question]) -> None:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from msjoe_jax.data.questions import Question
+from msjoe_jax.data.subtitles import shown_at
 from msjoe_jax.evaluation.arms import Arm
 from msjoe_jax.rollout.batches import question_number
 from msjoe_jax.text.characters import without_letters
 from msjoe_jax.text.prompts import one_line
 
 SHUFFLE = 7  # tells the orders of options from other random choices of the same seed
-MOMENT = 1.0  # seconds: subtitles are shown that overlap so much around a chosen frame
 
 
 class Asked(NamedTuple):
@@ -59,10 +59,4 @@ def asked(question: Question, arm: Arm, seed: int, times: Sequence[float]) -> As
 
 def subtitles_of(question: Question, times: Sequence[float]) -> tuple[str, ...]:
     """Returns the subtitles of its video that overlap a frame's `MOMENT`, each once, in order."""
-    half = MOMENT / 2
-    shown = [
-        one_line(line.text)
-        for line in question.subtitles
-        if any(line.start <= time + half and line.end >= time - half for time in times)
-    ]
-    return tuple(dict.fromkeys(filter(None, shown)))
+    return tuple(dict.fromkeys(filter(None, map(one_line, shown_at(question.subtitles, times)))))

@@ -1,5 +1,6 @@
 """The steps of an evaluation on one batch, each computed once for all columns that share it."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -236,11 +237,18 @@ class Steps:
 
         What an earlier column was asked, in the same words and from the same frames, is not again.
         """
-        arm, rows = column.arm, selection.frames[:, 0, 0]
+        rows = selection.frames[:, 0, 0]
         episodes = self.episodes.with_key_frames(rows.shape[-1])
+        always = episodes.text.prompt.subtitles  # as in training
+        arm = dataclasses.replace(column.arm, subtitles=always or column.arm.subtitles)
         seed = episodes.config.seed
         put = [
-            asked(question, arm, seed, self.batch["timestamps"][b][np.sort(row[row >= 0])])
+            asked(
+                episodes.with_subtitles(question) if arm.subtitles else question,
+                arm,
+                seed,
+                self.batch["timestamps"][b][np.sort(row[row >= 0])],
+            )
             for b, (question, row) in enumerate(zip(self.questions, rows, strict=True))
         ]
         prompt, chat = episodes.text.prompt, episodes.text.chat.turns

@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Float, Int, UInt8
 
 from msjoe_jax.data.embed import embed_records
-from msjoe_jax.data.questions import Question
+from msjoe_jax.data.questions import Question, Subtitle
 from msjoe_jax.data.records import RecordReader, RecordWriter, VideoInfo
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
@@ -137,6 +137,7 @@ class Answerer:
         question: str,
         options: Sequence[str],
         *,
+        subtitles: Sequence[Subtitle] = (),
         watch: Watch = contextlib.nullcontext,
     ) -> Answer:
         """Answers a multiple-choice question.
@@ -145,6 +146,7 @@ class Answerer:
           video: a file that FFmpeg reads.
           question: the question's text.
           options: the texts of 2 to 26 options.
+          subtitles: of the video; answer reads those of its key frames.
           watch: called with each step's name and entered around it, such as a stopwatch.
 
         Raises:
@@ -153,7 +155,7 @@ class Answerer:
         if not 2 <= len(options) <= len(LETTERS):
             raise UserError(f"options: {len(options)} given; 2 to {len(LETTERS)} are needed")
         with self.opened(video, watch=watch) as opened:
-            return self.answer_opened(opened, question, options, watch=watch)
+            return self.answer_opened(opened, question, options, subtitles=subtitles, watch=watch)
 
     @contextlib.contextmanager
     def opened(
@@ -179,6 +181,7 @@ class Answerer:
         question: str,
         options: Sequence[str],
         *,
+        subtitles: Sequence[Subtitle] = (),
         watch: Watch = contextlib.nullcontext,
     ) -> Answer:
         """Answers a question about a video of `opened`.
@@ -187,13 +190,16 @@ class Answerer:
           opened: the video.
           question: the question's text.
           options: the texts of the options; none: the reply is free text, and holds no letter.
+          subtitles: as of `answer`.
           watch: as of `answer`.
 
         Raises:
           UserError: a prompt that is too long.
         """
         # The right option is unknown, and the reply is not graded.
-        request = Question("asked", VIDEO_ID, question, tuple(options), answer=0)
+        request = Question(
+            "asked", VIDEO_ID, question, tuple(options), answer=0, subtitles=tuple(subtitles)
+        )
         with jax.set_mesh(self.machine.mesh):
             return self._answer(request, opened.reader, opened.damaged, watch)
 
@@ -201,11 +207,10 @@ class Answerer:
         self, question: Question, reader: RecordReader, damaged: int, watch: Watch
     ) -> Answer:
         config = EpisodeConfig(self.frames, signals=self.system.signals)
-        text = self.text
+        prompt = dataclasses.replace(self.text.prompt, subtitles=bool(question.subtitles))
         if not question.options:  # no letter can be asked for
-            text = dataclasses.replace(
-                text, prompt=dataclasses.replace(text.prompt, answer_instruction="")
-            )
+            prompt = dataclasses.replace(prompt, answer_instruction="")
+        text = dataclasses.replace(self.text, prompt=prompt)
         episodes = Episodes(config, self.programs, text, reader, [question])
         # A row a part of the machine, of which the first is asked.
         batch, params = next(iter(episodes.batches(self.machine.padded(1)))), self.params

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from msjoe_jax.data.pipeline import make_pipeline
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.subtitles import of_video, shown_at
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.assemble import (
     Assembler,
@@ -219,19 +220,44 @@ class EpisodeBatches:
           weight: set to 0 where a prompt is too long or a frame unreadable.
           texts: of each question's prompts, before the frames and after them; None: the usual.
         """
-        c, questions = self.text.prompt, self.batch_questions(batch)
         self.report_unreadable(batch)
-        if texts is None:
-            chat = self.text.chat.turns
-            texts = [prompts.answer_prompt(c, q.question, q.options, chat) for q in questions]
         sets = self._frame_sets(selection)
+        if texts is None:
+            rows = self._answer_texts(batch, sets)
+        else:
+            rows = [[text] * len(row) for text, row in zip(texts, sets, strict=True)]
         return self.frame_prompts(
             batch,
-            [[text] * len(row) for text, row in zip(texts, sets, strict=True)],
+            rows,
             sets,
             weight,
             selection.frames.shape[-1],
         )
+
+    def _answer_texts(
+        self, batch: Batch, sets: Sequence[Sequence[FrameSet]]
+    ) -> list[list[tuple[str, str]]]:
+        """Writes the usual prompts of answer, with the subtitles of their frames if wanted."""
+        c, chat = self.text.prompt, self.text.chat.turns
+
+        def text(b: int, question: Question, one: FrameSet) -> tuple[str, str]:
+            times = times_of(batch, b, one).tolist()
+            shown = shown_at(self.with_subtitles(question).subtitles, times) if c.subtitles else ()
+            return prompts.answer_prompt(c, question.question, question.options, chat, shown)
+
+        questions = enumerate(self.batch_questions(batch))
+        return [
+            [text(b, question, one) for one in row]
+            for (b, question), row in zip(questions, sets, strict=True)
+        ]
+
+    def with_subtitles(self, question: Question) -> Question:
+        """Returns a question with the subtitles of its video's record, if it has none itself."""
+        try:
+            extra = {} if question.subtitles else self.reader.info(question.video).extra
+        except UserError:  # its record is damaged, which is told when it is due
+            extra = {}
+        return dataclasses.replace(question, subtitles=of_video(question, extra))
 
     def _frame_sets(self, selection: Selection) -> list[list[FrameSet]]:
         def flat(x: np.ndarray | None, axes: int) -> np.ndarray | None:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from msjoe_jax.data.pipeline import uniform_indices
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import VideoInfo
+from msjoe_jax.data.subtitles import of_video, shown_at
 from msjoe_jax.families import Family
 from msjoe_jax.rollout.assemble import Assembler
 from msjoe_jax.rollout.frames import FrameConfig, grid_of
@@ -46,11 +48,19 @@ class PromptLengths:
         return self._length(text, video, number, self.frames.preview_patches)
 
     def answer(self, question: Question, video: VideoInfo) -> int:
-        """Counts the tokens of the prompt of answer, with as many key frames as a video gives."""
-        text = prompts.answer_prompt(
-            self.prompt, question.question, question.options, self._chat.turns
-        )
+        """Counts the tokens of the prompt of answer, with as many key frames as a video gives.
+
+        Subtitles, if there are to be any, are those of evenly spaced frames: of others there may be
+        more or less.
+        """
         number = min(self.frames.key, self.frames.candidates, video.num_frames)
+        shown: tuple[str, ...] = ()
+        if self.prompt.subtitles:
+            times = video.timestamps[uniform_indices(number, video.num_frames)]
+            shown = shown_at(of_video(question, video.extra), times)
+        text = prompts.answer_prompt(
+            self.prompt, question.question, question.options, self._chat.turns, shown
+        )
         return self._length(text, video, number, self.frames.key_patches)
 
     def blind(self, question: Question, video: VideoInfo) -> int:

@@ -2,10 +2,12 @@
 
 from msjoe_jax.tasks import (
     cg_bench,
+    conversations,
     jsonl,
     longvideobench,
     lvbench,
     mlvu,
+    nextqa,
     tspo_10k,
     video_mme,
     video_mme_v2,
@@ -22,7 +24,9 @@ TASKS: dict[str, Task] = {
     "mlvu_dev": mlvu.DEV,
     "mlvu_test": mlvu.TEST,
     "cg_bench": cg_bench.TASK,
+    "nextqa": nextqa.TASK,
     "tspo_10k": tspo_10k.TASK,
     "easyvideor1": video_r1.EASY,
     "video_r1": video_r1.TASK,
+    "conversations": conversations.TASK,
 }

@@ -52,7 +52,7 @@ def parse(values: Values) -> Question:
     kind, types = text_of(values, "video_type", "type"), read_list(values.get("question_type", []))
     if "_" in (name := text_of(values, "task_name")) and not types:  # "cartoon_reasoning"
         kind, _, types = name.partition("_")
-    types = [types] if isinstance(types, str) else list(types)
+    types = list(types) if isinstance(types, list | tuple) else [types]
     named = {CODES.get(name, name): name for name in map(str, types) if name}
     groups = {**({"video": kind} if kind else {}), **named}
     made = with_groups(question, values, groups=groups)

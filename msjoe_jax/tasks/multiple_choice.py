@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from msjoe_jax.data.questions import Question
+from msjoe_jax.data.questions import Question, load_questions
 from msjoe_jax.tasks.base import Grade, Judged, Reply, Rule, Task
 from msjoe_jax.tasks.extractors import legacy, letters_of, lmms_eval, strict
 from msjoe_jax.tasks.presets import Preset
-from msjoe_jax.tasks.reading import Form, read_questions
+from msjoe_jax.tasks.reading import Form, is_imported, read_questions
 from msjoe_jax.text.prompts import LETTERS, parse_answer
 
 OURS = "msjoe_jax: the one answer tag, or a reply that is but a letter"
@@ -125,6 +125,6 @@ def benchmark(
     """Makes the task of a benchmark whose questions are multiple choice."""
 
     def read(path: Any) -> list[Question]:
-        return read_questions(form, path)
+        return load_questions(path) if is_imported(path) else read_questions(form, path)
 
     return Task(read, grade, groups, submission, task_rules, preset, form)

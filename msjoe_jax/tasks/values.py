@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import json
 import math
 import re
@@ -23,7 +24,15 @@ _STARTS = (
     r"(?:^|\n)[ \t]*{}\.",
     r"(?:^|\n)[ \t]*{}\)",
     r"(?:^|\n)[ \t]*{}:",
+    r"(?:^|\n)[ \t]*（{}）",
+    r"(?:^|\n)[ \t]*{}[．：、]",
     r"(?:^|\s)\({}\)",
+)
+# A line behind the options that asks for a form of the answer.
+_INSTRUCTION = re.compile(
+    r"\n\s*(?:please\b|(?:your )?answer\b|respond\b|select\b|choose\b|provide\b|give\b|output\b|"
+    r"only give\b|reply\b|think\b|the best (?:answer|option)\b|best option\b).*",
+    re.IGNORECASE | re.DOTALL,
 )
 _OPTIONS_WORD = re.compile(r"\s*(?:options|choices)\s*:?\s*$", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"^\s*(?:<(?:image|video)>\s*)+")
@@ -36,13 +45,15 @@ NO_ANSWERS = ("", "@", "-1", "None", "N/A", "null", "?")  # in place of one that
 def split_options(text: str) -> tuple[str, list[str]]:
     """Splits a text into its question and the options that follow it with a letter each.
 
+    A line behind the options that asks for a form of the answer is left out.
+
     Returns:
       The question, and the options without their letters; none if there are not two at least.
     """
-    for style in _STARTS:
-        for first in reversed(list(_start(style, LETTERS[0]).finditer(text))):
+    for letters, style in itertools.product((LETTERS, LETTERS.lower()), _STARTS):
+        for first in reversed(list(_start(style, letters[0]).finditer(text))):
             found = [first]
-            for letter in LETTERS[1:]:
+            for letter in letters[1:]:
                 following = _start(style, letter).search(text, found[-1].end())
                 if following is None:
                     break
@@ -50,6 +61,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
             if len(found) > 1:
                 ends = [match.start() for match in found[1:]] + [len(text)]
                 options = [text[m.end() : end].strip() for m, end in zip(found, ends, strict=True)]
+                options[-1] = _INSTRUCTION.sub("", options[-1])
                 return _OPTIONS_WORD.sub("", text[: first.start()]).strip(), options
     return text.strip(), []
 
@@ -148,8 +160,18 @@ def read_answer(
 
 
 def _by_text(text: str, options: Sequence[str]) -> int | None:
+    if not visible(text):
+        return None
     same = [i for i, option in enumerate(options) if visible(text) == visible(option)]
-    return same[-1] if same and visible(text) else None
+    if not same:  # the only one but for small letters and a full stop
+        same = [i for i, option in enumerate(options) if _loose(text) == _loose(option)]
+        same = same if len(same) == 1 and _loose(text) else []
+    return same[-1] if same else None
+
+
+def _loose(text: str) -> str:
+    """Returns what is seen of a text, in small letters and without a full stop."""
+    return visible(text).casefold().rstrip(" .")
 
 
 def _by_letter(text: str, options: Sequence[str]) -> int | None:
@@ -158,8 +180,8 @@ def _by_letter(text: str, options: Sequence[str]) -> int | None:
         return letters.index(text.upper())
     label = _LABEL.match(text)
     if label and (letter := label[1] or label[2]) in letters:
-        rest = visible(text[label.end() :])
-        if not rest or rest == visible(options[letters.index(letter)]):
+        rest, option = _loose(text[label.end() :]), _loose(options[letters.index(letter)])
+        if not rest or rest == option:
             return letters.index(letter)
     return None
 

@@ -40,6 +40,11 @@ class PromptConfig:
         "Reason first, inside <think> </think>.", "Added to both where `think` is on."
     )
     think: bool = option(False, "Replies begin with <think>…</think>.")
+    subtitles: bool = option(
+        False,
+        "The prompt of answer holds the subtitles that overlap half a second around its frames, of "
+        "the question or of its video's record.",
+    )
     max_queries: int = option(4, "Queries a reply may hold.", low=1, high=64)
     length_step: int = option(
         0,

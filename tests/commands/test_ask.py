@@ -123,6 +123,8 @@ BAD = [
     ({"options": ["red"]}, "1 given; 2 to 26"),
     ({"options": ["red"] * 27}, "27 given"),
     ({"options": ["red", ""]}, "an option of --options is empty"),
+    ({"subtitles": "page.html"}, "page.html: holds no subtitles"),
+    ({"subtitles": "none.srt"}, "none.srt: cannot be read"),
     ({"out": ""}, "--out is missing"),
     ({"out": "."}, "it is a folder"),
     ({"out": "page.html/below/x.html"}, "cannot be written"),

@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 import msjoe_jax
+from msjoe_jax.data.questions import Subtitle
 from msjoe_jax.errors import UserError
+from msjoe_jax.rollout import episode_batches
 from msjoe_jax.rollout.answerer import Answer
+from msjoe_jax.text import prompts
 from msjoe_jax.text.prompts import LETTERS, parse_answer, parse_queries
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_model_folder, tiny_video
 
@@ -123,6 +126,22 @@ def test_it_answers_alike_again_and_steps_can_be_watched(answerer, answer, video
     assert (again.answer_text, again.query_text) == (answer.answer_text, answer.query_text)
     np.testing.assert_array_equal(again.logits, answer.logits)
     np.testing.assert_array_equal(again.selected, answer.selected)
+
+
+def test_answer_reads_the_subtitles_of_its_key_frames(answerer, video, monkeypatch):
+    seen, plain = [], prompts.answer_prompt
+
+    def answer_prompt(*given):
+        seen.append(given[4])
+        return plain(*given)
+
+    monkeypatch.setattr(episode_batches.prompts, "answer_prompt", answer_prompt)
+    lines = [Subtitle(0, 99, "red cup"), Subtitle(200, 201, "dog")]
+    answerer.answer(video, QUESTION, OPTIONS, subtitles=lines)
+    assert seen[0] == ("red cup",)
+    seen.clear()
+    answerer.answer(video, QUESTION, OPTIONS)
+    assert set(seen) == {()}
 
 
 @pytest.mark.parametrize("frames", [1, 13])  # one picture; 3 candidates, fewer than K

@@ -24,7 +24,9 @@ def made(folder, **fields):
     with RecordWriter(folder / "records") as writer:
         for name, (height, width, count) in VIDEOS.items():
             frame = np.full((height, width, 3), 90, np.uint8)
-            writer.add(name, ((float(t), frame) for t in range(count)))
+            spoken = [[t, t + 0.2, f"cup {t}"] for t in range(0, count, 2)]
+            frames = ((float(t), frame) for t in range(count))
+            writer.add(name, frames, extra={"subtitles": spoken})
     rows = {name: np.ones((count, EMBEDDING)) for name, (_, _, count) in VIDEOS.items()}
     write_embeddings(folder / "records", "random", rows.items())
     config = tiny_config(folder)
@@ -35,10 +37,14 @@ def made(folder, **fields):
     return tiny_run(config, RecordReader(folder / "records"), asked)
 
 
-@pytest.mark.parametrize("mode", ["image", "video"])
-@pytest.mark.parametrize("shown", [(2, 4), (3, 5), (0, 1)])
-def test_counted_as_made(tmp_path, mode, shown):
+@pytest.mark.parametrize(
+    ("shown", "mode", "subtitles"),
+    [((2, 4), "image", False), ((2, 4), "video", True), ((3, 5), "image", True),
+     ((3, 5), "video", False), ((0, 1), "image", False), ((0, 1), "video", False)],
+)  # fmt: skip
+def test_counted_as_made(tmp_path, mode, shown, subtitles):
     fields = {"frames.mode": mode, "frames.preview": shown[0], "frames.key": shown[1]}
+    fields["prompt.subtitles"] = subtitles
     run = made(tmp_path, **fields)
     episodes, config = run.episodes(), read_config(run.config)
     batch = next(iter(episodes.batches(len(VIDEOS))))

@@ -282,3 +282,54 @@ def as_parquet(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> str:
 
     parquet.write_table(Table.from_pylist(list(rows)), path)
     return str(path)
+
+
+# NExT-QA's val.csv and the rows of lmms-lab/NExTQA, as its sample_loader.py reads them.
+NEXTQA_COLUMNS = ["video", "frame_count", "width", "height", "question", "answer", "qid", "type",
+                  *(f"a{i}" for i in range(5))]  # fmt: skip
+NEXTQA: list[list[Any]] = [
+    [4010, 369, 640, 480, "how many", 0, 6, "DC", "two", "2", "0", "four", "none"],
+    [4010, 369, 640, 480, "why did it roll", 4, 1, "CW", "wind", "dog", "man", "rain", "slope"],
+    [7508, 765, 640, 480, "what is next", 2, 6, "TN", "sit", "go", "jump", "fall", "eat"],
+]
+# Conversations as trainers read them: LLaVA's and LLaMA-Factory's, ms-swift's, parts of messages.
+CONVERSATIONS: list[dict[str, Any]] = [
+    {
+        "id": "c1",
+        "video": "academic/v1.mp4",
+        "data_source": "0_30_s",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is seen?\nA. Shore.\nB. forest.\nC. Grass.\n"
+             "Please respond with only the letter of the correct answer."},
+            {"from": "gpt", "value": "B. Forest"},
+            {"from": "human", "value": "And then?\n(A) it ends\n(B) it goes on"},
+            {"from": "gpt", "value": "Answer: (A) it ends."},
+        ],
+    },
+    {
+        "messages": [
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": "<video>Who?\nOptions:\nA: he\nB: she"},
+            {"role": "assistant", "content": "<think>not A</think>\n<answer>B</answer>"},
+        ],
+        "videos": ["data/v2.avi"],
+    },
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video", "video": "file:///data/v3.mp4"},
+                    {"type": "text", "text": "Which?\na) one\nb) two\nc) three"},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "The answer is C."}]},
+        ]
+    },
+    {"query": "<video>Where? (A) in (B) out", "response": "out", "videos": [{"path": "v4.mp4"}]},
+    {"messages": [{"role": "user", "content": "<video>v5.mp4</video>When?\nA. now\nB. then"}]},
+    {
+        "conversation": [{"human": "Why?\nA. x\nB. y", "assistant": "A"}],
+        "videos": "v6.mp4",
+    },
+]  # fmt: skip

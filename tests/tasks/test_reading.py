@@ -1,6 +1,9 @@
 """Rows read, duplicated and refused are the rows of the file, and nothing is left out unsaid."""
 
+import dataclasses
+import datetime
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,14 @@ from hypothesis import strategies as st
 from msjoe_jax.data.questions import load_questions, save_questions
 from msjoe_jax.errors import UserError
 from msjoe_jax.tasks import TASKS, video_mme
-from msjoe_jax.tasks.reading import Form, question_of, read_file, read_questions, read_values
+from msjoe_jax.tasks.reading import (
+    Form,
+    question_of,
+    read_file,
+    read_questions,
+    read_values,
+    with_groups,
+)
 from msjoe_jax.tasks.rows import Row
 from tests.support.benchmarks import NAMES, VIDEO_MME, as_json, as_lines, table
 
@@ -91,7 +101,7 @@ def test_ids_are_those_that_tell_rows_apart():
 def test_a_wrong_field_is_named(change, said):
     values = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
     (refused,) = read_values(FORM, "f", rows_of(values)).refused
-    assert refused.startswith("row 0: ") and said in refused
+    assert refused.place == "row 0" and said in refused.reason
 
 
 def test_tables_of_other_selectors(tmp_path):
@@ -127,10 +137,48 @@ def test_videos_of_one_name_in_two_folders_are_told():
     assert [q.extra.get("file") for q in reading.questions] == ["a/x.mp4", "b/x.mp4", None]
 
 
+def test_a_row_without_a_row_in_it_is_refused(tmp_path):
+    rows = [{"video_id": "1", "questions": []}, *VIDEO_MME]
+    reading = read_file(video_mme.TASK.form, as_lines(tmp_path / "f.jsonl", rows))
+    assert reading.rows == 5 and len(reading.questions) == 4
+    assert [one.reason for one in reading.refused] == ["holds no question"]
+
+
+def test_options_of_columns_keep_their_places():
+    """An answer may be a place: what is empty in the middle counts, what fills up does not."""
+    columns = {f"option{i}": text for i, text in enumerate(["x", "", "z", "N/A", "N/A"])}
+    row = {"video": "v", "question": "?", **columns, "answer": 2}
+    (question,) = read_values(FORM, "f", rows_of(row)).questions
+    assert question.options == ("x", "", "z") and question.letter == "C"
+    (refused,) = read_values(FORM, "f", rows_of({**row, "answer": 3})).refused
+    assert "not the index of one of 3" in refused.reason
+
+
+def test_ids_that_repeat_where_they_may():
+    form = Form(lambda v: dataclasses.replace(FORM.parse(v), id=v["id"]), repeats=True)
+    rows = [{**GOOD, "question": f"{i % 2}?"} for i in range(4)] + [
+        {**GOOD, "question": f"{i}?", "answer": "A"} for i in range(2)
+    ]
+    reading = read_values(form, "f", rows_of(*rows))
+    assert [q.question for q in reading.questions] == ["0?", "1?"]
+    assert reading.questions[0].id == "q" and reading.questions[1].id.startswith("q-")
+    assert (len(reading.duplicated), len(reading.refused)) == (2, 2)
+    assert set(reading.notes.values()) == {3}
+
+
+def test_values_that_json_cannot_hold_are_kept_as_text():
+    form = Form(lambda v: with_groups(question_of(v, video=("video",)), v, mark=v["mark"]))
+    mark = {"day": datetime.date(2026, 1, 2), 3: [math.nan, b"x", (1, True)]}
+    (question,) = read_values(form, "f", rows_of({**GOOD, "mark": mark})).questions
+    assert question.extra["mark"] == {"day": "2026-01-02", "3": [None, "b'x'", [1, True]]}
+
+
 def test_what_is_read_can_be_kept_as_an_own_question_file(tmp_path):
     read = TASKS["video_mme"].read(as_lines(tmp_path / "f.jsonl", VIDEO_MME))
     save_questions(tmp_path / "own.jsonl", read)
     assert load_questions(tmp_path / "own.jsonl") == read
+    # The benchmark's own task reads it too, so that its rules and its prompt can be used.
+    assert TASKS["video_mme"].read(tmp_path / "own.jsonl") == read
 
 
 VALUES = st.none() | st.text(max_size=5) | st.integers(-2, 9) | st.lists(st.text(max_size=3))

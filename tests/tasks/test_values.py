@@ -81,6 +81,7 @@ def test_what_are_no_options(value):
     [
         ("B", 1), ("b", 1), ("(B)", 1), ("B.", 1), ("B. green", 1), ("(C) blue", 2), (2, 2),
         (1.0, 1), ("<answer>c</answer>", 2), ("<answer> C </answer>", 2), ("blue", 2),
+        ("B. Green.", 1), ("Blue.", 2),
         (None, None), ("@", None), (-1, None), ("-1", None), ("", None),
     ],
 )  # fmt: skip
@@ -100,6 +101,21 @@ def test_an_answer_that_is_a_letter_and_a_text():
     assert read_answer("A", options, "answer", by_text=True) == 2
     assert read_answer("1", ["3", "2", "5", "1"], "answer") == 3
     assert read_answer("x", ["x", "y", "x"], "answer") == 2  # as MLVU's own scorer
+    assert read_answer("x.", ["x", "x."], "answer") == 1
+    with pytest.raises(UserError):  # which of two?
+        read_answer("X", ["x", "x."], "answer")
+
+
+def test_options_in_a_text_of_other_trainers():
+    """A line behind them that asks for a form is none of theirs; letters may be small or wide."""
+    for ask in ("Please respond with only the letter.", "Answer with the option's letter.",
+                "Your answer:", "Best option: ("):  # fmt: skip
+        assert split_options(f"Why?\nOptions:\nA. x\nB. y\n{ask}") == ("Why?", ["x", "y"])
+    assert split_options("Why?\nA. x\nB. y\nz") == ("Why?", ["x", "y\nz"])
+    assert split_options("Why?\na. x\nb. y") == ("Why?", ["x", "y"])
+    assert split_options("Why?\n(a) k\n(b) l\nA. x\nB. y")[1] == ["x", "y"]
+    assert split_options("为什么？\nA．甲\nB．乙") == ("为什么？", ["甲", "乙"])
+    assert split_options("为什么？\n（A）甲\n（B）乙") == ("为什么？", ["甲", "乙"])
 
 
 def test_a_question_without_what_is_not_its_own():
