@@ -17,6 +17,7 @@ from etils import epath
 from msjoe_jax.config import LEARNING, NAMES, TRAININGS, Config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.train_sets import train_questions, train_records, weights_of
 from msjoe_jax.errors import Unfinished
 from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.phase_data import (
@@ -106,13 +107,14 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     tell_dropped(config, models.system, models.text)
     questions: list[Question] = []
     if set(LEARNING) & set(phases):
-        questions = TASKS[config.data.task].read(config.data.train_questions)
-        reader = RecordReader(config.data.train_records, **embedders)
+        questions = train_questions(config.data, TASKS[config.data.task].read)
+        reader = train_records(config.data, **embedders)
     inputs = weights_inputs(base.names, models.system, models.text)
+    mixed = weights_of(config.data)
     if "evidence" in phases and config.evidence.steps:
         labelled(questions)
     for name in LEARNED[1:]:  # before anything is made again that they started from
-        data = data_inputs(questions, reader) if name in phases else {}
+        data = data_inputs(questions, reader, mixed) if name in phases else {}
         check_inputs(workdir / name / "checkpoints", {**inputs, **data})
     if "warm_up" in phases:  # what came from checkpoints is there already
         _begin_saving(workdir / "base", config, models, base, ["warm_up"])()
@@ -130,7 +132,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
             validation = validation_split(config, embedders)
             made_from = {
                 **inputs,
-                **data_inputs(questions, reader),
+                **data_inputs(questions, reader, mixed),
                 **start_inputs(getattr(config, name), weights.names, before, questions),
             }
             if validation:
@@ -276,7 +278,7 @@ def _evidence(
     if config.rollout.queries == "question":
         frames = dataclasses.replace(settings.frames, preview=0)
         settings = dataclasses.replace(settings, frames=frames)
-    made_from = {**inputs, **data_inputs(questions, reader)}
+    made_from = {**inputs, **data_inputs(questions, reader, weights_of(config.data))}
     return train_on_evidence(
         config.evidence_run,
         workdir,
