@@ -230,7 +230,8 @@ def _files(config: Config) -> Iterator[str]:
                 f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or a "
                 f"checkpoint that holds one (config.{name}.checkpoint)"
             )
-        if not settings.checkpoint and "warm_up" not in phases:
+        shown_uniform = name == "clip" and phases == ("difficulty",)  # nothing is scored
+        if not settings.checkpoint and "warm_up" not in phases and not shown_uniform:
             yield (
                 f"config.{name}.checkpoint is not set: name a checkpoint folder or add the phase "
                 "warm_up"

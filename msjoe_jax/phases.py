@@ -27,6 +27,7 @@ from msjoe_jax.phase_data import (
     tell_thinned,
     validation_split,
 )
+from msjoe_jax.phase_difficulty import Difficulty
 from msjoe_jax.phase_evaluate import evaluate_arms
 from msjoe_jax.phase_inputs import (
     data_inputs,
@@ -60,7 +61,6 @@ from msjoe_jax.runtime.digest import (
 )
 from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
-from msjoe_jax.training.difficulty import measure_difficulty
 from msjoe_jax.training.evidence import labelled, train_on_evidence
 from msjoe_jax.training.train import Trained, train
 
@@ -119,8 +119,8 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if "warm_up" in phases:  # what came from checkpoints is there already
         _begin_saving(workdir / "base", config, models, base, ["warm_up"])()
     if "difficulty" in phases:
-        episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
-        questions = _difficulty(config, workdir, episodes, models, base.stored, inputs)
+        file = workdir / "difficulty" / "questions.jsonl"
+        questions = Difficulty(config, models, base, questions, reader).questions(file)
     sets, weights, which = {"base": base}, base, dict[str, Any]()
     if "evidence" in phases:
         trained = _evidence(config, workdir, models, base, questions, reader, inputs)
@@ -286,33 +286,4 @@ def _evidence(
         base.stored,
         questions,
         {"config": config.parts(), "phase": "evidence", "inputs": made_from},
-    )
-
-
-def _difficulty(
-    config: Config,
-    workdir: epath.Path,
-    episodes: Episodes,
-    models: Models,
-    stored: Mapping[str, StoredModel],
-    base_inputs: Inputs,
-) -> list[Question]:
-    settings = settings_of(config, "mllm", "frames", "prompt", "difficulty")
-    names = [name for name in config.models.names if name != "sampler"]
-    return measure_difficulty(
-        workdir / "difficulty" / "questions.jsonl",
-        episodes,
-        lambda: {name: models.load(stored[name]) for name in names},
-        samples=config.difficulty.samples,
-        temperature=config.rollout.answer_temperature,
-        task=config.data.task,
-        batch_size=episodes.machine.padded(config.evaluate.batch),
-        inputs={
-            # The base model alone answers, from uniform frames.
-            **{name: base_inputs[name] for name in ("mllm weights", "mllm tokenizer")},
-            **data_inputs(episodes.questions, episodes.reader),
-            "settings": digest(
-                settings, config.rollout.answer_temperature, config.data.task, config.seed
-            ),
-        },
     )
