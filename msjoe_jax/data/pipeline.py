@@ -77,7 +77,7 @@ def make_pipeline(
         their own make the batches of one host between them.
 
     Raises:
-      UserError: there are no questions, or the reader lacks a video or its embeddings.
+      UserError: there are no questions, or the reader lacks a shard, a video or its embeddings.
     """
     _check(questions, reader, batch_size, with_embeddings)
 
@@ -149,6 +149,7 @@ def _check(
         raise UserError("no questions to make batches of")
     if batch_size <= 0:
         raise UserError(f"batch_size {batch_size} must be positive")
+    check_shards(reader)
     video_ids = set(reader.ids)
     for question in questions:
         if question.video not in video_ids:
