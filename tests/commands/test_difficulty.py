@@ -74,12 +74,12 @@ def test_counts_and_histogram_are_written_and_told(tmp_path, capsys):
     assert [q.id for q in load_questions(out / "heldout.jsonl")] == ["q5"]  # judged as it is
     assert not (out / "validation.jsonl").exists()
     printed = capsys.readouterr().out
-    assert "few: 1 of 5 questions dropped, solved from 4 frames (at least 0.5 right)" in printed
     assert (
-        "blind: 1 of 5 questions dropped, solved without frames (at least 0.5 right); 1 could"
-        in (printed)
+        "few: 1 of 5 training questions dropped, solved from 4 frames (at least 0.5 right)"
+        in printed
     )
-    assert "validation: no question is left" in printed
+    assert "blind: 1 of 5 training questions dropped, solved without frames (at least" in printed
+    assert "(at least 0.5 right); 1 could not be asked so, and stay" in printed
     summary = json.loads((out / "difficulty.json").read_text())
     assert summary["measured"]["uniform"] == {
         "frames": 16,
