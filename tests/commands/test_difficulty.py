@@ -80,6 +80,7 @@ def test_counts_and_histogram_are_written_and_told(tmp_path, capsys):
     )
     assert "blind: 1 of 5 training questions dropped, solved without frames (at least" in printed
     assert "(at least 0.5 right); 1 could not be asked so, and stay" in printed
+    assert "validation: no question is left" in printed
     summary = json.loads((out / "difficulty.json").read_text())
     assert summary["measured"]["uniform"] == {
         "frames": 16,
