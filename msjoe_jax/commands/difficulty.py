@@ -73,6 +73,16 @@ class Asked:
         """Returns how many frames a filter shows."""
         return {"few": self.few, "many": self.many, "blind": 0}[name]
 
+    def within(self, candidates: int) -> "Asked":
+        """Returns the same with no more frames than are searched; says so where it is less."""
+        for name in ("few", "many"):
+            if name in self.drop and self.frames(name) > candidates:
+                print(
+                    f"{name}: {candidates} frames are shown, config.frames.candidates={candidates}"
+                )
+        few, many = min(self.few, candidates), min(self.many, candidates)
+        return dataclasses.replace(self, few=few, many=many)
+
     def drops(self, name: str, rate: float) -> bool:
         """Says whether a filter drops a question of this rate."""
         if name == "always_right":
@@ -134,6 +144,7 @@ def measure(config: Config, out: epath.Path, asked: Asked) -> None:
     Raises:
       UserError: data, weights or the folder cannot be used.
     """
+    asked = asked.within(config.frames.candidates)
     machine = make_machine(config.mesh)
     introduce(machine)
     held = lock(out) if hosts.is_first() else contextlib.nullcontext()
@@ -150,7 +161,7 @@ def measure(config: Config, out: epath.Path, asked: Asked) -> None:
         rows = {UNIFORM: difficulty.rows(out / QUESTIONS)}
         for name in asked.drop:
             if name != "always_right":
-                frames = min(asked.frames(name), config.frames.candidates)
+                frames = asked.frames(name)
                 label = f"difficulty, {frames} frames" if frames else "difficulty, blind"
                 file = out / f"rates-{frames or name}.jsonl"
                 same = frames == config.frames.key

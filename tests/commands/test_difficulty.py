@@ -65,6 +65,13 @@ def test_each_filter_drops_what_it_says():
     assert strict["q4"] == ["few", "many"] and strict["q0"] == ["few"]
 
 
+def test_no_more_frames_are_shown_than_are_searched(capsys):
+    asked = Asked(drop=("few", "many")).within(30)
+    assert (asked.few, asked.many) == (4, 30)
+    assert capsys.readouterr().out == "many: 30 frames are shown, config.frames.candidates=30\n"
+    assert Asked(few=2).within(100) == Asked(few=2) and not capsys.readouterr().out
+
+
 def test_counts_and_histogram_are_written_and_told(tmp_path, capsys):
     asked = Asked(drop=FILTERS, shares=(0.5, 0.25, 0.25))
     parts = {"train": QUESTIONS[:5], "validation": [], "heldout": QUESTIONS[5:]}
