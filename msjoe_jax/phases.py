@@ -109,8 +109,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     if set(LEARNING) & set(phases):
         questions = train_questions(config.data, TASKS[config.data.task].read)
         reader = train_records(config.data, **embedders)
-    inputs = weights_inputs(base.names, models.system, models.text)
-    mixed = weights_of(config.data)
+    inputs, mixed = weights_inputs(base.names, models.system, models.text), weights_of(config.data)
     if "evidence" in phases and config.evidence.steps:
         labelled(questions)
     for name in LEARNED[1:]:  # before anything is made again that they started from
