@@ -1,6 +1,9 @@
 """What is measured of questions before training, what is dropped for it, and how they are split."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from etils import epath
@@ -22,7 +25,7 @@ from msjoe_jax.data.questions import Question, load_questions, save_questions
 from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
 from tests.commands.test_evaluate import GOLDEN
-from tests.support.commands import command, program
+from tests.support.commands import PYTHON, ROOT, command
 from tests.support.system import colour_questions, noise_videos
 
 SAMPLES = 4
@@ -205,8 +208,9 @@ def test_a_killed_measurement_ends_in_the_same_bytes_on_one_device_or_two(made):
     assert done.returncode == 0, done.stderr
     assert "few: " in done.stdout and "difficulty, blind: " in done.stdout
     for file in ("rates.jsonl", "rates-1.jsonl", "rates-blind.jsonl"):
-        with pytest.raises(AssertionError):
-            program(KILLED, *flags_of(made, "killed", *more), KILL_IN=file)
+        line = [sys.executable, "-c", KILLED, *flags_of(made, "killed", *more)]
+        victim = subprocess.run(line, env=PYTHON | {"KILL_IN": file}, cwd=ROOT, capture_output=True)
+        assert victim.returncode == -signal.SIGKILL, victim.stderr[-3000:]
     done = command("difficulty", *flags_of(made, "killed", *more))
     assert done.returncode == 0 and "made again" not in done.stdout, done.stderr
     two = "--xla_force_host_platform_device_count=2"
