@@ -8,7 +8,8 @@ questions: read the candidates' embeddings, decode and cut the previews, make th
 reason, then read, decode and cut the distinct key frames of all draws and make the prompts of
 answer. Draws are spread over the whole video, so that few share a frame: an upper bound of the
 work. Videos made up here are of 16:9 and have a photograph's detail. The need is that of the
-config's fastest update in its plan (docs/plans).
+config's fastest update in its plan (docs/plans). The disk gives the same folder's files from end to
+end, and neither that nor the loader has them in memory before.
 """
 
 import json
@@ -16,6 +17,7 @@ import os
 import pathlib
 import tempfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
@@ -43,6 +45,7 @@ PLANS = pathlib.Path(__file__).parents[1] / "docs" / "plans"
 VIDEOS, FRAMES, SIZE = 4, 3600, (448, 252)
 JPEGS = 64  # distinct frames of a made-up video
 QUALITY = 92  # that predecode writes
+BLOCK = 1 << 20  # bytes that are read at a time
 MARGIN = 2.0  # times the need that a host should serve
 
 
@@ -77,6 +80,43 @@ def make_records(folder: pathlib.Path, embedding: int) -> None:
     embed_records(folder, lambda x: rng.normal(size=(len(x), embedding)), "random", batch=256)
 
 
+def forget(folder: pathlib.Path) -> None:
+    """Has the system drop a folder's files from its memory, so that reads come from the disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # what is not written yet cannot be dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def disk_rate(folder: pathlib.Path) -> float:
+    """Measures the bytes a second at which the disk gives a folder's files, one after another."""
+    forget(folder)
+    number, began = 0, time.perf_counter()
+    for path in folder.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                number += len(block)
+    return number / (time.perf_counter() - began)
+
+
+class CountingReader(RecordReader):
+    """A reader that counts the bytes of the records that it reads."""
+
+    bytes = 0
+
+    def _read(self, kind: str, shard: int, indices: list[int]) -> list[bytes]:
+        records = super()._read(kind, shard, indices)
+        self.bytes += sum(map(len, records))
+        return records
+
+
+class Served(NamedTuple):
+    """Questions a second of this process, and the bytes of records that each of them took."""
+
+    questions: float
+    bytes: float
+
+
 def serve(
     config: Config,
     system: System,
@@ -84,7 +124,7 @@ def serve(
     records: pathlib.Path,
     size: int,
     waves: int,
-) -> float:
+) -> Served:
     """Measures the questions a second of this process, from the first read on.
 
     Args:
@@ -95,7 +135,8 @@ def serve(
       size: questions of a wave on this host.
       waves: how many.
     """
-    reader = RecordReader(records)
+    forget(records)
+    reader = CountingReader(records)
     options = ("the first of four", "the second", "the third", "the last of them all")
     questions = [
         Question(f"q{i}", reader.ids[i % len(reader.ids)], "What is done after that?", options, 0)
@@ -116,7 +157,8 @@ def serve(
         episodes.answer_prompts(batch, Selection(chosen), weight)
         if not weight.all():
             raise SystemExit(f"error: {episodes.failures[0]}")
-    return size * waves / (time.perf_counter() - began)
+    asked = size * waves
+    return Served(asked / (time.perf_counter() - began), reader.bytes / asked)
 
 
 def need(plan: dict, questions: int) -> float:
@@ -148,13 +190,21 @@ def main() -> None:
             records = pathlib.Path(given.value or f"{folder}/records")
             if not given.value:
                 make_records(records, system.clip_config.embed_dim)
-            rate = serve(config, system, tokenizer, records, size, waves.value)
+            served = serve(config, system, tokenizer, records, size, waves.value)
+            disk = disk_rate(records)
         asked = need(plan, config.rollout.questions)
         cores = len(os.sched_getaffinity(0))
+        rate, read = served.questions, served.questions * served.bytes
+        batch = config.rollout.questions / plan["hosts"]
         print(
-            f"{name.value}: {rate:.2f} questions a second from {cores} cores; its plan asks "
-            f"{asked:.2f} of each of {plan['hosts']} hosts: {rate / asked:.1f} times the need "
-            f"({MARGIN:.0f} wanted)"
+            f"{name.value}: {rate:.2f} questions, {rate / batch:.3f} batches a second from {cores} "
+            f"cores; its plan asks {asked:.2f} questions of each of {plan['hosts']} hosts: "
+            f"{rate / asked:.1f} times the need ({MARGIN:.0f} wanted)"
+        )
+        print(
+            f"{served.bytes / 1e6:.1f} MB of records a question, {read / 1e6:.1f} MB a second; the "
+            f"disk gives {disk / 1e6:.0f} MB a second: {read / disk:.3f} of it is used, and "
+            f"{asked * served.bytes / disk:.5f} needed"
         )
 
     app.run(start)

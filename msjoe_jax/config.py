@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from msjoe_jax.data.questions import DataConfig
+from msjoe_jax.data.train_sets import weights_of
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.evaluate import EvaluateConfig
 from msjoe_jax.fields import group, option, plain, read
@@ -119,6 +120,7 @@ class Config(LoopConfig):
             rollout=self.rollout,
             optimizer=self.optimizer,
             loop=self.loop,
+            sets=weights_of(self.data),
         )
 
     def training_run(self, name: str) -> TrainingRun:
@@ -138,6 +140,7 @@ class Config(LoopConfig):
             mesh=self.mesh,
             loop=self.loop,
             mllm=self.mllm,
+            sets=weights_of(self.data),
         )
 
     def parts(self, *names: str) -> dict[str, Any]:

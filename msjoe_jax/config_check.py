@@ -13,6 +13,7 @@ from msjoe_jax.config import LEARNING, NAMES, PHASES, TRAININGS, Config, read_co
 from msjoe_jax.data.questions import Question, check_answers
 from msjoe_jax.data.shards import read_manifest
 from msjoe_jax.data.shared_videos import check_apart
+from msjoe_jax.data.train_sets import sets_of, train_questions
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import ARMS, SETS, missing_sets
 from msjoe_jax.fields import mentions
@@ -196,10 +197,18 @@ def _files(config: Config) -> Iterator[str]:
     """Yields paths that do not exist, and required ones that are not set."""
     phases, data = config.phases, config.data
     trains = set(LEARNING) & set(phases)
+    for name, one in data.train_sets.items():
+        for kind, value in (("records", one.records), ("questions", one.questions)):
+            if "world" in phases:
+                yield f"config.data.train_sets.{name}: the phase world writes its own; leave it out"
+            elif value:
+                yield from _unreadable(f"train_sets.{name}.{kind}", value, data.task, bool(trains))
     splits = {"train": bool(trains), "heldout": "evaluate" in phases, "validation": False}
     for split, required in splits.items():
         for name in (f"{split}_records", f"{split}_questions"):
             value = getattr(data, name)
+            if split == "train" and data.train_sets:
+                continue
             if value and "world" in phases:
                 yield f"config.data.{name}={value}: the phase world writes its own; leave one out"
             elif value:
@@ -221,7 +230,8 @@ def _files(config: Config) -> Iterator[str]:
                 f"config.{name}.tokenizer is not set: name a tokenizer.json or its folder, or a "
                 f"checkpoint that holds one (config.{name}.checkpoint)"
             )
-        if not settings.checkpoint and "warm_up" not in phases:
+        shown_uniform = name == "clip" and phases == ("difficulty",)  # nothing is scored
+        if not settings.checkpoint and "warm_up" not in phases and not shown_uniform:
             yield (
                 f"config.{name}.checkpoint is not set: name a checkpoint folder or add the phase "
                 "warm_up"
@@ -234,7 +244,7 @@ def _unreadable(name: str, value: str, task: str, trained: bool) -> Iterator[str
         yield f"config.data.{name}={value} is not there"
         return
     try:
-        if name.endswith("_records"):
+        if name.endswith("records"):
             read_manifest(epath.Path(value))
         elif task in TASKS:
             questions = TASKS[task].read(value)
@@ -252,24 +262,27 @@ def _shared(config: Config) -> Iterator[str]:
         return
     file = data.heldout_questions
     try:
-        trained, judged = (TASKS[data.task].read(f) for f in (data.train_questions, file))
+        read = TASKS[data.task].read
+        judged = read(file)
+        # Under the ids of their own files: in several sets a video has its set's name before it.
+        trained = [read(one.questions) for one in sets_of(data).values()]
     except (OSError, UserError):
         return  # `_files` reports it
-    try:
-        check_apart(trained, judged, file)
-    except UserError as error:
-        yield from (f"config.data.heldout_questions: {line}" for line in error.lines)
+    for questions in trained:
+        try:
+            check_apart(questions, judged, file)
+        except UserError as error:
+            yield from (f"config.data.heldout_questions: {line}" for line in error.lines)
 
 
 def _rates(config: Config) -> Iterator[str]:
     """Yields trainings that go by pass rates which neither a phase nor the questions give."""
-    path = config.data.train_questions
     if "difficulty" in config.phases or config.data.task not in TASKS:
         return
     questions: list[Question] = []  # of the phase world: they come without
     if "world" not in config.phases:
         try:
-            questions = TASKS[config.data.task].read(path)
+            questions = train_questions(config.data, TASKS[config.data.task].read)
         except (OSError, UserError):
             return  # `_files` reports it
     for name in TRAININGS:

@@ -94,7 +94,7 @@ def plain(instance: Any) -> dict[str, Any]:
     def value(x: Any) -> Any:
         if dataclasses.is_dataclass(x):
             return plain(x)
-        return dict(x) if isinstance(x, Mapping) else x
+        return {name: value(y) for name, y in x.items()} if isinstance(x, Mapping) else x
 
     return {field.name: value(field.default) for field in fields_of(type(instance), instance)}
 
@@ -126,14 +126,11 @@ def read(
         if name not in values:
             resolved[name] = field.default
         elif dataclasses.is_dataclass(field.kind):
-            nested = values[name]
-            if not isinstance(nested, Mapping):
-                slips.append(f"{prefix}{name}={nested!r} must be a group of fields")
-                nested = {}
-            nested_prefix = f"{prefix}{name}."
-            resolved[name] = read(
-                cast(type, field.kind), nested, nested_prefix, slips, field.default
+            resolved[name] = _group(
+                cast(type, field.kind), values[name], f"{prefix}{name}", slips, field.default
             )
+        elif kind_of_groups(field.kind):
+            resolved[name] = _groups(field, values[name], f"{prefix}{name}", slips)
         else:
             value, slip = _value(field, values[name])
             if slip:
@@ -144,6 +141,33 @@ def read(
     if hasattr(result, "slips"):  # a relation to a wrong field means nothing
         slips.extend(f"{prefix}{line}" for line in result.slips() if not mentions(line, bad_fields))
     return result
+
+
+def kind_of_groups(kind: Any) -> type | None:
+    """Returns the dataclass of a field that maps names to groups; None of another field."""
+    entry = get_args(kind)[1] if get_origin(kind) is dict else None
+    return cast(type, entry) if dataclasses.is_dataclass(entry) else None
+
+
+def _group(kind: type, values: Any, path: str, slips: list[str], defaults: Any = None) -> Any:
+    """Reads a group inside another; `path` is its own."""
+    if not isinstance(values, Mapping):
+        slips.append(f"{path}={values!r} must be a group of fields")
+        values = {}
+    return read(kind, values, f"{path}.", slips, defaults)
+
+
+def _groups(field: Field, values: Any, path: str, slips: list[str]) -> dict[str, Any]:
+    """Reads a mapping of names to groups; a name is a word, as it stands in paths of fields."""
+    kind = kind_of_groups(field.kind)
+    assert kind is not None
+    if not isinstance(values, Mapping):
+        slips.append(f"{path}={values!r} must be a mapping of names to groups of fields")
+        return {}
+    for name in values:
+        if not re.fullmatch(r"[A-Za-z_][\w-]*", str(name), re.ASCII):
+            slips.append(f"{path}: the name {name!r} must be letters, digits, _ and -")
+    return {name: _group(kind, entry, f"{path}.{name}", slips) for name, entry in values.items()}
 
 
 def mentions(line: str, names: Iterable[str]) -> bool:

@@ -88,7 +88,12 @@ def run() -> None:
         held = lock(workdir) if hosts.is_first() else contextlib.nullcontext()
         with room_for(workdir), held, listen_for_signal():
             fresh = not (workdir / "config.json").exists()
-            hosts.on_first(lambda: record_config(workdir, values, MAY_DIFFER), "the work folder")
+            may_differ = MAY_DIFFER | {
+                f"data.train_sets.{name}.{kind}"
+                for name in config.data.train_sets
+                for kind in ("records", "questions")
+            }
+            hosts.on_first(lambda: record_config(workdir, values, may_differ), "the work folder")
             try:
                 with Heartbeat(workdir, hosts.index()):
                     run_phases(config, workdir)

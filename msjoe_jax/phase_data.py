@@ -6,8 +6,10 @@ from etils import epath
 
 from msjoe_jax.config import LEARNING, Config
 from msjoe_jax.data.embed import check_embeddings
+from msjoe_jax.data.pipeline import check_shards
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.thinned import count_thinned, thinned_line
+from msjoe_jax.data.train_sets import sets_of, train_questions, train_records
 from msjoe_jax.evaluation.evaluate import load_heldout, load_split
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.train import Split
@@ -18,7 +20,7 @@ UNKNOWN = {"clip": ""}  # embedders that do not exist yet
 def check_records(
     config: Config, embedders: Mapping[str, str], checkpoints: Mapping[str, epath.PathLike]
 ) -> None:
-    """Checks that the run's CLIP has embedded every frame of the record folders that it reads.
+    """Checks that record folders are whole, and that the run's CLIP has embedded every frame.
 
     Args:
       config: the run's.
@@ -26,12 +28,31 @@ def check_records(
       checkpoints: where those lie, for people.
 
     Raises:
-      UserError: it has not.
+      UserError: a shard is missing, or it has not.
     """
     for split in splits_of(config):
-        if folder := getattr(config.data, f"{split}_records"):
+        for folder in record_folders(config, split):
+            reader = RecordReader(folder, **embedders)
+            check_shards(reader)
             for model in embedders:
-                check_embeddings(RecordReader(folder, **embedders), checkpoints[model], model)
+                check_embeddings(reader, checkpoints[model], model)
+
+
+def record_folders(config: Config, split: str) -> list[str]:
+    """Returns the record folders of a split: of several training sets each, once."""
+    if split == "train":
+        return [*dict.fromkeys(one.records for one in sets_of(config.data).values())]
+    folder = getattr(config.data, f"{split}_records")
+    return [folder] if folder else []
+
+
+def read_split(config: Config, split: str) -> Split:
+    """Reads the questions of a split, and opens the records of its videos without embeddings."""
+    read = TASKS[config.data.task].read
+    if split == "train":
+        return train_questions(config.data, read), train_records(config.data, "")
+    questions = read(getattr(config.data, f"{split}_questions"))
+    return questions, RecordReader(getattr(config.data, f"{split}_records"), "")
 
 
 def splits_of(config: Config) -> list[str]:
@@ -47,9 +68,8 @@ def tell_thinned(config: Config) -> None:
     limits = {"train": 0, "validation": config.validation_limit, "heldout": config.evaluate.limit}
     candidates = config.frames.candidates
     for split in splits_of(config):
-        file = getattr(config.data, f"{split}_questions")
-        videos = [q.video for q in TASKS[config.data.task].read(file)[: limits[split] or None]]
-        reader = RecordReader(getattr(config.data, f"{split}_records"), "")
+        questions, reader = read_split(config, split)
+        videos = [q.video for q in questions[: limits[split] or None]]
         if line := thinned_line(split, count_thinned(reader, videos, candidates), candidates):
             print(line)
 

@@ -1,5 +1,6 @@
 """What the phases make things from, as digests by name (see runtime/digest.py)."""
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,8 +52,17 @@ def weights_inputs(names: Mapping[str, str], system: System, text: Text) -> dict
     }
 
 
-def data_inputs(questions: Sequence[Question], reader: RecordReader) -> dict[str, str]:
-    """Returns digests of questions and of the records of their videos.
+def data_inputs(
+    questions: Sequence[Question],
+    reader: RecordReader,
+    weights: Mapping[str, float] = types.MappingProxyType({}),
+) -> dict[str, str]:
+    """Returns digests of questions and of the records of their videos, and how sets are mixed.
+
+    Args:
+      questions: all of them.
+      reader: of their videos.
+      weights: of several sets, by name.
 
     Raises:
       UserError: the hosts of the run have different ones.
@@ -61,6 +71,8 @@ def data_inputs(questions: Sequence[Question], reader: RecordReader) -> dict[str
         "questions": digest_of_questions(questions),
         "records": reader.digest({question.video for question in questions}),
     }
+    if weights:
+        inputs["weights of the sets"] = ", ".join(f"{k} {x:g}" for k, x in weights.items())
     hosts.agree(inputs, f"the questions and the records in {reader.directory}")
     return inputs
 

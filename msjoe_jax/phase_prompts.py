@@ -9,11 +9,10 @@ from msjoe_jax.data.records import RecordReader, VideoInfo
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import ARMS, Arm, arm_of
 from msjoe_jax.evaluation.other_previews import next_of_another_video
-from msjoe_jax.phase_data import splits_of
+from msjoe_jax.phase_data import read_split, splits_of
 from msjoe_jax.rollout.prompt_lengths import PromptLengths
 from msjoe_jax.rollout.system import System
 from msjoe_jax.rollout.text import Text
-from msjoe_jax.tasks import TASKS
 from msjoe_jax.training.validation import PLAIN
 
 QUERY, ANSWER = "query", "answer"
@@ -167,8 +166,7 @@ def tell_dropped(config: Config, system: System, text: Text) -> None:
     told: dict[str, list[str]] = {}  # phases by what is said of them
     refused: dict[str, list[str]] = {}
     for phase, (split, arms, limit) in asked(config).items():
-        questions = TASKS[config.data.task].read(getattr(config.data, f"{split}_questions"))
-        reader = RecordReader(getattr(config.data, f"{split}_records"), "")
+        questions, reader = read_split(config, split)
         counted = count_prompts(questions[: limit or None], reader, lengths, arms)
         why = ""
         if counted.dropped == counted.questions:

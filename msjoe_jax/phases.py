@@ -17,6 +17,7 @@ from etils import epath
 from msjoe_jax.config import LEARNING, NAMES, TRAININGS, Config
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.train_sets import train_questions, train_records, weights_of
 from msjoe_jax.errors import Unfinished
 from msjoe_jax.evaluation.arms import arm_of
 from msjoe_jax.phase_data import (
@@ -26,6 +27,7 @@ from msjoe_jax.phase_data import (
     tell_thinned,
     validation_split,
 )
+from msjoe_jax.phase_difficulty import Difficulty
 from msjoe_jax.phase_evaluate import evaluate_arms
 from msjoe_jax.phase_inputs import (
     data_inputs,
@@ -59,7 +61,6 @@ from msjoe_jax.runtime.digest import (
 )
 from msjoe_jax.runtime.machine import Machine, introduce, make_machine
 from msjoe_jax.tasks import TASKS
-from msjoe_jax.training.difficulty import measure_difficulty
 from msjoe_jax.training.evidence import labelled, train_on_evidence
 from msjoe_jax.training.train import Trained, train
 
@@ -106,19 +107,19 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
     tell_dropped(config, models.system, models.text)
     questions: list[Question] = []
     if set(LEARNING) & set(phases):
-        questions = TASKS[config.data.task].read(config.data.train_questions)
-        reader = RecordReader(config.data.train_records, **embedders)
-    inputs = weights_inputs(base.names, models.system, models.text)
+        questions = train_questions(config.data, TASKS[config.data.task].read)
+        reader = train_records(config.data, **embedders)
+    inputs, mixed = weights_inputs(base.names, models.system, models.text), weights_of(config.data)
     if "evidence" in phases and config.evidence.steps:
         labelled(questions)
     for name in LEARNED[1:]:  # before anything is made again that they started from
-        data = data_inputs(questions, reader) if name in phases else {}
+        data = data_inputs(questions, reader, mixed) if name in phases else {}
         check_inputs(workdir / name / "checkpoints", {**inputs, **data})
     if "warm_up" in phases:  # what came from checkpoints is there already
         _begin_saving(workdir / "base", config, models, base, ["warm_up"])()
     if "difficulty" in phases:
-        episodes = Episodes(config.episode, models.programs, models.text, reader, questions)
-        questions = _difficulty(config, workdir, episodes, models, base.stored, inputs)
+        file = workdir / "difficulty" / "questions.jsonl"
+        questions = Difficulty(config, models, base, questions, reader).questions(file)
     sets, weights, which = {"base": base}, base, dict[str, Any]()
     if "evidence" in phases:
         trained = _evidence(config, workdir, models, base, questions, reader, inputs)
@@ -130,7 +131,7 @@ def _run_phases(config: Config, workdir: epath.Path, machine: Machine) -> None:
             validation = validation_split(config, embedders)
             made_from = {
                 **inputs,
-                **data_inputs(questions, reader),
+                **data_inputs(questions, reader, mixed),
                 **start_inputs(getattr(config, name), weights.names, before, questions),
             }
             if validation:
@@ -276,7 +277,7 @@ def _evidence(
     if config.rollout.queries == "question":
         frames = dataclasses.replace(settings.frames, preview=0)
         settings = dataclasses.replace(settings, frames=frames)
-    made_from = {**inputs, **data_inputs(questions, reader)}
+    made_from = {**inputs, **data_inputs(questions, reader, weights_of(config.data))}
     return train_on_evidence(
         config.evidence_run,
         workdir,
@@ -284,33 +285,4 @@ def _evidence(
         base.stored,
         questions,
         {"config": config.parts(), "phase": "evidence", "inputs": made_from},
-    )
-
-
-def _difficulty(
-    config: Config,
-    workdir: epath.Path,
-    episodes: Episodes,
-    models: Models,
-    stored: Mapping[str, StoredModel],
-    base_inputs: Inputs,
-) -> list[Question]:
-    settings = settings_of(config, "mllm", "frames", "prompt", "difficulty")
-    names = [name for name in config.models.names if name != "sampler"]
-    return measure_difficulty(
-        workdir / "difficulty" / "questions.jsonl",
-        episodes,
-        lambda: {name: models.load(stored[name]) for name in names},
-        samples=config.difficulty.samples,
-        temperature=config.rollout.answer_temperature,
-        task=config.data.task,
-        batch_size=episodes.machine.padded(config.evaluate.batch),
-        inputs={
-            # The base model alone answers, from uniform frames.
-            **{name: base_inputs[name] for name in ("mllm weights", "mllm tokenizer")},
-            **data_inputs(episodes.questions, episodes.reader),
-            "settings": digest(
-                settings, config.rollout.answer_temperature, config.data.task, config.seed
-            ),
-        },
     )

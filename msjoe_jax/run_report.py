@@ -2,6 +2,7 @@
 
 import base64
 import collections
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +13,13 @@ from jaxtyping import Float
 
 from msjoe_jax.config import TRAININGS
 from msjoe_jax.data.pipeline import uniform_indices
-from msjoe_jax.data.questions import Question
+from msjoe_jax.data.questions import DataConfig, Question
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.shards import encode_jpeg
+from msjoe_jax.data.train_sets import train_questions, train_records
 from msjoe_jax.errors import UserError
 from msjoe_jax.evaluation.arms import ARMS
+from msjoe_jax.fields import read
 from msjoe_jax.report.evaluation_page import shortened
 from msjoe_jax.report.look_section import answers_table, look_section, shown_frames
 from msjoe_jax.report.looks import Look
@@ -178,15 +181,19 @@ def _train_data(
     workdir: epath.Path, config: dict[str, Any]
 ) -> tuple[tuple[dict[str, Question], RecordReader] | None, str]:
     """Opens the training data of a run, or says why it cannot be: a report can do without."""
-    data, world = config.get("data", {}), workdir / "world"
-    questions = data.get("train_questions") or world / "questions-train.jsonl"
-    records = data.get("train_records") or world / "train"
+    world, slips = workdir / "world", list[str]()  # of a config of another version: it can do
+    data = read(DataConfig, config.get("data", {}), "config.data.", slips)
+    data = dataclasses.replace(
+        data,
+        train_questions=data.train_questions or str(world / "questions-train.jsonl"),
+        train_records=data.train_records or str(world / "train"),
+    )
     try:
-        read = TASKS[data.get("task", "jsonl")].read(questions)
-        reader = RecordReader(records, clip="")
+        questions = train_questions(data, TASKS[data.task].read)
+        reader = train_records(data, "")
     except (UserError, OSError, KeyError) as error:
         return None, str(error)
-    return ({question.id: question for question in read}, reader), ""
+    return ({question.id: question for question in questions}, reader), ""
 
 
 def _thumbnails(reader: RecordReader, video: str, frames: dict[int, int]) -> dict[int, str]:

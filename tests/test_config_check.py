@@ -124,6 +124,30 @@ def test_data_that_cannot_be_read(tmp_path):
     assert any("questions.jsonl:1: not JSON" in line for line in error.value.lines)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"weight": 0}, "train_sets.a.weight=0 must be above 0"),
+        ({"weight": -1.0}, "train_sets.a.weight=-1.0 must be above 0"),
+        ({"weight": float("nan")}, "train_sets.a.weight=nan must be a number"),
+        ({"records": ""}, "train_sets.a.records is not set"),
+        ({"records": "/none"}, "train_sets.a.records=/none is not there"),
+        ({}, "train_questions=/none: train_sets stands in its place"),
+    ],
+)
+def test_several_sets(tmp_path, fields, words):
+    save_questions(tmp_path / "q.jsonl", [Question("q", "v", "?", ("x", "y"), 1)])
+    one = {"questions": str(tmp_path / "q.jsonl"), "records": str(tmp_path), "weight": 1.0}
+    c = load_config("joint_v4")
+    c.data.train_sets = {"a": one | fields, "b": one}
+    if not fields:
+        c.data.train_questions = "/none"
+    with pytest.raises(UserError) as error:
+        check(c, devices=16)
+    assert [line for line in error.value.lines if f"config.data.{words}" in line]
+    assert not [line for line in error.value.lines if "train_records is not set" in line]
+
+
 def test_training_needs_answers_and_evaluation_does_not(tmp_path):
     file = tmp_path / "q.jsonl"
     asked = [Question(f"q{i}", "v", "?", ("x", "y"), None if i else 1) for i in range(3)]

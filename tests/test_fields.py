@@ -35,6 +35,7 @@ class Outer:
     pattern: str = option("", "A pattern.", form="regex")
     maybe: int | None = option(None, "May be nothing.")
     inner: Inner = group(Inner, "A group.", high=7)
+    many: dict[str, Inner] = option({}, "Groups by name.")
 
 
 def slips_of(**values):
@@ -48,6 +49,10 @@ def test_defaults_and_the_way_back():
     assert made.inner.high == 7
     assert read(Outer, plain(made), "c.", slips) == made and not slips
     assert [field.name for field in fields_of(Inner)] == ["low", "high"]
+    many, slips = slips_of(many={"x": {"low": 2}, "y-1": {}})
+    assert many.many == {"x": Inner(2), "y-1": Inner()} and not slips
+    assert plain(many)["many"]["x"] == {"low": 2, "high": 5}
+    assert read(Outer, plain(many), "c.", slips) == many and not slips
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,12 @@ def test_defaults_and_the_way_back():
         ({"inner": 3}, "c.inner=3 must be a group of fields"),
         ({"inner": {"low": 1.0}}, "c.inner.low=1.0 must be a whole number"),
         ({"inner": {"low": 8}}, "c.inner.low=8 is above"),
+        ({"many": 3}, "c.many=3 must be a mapping of names to groups of fields"),
+        ({"many": {"x": 3}}, "c.many.x=3 must be a group of fields"),
+        ({"many": {"x/y": {}}}, "c.many: the name 'x/y' must be letters, digits, _ and -"),
+        ({"many": {"x": {"low": 0.5}}}, "c.many.x.low=0.5 must be a whole number"),
+        ({"many": {"x": {"low": 6}}}, "c.many.x.low=6 is above"),
+        ({"many": {"x": {"lo": 1}}}, "c.many.x.lo: there is no such field; did you mean low?"),
         ({"numbr": 1}, "c.numbr: there is no such field; did you mean number?"),
     ],
 )

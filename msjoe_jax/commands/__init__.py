@@ -4,6 +4,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("prepare a training on your own videos", "msjoe_jax.commands.init"),
     "import": ("read questions of any form, and find their videos", "msjoe_jax.commands.import_"),
     "predecode": ("decode videos into a record folder", "msjoe_jax.commands.predecode"),
+    "difficulty": (
+        "measure how hard questions are, filter and split them",
+        "msjoe_jax.commands.difficulty",
+    ),
     "evaluate": ("judge a trained model on held-out questions", "msjoe_jax.commands.evaluate"),
     "score": ("score a file of predictions by a benchmark's rules", "msjoe_jax.commands.score"),
     "report": ("write a page of an evaluation or of a run", "msjoe_jax.commands.report"),

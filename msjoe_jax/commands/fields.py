@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.config import EXTENSIONS, Config
-from msjoe_jax.fields import Field, Option, fields_of
+from msjoe_jax.fields import Field, Option, fields_of, kind_of_groups
 
 HEAD = """\
 <!-- Made by `msjoe fields > docs/config.md`: change the fields, not this file. -->
@@ -59,6 +59,9 @@ def _group(name: str, kind: Any, values: Any, doc: str) -> Iterator[str]:
     for field in fields_of(kind, values):
         if dataclasses.is_dataclass(field.kind):
             yield from _group(f"{name}.{field.name}", field.kind, field.default, field.option.doc)
+        elif entry := kind_of_groups(field.kind):
+            path = f"{name}.{field.name}.NAME"
+            yield from _group(path, entry, entry(), f"Each group of `{name}.{field.name}`.")
 
 
 def _table(name: str, kind: Any, values: Any) -> Iterator[str]:
@@ -79,6 +82,8 @@ def _type(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return "list of texts"
     if get_origin(kind) is dict:
+        if kind_of_groups(kind):
+            return "mapping to groups"
         inner = get_args(kind)[1]
         return "mapping of mappings" if get_origin(inner) is dict else "mapping to numbers"
     return {bool: "bool", int: "int", float: "float", str: "text"}[kind]

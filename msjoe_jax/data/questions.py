@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from string import ascii_uppercase
 from typing import Any
@@ -18,11 +18,33 @@ from msjoe_jax.text.characters import visible
 
 
 @dataclass(frozen=True)
+class TrainSet:
+    """Questions and records that a training mixes with those of other sets."""
+
+    records: str = option("", "Record folder of its videos.", form="folder")
+    questions: str = option("", "Question file of these.", form="file")
+    weight: float = option(
+        1.0, "Its share of the questions of a training, of the sum of all weights.", above=0
+    )
+
+    def slips(self) -> Iterator[str]:
+        """Yields what is missing."""
+        for name in ("records", "questions"):
+            if not getattr(self, name):
+                yield f"{name} is not set"
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """The videos and questions of a run: where they lie, and what kind of questions they are."""
 
     train_records: str = option("", "Record folder of the training videos.", form="folder")
     train_questions: str = option("", "Question file of the training videos.", form="file")
+    train_sets: dict[str, TrainSet] = option(
+        {},
+        "Sets to train on by name, mixed by their weights, in place of train_records and "
+        "train_questions; questions and videos are then called SET/ID.",
+    )
     validation_records: str = option("", "Record folder of the validation videos.", form="folder")
     validation_questions: str = option("", "Question file of these.", form="file")
     heldout_records: str = option("", "Record folder of the held-out videos.", form="folder")
@@ -40,6 +62,12 @@ class DataConfig:
         "are found by the hashes of their files, or by their ids.",
     )
     task: str = option("jsonl", "How question files are read, graded and grouped: a name of TASKS.")
+
+    def slips(self) -> Iterator[str]:
+        """Yields what does not go together."""
+        for name in ("train_records", "train_questions"):
+            if self.train_sets and (value := getattr(self, name)):
+                yield f"{name}={value}: train_sets stands in its place; leave one out"
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def finished_rows(rows: Iterable[dict[str, Any]]) -> set[int]:
 
 
 def unfinished_batches(
-    episodes: "Episodes", batch_size: int, finished: set[int]
+    episodes: "Episodes", batch_size: int, finished: set[int], *, with_embeddings: bool = True
 ) -> Iterator[tuple[list[int], Batch]]:
     """Yields the batches that hold an unfinished question, each the same as in a whole run.
 
@@ -59,6 +59,7 @@ def unfinished_batches(
       episodes: over the questions.
       batch_size: questions of a batch, which divide over the devices; the last one is filled up.
       finished: positions of questions.
+      with_embeddings: whether the batches hold those of the frames.
 
     Yields:
       This host's rows of a batch: the positions of their questions, without what only fills the
@@ -69,9 +70,9 @@ def unfinished_batches(
     todo = [block for block in blocks if not set(block) <= finished]
     if todo:
         places = np.array([i for block in todo for i in block])
-        order = {} if len(todo) == len(blocks) else {"order": places}
+        order: dict[str, Any] = {} if len(todo) == len(blocks) else {"order": places}
         held = episodes.machine.rows(batch_size)
-        batches = episodes.batches(batch_size, **order)
+        batches = episodes.batches(batch_size, **order, with_embeddings=with_embeddings)
         for block, batch in zip(todo, batches, strict=True):
             yield [block[row] for row in held if row < len(block)], batch
 

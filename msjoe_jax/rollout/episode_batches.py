@@ -142,6 +142,8 @@ class EpisodeBatches:
         batch_size: int,
         order: Int[np.ndarray, "n"] | None = None,
         rows: Int[np.ndarray, "b"] | None = None,
+        *,
+        with_embeddings: bool = True,
     ) -> Any:
         """Makes batches of the questions, by default each question once and in order.
 
@@ -149,6 +151,7 @@ class EpisodeBatches:
           batch_size: questions per batch; the last one is filled up.
           order: another order, see `make_pipeline`.
           rows: those of each batch that are made here; None: those on this host's devices.
+          with_embeddings: whether they hold those of the frames.
         """
         return make_pipeline(
             self.questions,
@@ -157,6 +160,7 @@ class EpisodeBatches:
             num_candidates=self.config.frames.candidates,
             num_preview=self.config.frames.preview,
             preview_fn=preview_fn(self.config.frames, self.system, self.room["preview_patches"]),
+            with_embeddings=with_embeddings,
             order=order,
             rows=self.machine.rows(batch_size) if rows is None else rows,
         )

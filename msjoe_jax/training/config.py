@@ -1,6 +1,7 @@
 """Config groups of a training."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from msjoe_jax.fields import group, option
 from msjoe_jax.rl.advantages import SAMPLER_ADVANTAGES
@@ -143,7 +144,7 @@ class LoopConfig:
 class EvidenceRun:
     """All that the training on evidence reads of a config.
 
-    rollout: says which queries are searched for.
+    rollout: says which queries are searched for; sets: weights of several, by name.
     """
 
     steps: int
@@ -152,11 +153,15 @@ class EvidenceRun:
     rollout: RolloutConfig
     optimizer: OptimizerConfig
     loop: LoopConfig
+    sets: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """All that one training (`name`: pretrain or joint) reads of a config."""
+    """All that one training (`name`: pretrain or joint) reads of a config.
+
+    sets: weights of several sets of questions, by name.
+    """
 
     name: str
     seed: int
@@ -169,6 +174,7 @@ class TrainingRun:
     mesh: MeshConfig
     loop: LoopConfig
     mllm: MllmSettings
+    sets: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -12,15 +12,14 @@ from msjoe_jax.errors import UserError
 
 def curriculum_order(
     pass_rates: Float[np.ndarray, "n"],
+    sizes: Int[np.ndarray, "batches"],
+    seed: tuple[int, ...],
     *,
-    batch_size: int,
-    updates: int,
     per_update: int,
     start: float,
     end: float,
     width: float,
-    seed: int,
-) -> Int[np.ndarray, "batches·batch_size"]:
+) -> Int[np.ndarray, "sum(sizes)"]:
     """Draws the question indices of all batches, in order, none twice within a batch.
 
     A batch draws without replacement with weights exp(−(c − target)² / (2 width²)), the target
@@ -28,23 +27,23 @@ def curriculum_order(
 
     Args:
       pass_rates: of every question.
-      batch_size: questions of a batch.
-      updates: number of updates.
-      per_update: batches of each.
+      sizes: how many questions each batch draws.
+      seed: decides the draws, together with the batch's index.
+      per_update: batches of each update.
       start: target of the first update.
       end: target of the last.
       width: spread around the target.
-      seed: decides the draws, together with the batch's index.
 
     Raises:
-      UserError: there are fewer questions than a batch holds.
+      UserError: there are fewer questions than a batch draws.
     """
-    if len(pass_rates) < batch_size:
-        raise UserError(f"{len(pass_rates)} questions are fewer than a batch of {batch_size}")
-    order = np.empty((updates * per_update, batch_size), np.int64)
-    for i in range(len(order)):
+    most, updates = int(sizes.max(initial=0)), len(sizes) // per_update
+    if len(pass_rates) < most:
+        raise UserError(f"{len(pass_rates)} questions are fewer than a batch of {most}")
+    drawn = [np.empty(0, np.int64)]
+    for i, size in enumerate(sizes):
         target = start + (end - start) * (i // per_update) / max(updates - 1, 1)
         log_weight = -((pass_rates - target) ** 2) / (2 * width**2)
-        noise = np.random.default_rng((seed, i)).gumbel(size=len(pass_rates))
-        order[i] = np.argsort(-(log_weight + noise), kind="stable")[:batch_size]
-    return order.ravel()
+        noise = np.random.default_rng((*seed, i)).gumbel(size=len(pass_rates))
+        drawn.append(np.argsort(-(log_weight + noise), kind="stable")[:size])
+    return np.concatenate(drawn)

@@ -40,9 +40,9 @@ from msjoe_jax.runtime.machine import Machine, fetch
 from msjoe_jax.runtime.metrics import MetricWriter
 from msjoe_jax.runtime.program import Program
 from msjoe_jax.runtime.progress import progress
-from msjoe_jax.training.config import EvidenceRun
-from msjoe_jax.training.epochs import epoch_order
+from msjoe_jax.training.config import EvidenceRun, TrainingConfig
 from msjoe_jax.training.optimizers import make_optimizers
+from msjoe_jax.training.question_weights import question_order
 from msjoe_jax.training.reporting import DroppedQuestions
 from msjoe_jax.training.train import Trained
 
@@ -230,8 +230,13 @@ class _Training:
         """Updates the sampler from update `done` to the last; returns that."""
         run, episodes = self._run, self._episodes
         size = episodes.machine.padded(run.questions)
-        order = epoch_order(
-            len(episodes.questions), batch_size=size, batches=run.steps, seed=run.seed
+        order = question_order(
+            TrainingConfig(steps=run.steps),
+            episodes.questions,
+            batch_size=size,
+            refill=0,
+            seed=run.seed,
+            weights=run.sets,
         )
         stream = TimedStream(iter(episodes.batches(size, order)))
         if done:

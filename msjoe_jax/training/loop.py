@@ -3,13 +3,15 @@
 Metrics of an update are fetched after the next one has been dispatched.
 """
 
+import collections
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from etils import epath
 
+from msjoe_jax.data.train_sets import set_of
 from msjoe_jax.errors import Unfinished
 from msjoe_jax.models.params import Params
 from msjoe_jax.rl.credit import Advantages, Rewards
@@ -136,7 +138,7 @@ def run_loop(loop: Loop, state: State, checkpoints: Checkpoints, start: int) -> 
                 report(*pending)
             before, ended = ended, time.perf_counter()
             metrics |= operations.end(update, metrics)
-            metrics |= _host_metrics(episodes, rollout) | {
+            metrics |= _host_metrics(episodes, rollout, run.sets) | {
                 "time/rollout_s": rolled_out - began,
                 "time/update_s": ended - before,
                 "refills": refills,
@@ -263,12 +265,12 @@ class Watch:
             self.best.wait()  # it must be there once a checkpoint says that it was validated
 
 
-def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
-    """Returns the counts of all hosts, and this host's times."""
+def _host_metrics(episodes: Episodes, rollout: Rollout, sets: Collection[str]) -> dict[str, Any]:
+    """Returns the counts and the sets' shares of all hosts, and this host's times."""
     busy, idle = episodes.clock.take()
-    queries, answers, cut = hosts.total(
-        [rollout.query_tokens, rollout.answer_tokens, len(episodes.cut_queries)], "counts"
-    )
+    used = collections.Counter(set_of(r.question) for r in rollout.records if r.weight)
+    own = [rollout.query_tokens, rollout.answer_tokens, len(episodes.cut_queries)]
+    queries, answers, cut, *of_sets = hosts.total([*own, *(used[s] for s in sets)], "counts")
     episodes.cut_queries.clear()
     return {f"time/{kind}_s": seconds for kind, seconds in busy.items()} | {
         "device_idle_share": idle,
@@ -276,6 +278,10 @@ def _host_metrics(episodes: Episodes, rollout: Rollout) -> dict[str, Any]:
         "tokens_per_s/reason": queries / busy["reason"],
         "tokens_per_s/answer": answers / busy["answer"],
         "queries/cut": cut,
+        **{
+            f"sets/{name}": number / max(sum(of_sets), 1)
+            for name, number in zip(sets, of_sets, strict=True)
+        },
     }
 
 
@@ -296,6 +302,8 @@ def _log_rows(
             selector=run.rollout.selector,
             law=run.objective.likelihood,
         )
+        if run.sets:
+            row["set"] = set_of(record.question)
         row["rewards"] = {"total": rewards.total[b].tolist()}
         row["rewards"] |= {name: values[b].tolist() for name, values in rewards.parts.items()}
         row["advantages"] = {name: values[b].tolist() for name, values in parts.items()}

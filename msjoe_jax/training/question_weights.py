@@ -1,19 +1,24 @@
 """Chooses and orders the training questions, and computes their importance weights."""
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+import types
+import zlib
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from msjoe_jax.data.questions import Question
+from msjoe_jax.data.train_sets import set_of
 from msjoe_jax.errors import UserError
 from msjoe_jax.rl.advantages import chance_corrected, difficulty_weight, smoothed_pass_rate
 from msjoe_jax.rollout.batches import pass_rates
 from msjoe_jax.training.config import DifficultyConfig, TrainingConfig
 from msjoe_jax.training.curriculum import curriculum_order
 from msjoe_jax.training.epochs import epoch_order
+from msjoe_jax.training.mixture import mixed_places
 
 
 def uses_rates(training: TrainingConfig) -> bool:
@@ -89,10 +94,11 @@ def question_order(
     batch_size: int,
     refill: int,
     seed: int,
+    weights: Mapping[str, float] = types.MappingProxyType({}),
 ) -> Int[np.ndarray, "n"]:
     """Returns the order of the questions, long enough for every batch: a curriculum, or shuffles.
 
-    A curriculum has 1 + `refill` batches for each update, used or not.
+    It has 1 + `refill` batches for each update. Those of a curriculum belong to it, used or not.
 
     Args:
       training: its curriculum and its number of steps.
@@ -100,21 +106,78 @@ def question_order(
       batch_size: questions of a batch.
       refill: most further batches that an update may draw.
       seed: of the order.
+      weights: of several sets that are mixed, by name; see data/train_sets.py.
+
+    Raises:
+      UserError: a set has no questions, or fewer than a curriculum draws.
+    """
+    count = training.steps * (1 + refill) * batch_size
+    if not weights:
+        sizes = np.full(training.steps * (1 + refill), batch_size)
+        return _order_of_one(training, questions, sizes, (seed,), 1 + refill)
+    places = mixed_places(list(weights.values()), count)
+    names = np.array([set_of(question) for question in questions])
+    order = np.empty(count, np.int64)
+    for number, name in enumerate(weights):
+        own, held = np.flatnonzero(names == name), places == number
+        if not len(own):
+            raise UserError(f"config.data.train_sets.{name}: none of its questions can be used")
+        sizes = held.reshape(-1, batch_size).sum(1)
+        asked = [questions[i] for i in own.tolist()]
+        try:  # by its name: another set beside it changes no order
+            drawn = _order_of_one(
+                training, asked, sizes, (seed, zlib.crc32(name.encode())), 1 + refill
+            )
+        except UserError as error:
+            raise UserError(f"config.data.train_sets.{name}: {error}") from None
+        order[held] = own[drawn]
+    return order
+
+
+def _order_of_one(
+    training: TrainingConfig,
+    questions: Sequence[Question],
+    sizes: Int[np.ndarray, "batches"],
+    seed: tuple[int, ...],
+    per_update: int,
+) -> Int[np.ndarray, "n"]:
+    """Orders the questions of one set, of which each batch takes so many.
+
+    Args:
+      training: its curriculum.
+      questions: of the set.
+      sizes: how many of them each batch takes.
+      seed: of the order.
+      per_update: batches of each update.
     """
     c = training.curriculum
     if not c.width:
-        batches = training.steps * (1 + refill)
-        return epoch_order(len(questions), batch_size=batch_size, batches=batches, seed=seed)
+        return epoch_order(len(questions), sizes, seed)
     return curriculum_order(
         pass_rates(questions),
-        batch_size=batch_size,
-        updates=training.steps,
-        per_update=1 + refill,
-        seed=seed,
+        sizes,
+        seed,
+        per_update=per_update,
         start=c.start,
         end=c.end,
         width=c.width,
     )
+
+
+def describe_mixture(
+    questions: Sequence[Question], order: Int[np.ndarray, "n"], weights: Mapping[str, float]
+) -> list[str]:
+    """Says of every set how many questions it has, its share, and how often each may come."""
+    names, total = [set_of(question) for question in questions], sum(weights.values())
+    drawn = collections.Counter(names[i] for i in order.tolist())
+    lines = []
+    for name, weight in weights.items():
+        number = names.count(name)
+        lines.append(
+            f"set {name}: {weight / total:.1%} of the questions of each batch, from {number:,}; "
+            f"{drawn[name] / number:.2f} epochs in all batches"
+        )
+    return lines
 
 
 def with_adjusted_rates(config: DifficultyConfig, questions: Sequence[Question]) -> list[Question]:

@@ -23,6 +23,7 @@ from msjoe_jax.training.config import TrainingRun
 from msjoe_jax.training.loop import Loop, run_loop
 from msjoe_jax.training.programs import TrainingPrograms
 from msjoe_jax.training.question_weights import (
+    describe_mixture,
     importance_weights,
     question_order,
     training_questions,
@@ -225,7 +226,10 @@ def _make_loop(
         batch_size=run.rollout.questions,
         refill=run.rollout.refill,
         seed=run.seed,
+        weights=run.sets,
     )
+    for line in describe_mixture(questions, order, run.sets):
+        print(f"{run.name}: {line}")
     stream = TimedStream(iter(episodes.batches(run.rollout.questions, order)))
     roll_out = RollOut(
         run.rollout,

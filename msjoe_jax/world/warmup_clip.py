@@ -130,7 +130,7 @@ def clip_loop(
     pool, kind_of_frame = jnp.asarray(frames), jnp.asarray(kinds)
     graphdef, _ = split_module(CLIP(cfg, rngs=nnx.Rngs(0)))
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, training.learning_rate, training.steps // 20, training.steps
+        0.0, training.learning_rate, training.steps // 20, max(1, training.steps)
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
 

@@ -113,7 +113,7 @@ def mllm_loop(
     """
     builder = _BatchBuilder(config, system, text, reader, training)
     look = round(LOOK_UNTIL * training.steps)
-    later_steps = training.steps - look
+    later_steps = max(1, training.steps - look)  # of none there is a schedule, which nothing asks
     rate = training.learning_rate
     schedule = optax.join_schedules(
         [

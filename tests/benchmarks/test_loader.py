@@ -46,5 +46,10 @@ def test_the_prompts_of_all_waves_are_made(tmp_path, length, capsys):
         writer.add("v", enumerate(rng.integers(0, 256, (length, 32, 32, 3), np.uint8)))
     width = system.clip_config.embed_dim
     embed_records(tmp_path / "records", lambda x: rng.normal(size=(len(x), width)), "random")
-    assert loader.serve(config, system, tokenizer, tmp_path / "records", 2, 3) > 0
+    served = loader.serve(config, system, tokenizer, tmp_path / "records", 2, 3)
+    assert served.questions > 0
+    # Of a question at least the embeddings, float16, and one frame; at most all of the folder.
+    folder = sum(path.stat().st_size for path in (tmp_path / "records").iterdir())
+    assert 2 * length * width < served.bytes < 10 * folder
+    assert loader.disk_rate(tmp_path / "records") > 0
     assert "3/3" in capsys.readouterr().err

@@ -7,16 +7,20 @@ import pytest
 
 from msjoe_jax.commands.fields import config_page
 from msjoe_jax.config import EXTENSIONS, add_group, base
+from msjoe_jax.data.questions import TrainSet
+from msjoe_jax.fields import fields_of
 from tests.support.commands import command
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
+
+MAPPINGS = ("objective.rewards", "objective.routes", "data.train_sets")
 
 
 def leaves(values, where=""):
     """Dotted names of plain values; a mapping is one where it is a field of its own."""
     for name, value in values.items():
         path = f"{where}{name}"
-        if isinstance(value, dict) and path not in ("objective.rewards", "objective.routes"):
+        if isinstance(value, dict) and path not in MAPPINGS:
             yield from leaves(value, f"{path}.")
         else:
             yield path
@@ -31,7 +35,8 @@ def test_the_page_names_every_field_once():
     for name in EXTENSIONS:
         add_group(config, name)
     named = re.findall(r"^\| `([\w.]+)` \|", PAGE.read_text(), re.MULTILINE)
-    assert sorted(named) == sorted(leaves(config.to_dict()))
+    of_sets = [f"data.train_sets.NAME.{field.name}" for field in fields_of(TrainSet)]
+    assert sorted(named) == sorted([*leaves(config.to_dict()), *of_sets])
 
 
 def test_a_row_has_type_default_limits_and_words():

@@ -1,19 +1,27 @@
 """Batches: the right frames, an order of the seed alone, and an exact resumption."""
 
+import collections
 import json
 import shutil
+import unittest.mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msjoe_jax.data import pipeline as data_pipeline
 from msjoe_jax.data.pipeline import make_pipeline, uniform_indices
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
+from msjoe_jax.data.shards import encode_jpeg
 from msjoe_jax.errors import UserError
+from msjoe_jax.selectors.base import Selection
+from msjoe_jax.training.config import TrainingConfig
+from msjoe_jax.training.question_weights import question_order
 from tests.support.embeddings import write_embeddings
+from tests.support.system import noise_videos, tiny_run
+from tests.support.tiny import tiny_config
 
 COUNTS = [1, 3, 8, 13]  # frames a video; T = 8 candidates: shorter, exact, longer
 WIDTH = 4
@@ -266,3 +274,97 @@ def test_bad_use_is_one_clear_line(reader, tmp_path):
     ]:
         with pytest.raises(UserError, match=said):
             call()
+
+
+# --- mixtures, hosts and workers ------------------------------------------------------------------
+
+HOSTS = {1: [range(8)], 2: [range(4), range(4, 8)], 4: [[0, 4], [1, 5], [2, 6], [3, 7]]}
+MIXED = [Question(f"{s}/q{i}", f"v{i % 4}", "?", ("a", "b"), 0) for s in "abc" for i in range(5)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.1, 0.25, 1.0, 3.0]), min_size=3, max_size=3),
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.integers(0, 4),
+    st.integers(0, 2),
+)
+def test_a_mixture_is_the_same_for_any_hosts_workers_and_stops(
+    reader, weights, seed, threads, stop, read_ahead
+):
+    """The union of what 1, 2 and 4 hosts make, with other threads on each, gone on at any batch."""
+    mixed = dict(zip("abc", weights, strict=True))
+    order = question_order(
+        TrainingConfig(steps=5), MIXED, batch_size=8, refill=0, seed=seed, weights=mixed
+    )
+    how = {"batch_size": 8, "num_candidates": 8, "num_preview": 1, "order": order}
+    for hosts in HOSTS.values():
+        found = np.empty((5, 8), int)
+        for host, rows in enumerate(hosts):
+            workers = (threads + host) % 3
+            with unittest.mock.patch.multiple(
+                data_pipeline, THREADS=workers, READ_AHEAD=read_ahead + 1
+            ):
+                first = iter(make_pipeline(MIXED, reader, rows=np.array(rows), **how))
+                made = take(first, stop)
+                second = iter(make_pipeline(MIXED, reader, rows=np.array(rows), **how))
+                second.set_state(json.loads(json.dumps(first.get_state())))
+                made += take(second, 5 - stop)
+            found[:, np.array(rows)] = [batch["index"] for batch in made]
+        assert found.ravel().tolist() == order.tolist()
+    held = np.bincount(order // 5, minlength=3)
+    quotas = 40 * np.array(weights) / sum(weights)
+    assert (np.abs(held - quotas) < 1).all()
+
+
+# --- what is read ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How many records of each kind are read."""
+    counts = collections.Counter()
+    read = RecordReader._read
+
+    def counted(self, kind, shard, indices):
+        counts[kind] += len(indices)
+        return read(self, kind, shard, indices)
+
+    monkeypatch.setattr(RecordReader, "_read", counted)
+    return counts
+
+
+def test_of_an_hour_only_previews_and_chosen_frames_are_read(tmp_path, reads):
+    rng, config = np.random.default_rng(0), tiny_config(tmp_path)
+    config.frames.candidates, config.frames.preview, config.frames.key = 3600, 4, 32
+    config.prompt.answer_prompt_tokens = 512
+    jpeg = encode_jpeg(rng.integers(0, 256, (28, 28, 3), np.uint8), 90)
+    with RecordWriter(tmp_path / "hour") as writer:
+        writer.add("hour", ((float(t), jpeg) for t in range(3600)))
+    write_embeddings(tmp_path / "hour", "fp", [("hour", np.zeros((3600, 32)))])
+    question = Question("q", "hour", "what colour is the cup ?", ("red", "blue"), 0)
+    episodes = tiny_run(config, RecordReader(tmp_path / "hour"), [question]).episodes()
+    reads.clear()
+    (batch,) = episodes.batches(1)
+    assert reads == {"clip-fp": 1, "frames": 4}
+    chosen = np.sort(rng.permutation(3600)[:32])[None, None, None].repeat(3, 1)
+    weight = np.ones(1)
+    episodes.preview_prompts(batch, weight)
+    episodes.answer_prompts(batch, Selection(chosen), weight)
+    assert weight == 1 and reads == {"clip-fp": 1, "frames": 4 + 32}
+    reads.clear()
+    list(episodes.batches(1, with_embeddings=False))
+    assert reads == {"frames": 4}
+
+
+def test_a_folder_that_lost_a_shard_stops_by_its_name(tmp_path):
+    noise_videos(tmp_path / "records", {"v0": 4, "v1": 4, "v2": 4}, shard_bytes=1)
+    asked = [Question("q", "v0", "?", ("a", "b"), 0)]
+    how = {"batch_size": 1, "num_candidates": 4, "num_preview": 1}
+    (tmp_path / "records" / "frames-00001.arrayrecord").unlink()
+    with pytest.raises(UserError, match=r"frames-00001\.arrayrecord is missing; copy or make"):
+        make_pipeline(asked, RecordReader(tmp_path / "records"), **how)
+    (tmp_path / "records" / "videos-00002.arrayrecord").unlink()
+    with pytest.raises(UserError, match=r"frames-00001\.arrayrecord and 1 more are missing"):
+        make_pipeline(asked, RecordReader(tmp_path / "records"), **how)

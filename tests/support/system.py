@@ -113,7 +113,7 @@ class TinyRun:
         """Fifty shuffled batches, as in training."""
         made = read_config(self.config if config is None else config)
         size = made.rollout.questions
-        order = epoch_order(len(self.questions), batch_size=size, batches=50, seed=made.seed)
+        order = epoch_order(len(self.questions), np.full(50, size), (made.seed,))
         return iter(self.episodes(config).batches(size, order))
 
     def collector(

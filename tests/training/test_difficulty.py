@@ -8,7 +8,7 @@ import pytest
 
 from msjoe_jax.data.questions import load_questions, save_questions
 from msjoe_jax.rollout.results import Completed
-from msjoe_jax.training.difficulty import measure_difficulty
+from msjoe_jax.training.difficulty import Asking, measure_difficulty
 from tests.support.system import colour_questions, noise_videos, tiny_run, with_damage
 from tests.support.tiny import tiny_config
 
@@ -55,12 +55,9 @@ def measured(run, file, right, inputs=None):
     rated = measure_difficulty(
         file,
         episodes,
-        lambda: run.params,
-        samples=SAMPLES,
-        temperature=0.7,
-        task="jsonl",
-        batch_size=BATCH,
-        inputs=inputs or {"questions": "these"},
+        lambda: run.params["mllm"],
+        Asking(frames=4, samples=SAMPLES, temperature=0.7, task="jsonl", batch=BATCH),
+        inputs or {"questions": "these"},
     )
     return rated, episodes, shown
 

@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msjoe_jax.data.questions import Question
+from msjoe_jax.data.train_sets import set_of
 from msjoe_jax.errors import UserError
 from msjoe_jax.training.config import CurriculumConfig, DifficultyConfig, TrainingConfig
 from msjoe_jax.training.curriculum import curriculum_order
 from msjoe_jax.training.epochs import epoch_order
 from msjoe_jax.training.question_weights import (
+    describe_mixture,
     importance_weights,
     question_order,
     training_questions,
@@ -133,7 +135,7 @@ def test_importance_is_positive_and_one_on_average(rates, exponent):
 def test_without_a_width_the_order_is_of_shuffled_epochs():
     how = {"batch_size": 2, "refill": 1, "seed": 4}
     order = question_order(TrainingConfig(steps=3), questions(*[0.5] * 5), **how)
-    np.testing.assert_array_equal(order, epoch_order(5, batch_size=2, batches=6, seed=4))
+    np.testing.assert_array_equal(order, epoch_order(5, np.full(6, 2), (4,)))
 
 
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(0, 5))
@@ -146,13 +148,82 @@ def test_the_curriculum_is_long_enough_for_every_refill(refill, size, seed):
     batches = CURRICULUM.steps * (1 + refill)
     want = curriculum_order(
         rates,
-        batch_size=size,
-        updates=3,
+        np.full(batches, size),
+        (seed,),
         per_update=1 + refill,
         start=0.7,
         end=0.3,
         width=0.3,
-        seed=seed,
     )
     assert len(order) == batches * size
     np.testing.assert_array_equal(order, want)
+
+
+# --- several sets ---------------------------------------------------------------------------------
+
+HOW = {"batch_size": 8, "refill": 1, "seed": 4}
+
+
+def of_sets(**counts):
+    """Questions of sets by name, all called q0, q1, … there, with pass rates from 0 up."""
+    return [
+        Question(f"{name}/q{i}", f"{name}/v", "?", ("a", "b"), 0, i / count)
+        for name, count in counts.items()
+        for i in range(count)
+    ]
+
+
+def batches_of(training, asked, weights, **how):
+    order = question_order(training, asked, weights=weights, **{**HOW, **how})
+    return [[asked[i] for i in row] for row in order.reshape(-1, HOW["batch_size"])]
+
+
+@pytest.mark.parametrize("training", [TrainingConfig(steps=6), CURRICULUM])
+def test_sets_have_their_shares_of_every_batch_and_no_question_comes_twice(training):
+    asked = of_sets(large=40, small=9)
+    for batch in batches_of(training, asked, {"large": 3.0, "small": 1.0}):
+        assert [set_of(q) for q in batch].count("small") == 2
+        assert len({q.id for q in batch}) == 8
+
+
+def test_each_set_goes_through_epochs_of_its_own_whatever_is_beside_it():
+    asked = of_sets(a=8, b=6)
+    of_a = [
+        [q.id for batch in batches_of(TrainingConfig(steps=4), asked, weights) for q in batch
+         if set_of(q) == "a"]
+        for weights in ({"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 1.0})
+    ]  # fmt: skip
+    for seen in of_a:
+        whole = len(seen) // 8 * 8
+        assert all(len(set(seen[i : i + 8])) == 8 for i in range(0, whole, 8))
+    # The first epoch is drawn alike; a seam in a batch may turn over a later one.
+    assert of_a[0][:8] == of_a[1][:8]
+
+
+def test_a_set_smaller_than_its_share_comes_again_or_is_refused_by_name():
+    asked, weights = of_sets(large=40, small=1), {"large": 1.0, "small": 1.0}
+    for batch in batches_of(TrainingConfig(steps=2), asked, weights):
+        assert [q.id for q in batch].count("small/q0") == 4
+    with pytest.raises(UserError, match=r"train_sets\.small: 1 questions are fewer than a"):
+        question_order(CURRICULUM, asked, weights=weights, **HOW)
+    with pytest.raises(UserError, match=r"train_sets\.none: none of its questions can be used"):
+        question_order(JOINT, asked, weights={"large": 1.0, "none": 1.0}, **HOW)
+
+
+def test_a_longer_training_begins_alike():
+    asked, weights = of_sets(a=7, b=5), {"a": 0.3, "b": 0.7}
+    short, long = (
+        question_order(TrainingConfig(steps=steps), asked, weights=weights, **HOW)
+        for steps in (3, 9)
+    )
+    np.testing.assert_array_equal(long[: len(short)], short)
+
+
+def test_the_mixture_is_told():
+    asked, weights = of_sets(a=8, b=2), {"a": 3.0, "b": 1.0}
+    order = question_order(TrainingConfig(steps=2), asked, weights=weights, **HOW)
+    assert describe_mixture(asked, order, weights) == [
+        "set a: 75.0% of the questions of each batch, from 8; 3.00 epochs in all batches",
+        "set b: 25.0% of the questions of each batch, from 2; 4.00 epochs in all batches",
+    ]
+    assert not describe_mixture(asked, order, {})

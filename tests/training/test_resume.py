@@ -95,11 +95,11 @@ def environment(made):
     }
 
 
-def run(made, workdir, *flags, program=("-m", "msjoe_jax.main"), **variables):
+def run(made, workdir, *flags, program=("-m", "msjoe_jax.main"), config="config.py", **variables):
     return subprocess.run(
         [
             *(sys.executable, *program),
-            *(f"--config={made / 'config.py'}", f"--workdir={made / workdir}", *flags),
+            *(f"--config={made / config}", f"--workdir={made / workdir}", *flags),
         ],
         env=environment(made) | variables,
         cwd=ROOT,
@@ -282,3 +282,28 @@ def test_a_folder_in_use_is_refused(made):
 def test_another_config_in_the_same_folder_is_refused_by_field(made, whole):
     line = refused(run(made, "whole", "--config.seed=7"))
     assert "seed was 0, is 7" in line
+
+
+def test_sets_are_mixed_and_their_weights_stay(made):
+    """Every batch has its shares; logs say which set a question is of."""
+    (made / "sets.py").write_text(
+        "import runpy\n"
+        "def get_config():\n"
+        f"    c = runpy.run_path({str(made / 'config.py')!r})['get_config']()\n"
+        "    one = {'records': c.data.train_records, 'questions': c.data.train_questions}\n"
+        "    c.data.train_sets = {'a': one | {'weight': 1.0}, 'b': one | {'weight': 2.0}}\n"
+        "    c.data.train_records = c.data.train_questions = ''\n"
+        "    return c\n"
+    )
+    flags = ("--config.joint.steps=2", "--config.validate_every=0", "--config.rollout.refill=0")
+    done = run(made, "sets", *flags, config="sets.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "joint: set b: 66.7% of the questions of each batch, from 10; 0.40 epochs" in done.stdout
+    for row in rows(made, "sets"):
+        assert (row["sets/a"], row["sets/b"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    logged = [json.loads(x) for x in (made / "sets" / "joint" / "rollouts.jsonl").open()]
+    assert [row["set"] for row in logged].count("b") == 4 and len(logged) == 6
+    assert all(row["id"].startswith(f"{row['set']}/q") for row in logged)
+    weight = "--config.data.train_sets.a.weight=3.0"
+    other = run(made, "sets", *flags, weight, config="sets.py")
+    assert "data.train_sets.a.weight was 1.0, is 3.0" in refused(other)

@@ -85,6 +85,16 @@ def test_clip_loop_learns_and_resumes_to_the_same_bits(tiny):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_loop_of_few_steps_or_none_can_be_made(tiny, steps):
+    text, sizes = tiny.text, tiny.system.clip_config
+    clip = warmup_clip.ClipTraining(steps=steps)
+    assert warmup_clip.clip_loop(tiny.reader, text.clip_tokenizer, sizes, clip).steps == steps
+    mllm = warmup_mllm.MllmTraining(steps=steps)
+    made = warmup_mllm.mllm_loop(tiny.frames, tiny.system, text, tiny.reader, mllm)
+    assert made.steps == steps
+
+
 def test_batches_are_a_function_of_seed_and_step(tiny):
     training = warmup_mllm.MllmTraining(seed=3, steps=10, videos=4)
     builders = [batches(tiny, training) for _ in range(2)]
