@@ -62,7 +62,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self.stream = -1
         self._step = 1 / Fraction(fps).limit_denominator(100_000)
         self._max_side, self._max_frames = max_side, max_frames
-        self._start, self._end = Fraction(start or 0), None if end is None else Fraction(end)
+        self._start, self._end = _exact(start or 0), None if end is None else _exact(end)
         self._decoder = Decoder(source, stream, threads, self._wanted if start else None)
         self._spans = Spans(self._decoder)
         self._display: Display | None = None
@@ -184,6 +184,11 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         return self._display.picture(frame)
 
 
+def _exact(seconds: float) -> Fraction:
+    """The number that was meant: 3.3 is 33/10, not the binary fraction a little below."""
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
 def versions() -> str:
     """The names and versions of what decodes."""
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
@@ -207,8 +212,9 @@ def decode(
     frame rates too. Time 0 is the file's start, by the rule in video/spans.py; times at which no
     picture is shown are left out. The display matrix (quarter turns and mirrorings) and the pixel
     aspect are applied; all frames have the first one's size, with the longer side at most
-    `max_side`. A clock that jumps is mended, damage is left out or stands as the decoder mends it,
-    and both are counted; what comes out does not depend on `threads`.
+    `max_side`. A clock that jumps is mended. Damaged frames are left out, and those up to the
+    next key frame, which would follow from them: the last good one stands in. All of that is
+    counted, and none of it depends on `threads`.
 
     Args:
       source: the video file: a path, or a seekable file object open for reading bytes.
@@ -256,7 +262,7 @@ def frames_at(
     Raises:
       VideoError: while iterating: as in `decode`.
     """
-    wanted = sorted({Fraction(t) for t in times})
+    wanted = sorted({_exact(t) for t in times})
     decoding = Decoding(source, 1.0, max_side, None, stream=stream, threads=threads)
 
     def is_wanted(first: Fraction, last: Fraction | None) -> bool:

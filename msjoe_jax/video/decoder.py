@@ -1,10 +1,13 @@
 """The frames of a stream, the same however many threads decode it.
 
-A healthy stream is decoded by many threads, with the decoder told to refuse what it would mend
-otherwise. At the first refusal it is decoded anew by one thread, which mends: how frames that are
-decoded at the same time mend each other depends on who comes first.
+Decoders are told to refuse what is damaged. A healthy stream is decoded by many threads. At the
+first refusal it is decoded anew by one thread, since only then it is known which packet was
+refused; from there to the next key frame nothing is given out. What decoders make up instead
+depends on which thread comes first, and on what lay in the memory before.
 """
 
+import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -87,7 +90,7 @@ class Decoder:
     def __iter__(self) -> Iterator[Item]:
         given, last = 0, Fraction(-(10**12))
         try:
-            for item in self._pass(mending=False):
+            for item in self._fast():
                 given, last = given + 1, item.seconds
                 yield item
             return
@@ -95,54 +98,81 @@ class Decoder:
             self.findings = Findings()
         # All is decoded now: damage in one group may show in the next.
         passed_over, self._wanted = self._wanted is not None, None
-        for number, item in enumerate(self._pass(mending=True)):
+        for number, item in enumerate(self._careful()):
             if number >= given if not passed_over else item.seconds > last:
                 yield item
-        self.findings.counts["damaged"] = max(1, self.findings.counts["damaged"])
 
-    def _pass(self, mending: bool) -> Iterator[Item]:
+    @contextlib.contextmanager
+    def _opened(self, threads: int) -> Iterator[None]:
+        """Opens the file for that many threads, 0 for one alone."""
         with opened(self._source, self._index) as (container, stream):
             self.about, self._stream = about(container, stream), stream
             self.timeline = Timeline(container, self.about, self.findings)
             context = stream.codec_context
+            context.options = {"err_detect": "explode"}
+            stream.thread_type = "FRAME"  # threads in one frame meet damage in any order
             name = context.codec.canonical_name
-            if mending:
-                context.thread_count = 1
-            else:
-                stream.thread_type = "AUTO"
-                context.thread_count = max(self._threads, LEAST_THREADS.get(name, 1))
-                context.options = {"err_detect": "explode"}
-            number = 0
+            context.thread_count = max(threads, LEAST_THREADS.get(name, 1)) if threads else 1
+            yield
+
+    def _fast(self) -> Iterator[Item]:
+        number = 0
+        with self._opened(self._threads):
             for packet in self._chosen():
                 if isinstance(packet, Item):
                     number += packet.number
                     yield packet._replace(number=number)
                     continue
-                for frame in self._frames(packet, mending):
+                for frame in self._frames(packet):
                     yield Item(number, frame, self._start(frame))
                     number += 1
+
+    def _careful(self) -> Iterator[Item]:
+        with self._opened(0):
+            seen = number = 0
+            is_lost, key = False, None  # since damage; the key frame at which it went on
+            end = Fraction(0)  # of the lost frames
+            for packet in itertools.chain(self._packets(), (None,)):
+                seen += packet is not None
+                if is_lost and packet is not None:
+                    if not packet.is_keyframe:
+                        self.findings.add("lost")
+                        end = max(end, self._end(packet))
+                        continue
+                    is_lost, key, number = False, packet.pts, seen - 1
+                if packet is not None and key is not None and (packet.pts or key) < key:
+                    self.findings.add("lost")  # it leads to the key frame from before the damage
+                    number += 1
+                    continue
+                try:
+                    for frame in self._frames(packet):
+                        yield Item(number, frame, self._start(frame))
+                        number += 1
+                except _Damage:
+                    self.findings.add("damaged")
+                    self._stream.codec_context.flush_buffers()
+                    is_lost, key = True, None
+                    end = self._end(packet) if packet is not None else Fraction(0)
+            if is_lost and number and end:  # the last good frame stands in for them
+                yield Item(seen, None, end)
+
+    def _end(self, packet: Packet) -> Fraction:
+        return self._seconds(packet) + (packet.duration or 0) * self.about.base
 
     def _start(self, frame: VideoFrame) -> Fraction:
         stamp = frame.pts if frame.pts is not None else frame.dts
         return (stamp or 0) * self.about.base
 
-    def _frames(self, packet: Packet | None, mending: bool) -> Iterator[VideoFrame]:
+    def _frames(self, packet: Packet | None) -> Iterator[VideoFrame]:
         """What comes out of the decoder for a packet; None for all that it still holds."""
         try:
             frames = self._stream.decode(packet)
         except (av.FFmpegError, ValueError):
-            self._damaged(mending)
-            return
+            raise _Damage from None
         for frame in frames:
             if frame.is_corrupt:
-                self._damaged(mending)
-            else:
-                yield frame
-
-    def _damaged(self, mending: bool) -> None:
-        if not mending:
-            raise _Damage
-        self.findings.add("damaged")
+                raise _Damage
+            yield frame
 
     def _packets(self) -> Iterator[Packet]:
         """The packets that are whole."""

@@ -76,7 +76,7 @@ class Spans:
                 yield Span(previous[0], time, *previous[1:])
             previous = time, number, frame
             lasts = self._lasts(frame, gap)
-        if previous is not None:
+        if previous is not None and previous[2] is not None:
             self.end = previous[0] + self._last(previous[0], lasts, gap or lasts)
             yield Span(previous[0], self.end, *previous[1:])
 

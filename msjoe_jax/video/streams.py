@@ -156,14 +156,18 @@ def _best(container: InputContainer, candidates: list[VideoStream]) -> int:
 
 def _stated_seconds(stream: VideoStream) -> Fraction | None:
     """How long the stream's own header says that it lasts."""
-    if stream.duration is not None and stream.duration > 0 and stream.duration != UNKNOWN:
-        return stream.duration * Fraction(stream.time_base or 0)
     words = stream.metadata.get("DURATION", "").split(":")  # Matroska's tag, HH:MM:SS.fff
-    try:
+    with contextlib.suppress(ValueError):
         hours, minutes, seconds = (Fraction(word) for word in words)
-    except ValueError:
-        return None
-    return hours * 3600 + minutes * 60 + seconds or None
+        return hours * 3600 + minutes * 60 + seconds or None
+    name = stream.container.format.name
+    length = stream.duration or 0
+    if length <= 0 or length == UNKNOWN or name.startswith("matroska"):
+        return None  # what stands there for Matroska is the file's duration
+    told = length * Fraction(stream.time_base or 0)
+    if name == "avi" and stream.average_rate:  # a cut file has its number of frames still
+        told = max(told, stream.frames / Fraction(stream.average_rate))
+    return told
 
 
 def about(container: InputContainer, stream: VideoStream) -> About:

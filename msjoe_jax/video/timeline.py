@@ -237,8 +237,9 @@ def _first_shown(packets: list[Packet]) -> int:
         if stamp is not None and last is not None and stamp <= last:
             break
         last = stamp if stamp is not None else last
-        if packet.pts is not None or stamp is not None:
-            shown.append(packet.pts if packet.pts is not None else stamp)
+        time = packet.pts if packet.pts is not None else stamp
+        if time is not None:
+            shown.append(time)
     return min(shown)
 
 
