@@ -290,7 +290,8 @@ def write_records(video: epath.PathLike, folder: epath.Path) -> int:
                 bar.update()
                 yield item
 
-        writer.add(VIDEO_ID, frames(), fps=FPS)
+        # The duration is final only when the last frame has come.
+        writer.add(VIDEO_ID, frames(), duration=lambda: decoding.duration, fps=FPS)
     return decoding.warnings
 
 

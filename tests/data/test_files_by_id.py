@@ -7,7 +7,7 @@ import pytest
 
 from msjoe_jax.data.files_by_id import FilesById, length_of
 from msjoe_jax.errors import UserError
-from tests.support.clips import clip
+from tests.support.one_a_second import clip
 
 ENDINGS = (".mp4", ".mkv")
 

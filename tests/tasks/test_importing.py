@@ -16,7 +16,7 @@ from msjoe_jax.tasks.importing import DUPLICATED, REFUSED, WITHOUT_VIDEO, bring_
 from msjoe_jax.tasks.reading import read_values
 from msjoe_jax.tasks.rows import Row, read_rows
 from tests.support import benchmarks
-from tests.support.clips import clip
+from tests.support.one_a_second import clip
 
 GOOD = {"id": "q", "video": "v", "question": "What?", "options": ["x", "y"], "answer": "B"}
 
