@@ -26,7 +26,8 @@ from msjoe_jax.commands.convert_tensors import OPEN_CLIP_CONFIG
 from msjoe_jax.commands.predecode import FAILURES, embedder_of, predecode
 from msjoe_jax.config_files import config_file
 from msjoe_jax.data.embed import embed_records
-from msjoe_jax.data.predecode import DecodeSettings, load_entries
+from msjoe_jax.data.manifest import load_entries
+from msjoe_jax.data.predecode import DecodeSettings
 from msjoe_jax.data.questions import Question, check_answers, load_questions, save_questions
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.video import ENDINGS

@@ -32,14 +32,8 @@ from etils import epath
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.embed import embed_records
-from msjoe_jax.data.predecode import (
-    DecodeSettings,
-    Entry,
-    Packer,
-    decode_part,
-    load_entries,
-    resume,
-)
+from msjoe_jax.data.manifest import Entry, load_entries
+from msjoe_jax.data.predecode import DecodeSettings, Packer, decode_part, resume
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock, on_disk

@@ -9,7 +9,6 @@ in between, and what a kill at any moment leaves for `resume`:
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
 """
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import msgpack
 import numpy as np
 from etils import epath
 
-from msjoe_jax.data.questions import check_unicode
+from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.shards import (
     MANIFEST,
     SHARD_BYTES,
@@ -32,7 +31,7 @@ from msjoe_jax.data.shards import (
 )
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import LOCK, PARTIAL, read_json_lines
+from msjoe_jax.runtime.files import LOCK, PARTIAL
 
 PARTS = "parts"
 PROGRESS = "progress.json"
@@ -52,59 +51,6 @@ class DecodeSettings:
     fps: float = 1.0
     max_side: int = 448
     quality: int = 92
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the list of videos: `video` as written there, `path` where it lies."""
-
-    id: str
-    video: str
-    path: epath.Path
-    extra: dict[str, Any]
-
-    @property
-    def part(self) -> str:
-        """The name of the video's part: a hash, since an id may hold anything."""
-        return hashlib.sha256(self.id.encode()).hexdigest()[:32]
-
-    @property
-    def size(self) -> int:
-        """The video's size in bytes; 0 if it cannot be read, which `decode_part` then reports."""
-        try:
-            return os.path.getsize(self.path) if self.path.is_file() else 0
-        except (OSError, ValueError):
-            return 0
-
-
-def load_entries(path: epath.PathLike) -> list[Entry]:
-    """Reads a list of videos: JSON lines with id, video and, optionally, extra.
-
-    Raises:
-      UserError: the file cannot be read or is empty, or a line is wrong; the message names file,
-        line and field.
-    """
-    path = epath.Path(path)
-    entries: dict[str, Entry] = {}
-    for number, row in read_json_lines(path):
-        try:
-            check_unicode(row)
-            for key in ("id", "video"):
-                if not isinstance(row.get(key), str) or not row[key].strip():
-                    raise UserError(f"field {key!r} must be a non-empty string")
-            if not isinstance(row.get("extra", {}), dict):
-                raise UserError("field 'extra' must be an object")
-            if unknown := sorted(set(row) - {"id", "video", "extra"}):
-                raise UserError(f"unknown field {unknown[0]!r}; put it under 'extra'")
-            if row["id"] in entries:
-                raise UserError(f"field 'id' repeats {row['id']!r}")
-        except UserError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
-        source = path.parent / row["video"]
-        entries[row["id"]] = Entry(row["id"], row["video"], source, row.get("extra", {}))
-    if not entries:
-        raise UserError(f"{path}: no videos; one JSON object a line is expected")
-    return list(entries.values())
 
 
 class Stopped(Exception):

@@ -1,4 +1,4 @@
-"""The steps of predecoding: lists that name their faults, parts, and packing in order."""
+"""The steps of predecoding: parts, and packing in order."""
 
 import json
 import threading
@@ -6,15 +6,8 @@ import threading
 import pytest
 
 from msjoe_jax.data import predecode
-from msjoe_jax.data.predecode import (
-    DecodeSettings,
-    Entry,
-    Packer,
-    Stopped,
-    decode_part,
-    load_entries,
-    resume,
-)
+from msjoe_jax.data.manifest import Entry, load_entries
+from msjoe_jax.data.predecode import DecodeSettings, Packer, Stopped, decode_part, resume
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
@@ -42,38 +35,6 @@ def start(out):
 
 def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_entries_have_their_paths_beside_the_list(entries):
-    assert [entry.extra for entry in entries] == [{"v": 0}, {"v": 1}, {"v": 2}]
-    assert all(entry.path.is_file() and entry.size > 0 for entry in entries)
-    assert len({entry.part for entry in entries}) == 3
-    assert all("/" not in entry.part for entry in entries)
-    absent = entries[0].path.parent / "none.mp4"
-    for path in (absent, absent.parent, absent / "\0"):
-        assert Entry("a", "none.mp4", path, {}).size == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no videos"),
-        ("\n \n", "no videos"),
-        ("{", ":1: not JSON"),
-        ("[]", ":1: not a JSON object"),
-        ('{"id": "a"}', ":1: field 'video' must be"),
-        ('{"id": " ", "video": "a"}', ":1: field 'id' must be"),
-        ('{"id": "a", "video": 3}', ":1: field 'video' must be"),
-        ('{"id": "a", "video": "a", "extra": []}', ":1: field 'extra' must be an object"),
-        ('{"id": "a", "video": "a", "path": 1}', ":1: unknown field 'path'"),
-        ('{"id": "\\ud83d", "video": "a"}', ":1: field 'id' holds half"),
-        ('{"id": "a", "video": "a"}\n\n{"id": "a", "video": "b"}', ":3: field 'id' repeats 'a'"),
-    ],
-)
-def test_a_bad_list_names_line_and_field(tmp_path, text, message):
-    (tmp_path / "list.jsonl").write_text(text)
-    with pytest.raises(UserError, match=f"list.jsonl.*{message}"):
-        load_entries(tmp_path / "list.jsonl")
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 1 << 28])

@@ -9,7 +9,8 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msjoe_jax.data.predecode import DecodeSettings, Entry, decode_part, resume
+from msjoe_jax.data.manifest import Entry
+from msjoe_jax.data.predecode import DecodeSettings, decode_part, resume
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
