@@ -32,20 +32,30 @@ from etils import epath
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.embed import embed_records
-from msjoe_jax.data.manifest import Entry, load_entries
+from msjoe_jax.data.made_from import unchanged
+from msjoe_jax.data.manifest import Entry, read_entries, with_segments
 from msjoe_jax.data.predecode import DecodeSettings, Packer, decode_part, resume
+from msjoe_jax.data.questions import load_questions
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.sources import RATES, SIDES
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock, on_disk
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.runtime.space import FULL, has_code, room_for
 
 FAILURES = "failures.jsonl"
+NAMED = 5  # lines of a list that an error names, where none is right
 OF_THE_DISK = (*FULL, errno.EROFS)  # errors that no video can cause
 
 
 def predecode(
-    manifest: epath.PathLike, out: epath.PathLike, settings: DecodeSettings, workers: int
+    manifest: epath.PathLike,
+    out: epath.PathLike,
+    settings: DecodeSettings,
+    workers: int,
+    *,
+    refresh: bool = False,
+    questions: epath.PathLike | None = None,
 ) -> tuple[int, int]:
     """Makes, resumes or extends a record folder.
 
@@ -54,24 +64,42 @@ def predecode(
       out: the folder.
       settings: how to decode them.
       workers: how many videos to decode at a time.
+      refresh: decode videos anew that have changed.
+      questions: a question file, whose segments of videos become videos of their own.
 
     Returns:
-      The number of videos in the folder, and the number of those that could not be decoded.
+      The number of videos in the folder, and the number of those that could not be decoded, lines
+      of the list that are wrong among them.
 
     Raises:
       UserError: a wrong list, a folder of other settings, a full disk, or no video gave a frame.
     """
     failures = on_disk(out, "a record folder that is being made") / FAILURES
-    entries = load_entries(manifest)
+    entries, refused = read_entries(manifest)
+    if not entries:
+        more = [f"and {len(refused) - NAMED} more lines"] if len(refused) > NAMED else []
+        raise UserError(*(line.reason for line in refused[:NAMED]), *more)
+    if questions is not None:
+        entries = with_segments(entries, (q.video for q in load_questions(questions)))
     with room_for(out), lock(out):
         packer = resume(out, settings)
+        packed = unchanged(entries, packer, refresh)
         failures.unlink(missing_ok=True)
-        packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
+        for line in refused:
+            _list(packer, **line._asdict())
         num_failed = _decode_all([e for e in entries if e.id not in packed], packer, workers)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
-    return total, num_failed
+    return total, num_failed + len(refused)
+
+
+def _list(packer: Packer, **row: object) -> None:
+    """Adds a row to the list of failures and warnings."""
+    # A name that is no UTF-8 has surrogates, which JSON escapes as "\\udcXX", and so does this.
+    text = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    with room_for(packer.out), (packer.out / FAILURES).open("ab") as file:
+        file.write(text + b"\n")
 
 
 def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
@@ -84,9 +112,9 @@ def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
         ThreadPoolExecutor(workers) as pool,
     ):
 
-        def work(entry: Entry) -> None:
+        def work(entry: Entry) -> tuple[str, ...]:
             try:
-                decode_part(entry, packer.parts, packer.settings, stop)
+                return decode_part(entry, packer.parts, packer.settings, stop)
             finally:
                 bar.update(entry.size)
 
@@ -99,22 +127,24 @@ def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
             raise
 
 
-def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progress) -> int:
+def _pack_all(
+    jobs: list[tuple[Entry, Future[tuple[str, ...]]]], packer: Packer, bar: Progress
+) -> int:
     num_failed = 0
     for number, (entry, future) in enumerate(jobs, 1):
         # Whatever error a hostile file provokes in the decoder, the other videos are decoded.
         error = future.exception()
         if error is None:
             packer.add(entry)
+            for note in future.result():
+                _list(packer, id=entry.id, video=entry.video, warning=note)
         else:
             with room_for(packer.out):
                 if has_code(error, OF_THE_DISK):
                     raise error
             num_failed += 1
             reason = str(error) if isinstance(error, UserError) else repr(error)
-            row = {"id": entry.id, "video": entry.video, "reason": reason}
-            with room_for(packer.out), (packer.out / FAILURES).open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            _list(packer, id=entry.id, video=entry.video, reason=reason)
         bar.metrics(videos=number, failed=num_failed)
     return num_failed
 
@@ -159,21 +189,32 @@ def cli() -> None:
         ),
     }
     workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
+    refresh = flags.DEFINE_bool("refresh", False, "Decode videos anew whose files have changed.")
+    questions = flags.DEFINE_string(
+        "questions", None, "Question file; segments that it asks about become videos."
+    )
 
     def start() -> None:
         given = {name: flag.value for name, flag in folders.items() if flag.value}
         if not out.value or not (manifest.value or given):
             raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
-        for flag, low, high in ((quality, 1, 95), (max_side, 16, 1 << 14), (workers, 1, 1 << 10)):
+        for flag, low, high in ((quality, 1, 95), (max_side, *SIDES), (workers, 1, 1 << 10)):
             if not low <= flag.value <= high:
                 raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
-        if not 0 < fps.value <= 1000:
-            raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
+        if not RATES[0] <= fps.value <= RATES[1]:
+            raise UserError(f"--fps={fps.value} must be from {RATES[0]} to {RATES[1]:g}")
         # Loaded before decoding, so that a wrong path is not found out hours later.
         embedders = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
         if manifest.value:
-            total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
+            total, num_failed = predecode(
+                manifest.value,
+                out.value,
+                settings,
+                workers.value,
+                refresh=refresh.value,
+                questions=questions.value,
+            )
         else:
             total, num_failed = len(RecordReader(out.value, "").ids), 0
         for name, (encode, own) in embedders.items():

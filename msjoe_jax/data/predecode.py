@@ -19,6 +19,8 @@ import msgpack
 import numpy as np
 from etils import epath
 
+from msjoe_jax.data.decoded_source import decode_source, notes_of
+from msjoe_jax.data.made_from import stated
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.shards import (
     MANIFEST,
@@ -29,7 +31,8 @@ from msjoe_jax.data.shards import (
     shard_path,
     write_manifest,
 )
-from msjoe_jax.data.video import decode
+from msjoe_jax.data.sources import facts_of, shown, status_of
+from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import LOCK, PARTIAL
 
@@ -62,7 +65,7 @@ def decode_part(
     parts: epath.PathLike,
     settings: DecodeSettings,
     stop: threading.Event | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Decodes one video into its part, unless that is there already.
 
     Args:
@@ -71,37 +74,44 @@ def decode_part(
       settings: how to decode it.
       stop: once it is set, the part is given up.
 
+    Returns:
+      What is to be said of the video, a line each; nothing of a part that was there.
+
     Raises:
-      VideoError: the video gave no frame.
+      VideoError: the video gave no frame, or was changed meanwhile.
       Stopped: `stop` was set.
     """
     if shard_path(parts, "videos", entry.part).exists():
-        return
-    decoding = decode(entry.path, settings.fps, settings.max_side)
+        return ()
+    source, fps = entry.source, entry.fps or settings.fps
+    facts = facts_of(source)
+    with decode_source(source, fps, entry.max_side or settings.max_side) as decoding:
 
-    def frames() -> Iterator[tuple[float, np.ndarray]]:
-        for item in decoding:
-            if stop is not None and stop.is_set():
-                raise Stopped
-            yield item
+        def frames() -> Iterator[tuple[float, np.ndarray]]:
+            for item in decoding:
+                if stop is not None and stop.is_set():
+                    raise Stopped
+                yield item
 
-    def tail() -> tuple[float, dict[str, Any]]:
-        details = {
-            "video": entry.video,
-            "warnings": decoding.warnings,
-            "source_fps": decoding.rate,  # by which others' frame numbers become seconds
-        }
-        return decoding.duration, {**entry.extra, **details}
+        def tail() -> tuple[float, dict[str, Any]]:
+            if status_of(source) != (facts.size, facts.mtime):
+                raise VideoError(f"{shown(source.path)}: was changed while it was decoded")
+            details = {
+                "video": entry.video,
+                "warnings": decoding.warnings,
+                "source_fps": decoding.rate,  # by which others' frame numbers become seconds
+                "source": stated(entry, facts),
+            }
+            return decoding.duration, {**entry.extra, **details}
 
-    shard = ShardWriter(parts, entry.part, settings.quality)
-    try:
-        shard.add(entry.id, frames(), settings.fps, tail)
-        shard.finish()
-    except BaseException:
-        shard.discard()
-        raise
-    finally:
-        decoding.close()
+        shard = ShardWriter(parts, entry.part, settings.quality)
+        try:
+            shard.add(entry.id, frames(), fps, tail)
+            shard.finish()
+        except BaseException:
+            shard.discard()
+            raise
+        return notes_of(source, decoding)
 
 
 class Packer:
@@ -155,7 +165,8 @@ class Packer:
         """
         self.flush()
         self.parts.rmtree()
-        total = sum(len(shard["videos"]) for shard in self.shards)
+        # One that was decoded anew is in two shards.
+        total = len({video for shard in self.shards for video in shard["videos"]})
         if total:
             write_manifest(self.out, self.shards, asdict(self.settings))
             (self.out / PROGRESS).unlink(missing_ok=True)
