@@ -23,10 +23,10 @@ def exact(seconds: float) -> Fraction:
     return Fraction(seconds).limit_denominator(100_000)
 
 
-def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Returns what names are sorted by, so that frame10 follows frame9."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(int(p), "") if p[0] in "0123456789" else (-1, p) for p in parts], name
+    return [(False, int(p), "") if p.isdecimal() else (True, 0, p) for p in parts], name
 
 
 def list_pictures(folder: str) -> tuple[list[str], list[str]]:
