@@ -3,8 +3,9 @@
     msjoe frames VIDEO --at=1.5,1:02:03.25 --out=DIR
 
 VIDEO is anything that `msjoe predecode` takes: a file, a folder of pictures (with --rate), or a
-member of an archive. The picture at t is the one on screen then: the last frame whose timestamp is
-at most t, with t = 0 at the video's start. A JSON line is printed for each, in order of time:
+member of an archive; with --start and --end, a part of it. The picture at t is the one on screen
+then: the last frame whose timestamp is at most t, with t = 0 at the start of the video, or of the
+part. A JSON line is printed for each, in order of time:
 
     {"at": 1.5, "time": 1.48, "file": "DIR/at-1.500.png", "width": 640, "height": 360}
 
@@ -22,13 +23,14 @@ from etils import epath
 from PIL import Image
 
 from msjoe_jax.commands.cli import run_app
+from msjoe_jax.commands.video_flags import define_part
 from msjoe_jax.data.decoded_source import FrameAt, source_frames_at
-from msjoe_jax.data.sources import MAX_SECONDS, MAX_STREAM, RATES, VideoSource, shown
+from msjoe_jax.data.sources import MAX_SECONDS, VideoSource, shown
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import on_disk, write_whole
 from msjoe_jax.runtime.space import room_for
 
-TIME = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})")
+TIME = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})", re.ASCII)
 
 
 def parse_times(text: str) -> list[float]:
@@ -92,17 +94,12 @@ def cli() -> None:
     """Defines the flags here, not above: other commands have flags of the same names."""
     at = flags.DEFINE_string("at", "", "Times: seconds, M:SS or H:MM:SS, with commas.")
     out = flags.DEFINE_string("out", "", "Folder for the pictures.")
-    stream = flags.DEFINE_integer("stream", None, "Index of the video stream in the file.")
-    rate = flags.DEFINE_float("rate", None, "Pictures a second that a folder of them shows.")
+    part = define_part()
 
     def start(words: list[str]) -> None:
         if len(words) != 1 or not at.value or not out.value:
             raise UserError("write: msjoe frames VIDEO --at=SECONDS,… --out=DIR")
-        for flag, (low, high) in ((stream, (0, MAX_STREAM)), (rate, RATES)):
-            if flag.value is not None and not low <= flag.value <= high:
-                raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
-        source = VideoSource(words[0], stream=stream.value, rate=rate.value)
-        if not write_frames(source, parse_times(at.value), out.value):
+        if not write_frames(part(words[0]), parse_times(at.value), out.value):
             raise UserError(f"{shown(words[0])}: no picture at any of these times")
 
     run_app(start, takes_words=True)

@@ -165,6 +165,20 @@ def with_segments(entries: Iterable[Entry], videos: Iterable[str]) -> list[Entry
     return list(known.values())
 
 
+def check_number(key: str, value: Any) -> Any:
+    """Returns the value of a field of NUMBERS.
+
+    Raises:
+      UserError: it is no such number, or beyond its bounds.
+    """
+    low, high, whole = NUMBERS[key]
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"field {key!r} is {value!r:.40}, not {kind} from {low:g} to {high:g}")
+    return value if whole else float(value)
+
+
 def _plain(seconds: float) -> str:
     """Writes seconds without an exponent and without zeros that say nothing."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
@@ -190,7 +204,7 @@ def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
     if not isinstance(row.get("extra", {}), dict):
         raise UserError("field 'extra' must be an object")
     _check_extra(row.get("extra", {}), "extra")
-    numbers = {key: _number(row, key) for key in NUMBERS if row.get(key) is not None}
+    numbers = {key: check_number(key, row[key]) for key in NUMBERS if row.get(key) is not None}
     if numbers.get("end") is not None and numbers["end"] <= numbers.get("start", 0):
         raise UserError(f"field 'end' is {numbers['end']}, not after 'start'")
     path = _path(folder, name)
@@ -206,16 +220,6 @@ def _path(folder: epath.Path, video: str) -> epath.Path:
             f"field 'video' is {shown(video)!r}, which is on no disk of this host; copy it"
         )
     return epath.Path(path)
-
-
-def _number(row: dict[str, Any], key: str) -> Any:
-    low, high, whole = NUMBERS[key]
-    value = row[key]
-    kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise UserError(f"field {key!r} is {value!r:.40}, not {kind} from {low:g} to {high:g}")
-    return value if whole else float(value)
 
 
 def _check_extra(value: Any, name: str) -> None:
