@@ -3,21 +3,24 @@
     msjoe predecode --manifest=videos.jsonl --out=DIR
 
 Each line of the manifest is {"id": "…", "video": "path, relative to the manifest"}, optionally
-with an "extra" object that the record keeps. The command may be killed at any moment (even by
-kill -9), since all that it has finished is on disk:
+with an "extra" object that the record keeps. A video may also be a folder of pictures, a part of a
+file, or a member of an archive (docs/sources.md). The command may be killed at any moment (even
+by kill -9), since all that it has finished is on disk:
 
     DIR/parts/            single decoded videos, each a shard of its own named by the id's hash
     DIR/frames-NNNNN …    parts packed in the manifest's order; immutable once named
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
-    DIR/failures.jsonl    id, video and reason of each that gave no frame; absent if none did
+    DIR/failures.jsonl    id, video and reason of each that gave no frame, lines of the list that
+                          are wrong, and warnings; absent if there is nothing to say
 
 With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
 DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py). --siglip=DIR
 does the same with a SigLIP. Without --manifest they embed what the folder holds.
 
 The same command resumes: finished videos are kept, unfinished ones are redone, failures are tried
-again. A killed and resumed run ends with the same bytes as one that was left alone. Lines added
-to the manifest later are decoded into further shards of the same folder.
+again; a video whose file has changed is refused, or decoded anew with --refresh. A killed and
+resumed run ends with the same bytes as one that was left alone. Lines added to the manifest later
+are decoded into further shards of the same folder.
 """
 
 import errno

@@ -28,7 +28,7 @@ def exact(seconds: float) -> Fraction:
 
 def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Returns what names are sorted by, so that frame10 follows frame9."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    parts = re.findall(r"[0-9]+|[^0-9]+", os.path.splitext(name)[0])
     return [(False, int(p), "") if p.isdecimal() else (True, 0, p) for p in parts], name
 
 
