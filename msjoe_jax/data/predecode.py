@@ -97,7 +97,7 @@ def decode_part(
             if status_of(source) != (facts.size, facts.mtime):
                 raise VideoError(f"{shown(source.path)}: was changed while it was decoded")
             details = {
-                "video": entry.video,
+                "video": shown(entry.video),
                 "warnings": decoding.warnings,
                 "source_fps": decoding.rate,  # by which others' frame numbers become seconds
                 "source": stated(entry, facts),
