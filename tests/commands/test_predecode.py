@@ -14,6 +14,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from absl import flags
 
 from msjoe_jax.commands import predecode as module
 from msjoe_jax.data.records import RecordReader
@@ -235,6 +236,46 @@ def test_bad_options_and_folders_end_with_2(tmp_path):
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert os.listdir(tmp_path / "mine") == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [*(f"--fps={x}" for x in ("1e-6", "nan", "inf", "-inf", "1e9", "-1", "0", "1e-400")),
+     *(f"--max_side={x}" for x in (0, 15, -1, 1 << 40)),
+     *(f"--quality={x}" for x in (0, 101, 96)), "--workers=0", "--workers=99999"],
+)  # fmt: skip
+def test_an_absurd_flag_is_one_line(tmp_path, monkeypatch, capsys, flag):
+    words = ["msjoe predecode", "--manifest=none.jsonl", f"--out={tmp_path / 'out'}", flag]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    with pytest.raises(SystemExit) as ended:
+        module.cli()
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+    assert said.err.startswith(f"error: {flag.partition('=')[0]}") and "must be from" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_odd_names_in_a_plain_terminal(tmp_path):
+    clip(tmp_path / "a.mp4", 1, 9)
+    with open(os.fsencode(tmp_path) + b"/caf\xe9: \xe6\x8a\xa5.mp4", "wb") as file:
+        file.write((tmp_path / "a.mp4").read_bytes())
+    rows = [
+        {"id": "报告", "video": "caf\udce9: 报.mp4"},
+        {"id": "告\n2", "video": "gone\udcff.mp4"},
+    ]
+    (tmp_path / "报.jsonl").write_bytes("\n".join(map(json.dumps, rows)).encode())
+    done = subprocess.run(
+        command(tmp_path / "报.jsonl", tmp_path / "出"),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0 and "1 videos; 1 failed" in done.stdout, done.stderr
+    assert RecordReader(tmp_path / "出").ids == ["报告"]
+    (row,) = map(json.loads, (tmp_path / "出" / "failures.jsonl").read_bytes().splitlines())
+    assert (row["id"], row["video"]) == ("告\n2", "gone\udcff.mp4")
+    assert r"gone\udcff.mp4: cannot be opened" in row["reason"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
