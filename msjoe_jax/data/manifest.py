@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from msjoe_jax.data.questions import check_unicode
+from msjoe_jax.data.record import check_extra
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import read_json_lines
 
@@ -52,6 +53,7 @@ def load_entries(path: epath.PathLike) -> list[Entry]:
                     raise UserError(f"field {key!r} must be a non-empty string")
             if not isinstance(row.get("extra", {}), dict):
                 raise UserError("field 'extra' must be an object")
+            check_extra(row.get("extra", {}))
             if unknown := sorted(set(row) - {"id", "video", "extra"}):
                 raise UserError(f"unknown field {unknown[0]!r}; put it under 'extra'")
             if row["id"] in entries:

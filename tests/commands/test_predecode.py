@@ -89,8 +89,9 @@ def test_good_and_bad_videos_then_a_longer_list(tmp_path):
     assert sorted(reader.ids) == sorted([*(row["id"] for row in rows), "gone"])
     for v, row in enumerate(rows):
         info = reader.info(row["id"])
-        extra = {"v": v, "video": row["video"], "warnings": 0, "source_fps": 10.0}
-        assert info.extra == extra
+        assert info.extra == {"v": v}
+        assert (info.source.video, info.source.rate) == (row["video"], 10.0)
+        assert info.source.warnings == {}
         assert (info.num_frames, info.duration, info.fps) == (2 + v, 2.0 + v, 1.0)
         frames = reader.frames(row["id"], range(2 + v)).astype(int)
         levels = 50 * v + np.arange(2 + v)

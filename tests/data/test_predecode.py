@@ -52,8 +52,9 @@ def test_parts_in_any_order_pack_to_the_same_folder(tmp_path, entries, monkeypat
     assert len(reader.shards) == (3 if shard_bytes == 1 else 1)
     assert reader.ids == [entry.id for entry in entries]
     assert [reader.info(entry.id).num_frames for entry in entries] == [1, 2, 3]
-    extra = {"v": 1, "video": "1.mp4", "warnings": 0, "source_fps": 5.0}
-    assert reader.info(entries[1].id).extra == extra
+    info = reader.info(entries[1].id)
+    assert info.extra == {"v": 1}
+    assert (info.source.video, info.source.rate, info.source.warnings) == ("1.mp4", 5.0, {})
     assert not (tmp_path / "a" / "parts").exists()
 
 

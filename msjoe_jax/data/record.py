@@ -1,0 +1,266 @@
+"""The record of one video: what a folder says of it beside its frames; docs/records.md lists it.
+
+Records of version 2 are written. Of version 1, which states no version, the fields of the decoder
+lay among the user's, in `extra`; they are read apart.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import numpy as np
+from jaxtyping import Int
+
+from msjoe_jax.data.questions import Subtitle, is_span, is_unicode
+from msjoe_jax.errors import UserError
+
+VERSION = 2
+DEEPEST = 100  # objects and lists of a user's field inside one another
+SMALLEST, LARGEST = -(2**63), 2**64 - 1  # whole numbers that msgpack can hold
+DAMAGED = "damaged"  # the kind of all warnings of version 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a video was decoded from, and how; what is not known is None, 0 or empty.
+
+    Attributes:
+      video: the file, as the list of videos names it.
+      size: of the file, in bytes.
+      mtime: when it was last written, nanoseconds since 1970.
+      sha256: of its contents, 64 hex digits.
+      start, end: the part of the file that the video is, in seconds of the file.
+      stream: the number of the decoded stream in the file.
+      rate: frames of that stream a second, in the mean.
+      decoder: the libraries that decoded it, with their versions.
+      frames: [T] for each kept frame the number of the stream's frame that it is, from 0 in the
+        order of presentation.
+      warnings: what was wrong with the file: how often, by kind.
+      expected: seconds that the file says it has.
+      missing: the share of them that could not be decoded, 0 to 1.
+    """
+
+    video: str = ""
+    size: int | None = None
+    mtime: int | None = None
+    sha256: str = ""
+    start: float | None = None
+    end: float | None = None
+    stream: int | None = None
+    rate: float = 0.0
+    decoder: str = ""
+    frames: Int[np.ndarray, "T"] | None = None
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    expected: float | None = None
+    missing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is known of a video once its last frame is decoded.
+
+    Attributes:
+      duration: in seconds; None: the last timestamp plus one frame.
+      extra: the user's own fields, whatever their names.
+      source: what it was decoded from.
+      subtitles: in order, seconds of the record's clock.
+      sound: the sound track as a FLAC file of one channel at `sound.RATE`, b"" if the video has
+        none; None: it is not kept.
+    """
+
+    duration: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = field(default_factory=Source)
+    subtitles: tuple[Subtitle, ...] = ()
+    sound: bytes | None = None
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """One video of a record folder; `timestamps` [T] and `duration` are in seconds.
+
+    `extra` has the user's own fields; for `source` and `subtitles` see `Details`.
+    """
+
+    id: str
+    duration: float
+    fps: float
+    timestamps: np.ndarray
+    height: int
+    width: int
+    shard: int
+    first_frame: int
+    extra: dict[str, Any] = field(default_factory=dict)
+    source: Source = field(default_factory=Source)
+    subtitles: tuple[Subtitle, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """T, the number of frames."""
+        return len(self.timestamps)
+
+
+def check_extra(value: Any, name: str = "extra", depth: int = 0) -> None:
+    """Checks that a record can hold a user's field as it is.
+
+    Args:
+      value: of the field: text, numbers, true, false, null, bytes, and lists and objects of them.
+      name: of the field, for the message.
+      depth: how many objects and lists it is in.
+
+    Raises:
+      UserError: a number that is not finite or has more than 64 bits, a key or text that is none,
+        a value of another type, or one too deep in others; the message names the field.
+    """
+    if isinstance(value, dict | list | tuple):
+        if depth == DEEPEST:
+            raise UserError(f"field {_short(name)} is nested more than {DEEPEST} deep")
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
+            if isinstance(value, dict) and not (isinstance(key, str) and is_unicode(key)):
+                raise UserError(f"field {_short(name)} has a key that is no text: {key!r}")
+            place = f"{name}.{key}" if isinstance(value, dict) else f"{name}[{key}]"
+            check_extra(inner, place, depth + 1)
+    elif isinstance(value, int) and not SMALLEST <= value <= LARGEST:  # bool is 0 or 1
+        raise UserError(f"field {_short(name)} is a whole number of more than 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"field {_short(name)} is {value}, which is not a finite number")
+    elif isinstance(value, str) and not is_unicode(value):
+        raise UserError(f"field {_short(name)} holds half of a surrogate pair")
+    elif not isinstance(value, str | int | float | bytes | None):
+        raise UserError(f"field {_short(name)} is of type {type(value).__name__}")
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:60]}…{name[-16:]}")
+
+
+def pack_record(info: VideoInfo) -> bytes:
+    """Returns the bytes of a record, of version VERSION; `shard` is left out.
+
+    Raises:
+      UserError: a field of `extra` cannot be held, see `check_extra`.
+    """
+    check_extra(info.extra)
+    source = dict(vars(info.source))
+    frames = info.source.frames
+    source["frames"] = None if frames is None else np.asarray(frames, "<i8").tobytes()
+    source["warnings"] = dict(sorted(info.source.warnings.items()))
+    record = {
+        "version": VERSION,
+        "id": info.id,
+        "duration": float(info.duration),
+        "fps": float(info.fps),
+        "timestamps": np.asarray(info.timestamps, "<f8").tobytes(),
+        "height": int(info.height),
+        "width": int(info.width),
+        "first_frame": int(info.first_frame),
+        "extra": info.extra,
+        "source": source,
+        "subtitles": [[s.start, s.end, s.text] for s in info.subtitles],
+    }
+    return msgpack.packb(record)
+
+
+def unpack_record(data: bytes, shard: int = 0) -> VideoInfo:
+    """Reads a record of version 1 or 2.
+
+    Args:
+      data: as it is stored.
+      shard: which shard of the folder it is of.
+
+    Raises:
+      UserError: it is of another version, or damaged; the message names the field.
+    """
+    try:
+        raw = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException):
+        raise UserError("damaged: not msgpack") from None
+    if not isinstance(raw, dict):
+        raise UserError("damaged: not a map")
+    version = raw.pop("version", 1)
+    if version == 1 and isinstance(raw.get("extra"), dict):
+        raw["extra"], raw["source"] = _apart(raw["extra"])
+        raw["subtitles"] = []
+    elif version != VERSION:
+        raise UserError(
+            f"its record is of version {version!r}, and this program reads 1 to {VERSION}; "
+            "update it, or make the folder again"
+        )
+    return _checked(raw, shard)
+
+
+def _apart(extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the user's fields of version 1, and the source that stood among them."""
+    if not (isinstance(extra.get("video"), str) and isinstance(extra.get("warnings"), int)):
+        return extra, {}
+    own = {k: v for k, v in extra.items() if k not in ("video", "warnings", "source_fps")}
+    warnings = {DAMAGED: extra["warnings"]} if extra["warnings"] else {}
+    rate = extra.get("source_fps", 0.0)
+    return own, {"video": extra["video"], "warnings": warnings, "rate": rate}
+
+
+def _checked(raw: dict[str, Any], shard: int) -> VideoInfo:
+    """Makes the record of its fields, each of which must be what it is said to be."""
+    times = _array(raw, "timestamps", "<f8")
+    _expect(
+        len(times) > 0 and np.isfinite(times).all() and (np.diff(times) > 0).all(), "timestamps"
+    )
+    _expect(isinstance(raw.get("id"), str), "id")
+    for name in ("duration", "fps"):
+        value = raw.get(name)
+        _expect(isinstance(value, float) and math.isfinite(value) and value >= 0, name)
+    for name, least in (("height", 1), ("width", 1), ("first_frame", 0)):
+        _expect(isinstance(raw.get(name), int) and raw[name] >= least, name)
+    _expect(isinstance(raw.get("extra"), dict), "extra")
+    _expect(isinstance(raw.get("source"), dict), "source")
+    subtitles = raw.get("subtitles")
+    _expect(isinstance(subtitles, list), "subtitles")
+    for s in subtitles:
+        fits = isinstance(s, list) and len(s) == 3 and is_span(*s[:2]) and isinstance(s[2], str)
+        _expect(fits, "subtitles")
+    known = VideoInfo.__dataclass_fields__.keys() - {"shard"}
+    _expect(raw.keys() == known, next(iter(sorted(raw.keys() ^ known)), ""))
+    fields = {
+        **raw,
+        "timestamps": times,
+        "source": _source(raw["source"], len(times)),
+        "subtitles": tuple(Subtitle(*s) for s in subtitles),
+    }
+    return VideoInfo(shard=shard, **fields)
+
+
+def _source(raw: dict[str, Any], count: int) -> Source:
+    known = Source.__dataclass_fields__
+    for name, value in raw.items():
+        _expect(name in known, f"source.{name}")
+        kinds = {
+            **dict.fromkeys(("video", "sha256", "decoder"), str),
+            **dict.fromkeys(("size", "mtime", "stream"), int | None),
+            **dict.fromkeys(("start", "end", "expected"), float | None),
+            **dict.fromkeys(("rate", "missing"), float),
+            "frames": bytes | None,
+            "warnings": dict,
+        }
+        finite = not isinstance(value, float) or math.isfinite(value)
+        _expect(isinstance(value, kinds[name]) and finite, f"source.{name}")
+    warnings = raw.get("warnings", {})
+    counts = all(isinstance(k, str) and isinstance(n, int) for k, n in warnings.items())
+    _expect(counts, "source.warnings")
+    frames = _array(raw, "frames", "<i8") if raw.get("frames") is not None else None
+    _expect(frames is None or len(frames) == count, "source.frames")
+    return Source(**{**raw, "frames": frames})
+
+
+def _array(raw: dict[str, Any], name: str, kind: str) -> np.ndarray:
+    data = raw.get(name)
+    _expect(isinstance(data, bytes) and len(data) % np.dtype(kind).itemsize == 0, name)
+    assert isinstance(data, bytes)
+    return np.frombuffer(data, kind)
+
+
+def _expect(fits: bool, name: str) -> None:
+    if not fits:
+        raise UserError(f"damaged: field {name!r} of its record is wrong")
