@@ -9,7 +9,11 @@ kill -9), since all that it has finished is on disk:
     DIR/parts/            single decoded videos, each a shard of its own named by the id's hash
     DIR/frames-NNNNN …    parts packed in the manifest's order; immutable once named
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
-    DIR/failures.jsonl    id, video and reason of each that gave no frame; absent if none did
+    DIR/failures.jsonl    id, video and reason of each that gave no frame; with a warning in place
+                          of the reason those of which more than 5 % are missing; absent if none is
+
+--strict counts videos of which more is missing (cut downloads) as failed, too. --audio keeps the
+sound track of each (FLAC, one channel, 16 kHz). What a record holds is in docs/records.md.
 
 With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
 DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py). --siglip=DIR
@@ -34,6 +38,7 @@ from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.embed import embed_records
 from msjoe_jax.data.manifest import Entry, load_entries
 from msjoe_jax.data.predecode import DecodeSettings, Packer, decode_part, resume
+from msjoe_jax.data.record import shortfall
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock, on_disk
@@ -45,7 +50,11 @@ OF_THE_DISK = (*FULL, errno.EROFS)  # errors that no video can cause
 
 
 def predecode(
-    manifest: epath.PathLike, out: epath.PathLike, settings: DecodeSettings, workers: int
+    manifest: epath.PathLike,
+    out: epath.PathLike,
+    settings: DecodeSettings,
+    workers: int,
+    strict: bool = False,
 ) -> tuple[int, int]:
     """Makes, resumes or extends a record folder.
 
@@ -54,12 +63,14 @@ def predecode(
       out: the folder.
       settings: how to decode them.
       workers: how many videos to decode at a time.
+      strict: whether a video that is short has failed.
 
     Returns:
       The number of videos in the folder, and the number of those that could not be decoded.
 
     Raises:
-      UserError: a wrong list, a folder of other settings, a full disk, or no video gave a frame.
+      UserError: a wrong list, a folder of other settings, a full disk, no video gave a frame, or
+        `strict` and a video that is short is in the folder already.
     """
     failures = on_disk(out, "a record folder that is being made") / FAILURES
     entries = load_entries(manifest)
@@ -67,14 +78,36 @@ def predecode(
         packer = resume(out, settings)
         failures.unlink(missing_ok=True)
         packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
-        num_failed = _decode_all([e for e in entries if e.id not in packed], packer, workers)
+        new = [e for e in entries if e.id not in packed]
+        num_failed = _decode_all(new, packer, workers, strict)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
+        _tell_short(entries, RecordReader(out, ""), strict)
     return total, num_failed
 
 
-def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
+def _tell_short(entries: list[Entry], reader: RecordReader, strict: bool) -> None:
+    """Lists the videos of the folder that are short among the failures, as warnings."""
+    files, file = {e.id: e.video for e in entries}, reader.directory / FAILURES
+    short = [(info.id, why) for info in reader.infos(files) if (why := shortfall(info))]
+    for video, why in short:
+        _list(file, {"id": video, "video": files[video], "warning": why})
+    if short and strict:
+        raise UserError(
+            f"{reader.directory}: {len(short)} videos were taken in before --strict, such as "
+            f"{short[0][0]!r}: {short[0][1]}; choose another --out"
+        )
+    if short:
+        print(f"{reader.directory}: {len(short)} videos are short, see {file}")
+
+
+def _list(file: epath.Path, row: dict[str, str]) -> None:
+    with room_for(file.parent), file.open("a") as lines:
+        lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _decode_all(entries: list[Entry], packer: Packer, workers: int, strict: bool) -> int:
     """Decodes and packs the videos, and returns how many failed."""
     stop = threading.Event()
     with (
@@ -92,18 +125,22 @@ def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
 
         try:
             jobs = [(entry, pool.submit(work, entry)) for entry in entries]
-            return _pack_all(jobs, packer, bar)
+            return _pack_all(jobs, packer, bar, strict)
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progress) -> int:
+def _pack_all(
+    jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progress, strict: bool
+) -> int:
     num_failed = 0
     for number, (entry, future) in enumerate(jobs, 1):
         # Whatever error a hostile file provokes in the decoder, the other videos are decoded.
         error = future.exception()
+        if error is None and strict and (why := shortfall(packer.part(entry))):
+            error = UserError(f"{entry.video}: {why}, and --strict is given")
         if error is None:
             packer.add(entry)
         else:
@@ -113,8 +150,7 @@ def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progr
             num_failed += 1
             reason = str(error) if isinstance(error, UserError) else repr(error)
             row = {"id": entry.id, "video": entry.video, "reason": reason}
-            with room_for(packer.out), (packer.out / FAILURES).open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            _list(packer.out / FAILURES, row)
         bar.metrics(videos=number, failed=num_failed)
     return num_failed
 
@@ -159,6 +195,8 @@ def cli() -> None:
         ),
     }
     workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
+    audio = flags.DEFINE_bool("audio", False, "Keep the sound tracks, too.")
+    strict = flags.DEFINE_bool("strict", False, "Count videos that are cut short as failed.")
 
     def start() -> None:
         given = {name: flag.value for name, flag in folders.items() if flag.value}
@@ -171,9 +209,11 @@ def cli() -> None:
             raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
         # Loaded before decoding, so that a wrong path is not found out hours later.
         embedders = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
-        settings = DecodeSettings(fps.value, max_side.value, quality.value)
+        settings = DecodeSettings(fps.value, max_side.value, quality.value, audio.value)
         if manifest.value:
-            total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
+            total, num_failed = predecode(
+                manifest.value, out.value, settings, workers.value, strict.value
+            )
         else:
             total, num_failed = len(RecordReader(out.value, "").ids), 0
         for name, (encode, own) in embedders.items():

@@ -19,6 +19,7 @@ from msjoe_jax.errors import UserError
 VERSION = 2
 DEEPEST = 100  # objects and lists of a user's field inside one another
 SMALLEST, LARGEST = -(2**63), 2**64 - 1  # whole numbers that msgpack can hold
+SHORT = 0.05  # a video is short of which a larger share is missing
 DAMAGED = "damaged"  # the kind of all warnings of version 1
 
 
@@ -102,6 +103,15 @@ class VideoInfo:
         return len(self.timestamps)
 
 
+def shortfall(info: VideoInfo) -> str:
+    """Says how much of a video is missing, if it is more than SHORT; else ""."""
+    source = info.source
+    if source.missing <= SHORT:
+        return ""
+    of = "" if source.expected is None else f" of {source.expected:g} s"
+    return f"short: {source.missing:.0%}{of} could not be decoded"
+
+
 def check_extra(value: Any, name: str = "extra", depth: int = 0) -> None:
     """Checks that a record can hold a user's field as it is.
 
@@ -144,7 +154,10 @@ def pack_record(info: VideoInfo) -> bytes:
       UserError: a field of `extra` cannot be held, see `check_extra`.
     """
     check_extra(info.extra)
-    source = dict(vars(info.source))
+    source = {
+        name: float(value) if KINDS[name] in (float, float | None) and value is not None else value
+        for name, value in vars(info.source).items()
+    }
     frames = info.source.frames
     source["frames"] = None if frames is None else np.asarray(frames, "<i8").tobytes()
     source["warnings"] = dict(sorted(info.source.warnings.items()))
@@ -204,63 +217,62 @@ def _apart(extra: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _checked(raw: dict[str, Any], shard: int) -> VideoInfo:
     """Makes the record of its fields, each of which must be what it is said to be."""
+    known = VideoInfo.__dataclass_fields__.keys() - {"shard"}
+    _expect(raw.keys() == known, min(raw.keys() ^ known, default=""))
     times = _array(raw, "timestamps", "<f8")
-    _expect(
-        len(times) > 0 and np.isfinite(times).all() and (np.diff(times) > 0).all(), "timestamps"
-    )
-    _expect(isinstance(raw.get("id"), str), "id")
+    _expect(len(times) and np.isfinite(times).all() and (np.diff(times) > 0).all(), "timestamps")
+    _of_kind(raw, "id", str)
     for name in ("duration", "fps"):
-        value = raw.get(name)
-        _expect(isinstance(value, float) and math.isfinite(value) and value >= 0, name)
+        value = _of_kind(raw, name, float)
+        _expect(math.isfinite(value) and value >= 0, name)
     for name, least in (("height", 1), ("width", 1), ("first_frame", 0)):
-        _expect(isinstance(raw.get(name), int) and raw[name] >= least, name)
-    _expect(isinstance(raw.get("extra"), dict), "extra")
-    _expect(isinstance(raw.get("source"), dict), "source")
-    subtitles = raw.get("subtitles")
-    _expect(isinstance(subtitles, list), "subtitles")
-    for s in subtitles:
+        _expect(_of_kind(raw, name, int) >= least, name)
+    _of_kind(raw, "extra", dict)
+    for s in _of_kind(raw, "subtitles", list):
         fits = isinstance(s, list) and len(s) == 3 and is_span(*s[:2]) and isinstance(s[2], str)
         _expect(fits, "subtitles")
-    known = VideoInfo.__dataclass_fields__.keys() - {"shard"}
-    _expect(raw.keys() == known, next(iter(sorted(raw.keys() ^ known)), ""))
     fields = {
         **raw,
         "timestamps": times,
-        "source": _source(raw["source"], len(times)),
-        "subtitles": tuple(Subtitle(*s) for s in subtitles),
+        "source": _source(_of_kind(raw, "source", dict), len(times)),
+        "subtitles": tuple(Subtitle(*s) for s in raw["subtitles"]),
     }
     return VideoInfo(shard=shard, **fields)
 
 
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("video", "sha256", "decoder"), str),
+    **dict.fromkeys(("size", "mtime", "stream"), int | None),
+    **dict.fromkeys(("start", "end", "expected"), float | None),
+    **dict.fromkeys(("rate", "missing"), float),
+    "frames": bytes | None,
+    "warnings": dict,
+}
+
+
 def _source(raw: dict[str, Any], count: int) -> Source:
-    known = Source.__dataclass_fields__
-    for name, value in raw.items():
-        _expect(name in known, f"source.{name}")
-        kinds = {
-            **dict.fromkeys(("video", "sha256", "decoder"), str),
-            **dict.fromkeys(("size", "mtime", "stream"), int | None),
-            **dict.fromkeys(("start", "end", "expected"), float | None),
-            **dict.fromkeys(("rate", "missing"), float),
-            "frames": bytes | None,
-            "warnings": dict,
-        }
-        finite = not isinstance(value, float) or math.isfinite(value)
-        _expect(isinstance(value, kinds[name]) and finite, f"source.{name}")
-    warnings = raw.get("warnings", {})
-    counts = all(isinstance(k, str) and isinstance(n, int) for k, n in warnings.items())
-    _expect(counts, "source.warnings")
-    frames = _array(raw, "frames", "<i8") if raw.get("frames") is not None else None
+    for name in raw:
+        _expect(name in KINDS, f"source.{name}")
+        value = _of_kind(raw, name, KINDS[name], "source.")
+        _expect(not isinstance(value, float) or math.isfinite(value), f"source.{name}")
+    for kind, number in raw.get("warnings", {}).items():
+        _expect(isinstance(kind, str) and isinstance(number, int), "source.warnings")
+    frames = None if raw.get("frames") is None else _array(raw, "frames", "<i8")
     _expect(frames is None or len(frames) == count, "source.frames")
     return Source(**{**raw, "frames": frames})
 
 
 def _array(raw: dict[str, Any], name: str, kind: str) -> np.ndarray:
-    data = raw.get(name)
-    _expect(isinstance(data, bytes) and len(data) % np.dtype(kind).itemsize == 0, name)
-    assert isinstance(data, bytes)
+    data = _of_kind(raw, name, bytes)
+    _expect(len(data) % np.dtype(kind).itemsize == 0, name)
     return np.frombuffer(data, kind)
 
 
-def _expect(fits: bool, name: str) -> None:
+def _of_kind(raw: dict[str, Any], name: str, kind: Any, inside: str = "") -> Any:
+    _expect(isinstance(raw.get(name), kind), inside + name)
+    return raw[name]
+
+
+def _expect(fits: object, name: str) -> None:
     if not fits:
         raise UserError(f"damaged: field {name!r} of its record is wrong")

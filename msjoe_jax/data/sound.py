@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -29,7 +29,7 @@ class Sound(NamedTuple):
     damaged: int
 
 
-def sound_track(path: epath.PathLike, duration: float, start: float = 0.0) -> Sound:
+def sound_track(file: epath.PathLike | BinaryIO, duration: float, start: float = 0.0) -> Sound:
     """Decodes the sound of a video file, the best stream if there are several.
 
     Sample 0 is at second `start` of the file, which counts from the container's start, as players
@@ -37,29 +37,29 @@ def sound_track(path: epath.PathLike, duration: float, start: float = 0.0) -> So
     the video.
 
     Args:
-      path: the file.
+      file: the video file, or a binary one that can seek.
       duration: seconds after `start` at which the track is cut.
       start: in seconds.
     """
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
+    opened = os.fspath(file) if isinstance(file, str | os.PathLike) else file
+    with av.open(opened, "r", metadata_errors="replace") as container:
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream):
             return Sound(b"", 0)
         origin = Fraction(container.start_time or 0, av.time_base) + Fraction(start)
         reading = _Reading(container, stream)
         encoder = _Encoder()
-        at = 0  # the sample that comes next; before sample 0 nothing is kept
+        at: int | None = None  # the sample that comes next; those below 0 are not kept
         for time, samples in reading.runs():
-            place = round((time - origin) * RATE) if time is not None else at
-            if at == 0 or 0 < place - at <= LONGEST_GAP * RATE:
+            place = at or 0 if time is None else round((time - origin) * RATE)
+            if at is None or 0 < place - at <= LONGEST_GAP * RATE:
                 place = min(place, LONGEST_GAP * RATE)
-                encoder.add(np.zeros(max(0, place - at), np.int16))
-                samples = samples[max(0, -place) :]
-                at = max(at, place)
-            room = round(duration * RATE) - at
-            encoder.add(samples[: max(0, room)])
+                encoder.add(np.zeros(max(0, place) - max(0, at or 0), np.int16))
+                at = place
+            room = max(0, round(duration * RATE) - max(0, at))
+            encoder.add(samples[max(0, -at) :][:room])
             at += len(samples)
-            if room <= len(samples):
+            if at >= round(duration * RATE):
                 break
         return Sound(encoder.finish(), reading.damaged)
 
@@ -75,7 +75,7 @@ class _Reading:
         """Yields (the first sample's time or None where it follows the last, samples)."""
         resampler, end = av.AudioResampler("s16", "mono", RATE), None
         for frame in self._frames():
-            time = frame.pts * frame.time_base if frame.pts is not None else end
+            time = end if frame.pts is None else frame.pts * Fraction(frame.time_base or 0)
             begins = end is None or (time is not None and abs(time - end) > GAP)
             if begins and end is not None:
                 yield None, _samples(resampler.resample(None))
