@@ -36,16 +36,20 @@ from etils import epath
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.embed import embed_records
-from msjoe_jax.data.manifest import Entry, load_entries
+from msjoe_jax.data.made_from import unchanged
+from msjoe_jax.data.manifest import Entry, read_entries, with_segments
 from msjoe_jax.data.predecode import DecodeSettings, Packer, decode_part, resume
+from msjoe_jax.data.questions import load_questions
 from msjoe_jax.data.record import shortfall
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.sources import RATES, SIDES
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock, on_disk
 from msjoe_jax.runtime.progress import Progress, progress
 from msjoe_jax.runtime.space import FULL, has_code, room_for
 
 FAILURES = "failures.jsonl"
+NAMED = 5  # lines of a list that an error names, where none is right
 OF_THE_DISK = (*FULL, errno.EROFS)  # errors that no video can cause
 
 
@@ -54,7 +58,10 @@ def predecode(
     out: epath.PathLike,
     settings: DecodeSettings,
     workers: int,
+    *,
+    refresh: bool = False,
     strict: bool = False,
+    questions: epath.PathLike | None = None,
 ) -> tuple[int, int]:
     """Makes, resumes or extends a record folder.
 
@@ -63,48 +70,65 @@ def predecode(
       out: the folder.
       settings: how to decode them.
       workers: how many videos to decode at a time.
+      refresh: decode videos anew that have changed.
       strict: whether a video that is short has failed.
+      questions: a question file, whose segments of videos become videos of their own.
 
     Returns:
-      The number of videos in the folder, and the number of those that could not be decoded.
+      The number of videos in the folder, and the number of those that could not be decoded, lines
+      of the list that are wrong among them.
 
     Raises:
       UserError: a wrong list, a folder of other settings, a full disk, no video gave a frame, or
         `strict` and a video that is short is in the folder already.
     """
     failures = on_disk(out, "a record folder that is being made") / FAILURES
-    entries = load_entries(manifest)
+    entries, refused = read_entries(manifest)
+    if not entries:
+        more = [f"and {len(refused) - NAMED} more lines"] if len(refused) > NAMED else []
+        raise UserError(*(line.reason for line in refused[:NAMED]), *more)
+    if questions is not None:
+        entries = with_segments(entries, (q.video for q in load_questions(questions)))
     with room_for(out), lock(out):
         packer = resume(out, settings)
+        packed = unchanged(entries, packer, refresh)
         failures.unlink(missing_ok=True)
-        packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
+        for line in refused:
+            _list(packer.out, **line._asdict())
         new = [e for e in entries if e.id not in packed]
         num_failed = _decode_all(new, packer, workers, strict)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
-        _tell_short(entries, RecordReader(out, ""), strict)
-    return total, num_failed
+        _tell(entries, RecordReader(out, ""), strict)
+    return total, num_failed + len(refused)
 
 
-def _tell_short(entries: list[Entry], reader: RecordReader, strict: bool) -> None:
-    """Lists the videos of the folder that are short among the failures, as warnings."""
-    files, file = {e.id: e.video for e in entries}, reader.directory / FAILURES
-    short = [(info.id, why) for info in reader.infos(files) if (why := shortfall(info))]
-    for video, why in short:
-        _list(file, {"id": video, "video": files[video], "warning": why})
+def _list(folder: epath.Path, **row: object) -> None:
+    """Adds a row to the list of failures and warnings."""
+    # A name that is no UTF-8 has surrogates, which JSON escapes as "\\udcXX", and so does this.
+    text = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    with room_for(folder), (folder / FAILURES).open("ab") as file:
+        file.write(text + b"\n")
+
+
+def _tell(entries: list[Entry], reader: RecordReader, strict: bool) -> None:
+    """Lists what is to be said of the folder's videos among the failures, as warnings."""
+    files = {entry.id: entry.video for entry in entries}
+    told, short = 0, []
+    for info in reader.infos(files):
+        why = shortfall(info)
+        short += [(info.id, why)] if why else []
+        for note in (*info.source.notes, *([why] if why else [])):
+            _list(reader.directory, id=info.id, video=files[info.id], warning=note)
+            told += 1
     if short and strict:
         raise UserError(
             f"{reader.directory}: {len(short)} videos were taken in before --strict, such as "
             f"{short[0][0]!r}: {short[0][1]}; choose another --out"
         )
-    if short:
-        print(f"{reader.directory}: {len(short)} videos are short, see {file}")
-
-
-def _list(file: epath.Path, row: dict[str, str]) -> None:
-    with room_for(file.parent), file.open("a") as lines:
-        lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if told:
+        print(f"{reader.directory}: {told} warnings, see {reader.directory / FAILURES}")
 
 
 def _decode_all(entries: list[Entry], packer: Packer, workers: int, strict: bool) -> int:
@@ -149,8 +173,7 @@ def _pack_all(
                     raise error
             num_failed += 1
             reason = str(error) if isinstance(error, UserError) else repr(error)
-            row = {"id": entry.id, "video": entry.video, "reason": reason}
-            _list(packer.out / FAILURES, row)
+            _list(packer.out, id=entry.id, video=entry.video, reason=reason)
         bar.metrics(videos=number, failed=num_failed)
     return num_failed
 
@@ -197,22 +220,32 @@ def cli() -> None:
     workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
     audio = flags.DEFINE_bool("audio", False, "Keep the sound tracks, too.")
     strict = flags.DEFINE_bool("strict", False, "Count videos that are cut short as failed.")
+    refresh = flags.DEFINE_bool("refresh", False, "Decode videos anew whose files have changed.")
+    questions = flags.DEFINE_string(
+        "questions", None, "Question file; segments that it asks about become videos."
+    )
 
     def start() -> None:
         given = {name: flag.value for name, flag in folders.items() if flag.value}
         if not out.value or not (manifest.value or given):
             raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
-        for flag, low, high in ((quality, 1, 95), (max_side, 16, 1 << 14), (workers, 1, 1 << 10)):
+        for flag, low, high in ((quality, 1, 95), (max_side, *SIDES), (workers, 1, 1 << 10)):
             if not low <= flag.value <= high:
                 raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
-        if not 0 < fps.value <= 1000:
-            raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
+        if not RATES[0] <= fps.value <= RATES[1]:
+            raise UserError(f"--fps={fps.value} must be from {RATES[0]} to {RATES[1]:g}")
         # Loaded before decoding, so that a wrong path is not found out hours later.
         embedders = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
         settings = DecodeSettings(fps.value, max_side.value, quality.value, audio.value)
         if manifest.value:
             total, num_failed = predecode(
-                manifest.value, out.value, settings, workers.value, strict.value
+                manifest.value,
+                out.value,
+                settings,
+                workers.value,
+                refresh=refresh.value,
+                strict=strict.value,
+                questions=questions.value,
             )
         else:
             total, num_failed = len(RecordReader(out.value, "").ids), 0

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from msjoe_jax.data.decoded_source import decode_source
+from msjoe_jax.data.made_from import source_of
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.record import Details, VideoInfo, unpack_record
 from msjoe_jax.data.shards import (
@@ -32,9 +34,9 @@ from msjoe_jax.data.shards import (
     shard_path,
     write_manifest,
 )
-from msjoe_jax.data.sound import sound_track
-from msjoe_jax.data.source import source_of
-from msjoe_jax.data.video import decode
+from msjoe_jax.data.sound import sound_of
+from msjoe_jax.data.sources import facts_of, shown, status_of
+from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import LOCK, PARTIAL
 
@@ -83,34 +85,35 @@ def decode_part(
       stop: once it is set, the part is given up.
 
     Raises:
-      VideoError: the video gave no frame.
+      VideoError: the video gave no frame, or was changed meanwhile.
       Stopped: `stop` was set.
     """
     if shard_path(parts, VIDEOS, entry.part).exists():
         return
-    decoding = decode(entry.path, settings.fps, settings.max_side)
+    source, fps = entry.source, entry.fps or settings.fps
+    facts = facts_of(source)
+    with decode_source(source, fps, entry.max_side or settings.max_side) as decoding:
 
-    def frames() -> Iterator[tuple[float, np.ndarray]]:
-        for item in decoding:
-            if stop is not None and stop.is_set():
-                raise Stopped
-            yield item
+        def frames() -> Iterator[tuple[float, np.ndarray]]:
+            for item in decoding:
+                if stop is not None and stop.is_set():
+                    raise Stopped
+                yield item
 
-    def tail() -> Details:
-        sound = sound_track(entry.path, decoding.duration) if settings.audio else None
-        source = source_of(entry, decoding, sound.damaged if sound else 0)
-        flac = sound.flac if sound else None
-        return Details(decoding.duration, entry.extra, source, sound=flac)
+        def tail() -> Details:
+            if status_of(source) != (facts.size, facts.mtime):
+                raise VideoError(f"{shown(source.path)}: was changed while it was decoded")
+            sound = sound_of(source, decoding.duration) if settings.audio else None
+            kept = source_of(entry, facts, decoding, sound)
+            return Details(decoding.duration, entry.extra, kept, sound=sound and sound.flac)
 
-    shard = ShardWriter(parts, entry.part, settings.quality, settings.audio)
-    try:
-        shard.add(entry.id, frames(), settings.fps, tail)
-        shard.finish()
-    except BaseException:
-        shard.discard()
-        raise
-    finally:
-        decoding.close()
+        shard = ShardWriter(parts, entry.part, settings.quality, settings.audio)
+        try:
+            shard.add(entry.id, frames(), fps, tail)
+            shard.finish()
+        except BaseException:
+            shard.discard()
+            raise
 
 
 class Packer:
@@ -177,7 +180,8 @@ class Packer:
         """
         self.flush()
         self.parts.rmtree()
-        total = sum(len(shard["videos"]) for shard in self.shards)
+        # One that was decoded anew is in two shards.
+        total = len({video for shard in self.shards for video in shard["videos"]})
         if total:
             write_manifest(self.out, self.shards, self.settings.stated())
             (self.out / PROGRESS).unlink(missing_ok=True)

@@ -29,16 +29,17 @@ class Source:
 
     Attributes:
       video: the file, as the list of videos names it.
-      size: of the file, in bytes.
-      mtime: when it was last written, nanoseconds since 1970.
-      sha256: of its contents, 64 hex digits.
-      start, end: the part of the file that the video is, in seconds of the file.
-      stream: the number of the decoded stream in the file.
+      size, mtime, sha256: what it was (see `sources.SourceFacts`).
+      start, end, stream: what the list chooses of the file (see `sources.VideoSource`).
+      picture_rate: pictures a second of a folder of pictures, as the list says.
+      max_side: longer side of this video's frames, where the list says it.
+      decoded_stream: the number of the stream that was decoded.
       rate: frames of that stream a second, in the mean.
       decoder: the libraries that decoded it, with their versions.
       frames: [T] for each kept frame the number of the stream's frame that it is, from 0 in the
         order of presentation.
       warnings: what was wrong with the file: how often, by kind.
+      notes: what is to be said of it to people.
       expected: seconds that the file says it has.
       missing: the share of them that could not be decoded, 0 to 1.
     """
@@ -50,10 +51,14 @@ class Source:
     start: float | None = None
     end: float | None = None
     stream: int | None = None
+    picture_rate: float | None = None
+    max_side: int | None = None
+    decoded_stream: int | None = None
     rate: float = 0.0
     decoder: str = ""
     frames: Int[np.ndarray, "T"] | None = None
     warnings: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     expected: float | None = None
     missing: float = 0.0
 
@@ -161,6 +166,7 @@ def pack_record(info: VideoInfo) -> bytes:
     frames = info.source.frames
     source["frames"] = None if frames is None else np.asarray(frames, "<i8").tobytes()
     source["warnings"] = dict(sorted(info.source.warnings.items()))
+    source["notes"] = list(info.source.notes)
     record = {
         "version": VERSION,
         "id": info.id,
@@ -242,11 +248,12 @@ def _checked(raw: dict[str, Any], shard: int) -> VideoInfo:
 
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("video", "sha256", "decoder"), str),
-    **dict.fromkeys(("size", "mtime", "stream"), int | None),
-    **dict.fromkeys(("start", "end", "expected"), float | None),
+    **dict.fromkeys(("size", "mtime", "stream", "max_side", "decoded_stream"), int | None),
+    **dict.fromkeys(("start", "end", "picture_rate", "expected"), float | None),
     **dict.fromkeys(("rate", "missing"), float),
     "frames": bytes | None,
     "warnings": dict,
+    "notes": list,
 }
 
 
@@ -257,9 +264,11 @@ def _source(raw: dict[str, Any], count: int) -> Source:
         _expect(not isinstance(value, float) or math.isfinite(value), f"source.{name}")
     for kind, number in raw.get("warnings", {}).items():
         _expect(isinstance(kind, str) and isinstance(number, int), "source.warnings")
+    notes = tuple(raw.get("notes", ()))
+    _expect(all(isinstance(note, str) for note in notes), "source.notes")
     frames = None if raw.get("frames") is None else _array(raw, "frames", "<i8")
     _expect(frames is None or len(frames) == count, "source.frames")
-    return Source(**{**raw, "frames": frames})
+    return Source(**{**raw, "notes": notes, "frames": frames})
 
 
 def _array(raw: dict[str, Any], name: str, kind: str) -> np.ndarray:

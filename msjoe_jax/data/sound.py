@@ -14,6 +14,8 @@ from av.container import InputContainer
 from etils import epath
 from jaxtyping import Int16
 
+from msjoe_jax.data.sources import VideoSource, is_folder, opened
+
 RATE = 16_000  # samples a second, as speech recognizers take them
 BLOCK = 4096  # samples encoded at a time
 # Sound that begins this many seconds after the end of what came before leaves silence; less is the
@@ -29,6 +31,18 @@ class Sound(NamedTuple):
     damaged: int
 
 
+def sound_of(source: VideoSource, duration: float) -> Sound:
+    """Decodes the sound of a source; a folder of pictures has none.
+
+    Raises:
+      VideoError: as `sources.opened`.
+    """
+    if is_folder(source):
+        return Sound(b"", 0)
+    with opened(source) as file:
+        return sound_track(file, duration, source.start or 0.0)
+
+
 def sound_track(file: epath.PathLike | BinaryIO, duration: float, start: float = 0.0) -> Sound:
     """Decodes the sound of a video file, the best stream if there are several.
 
@@ -41,8 +55,8 @@ def sound_track(file: epath.PathLike | BinaryIO, duration: float, start: float =
       duration: seconds after `start` at which the track is cut.
       start: in seconds.
     """
-    opened = os.fspath(file) if isinstance(file, str | os.PathLike) else file
-    with av.open(opened, "r", metadata_errors="replace") as container:
+    given = os.fspath(file) if isinstance(file, str | os.PathLike) else file
+    with av.open(given, "r", metadata_errors="replace") as container:
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream):
             return Sound(b"", 0)

@@ -201,7 +201,8 @@ def test_kill_9_between_shards(tmp_path):
         ('{"id": "a"}', ":1: field 'video'"),
         ('{"video": "a.mp4"}', ":1: field 'id'"),
         ('{"id": "a", "video": "a", "path": 1}', ":1: unknown field 'path'"),
-        ('{"id": "a", "video": "a"}\n\n{"id": "a", "video": "b"}', ":3: field 'id' repeats"),
+        ('{"id": "a", "video": "a"}\n\n{"id": "a", "video": "b"}', "none of 1 videos could be"),
+        ('[]\n{"id": "a"}', ":2: field 'video'"),
         ('{"id": "a", "video": "gone.mp4"}', "none of 1 videos could be decoded"),
     ],
 )
@@ -250,7 +251,7 @@ def test_a_disk_that_refuses_ends_the_run_and_a_bad_video_never_does(tmp_path, m
     def decode_part(entry, *rest):
         if entry.id == "1":
             raise error
-        real(entry, *rest)
+        return real(entry, *rest)
 
     real = module.decode_part
     monkeypatch.setattr(module, "decode_part", decode_part)
@@ -286,7 +287,7 @@ def test_a_short_video_is_a_warning_and_with_strict_a_failure(tmp_path, monkeypa
         assert module.predecode(manifest, tmp_path / "out", settings, 1) == (2, 0)
         rows = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").open()]
         assert rows == [{"id": "v1", "video": "1.mp4", "warning": why}]
-        assert "1 videos are short" in capsys.readouterr().out
+        assert "out: 1 warnings, see" in capsys.readouterr().out
     assert RecordReader(tmp_path / "out").info("v1").source.missing == 0.5
     with pytest.raises(UserError, match=f"1 videos were taken in before --strict.*'v1': {why}"):
         module.predecode(manifest, tmp_path / "out", settings, 1, strict=True)
