@@ -5,7 +5,8 @@ lay among the user's, in `extra`; they are read apart.
 """
 
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +88,8 @@ class Details:
 class VideoInfo:
     """One video of a record folder; `timestamps` [T] and `duration` are in seconds.
 
-    `extra` has the user's own fields; for `source` and `subtitles` see `Details`.
+    `extra` has the user's own fields; for `source` and `subtitles` see `Details`. `checks` [T] are
+    CRC-32 of the frames' JPEGs, and `sound_check` of the sound track; None: not stated.
     """
 
     id: str
@@ -101,6 +103,8 @@ class VideoInfo:
     extra: dict[str, Any] = field(default_factory=dict)
     source: Source = field(default_factory=Source)
     subtitles: tuple[Subtitle, ...] = ()
+    checks: Int[np.ndarray, "T"] | None = None
+    sound_check: int | None = None
 
     @property
     def num_frames(self) -> int:
@@ -115,6 +119,28 @@ def shortfall(info: VideoInfo) -> str:
         return ""
     of = "" if source.expected is None else f" of {source.expected:g} s"
     return f"short: {source.missing:.0%}{of} could not be decoded"
+
+
+def check_frames(
+    info: VideoInfo, indices: Sequence[int] | np.ndarray, jpegs: Iterable[bytes], folder: object
+) -> None:
+    """Checks that bytes which were read are those of the frames of a record.
+
+    Args:
+      info: the record.
+      indices: numbers of the frames, 0 … T−1.
+      jpegs: what was read for each.
+      folder: for the message.
+
+    Raises:
+      UserError: they are others, as in a folder that was put together from several.
+    """
+    for index, jpeg in zip(indices, jpegs, strict=True):
+        if info.checks is not None and zlib.crc32(jpeg) != info.checks[index]:
+            raise UserError(
+                f"{folder}: frame {index} of video {info.id} is not the one of its record; copy or "
+                "make the folder again"
+            )
 
 
 def check_extra(value: Any, name: str = "extra", depth: int = 0) -> None:
@@ -179,6 +205,8 @@ def pack_record(info: VideoInfo) -> bytes:
         "extra": info.extra,
         "source": source,
         "subtitles": [[s.start, s.end, s.text] for s in info.subtitles],
+        "checks": None if info.checks is None else np.asarray(info.checks, "<u4").tobytes(),
+        "sound_check": info.sound_check,
     }
     return msgpack.packb(record)
 
@@ -202,7 +230,7 @@ def unpack_record(data: bytes, shard: int = 0) -> VideoInfo:
     version = raw.pop("version", 1)
     if version == 1 and isinstance(raw.get("extra"), dict):
         raw["extra"], raw["source"] = _apart(raw["extra"])
-        raw["subtitles"] = []
+        raw |= {"subtitles": [], "checks": None, "sound_check": None}
     elif version != VERSION:
         raise UserError(
             f"its record is of version {version!r}, and this program reads 1 to {VERSION}; "
@@ -234,12 +262,16 @@ def _checked(raw: dict[str, Any], shard: int) -> VideoInfo:
     for name, least in (("height", 1), ("width", 1), ("first_frame", 0)):
         _expect(_of_kind(raw, name, int) >= least, name)
     _of_kind(raw, "extra", dict)
+    _of_kind(raw, "sound_check", int | None)
+    checks = None if raw["checks"] is None else _array(raw, "checks", "<u4")
+    _expect(checks is None or len(checks) == len(times), "checks")
     for s in _of_kind(raw, "subtitles", list):
         fits = isinstance(s, list) and len(s) == 3 and is_span(*s[:2]) and isinstance(s[2], str)
         _expect(fits, "subtitles")
     fields = {
         **raw,
         "timestamps": times,
+        "checks": checks,
         "source": _source(_of_kind(raw, "source", dict), len(times)),
         "subtitles": tuple(Subtitle(*s) for s in raw["subtitles"]),
     }

@@ -20,6 +20,7 @@ import contextlib
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
@@ -29,7 +30,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
 from msjoe_jax.data.local_copy import local_copy
-from msjoe_jax.data.record import Details, Source, VideoInfo, unpack_record
+from msjoe_jax.data.record import Details, Source, VideoInfo, check_frames, unpack_record
 from msjoe_jax.data.shards import (
     AUDIO,
     FRAMES,
@@ -39,6 +40,7 @@ from msjoe_jax.data.shards import (
     Frame,
     ShardWriter,
     check_shards,
+    check_stated,
     decode_jpeg,
     kinds_of,
     open_records,
@@ -255,7 +257,9 @@ class RecordReader:
     def frame_bytes(self, video_id: str, indices: Indices) -> list[bytes]:
         """Reads the JPEG bytes of frames `indices` (0 … T−1)."""
         info = self.info(video_id)
-        return self._read(FRAMES, info.shard, self._absolute(info, indices))
+        jpegs = self._read(FRAMES, info.shard, self._absolute(info, indices))
+        check_frames(info, indices, jpegs, self.directory)
+        return jpegs
 
     def frames(
         self, video_id: str, indices: Indices, size: tuple[int, int] | None = None
@@ -291,6 +295,8 @@ class RecordReader:
         for shard, indices in by_shard.items():
             for index, data in zip(indices, self._read(FRAMES, shard, indices), strict=True):
                 jpegs[slots[shard, index]] = data
+        for info, (_, indices), row in zip(infos, requests, rows, strict=True):
+            check_frames(info, indices, [jpegs[slot] for slot in row], self.directory)
 
         def decoded(slot: int) -> np.ndarray:
             try:
@@ -322,7 +328,10 @@ class RecordReader:
         shard, position = self._locate(video_id)
         if AUDIO not in kinds_of(self.shards[shard]):
             return None
-        return self._read(AUDIO, shard, [position])[0]
+        flac = self._read(AUDIO, shard, [position])[0]
+        if zlib.crc32(flac) != self.info(video_id).sound_check:
+            raise UserError(f"{self.directory}: the sound of video {video_id} is another's")
+        return flac
 
     def name_of(self, model: str) -> str | None:
         """Returns the name of the model of `EMBEDDERS` whose embeddings are read; None: none."""
@@ -381,7 +390,10 @@ class RecordReader:
             if path not in self._open:
                 expected = entry["frames"] if kind == FRAMES else len(entry["videos"])
                 most = expected + (kind.partition("-")[0] in EMBEDDERS)  # see embed.py
-                self._open[path] = open_records(path, expected, most)
+                file = open_records(path, expected, most)
+                if file.num_records() > expected:
+                    check_stated(file, path, entry)
+                self._open[path] = file
         try:
             return self._open[path].read(indices) if indices else []
         except (RuntimeError, ValueError, IndexError):

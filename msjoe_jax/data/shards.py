@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -165,6 +166,17 @@ class RecordFile:
             self._temporary.cleanup()
 
 
+def check_stated(file: ArrayRecordReader, path: epath.Path, shard: dict[str, Any]) -> None:
+    """Checks by the last record of a file of embeddings that they were made from this shard.
+
+    Raises:
+      UserError: they were made from another.
+    """
+    with contextlib.suppress(RuntimeError):  # a damaged last record costs no embedding
+        if file.read([len(shard["videos"])])[0] != shard_digest(shard).encode():
+            raise UserError(f"{path}: embeddings of other frames; embed the folder again")
+
+
 def kinds_of(shard: dict[str, Any]) -> tuple[str, ...]:
     """Returns the kinds of files that a shard of the manifest consists of."""
     return (FRAMES, VIDEOS, AUDIO) if shard.get(AUDIO) else (FRAMES, VIDEOS)
@@ -229,6 +241,7 @@ class ShardWriter:
         """
         first, size = self._files[FRAMES].count, None
         times: list[float] = []
+        checks: list[int] = []
         for timestamp, frame in frames:
             if isinstance(frame, bytes):
                 data = frame
@@ -241,6 +254,7 @@ class ShardWriter:
             if times and timestamp <= times[-1]:
                 raise UserError(f"video {video_id}: timestamps do not increase at {timestamp} s")
             self._files[FRAMES].write(data)
+            checks.append(zlib.crc32(data))
             times.append(float(timestamp))
         if size is None:
             raise UserError(f"video {video_id}: no frames")
@@ -257,6 +271,8 @@ class ShardWriter:
             extra=dict(details.extra),
             source=details.source,
             subtitles=details.subtitles,
+            checks=np.asarray(checks, "<u4"),
+            sound_check=zlib.crc32(details.sound or b"") if AUDIO in self._files else None,
         )
         try:
             record = pack_record(info)

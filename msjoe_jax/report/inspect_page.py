@@ -30,7 +30,7 @@ def render(title: str, parts: Sequence[Part]) -> str:
 
 
 def _sheet(part: Sheet, number: int) -> Html:
-    notes = joined(paragraph(note) for note in part.notes)
+    notes = paragraph(joined(part.notes, "<br>")) if part.notes else ""
     return look_section(part.look, number, list(part.look.frames), notes)
 
 

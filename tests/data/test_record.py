@@ -39,6 +39,10 @@ SOURCE = Source(
     start=600,  # a whole number, as lists may have it
     end=660.5,
     stream=1,
+    picture_rate=25,
+    max_side=336,
+    decoded_stream=2,
+    notes=("ends early",),
     rate=24000 / 1001,
     decoder="libavcodec 62.11.100",
     frames=np.array([0, 24, 48]),
@@ -47,8 +51,9 @@ SOURCE = Source(
     missing=0.25,
 )
 INFO = VideoInfo(
-    "vidéo", 3.5, 1.0, np.arange(3.0), 16, 24, 0, 7, {}, SOURCE, (Subtitle(0.5, 2, "hé"),)
-)
+    "vidéo", 3.5, 1.0, np.arange(3.0), 16, 24, 0, 7, {}, SOURCE, (Subtitle(0.5, 2, "hé"),),
+    np.array([0, 7, 2**32 - 1]), 5,
+)  # fmt: skip
 # What JSON can hold and a record keeps.
 FIELDS = st.recursive(
     st.none()
@@ -68,6 +73,7 @@ def fields(info):
     """All of a record, comparable."""
     row = dataclasses.asdict(info)
     row["timestamps"] = info.timestamps.tolist()
+    row["checks"] = None if info.checks is None else info.checks.tolist()
     row["source"]["frames"] = None if info.source.frames is None else info.source.frames.tolist()
     return row
 
@@ -83,7 +89,7 @@ def test_a_record_comes_back_with_user_fields_of_any_name(extra):
 
 
 def test_what_is_not_known_comes_back_so():
-    info = dataclasses.replace(INFO, source=Source(), subtitles=())
+    info = dataclasses.replace(INFO, source=Source(), subtitles=(), checks=None, sound_check=None)
     assert fields(unpack_record(pack_record(info))) == fields(info)
 
 
@@ -139,7 +145,7 @@ def changed(**fields):
         (msgpack.packb([1]), "not a map"),
         (changed(version=3), "of version 3, and this program reads 1 to 2; update it"),
         (changed(version="x"), "of version 'x'"),
-        (msgpack.packb({"version": 2}), "field 'duration'"),
+        (msgpack.packb({"version": 2}), "field 'checks'"),
         (changed(more=1), "field 'more'"),
         (changed(timestamps=b"\0" * 7), "'timestamps'"),
         (changed(timestamps=b""), "'timestamps'"),
@@ -152,6 +158,9 @@ def changed(**fields):
         (changed(id=3), "'id'"),
         (changed(extra=[]), "'extra'"),
         (changed(subtitles=[[2.0, 1.0, "x"]]), "'subtitles'"),
+        (changed(checks=b"\0" * 8), "'checks'"),
+        (changed(sound_check="x"), "'sound_check'"),
+        (changed(source={"notes": [1]}), "'source.notes'"),
         (changed(source={"size": "big"}), "'source.size'"),
         (changed(source={"rate": math.inf}), "'source.rate'"),
         (changed(source={"colour": 1}), "'source.colour'"),
@@ -198,7 +207,7 @@ def test_a_folder_of_version_1_is_read_and_a_users_fields_are_apart(before):
 
 def test_warnings_of_version_1_keep_their_number_and_other_extras_stay():
     row = msgpack.unpackb(pack_record(INFO))
-    for name in ("version", "source", "subtitles"):
+    for name in ("version", "source", "subtitles", "checks", "sound_check"):
         del row[name]
     row["extra"] = {"video": "x.mp4", "warnings": 4, "source_fps": 25.0, "own": 1}
     info = unpack_record(msgpack.packb(row))
