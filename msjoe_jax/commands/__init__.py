@@ -8,6 +8,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score a file of predictions by a benchmark's rules", "msjoe_jax.commands.score"),
     "report": ("write a page of an evaluation or of a run", "msjoe_jax.commands.report"),
     "compare": ("say which of two evaluations is better, and where", "msjoe_jax.commands.compare"),
+    "frames": ("write the pictures of a video at given times", "msjoe_jax.commands.frames"),
     "ask": ("answer one question about one video", "msjoe_jax.commands.ask"),
     "generate": ("complete a prompt with images and videos", "msjoe_jax.commands.generate"),
     "launch": ("run a training and mind its processes", "msjoe_jax.commands.launch"),

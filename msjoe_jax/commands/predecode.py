@@ -3,14 +3,16 @@
     msjoe predecode --manifest=videos.jsonl --out=DIR
 
 Each line of the manifest is {"id": "…", "video": "path, relative to the manifest"}, optionally
-with an "extra" object that the record keeps. The command may be killed at any moment (even by
-kill -9), since all that it has finished is on disk:
+with an "extra" object that the record keeps. A video may also be a folder of pictures, a part of a
+file, or a member of an archive (docs/sources.md). The command may be killed at any moment (even
+by kill -9), since all that it has finished is on disk:
 
     DIR/parts/            single decoded videos, each a shard of its own named by the id's hash
     DIR/frames-NNNNN …    parts packed in the manifest's order; immutable once named
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
-    DIR/failures.jsonl    id, video and reason of each that gave no frame; with a warning in place
-                          of the reason those of which more than 5 % are missing; absent if none is
+    DIR/failures.jsonl    id, video and reason of each that gave no frame, lines of the list that
+                          are wrong, and warnings, as of videos of which more than 5 % are
+                          missing; absent if there is nothing to say
 
 --strict counts videos of which more is missing (cut downloads) as failed, too. --audio keeps the
 sound track of each (FLAC, one channel, 16 kHz). What a record holds is in docs/records.md.
@@ -20,8 +22,9 @@ DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/emb
 does the same with a SigLIP. Without --manifest they embed what the folder holds.
 
 The same command resumes: finished videos are kept, unfinished ones are redone, failures are tried
-again. A killed and resumed run ends with the same bytes as one that was left alone. Lines added
-to the manifest later are decoded into further shards of the same folder.
+again; a video whose file has changed is refused, or decoded anew with --refresh. A killed and
+resumed run ends with the same bytes as one that was left alone. Lines added to the manifest later
+are decoded into further shards of the same folder.
 """
 
 import errno

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,7 +50,7 @@ class Window(io.RawIOBase):
     Args:
       path: the whole file.
       place: the part.
-      name: the part's name, by whose ending FFmpeg tells formats that look alike.
+      name: of the part, for messages; by its ending FFmpeg tells formats that look alike.
     """
 
     def __init__(self, path: str, place: Place, name: str) -> None:
@@ -105,27 +105,34 @@ def open_inside(path: str, inside: str) -> Iterator[BinaryIO]:
       UserError: it is no such file, holds no such member, or one that is no plain file.
       OSError: it cannot be read.
     """
+    name = f"{path}{INSIDE}{inside}"
     with open(path, "rb") as file:
         head = file.read(8)
     if head.startswith(PARQUET):
-        yield io.BytesIO(_cell(path, inside))
+        cell = io.BytesIO(_cell(path, inside))
+        cell.name = name  # type: ignore[attr-defined]
+        yield cell
         return
     status = os.stat(path)
     if head.startswith(ZIP):
         place = _find(_zip_index(path, status.st_size, status.st_mtime_ns), inside)
         if place.offset < 0:
-            with tempfile.TemporaryFile() as spool:
+            with tempfile.NamedTemporaryFile() as spool:
                 _unpack(path, inside, spool)
-                yield cast(BinaryIO, spool)
+                yield from _part(spool.name, Place(0, place.size), name)
             return
     else:
-        for magic, name in COMPRESSED.items():
+        for magic, method in COMPRESSED.items():
             if head.startswith(magic):
                 raise UserError(
-                    f"compressed by {name}, so that a member cannot be read by itself; unpack it"
+                    f"compressed by {method}, so that a member cannot be read by itself; unpack it"
                 )
         place = _find(_tar_index(path, status.st_size, status.st_mtime_ns), inside)
-    with io.BufferedReader(Window(path, place, inside), BLOCK) as part:
+    yield from _part(path, place, name)
+
+
+def _part(path: str, place: Place, name: str) -> Iterator[BinaryIO]:
+    with io.BufferedReader(Window(path, place, name), BLOCK) as part:
         yield cast(BinaryIO, part)
 
 
@@ -148,9 +155,9 @@ def _tar_index(path: str, size: int, mtime_ns: int) -> dict[str, Place | str]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if not member.isfile():
-                    index[member.name] = "a member that is no plain file (a link or a folder)"
+                    index[member.name] = "the member is no plain file (a link or a folder)"
                 elif member.issparse():
-                    index[member.name] = "a sparse member; unpack it"
+                    index[member.name] = "the member is sparse; unpack it"
                 elif member.offset_data + member.size > size:
                     index[member.name] = "the archive ends within it"
                 else:
@@ -168,9 +175,9 @@ def _zip_index(path: str, size: int, mtime_ns: int) -> dict[str, Place | str]:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             for member in archive.infolist():
                 if member.is_dir():
-                    index[member.filename] = "a folder"
+                    index[member.filename] = "the member is a folder"
                 elif member.flag_bits & ENCRYPTED:
-                    index[member.filename] = "encrypted; unpack it"
+                    index[member.filename] = "the member is encrypted; unpack it"
                 elif member.compress_type != zipfile.ZIP_STORED:
                     index[member.filename] = Place(-1, member.file_size)
                 else:
@@ -183,7 +190,7 @@ def _zip_index(path: str, size: int, mtime_ns: int) -> dict[str, Place | str]:
     return index
 
 
-def _unpack(path: str, inside: str, spool: BinaryIO | tempfile._TemporaryFileWrapper) -> None:
+def _unpack(path: str, inside: str, spool: IO[bytes]) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             name = inside if inside in archive.NameToInfo else f"./{inside}"
@@ -194,7 +201,7 @@ def _unpack(path: str, inside: str, spool: BinaryIO | tempfile._TemporaryFileWra
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(f"a member that cannot be unpacked ({error})") from None
-    spool.seek(0)
+    spool.flush()
 
 
 def _cell(path: str, inside: str) -> bytes:

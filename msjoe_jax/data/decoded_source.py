@@ -52,8 +52,8 @@ def decode_source(
             fps,
             max_side,
             max_frames,
-            start=source.start,
-            end=source.end,
+            start=None if source.start is None else exact(source.start),
+            end=None if source.end is None else exact(source.end),
             stream=source.stream,
         )
         with contextlib.closing(decoding):

@@ -10,6 +10,7 @@ list. A question may be about a segment of a video by naming `ID@START-END` in s
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from etils import epath
 
 from msjoe_jax.data.questions import check_unicode
 from msjoe_jax.data.record import check_extra
+from msjoe_jax.data.segments import split_id
 from msjoe_jax.data.sources import MAX_SECONDS, MAX_STREAM, RATES, SIDES, VideoSource, shown
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import is_local, json_lines
@@ -35,7 +37,6 @@ NUMBERS: dict[str, tuple[float, float, bool]] = {
 }
 FIELDS = {"id", "video", "extra", *NUMBERS}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-SEGMENT = re.compile(r"(?P<video>.+)@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,6 @@ def load_entries(path: epath.PathLike) -> list[Entry]:
     return entries
 
 
-def segment_id(video: str, start: float, end: float) -> str:
-    """Returns the id of a segment's record: `video@600-660.5`."""
-    return f"{video}@{_plain(start)}-{_plain(end)}"
-
-
-def whole_id(video: str) -> str:
-    """Returns the id of the video that an id names a segment of; the id itself if it names none."""
-    match = SEGMENT.fullmatch(video)
-    return whole_id(match["video"]) if match else video
-
-
 def with_segments(entries: Iterable[Entry], videos: Iterable[str]) -> list[Entry]:
     """Returns the entries, and one more for each segment of them that `videos` names.
 
@@ -153,21 +143,40 @@ def with_segments(entries: Iterable[Entry], videos: Iterable[str]) -> list[Entry
     """
     known = {entry.id: entry for entry in entries}
     for video in dict.fromkeys(videos):
-        match = SEGMENT.fullmatch(video)
-        if video in known or not match or match["video"] not in known:
+        named = split_id(video)
+        if video in known or named is None or named[0] not in known:
             continue
-        whole = known[match["video"]]
+        whole = known[named[0]]
         begin = whole.start or 0.0
-        start, end = begin + float(match["start"]), begin + float(match["end"])
+        start, end = begin + named[1], begin + named[2]
         if not begin <= start < end <= min(MAX_SECONDS, whole.end or MAX_SECONDS):
             raise UserError(f"the segment {video!r} is empty, or not within {whole.id!r}")
         known[video] = replace(whole, id=video, start=start, end=end)
     return list(known.values())
 
 
-def _plain(seconds: float) -> str:
-    """Writes seconds without an exponent and without zeros that say nothing."""
-    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+def entry_row(entry: Entry, folder: epath.PathLike) -> bytes:
+    """Returns the line of an entry in a list that lies in `folder`, with its end."""
+    row: dict[str, Any] = {"id": entry.id, "video": os.path.relpath(entry.path, folder)}
+    row |= {name: value for name in NUMBERS if (value := getattr(entry, name)) is not None}
+    if entry.extra:
+        row["extra"] = entry.extra
+    # What is no UTF-8 is a surrogate, which JSON escapes as "\\udcXX", and so does this.
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def check_number(key: str, value: Any) -> Any:
+    """Returns the value of a field of NUMBERS.
+
+    Raises:
+      UserError: it is no such number, or beyond its bounds.
+    """
+    low, high, whole = NUMBERS[key]
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"field {key!r} is {value!r:.40}, not {kind} from {low:g} to {high:g}")
+    return value if whole else float(value)
 
 
 def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
@@ -190,7 +199,7 @@ def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
     if not isinstance(row.get("extra", {}), dict):
         raise UserError("field 'extra' must be an object")
     check_extra(row.get("extra", {}))
-    numbers = {key: _number(row, key) for key in NUMBERS if row.get(key) is not None}
+    numbers = {key: check_number(key, row[key]) for key in NUMBERS if row.get(key) is not None}
     if numbers.get("end") is not None and numbers["end"] <= numbers.get("start", 0):
         raise UserError(f"field 'end' is {numbers['end']}, not after 'start'")
     path = _path(folder, name)
@@ -206,13 +215,3 @@ def _path(folder: epath.Path, video: str) -> epath.Path:
             f"field 'video' is {shown(video)!r}, which is on no disk of this host; copy it"
         )
     return epath.Path(path)
-
-
-def _number(row: dict[str, Any], key: str) -> Any:
-    low, high, whole = NUMBERS[key]
-    value = row[key]
-    kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise UserError(f"field {key!r} is {value!r:.40}, not {kind} from {low:g} to {high:g}")
-    return value if whole else float(value)

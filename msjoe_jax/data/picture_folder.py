@@ -15,18 +15,21 @@ from msjoe_jax.data.video import VideoError
 # How names of pictures end.
 PICTURES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"}
 PICTURES |= {".tiff", ".webp"}
+ROUNDING = Fraction(1, 10**9)  # seconds within which a float stands for a simple fraction
 DEEP_GREY = {"I", "I;16", "I;16B", "I;16L"}  # Pillow's modes of 16 bits
 
 
 def exact(seconds: float) -> Fraction:
     """Returns the fraction that a float stands for, so that a frame at 0.3 s is shown at 0.3 s."""
-    return Fraction(seconds).limit_denominator(100_000)
+    value = Fraction(seconds)
+    near = value.limit_denominator(100_000)
+    return near if abs(near - value) < ROUNDING else value
 
 
-def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Returns what names are sorted by, so that frame10 follows frame9."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(int(p), "") if p[0] in "0123456789" else (-1, p) for p in parts], name
+    parts = re.findall(r"[0-9]+|[^0-9]+", os.path.splitext(name)[0])
+    return [(False, int(p), "") if p.isdecimal() else (True, 0, p) for p in parts], name
 
 
 def list_pictures(folder: str) -> tuple[list[str], list[str]]:
@@ -90,7 +93,7 @@ class PictureFolder(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self.warnings = 0
         self.fitted = 0
         self._rate = exact(rate)
-        self._step = 1 / exact(fps)
+        self._step = 1 / Fraction(fps).limit_denominator(100_000)  # as of files
         self._max_side = max_side
         self._max_frames = max_frames
         self._start = exact(start or 0)

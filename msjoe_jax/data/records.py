@@ -21,7 +21,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -118,7 +118,7 @@ class RecordWriter:
         video_id: str,
         frames: Iterable[tuple[float, Frame]],
         *,
-        duration: float | None = None,
+        duration: float | Callable[[], float] | None = None,
         fps: float = 1.0,
         extra: dict[str, Any] | None = None,
         source: Source | None = None,
@@ -129,7 +129,8 @@ class RecordWriter:
           video_id: the video's name in the folder, any text.
           frames: (timestamp in seconds, frame) in increasing order; a frame is uint8 [H, W, 3],
             all of one size, or the bytes of a JPEG, stored as they are.
-          duration: seconds; by default the last timestamp plus one frame.
+          duration: seconds, or what returns them once the last frame is taken; by default the last
+            timestamp plus one frame.
           fps: frames per second of `frames`, for the record.
           extra: fields of the user's own, see `record.check_extra`.
           source: what it was decoded from, if it was.
@@ -142,8 +143,12 @@ class RecordWriter:
             raise UserError(f"{self.directory}: video {video_id} was added twice")
         if self._shard is None:
             self._shard = ShardWriter(self._partial, f"{len(self._shards):05d}", self.quality)
-        details = Details(duration, extra or {}, source or Source())
-        self._shard.add(video_id, frames, fps, lambda: details)
+
+        def tail() -> Details:
+            seconds = duration() if callable(duration) else duration
+            return Details(seconds, extra or {}, source or Source())
+
+        self._shard.add(video_id, frames, fps, tail)
         self._ids.add(video_id)
         if self._shard.bytes >= self.shard_bytes:
             self._shards.append(self._shard.finish())

@@ -84,12 +84,14 @@ class VideoSource:
 
     @functools.cached_property
     def _parts(self) -> tuple[str, str]:
-        path = os.path.abspath(self.path) if is_local(self.path) else self.path
+        path = self.path
+        if not is_local(path):
+            return path, ""
         if INSIDE in path and not os.path.lexists(path):
             for at, character in enumerate(path):
                 if character == INSIDE and os.path.isfile(path[:at]):
-                    return path[:at], path[at + 1 :]
-        return path, ""
+                    return os.path.abspath(path[:at]), path[at + 1 :]
+        return os.path.abspath(path), ""
 
 
 def as_source(video: epath.PathLike | VideoSource) -> VideoSource:

@@ -50,8 +50,8 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         max_side: int | None,
         max_frames: int | None,
         *,
-        start: float | None = None,
-        end: float | None = None,
+        start: float | Fraction | None = None,
+        end: float | Fraction | None = None,
         stream: int | None = None,
     ):
         """Prepares the decoding; for the arguments see `decode`."""
@@ -278,8 +278,8 @@ def decode(
     max_side: int | None = None,
     max_frames: int | None = None,
     *,
-    start: float | None = None,
-    end: float | None = None,
+    start: float | Fraction | None = None,
+    end: float | Fraction | None = None,
     stream: int | None = None,
 ) -> Decoding:
     """Iterates over (t, uint8 [H, W, 3]) for t = 0, 1/fps, 2/fps, … below the video's duration.
