@@ -9,10 +9,11 @@ from etils import epath
 from msjoe_jax.data.decoded_source import notes_of
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.picture_folder import PictureFolder
-from msjoe_jax.data.record import DAMAGED, Source, VideoInfo, unpack_record
+from msjoe_jax.data.record import DAMAGED, Details, Source, VideoInfo, unpack_record
 from msjoe_jax.data.shards import AUDIO, FRAMES, VIDEOS, open_records, shard_path
-from msjoe_jax.data.sound import Sound
+from msjoe_jax.data.sound import sound_of
 from msjoe_jax.data.sources import SourceFacts, difference, shown
+from msjoe_jax.data.subtitles import read_subtitles
 from msjoe_jax.data.video import Decoding
 from msjoe_jax.errors import UserError
 
@@ -21,25 +22,33 @@ if TYPE_CHECKING:
 
 NAMED = 5  # changed videos that an error names
 READERS = 8  # sources looked at side by side
-SOUND = "sound"  # the kind of damaged packets of a sound track
 
 
-def source_of(
-    entry: Entry,
-    facts: SourceFacts,
-    decoding: Decoding | PictureFolder,
-    sound: Sound | None = None,
-) -> Source:
-    """Returns what a record keeps of what it was made from, for `unchanged` to compare.
+def details_of(
+    entry: Entry, facts: SourceFacts, decoding: Decoding | PictureFolder, audio: bool
+) -> Details:
+    """Returns what a record keeps of a video beside its frames.
+
+    Subtitles that cannot be read cost themselves alone, and are told of.
 
     Args:
       entry: the video in its list.
       facts: of its source.
       decoding: of it, exhausted.
-      sound: its sound track, if that is kept.
+      audio: whether the sound track is kept.
     """
-    warnings = {DAMAGED: decoding.warnings, SOUND: sound.damaged if sound else 0}
-    return Source(
+    sound = sound_of(entry.source, decoding.duration) if audio else None
+    warnings = {DAMAGED: decoding.warnings, "sound": sound.damaged if sound else 0}
+    notes, subtitles = list(notes_of(entry.source, decoding)), ()
+    if entry.subtitles is not None:
+        try:
+            track = read_subtitles(entry.subtitles, entry.start or 0.0, decoding.duration)
+        except UserError as error:
+            notes.append(f"without subtitles: {error}")
+        else:
+            subtitles = track.subtitles
+            warnings |= {"subtitles broken": len(track.broken), "subtitles outside": track.outside}
+    source = Source(
         video=shown(entry.video),
         **vars(facts),
         start=entry.start,
@@ -49,8 +58,10 @@ def source_of(
         max_side=entry.max_side,
         rate=decoding.rate,
         warnings={kind: count for kind, count in warnings.items() if count},
-        notes=notes_of(entry.source, decoding),
+        notes=tuple(map(shown, notes)),
     )
+    flac = None if sound is None else sound.flac
+    return Details(decoding.duration, entry.extra, source, subtitles, flac)
 
 
 def unchanged(entries: Iterable[Entry], packer: "Packer", refresh: bool) -> set[str]:

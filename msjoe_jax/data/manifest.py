@@ -2,6 +2,7 @@
 
     {"id": "a", "video": "clips/a.mp4"}
     {"id": "b", "video": "long.mp4", "start": 600, "end": 660.5, "stream": 0, "fps": 2}
+    {"id": "s", "video": "s.mp4", "subtitles": "s.srt"}
     {"id": "c", "video": "frames/c", "rate": 25, "max_side": 336, "extra": {"any": "thing"}}
 
 `video` is a file, a folder of pictures, or a place in an archive (see sources.py), relative to the
@@ -35,7 +36,7 @@ NUMBERS: dict[str, tuple[float, float, bool]] = {
     "fps": (*RATES, False),
     "max_side": (*SIDES, True),
 }
-FIELDS = {"id", "video", "extra", *NUMBERS}
+FIELDS = {"id", "video", "extra", "subtitles", *NUMBERS}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -51,6 +52,7 @@ class Entry:
       start, end, stream, rate: as in `VideoSource`.
       fps: frames kept a second; None: as for the whole folder.
       max_side: longer side of the kept frames, in pixels; None: likewise.
+      subtitles: a file of them, on the clock of the whole file; None: there are none.
     """
 
     id: str
@@ -63,6 +65,7 @@ class Entry:
     rate: float | None = None
     fps: float | None = None
     max_side: int | None = None
+    subtitles: epath.Path | None = None
 
     @property
     def part(self) -> str:
@@ -161,6 +164,8 @@ def entry_row(entry: Entry, folder: epath.PathLike) -> bytes:
     row |= {name: value for name in NUMBERS if (value := getattr(entry, name)) is not None}
     if entry.extra:
         row["extra"] = entry.extra
+    if entry.subtitles:
+        row["subtitles"] = os.path.relpath(entry.subtitles, folder)
     # What is no UTF-8 is a surrogate, which JSON escapes as "\\udcXX", and so does this.
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -202,8 +207,13 @@ def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
     numbers = {key: check_number(key, row[key]) for key in NUMBERS if row.get(key) is not None}
     if numbers.get("end") is not None and numbers["end"] <= numbers.get("start", 0):
         raise UserError(f"field 'end' is {numbers['end']}, not after 'start'")
-    path = _path(folder, name)
-    return Entry(row["id"], video, path, row.get("extra", {}), **numbers)
+    path, subtitles = _path(folder, name), row.get("subtitles")
+    if subtitles is not None:
+        if not isinstance(subtitles, str) or not subtitles.strip() or "\0" in subtitles:
+            raise UserError("field 'subtitles' must be the name of a file")
+        subtitles = _path(folder, subtitles)
+    extra = row.get("extra", {})
+    return Entry(row["id"], video, path, extra, **numbers, subtitles=subtitles)
 
 
 def _path(folder: epath.Path, video: str) -> epath.Path:

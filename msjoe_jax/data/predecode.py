@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from msjoe_jax.data.decoded_source import decode_source
-from msjoe_jax.data.made_from import source_of
+from msjoe_jax.data.made_from import details_of
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.record import Details, VideoInfo, unpack_record
 from msjoe_jax.data.shards import (
@@ -34,7 +34,6 @@ from msjoe_jax.data.shards import (
     shard_path,
     write_manifest,
 )
-from msjoe_jax.data.sound import sound_of
 from msjoe_jax.data.sources import facts_of, shown, status_of
 from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
@@ -103,9 +102,7 @@ def decode_part(
         def tail() -> Details:
             if status_of(source) != (facts.size, facts.mtime):
                 raise VideoError(f"{shown(source.path)}: was changed while it was decoded")
-            sound = sound_of(source, decoding.duration) if settings.audio else None
-            kept = source_of(entry, facts, decoding, sound)
-            return Details(decoding.duration, entry.extra, kept, sound=sound and sound.flac)
+            return details_of(entry, facts, decoding, settings.audio)
 
         shard = ShardWriter(parts, entry.part, settings.quality, settings.audio)
         try:

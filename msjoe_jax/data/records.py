@@ -1,19 +1,10 @@
 """Record folders: decoded videos as JPEG frames in ArrayRecord shards, read frame by frame.
 
-Layout of a folder (everything but `manifest.json` comes in shards named 00000, 00001, …):
-
-    manifest.json               schema, settings, and per shard its video ids, frame count, digest
-    frames-NNNNN.arrayrecord    one JPEG a record; a video's frames are consecutive
-    videos-NNNNN.arrayrecord    one msgpack map a record: one video (`VideoInfo`)
-    audio-NNNNN.arrayrecord     optional, one record a video: its sound track, FLAC (see sound.py)
-    clip-FP-NNNNN.arrayrecord   optional, one record a video: float16 [T, D], and one of what
-                                frames they were made from (see embed.py); siglip-FP… likewise
-    signal-NAME-NNNNN…          optional, numbers of anybody's for each frame (see signals.py)
-
+docs/records.md has the layout of a folder and every field. All but `manifest.json` comes in shards.
 A shard never changes once it has its name, and only shards named in `manifest.json` count: the
 manifest is written last. A folder on object storage (gs://…) is read from a copy on the host's
-disk (see local_copy.py). docs/records.md has every field. Groups of one record, stored without a
-second compression, make a random read cost one seek, which is what hour-long videos need.
+disk (see local_copy.py). Groups of one record, stored without a second compression, make a random
+read cost one seek, which is what hour-long videos need.
 """
 
 import contextlib

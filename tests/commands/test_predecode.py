@@ -1,5 +1,6 @@
 """Predecode as its user runs it: killed, resumed, fed with bad videos and bad lists."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from msjoe_jax.commands import predecode as module
-from msjoe_jax.data.record import Source
+from msjoe_jax.data.made_from import details_of
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
@@ -278,10 +279,13 @@ def test_a_short_video_is_a_warning_and_with_strict_a_failure(tmp_path, monkeypa
         tmp_path / "m.jsonl", [{"id": f"v{v}", "video": f"{v}.mp4"} for v in range(2)]
     )
 
-    def half(entry, *_):
-        return Source(video=entry.video, expected=4.0, missing=0.5 if entry.id == "v1" else 0.04)
+    def half(entry, *rest):
+        details = details_of(entry, *rest)
+        missing = 0.5 if entry.id == "v1" else 0.04
+        source = dataclasses.replace(details.source, expected=4.0, missing=missing)
+        return dataclasses.replace(details, source=source)
 
-    monkeypatch.setattr("msjoe_jax.data.predecode.source_of", half)
+    monkeypatch.setattr("msjoe_jax.data.predecode.details_of", half)
     settings, why = module.DecodeSettings(), "short: 50% of 4 s could not be decoded"
     for _ in range(2):  # a run that finds all done tells it again
         assert module.predecode(manifest, tmp_path / "out", settings, 1) == (2, 0)

@@ -8,6 +8,7 @@ import pytest
 
 from msjoe_jax.data.manifest import load_entries
 from msjoe_jax.data.predecode import DecodeSettings, decode_part, resume
+from msjoe_jax.data.questions import Subtitle
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.sound import RATE, sound_track
 from tests.support.tiny import tiny_video
@@ -97,10 +98,12 @@ def test_a_damaged_track_gives_what_it_has(tmp_path):
     np.testing.assert_allclose(samples[inner], decoded(whole.flac)[inner], atol=2)
 
 
-def test_records_keep_the_sound(tmp_path):
+def test_records_keep_sound_and_subtitles(tmp_path):
     write_video(tmp_path / "a.mkv", [(0, 4, 440)])
     tiny_video(tmp_path / "b.mp4", 5)
-    rows = '{"id": "a", "video": "a.mkv"}\n{"id": "b", "video": "b.mp4"}\n'
+    (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:02,500\nhé\n\n2\nno\n")
+    rows = '{"id": "a", "video": "a.mkv", "subtitles": "a.srt"}\n'
+    rows += '{"id": "b", "video": "b.mp4", "subtitles": "none.srt"}\n'
     (tmp_path / "list.jsonl").write_text(rows)
     settings = DecodeSettings(1.0, 32, 90, audio=True)
     contents = []
@@ -117,3 +120,7 @@ def test_records_keep_the_sound(tmp_path):
     assert reader.settings["audio"] is True
     assert reader.sound("a") == sound_track(tmp_path / "a.mkv", reader.info("a").duration).flac
     assert reader.sound("b") == b""
+    assert reader.info("a").subtitles == (Subtitle(1.0, 2.5, "hé"),)
+    assert reader.info("b").subtitles == ()
+    (note,) = reader.info("b").source.notes
+    assert note.startswith("without subtitles: ") and "none.srt: cannot be read" in note
