@@ -80,7 +80,8 @@ def mutate(rng, folder, files):
     elif kind == "insert":
         data[place:place] = rng.randbytes(rng.choice([1, 7, 300]))
     elif kind == "swap":
-        other = folder / rng.choice(files)
+        alike = [f for f in files if f.rpartition("-")[0] == name.rpartition("-")[0]]
+        other = folder / rng.choice(alike)
         file.write_bytes(other.read_bytes())
         other.write_bytes(data)
         return f"{name} and {other.name} swapped"

@@ -18,7 +18,8 @@ def test_every_record_is_read_and_a_damaged_shard_is_named(tmp_path):
     data = bytearray(file.read_bytes())
     data[np.flatnonzero(np.frombuffer(data, np.uint8))[-200]] ^= 1
     file.write_bytes(data)
-    assert wrong_shards(reader) == [f"{file}: damaged"]
+    (line,) = wrong_shards(reader)
+    assert line.startswith(f"{file}: damaged")
     file.write_bytes(b"")
     (line,) = wrong_shards(reader)
     assert line.startswith(f"{file}: damaged, 0 records of 4")

@@ -1,16 +1,20 @@
 """The parts of an inspection on a terminal and in JSON."""
 
+import base64
 import json
 
 import numpy as np
 import pytest
 
+from msjoe_jax.data.shards import encode_jpeg
 from msjoe_jax.report.inspection import Bars, Fact, Facts, Listing, Sheet, as_json, as_text
 from msjoe_jax.report.looks import Look
+from tests.support.records import flat
 
 LOOK = Look(
     "q1", "What?\x1b[31m", ("a", "b"), "B", "v", np.arange(9.0) * 10, {}, {}, {},
     {"evenly spaced": (1, 4, 7), "in the evidence": (3, 4)}, ((25.0, 45.5),),
+    {place: base64.b64encode(encode_jpeg(flat(place), 90)).decode() for place in (1, 3, 4, 7)},
 )  # fmt: skip
 PARTS = [
     Facts(
