@@ -3,6 +3,7 @@
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("prepare a training on your own videos", "msjoe_jax.commands.init"),
     "predecode": ("decode videos into a record folder", "msjoe_jax.commands.predecode"),
+    "inspect": ("say what records, questions, a model or a run hold", "msjoe_jax.commands.inspect"),
     "evaluate": ("judge a trained model on held-out questions", "msjoe_jax.commands.evaluate"),
     "score": ("score a file of predictions by a benchmark's rules", "msjoe_jax.commands.score"),
     "report": ("write a page of an evaluation or of a run", "msjoe_jax.commands.report"),

@@ -11,7 +11,11 @@ by kill -9), since all that it has finished is on disk:
     DIR/frames-NNNNN …    parts packed in the manifest's order; immutable once named
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
     DIR/failures.jsonl    id, video and reason of each that gave no frame, lines of the list that
-                          are wrong, and warnings; absent if there is nothing to say
+                          are wrong, and warnings, as of videos of which more than 5 % are
+                          missing; absent if there is nothing to say
+
+--strict counts videos of which more is missing (cut downloads) as failed, too. --audio keeps the
+sound track of each (FLAC, one channel, 16 kHz). What a record holds is in docs/records.md.
 
 With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame:
 DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py). --siglip=DIR
@@ -39,6 +43,7 @@ from msjoe_jax.data.made_from import unchanged
 from msjoe_jax.data.manifest import Entry, read_entries, with_segments
 from msjoe_jax.data.predecode import DecodeSettings, Packer, decode_part, resume
 from msjoe_jax.data.questions import load_questions
+from msjoe_jax.data.record import shortfall
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.sources import RATES, SIDES
 from msjoe_jax.errors import UserError
@@ -58,6 +63,7 @@ def predecode(
     workers: int,
     *,
     refresh: bool = False,
+    strict: bool = False,
     questions: epath.PathLike | None = None,
 ) -> tuple[int, int]:
     """Makes, resumes or extends a record folder.
@@ -68,6 +74,7 @@ def predecode(
       settings: how to decode them.
       workers: how many videos to decode at a time.
       refresh: decode videos anew that have changed.
+      strict: whether a video that is short has failed.
       questions: a question file, whose segments of videos become videos of their own.
 
     Returns:
@@ -75,7 +82,8 @@ def predecode(
       of the list that are wrong among them.
 
     Raises:
-      UserError: a wrong list, a folder of other settings, a full disk, or no video gave a frame.
+      UserError: a wrong list, a folder of other settings, a full disk, no video gave a frame, or
+        `strict` and a video that is short is in the folder already.
     """
     failures = on_disk(out, "a record folder that is being made") / FAILURES
     entries, refused = read_entries(manifest)
@@ -89,23 +97,44 @@ def predecode(
         packed = unchanged(entries, packer, refresh)
         failures.unlink(missing_ok=True)
         for line in refused:
-            _list(packer, **line._asdict())
-        num_failed = _decode_all([e for e in entries if e.id not in packed], packer, workers)
+            _list(packer.out, **line._asdict())
+        new = [e for e in entries if e.id not in packed]
+        num_failed = _decode_all(new, packer, workers, strict)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
+        _tell(entries, RecordReader(out, ""), strict)
     return total, num_failed + len(refused)
 
 
-def _list(packer: Packer, **row: object) -> None:
+def _list(folder: epath.Path, **row: object) -> None:
     """Adds a row to the list of failures and warnings."""
     # A name that is no UTF-8 has surrogates, which JSON escapes as "\\udcXX", and so does this.
     text = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    with room_for(packer.out), (packer.out / FAILURES).open("ab") as file:
+    with room_for(folder), (folder / FAILURES).open("ab") as file:
         file.write(text + b"\n")
 
 
-def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
+def _tell(entries: list[Entry], reader: RecordReader, strict: bool) -> None:
+    """Lists what is to be said of the folder's videos among the failures, as warnings."""
+    files = {entry.id: entry.video for entry in entries}
+    told, short = 0, []
+    for info in reader.infos(files):
+        why = shortfall(info)
+        short += [(info.id, why)] if why else []
+        for note in (*info.source.notes, *([why] if why else [])):
+            _list(reader.directory, id=info.id, video=files[info.id], warning=note)
+            told += 1
+    if short and strict:
+        raise UserError(
+            f"{reader.directory}: {len(short)} videos were taken in before --strict, such as "
+            f"{short[0][0]!r}: {short[0][1]}; choose another --out"
+        )
+    if told:
+        print(f"{reader.directory}: {told} warnings, see {reader.directory / FAILURES}")
+
+
+def _decode_all(entries: list[Entry], packer: Packer, workers: int, strict: bool) -> int:
     """Decodes and packs the videos, and returns how many failed."""
     stop = threading.Event()
     with (
@@ -115,15 +144,15 @@ def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
         ThreadPoolExecutor(workers) as pool,
     ):
 
-        def work(entry: Entry) -> tuple[str, ...]:
+        def work(entry: Entry) -> None:
             try:
-                return decode_part(entry, packer.parts, packer.settings, stop)
+                decode_part(entry, packer.parts, packer.settings, stop)
             finally:
                 bar.update(entry.size)
 
         try:
             jobs = [(entry, pool.submit(work, entry)) for entry in entries]
-            return _pack_all(jobs, packer, bar)
+            return _pack_all(jobs, packer, bar, strict)
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -131,23 +160,23 @@ def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
 
 
 def _pack_all(
-    jobs: list[tuple[Entry, Future[tuple[str, ...]]]], packer: Packer, bar: Progress
+    jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progress, strict: bool
 ) -> int:
     num_failed = 0
     for number, (entry, future) in enumerate(jobs, 1):
         # Whatever error a hostile file provokes in the decoder, the other videos are decoded.
         error = future.exception()
+        if error is None and strict and (why := shortfall(packer.part(entry))):
+            error = UserError(f"{entry.video}: {why}, and --strict is given")
         if error is None:
             packer.add(entry)
-            for note in future.result():
-                _list(packer, id=entry.id, video=entry.video, warning=note)
         else:
             with room_for(packer.out):
                 if has_code(error, OF_THE_DISK):
                     raise error
             num_failed += 1
             reason = str(error) if isinstance(error, UserError) else repr(error)
-            _list(packer, id=entry.id, video=entry.video, reason=reason)
+            _list(packer.out, id=entry.id, video=entry.video, reason=reason)
         bar.metrics(videos=number, failed=num_failed)
     return num_failed
 
@@ -192,6 +221,8 @@ def cli() -> None:
         ),
     }
     workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
+    audio = flags.DEFINE_bool("audio", False, "Keep the sound tracks, too.")
+    strict = flags.DEFINE_bool("strict", False, "Count videos that are cut short as failed.")
     refresh = flags.DEFINE_bool("refresh", False, "Decode videos anew whose files have changed.")
     questions = flags.DEFINE_string(
         "questions", None, "Question file; segments that it asks about become videos."
@@ -208,7 +239,7 @@ def cli() -> None:
             raise UserError(f"--fps={fps.value} must be from {RATES[0]} to {RATES[1]:g}")
         # Loaded before decoding, so that a wrong path is not found out hours later.
         embedders = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
-        settings = DecodeSettings(fps.value, max_side.value, quality.value)
+        settings = DecodeSettings(fps.value, max_side.value, quality.value, audio.value)
         if manifest.value:
             total, num_failed = predecode(
                 manifest.value,
@@ -216,6 +247,7 @@ def cli() -> None:
                 settings,
                 workers.value,
                 refresh=refresh.value,
+                strict=strict.value,
                 questions=questions.value,
             )
         else:

@@ -1,27 +1,70 @@
-"""Whether the videos of a record folder are still made from what their list names."""
+"""What the videos of a record folder were made from, and whether their list still names it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import msgpack
+import numpy as np
+from etils import epath
 
+from msjoe_jax.data.decoded_source import notes_of
 from msjoe_jax.data.manifest import Entry
-from msjoe_jax.data.shards import open_records, shard_path
+from msjoe_jax.data.picture_folder import PictureFolder
+from msjoe_jax.data.record import DAMAGED, Details, Source, VideoInfo, unpack_record
+from msjoe_jax.data.shards import AUDIO, FRAMES, VIDEOS, open_records, shard_path
+from msjoe_jax.data.sound import sound_of
 from msjoe_jax.data.sources import SourceFacts, difference, shown
+from msjoe_jax.data.subtitles import read_subtitles
+from msjoe_jax.data.video import Decoding
 from msjoe_jax.errors import UserError
 
 if TYPE_CHECKING:
     from msjoe_jax.data.predecode import Packer
 
 NAMED = 5  # changed videos that an error names
+NO_TIMES = np.zeros(0)
 READERS = 8  # sources looked at side by side
 
 
-def stated(entry: Entry, facts: SourceFacts) -> dict[str, Any]:
-    """Returns what a record keeps of what it was made from, for `unchanged` to compare."""
-    chosen = {name: getattr(entry, name) for name in ("start", "end", "stream", "rate", "max_side")}
-    return {"video": shown(entry.video), **chosen, **vars(facts)}
+def details_of(
+    entry: Entry, facts: SourceFacts, decoding: Decoding | PictureFolder, audio: bool
+) -> Details:
+    """Returns what a record keeps of a video beside its frames.
+
+    Subtitles that cannot be read cost themselves alone, and are told of.
+
+    Args:
+      entry: the video in its list.
+      facts: of its source.
+      decoding: of it, exhausted.
+      audio: whether the sound track is kept.
+    """
+    sound = sound_of(entry.source, decoding.duration) if audio else None
+    warnings = {DAMAGED: decoding.warnings, "sound": sound.damaged if sound else 0}
+    notes, subtitles = list(notes_of(entry.source, decoding)), ()
+    if entry.subtitles is not None:
+        try:
+            track = read_subtitles(entry.subtitles, entry.start or 0.0, decoding.duration)
+        except UserError as error:
+            notes.append(f"without subtitles: {error}")
+        else:
+            subtitles = track.subtitles
+            warnings |= {"subtitles broken": len(track.broken), "subtitles outside": track.outside}
+    source = Source(
+        video=shown(entry.video),
+        **vars(facts),
+        start=entry.start,
+        end=entry.end,
+        stream=entry.stream,
+        picture_rate=entry.rate,
+        max_side=entry.max_side,
+        rate=decoding.rate,
+        warnings={kind: count for kind, count in warnings.items() if count},
+        notes=tuple(map(shown, notes)),
+    )
+    flac = None if sound is None else sound.flac
+    return Details(decoding.duration, entry.extra, source, subtitles, flac)
 
 
 def unchanged(entries: Iterable[Entry], packer: "Packer", refresh: bool) -> set[str]:
@@ -33,13 +76,13 @@ def unchanged(entries: Iterable[Entry], packer: "Packer", refresh: bool) -> set[
       UserError: some are made from something else, and not `refresh`; names some of them.
     """
     known = {entry.id: entry for entry in entries}
-    packed: dict[str, Mapping[str, Any]] = {}
+    packed: dict[str, VideoInfo] = {}
     for record in _packed(packer):  # of two of an id the later counts
-        if record["id"] in known:
-            packed[record["id"]] = record
+        if record.id in known:
+            packed[record.id] = replace(record, timestamps=NO_TIMES)  # there may be many
     parts = {entry.id: record for entry in known.values() for record in _part(packer, entry)}
 
-    def reason(found: tuple[str, Mapping[str, Any]]) -> str:
+    def reason(found: tuple[str, VideoInfo]) -> str:
         return _changed(found[1], known[found[0]], packer.settings.fps)
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -66,37 +109,44 @@ def unchanged(entries: Iterable[Entry], packer: "Packer", refresh: bool) -> set[
         )
     for video, why in reasons["parts"].items():
         if why:
-            for kind in ("videos", "frames"):
+            for kind in (VIDEOS, FRAMES, AUDIO):
                 shard_path(packer.parts, kind, known[video].part).unlink(missing_ok=True)
     return {video for video, why in reasons["packed"].items() if not why}
 
 
-def _changed(record: Mapping[str, Any], entry: Entry, fps: float) -> str:
+def _changed(record: VideoInfo, entry: Entry, fps: float) -> str:
     """Says in what a record differs from its entry; "" if in nothing, or if it states nothing."""
-    before = record["extra"].get("source")
-    if not isinstance(before, dict):
+    before = record.source
+    if not before.sha256:
         return ""
-    if record["fps"] != (entry.fps or fps):
-        return f"'fps' was {record['fps']:g}, is {entry.fps or fps:g}"
-    if before.get("max_side") != entry.max_side:
-        return f"'max_side' was {before.get('max_side')}, is {entry.max_side}"
+    if record.fps != (entry.fps or fps):
+        return f"'fps' was {record.fps:g}, is {entry.fps or fps:g}"
+    if before.max_side != entry.max_side:
+        return f"'max_side' was {before.max_side}, is {entry.max_side}"
     try:
-        return difference(before, entry.source, entry.video)
+        return difference({**vars(before), "rate": before.picture_rate}, entry.source, entry.video)
     except UserError as error:
         return str(error)
 
 
-def _packed(packer: "Packer") -> Iterator[dict[str, Any]]:
+def _packed(packer: "Packer") -> Iterator[VideoInfo]:
     for shard in packer.shards:
-        videos = open_records(shard_path(packer.out, "videos", shard["name"]), len(shard["videos"]))
-        for position in range(len(shard["videos"])):
-            yield msgpack.unpackb(videos.read([position])[0])
-        videos.close()
+        count = len(shard["videos"])
+        yield from _records(shard_path(packer.out, VIDEOS, shard["name"]), count)
 
 
-def _part(packer: "Packer", entry: Entry) -> Iterator[dict[str, Any]]:
-    path = shard_path(packer.parts, "videos", entry.part)
+def _part(packer: "Packer", entry: Entry) -> Iterator[VideoInfo]:
+    path = shard_path(packer.parts, VIDEOS, entry.part)
     if path.exists():
-        videos = open_records(path, 1)
-        yield msgpack.unpackb(videos.read([0])[0])
-        videos.close()
+        yield from _records(path, 1)
+
+
+def _records(path: epath.Path, count: int) -> Iterator[VideoInfo]:
+    videos = open_records(path, count)
+    for position in range(count):
+        try:
+            yield unpack_record(videos.read([position])[0])
+        except (UserError, RuntimeError, ValueError, IndexError) as error:
+            why = error if isinstance(error, UserError) else "damaged"
+            raise UserError(f"{path}: {why}; copy or make the folder again") from None
+    videos.close()

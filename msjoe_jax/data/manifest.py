@@ -2,6 +2,7 @@
 
     {"id": "a", "video": "clips/a.mp4"}
     {"id": "b", "video": "long.mp4", "start": 600, "end": 660.5, "stream": 0, "fps": 2}
+    {"id": "s", "video": "s.mp4", "subtitles": "s.srt"}
     {"id": "c", "video": "frames/c", "rate": 25, "max_side": 336, "extra": {"any": "thing"}}
 
 `video` is a file, a folder of pictures, or a place in an archive (see sources.py), relative to the
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from msjoe_jax.data.questions import check_unicode
+from msjoe_jax.data.record import check_extra
 from msjoe_jax.data.segments import split_id
 from msjoe_jax.data.sources import MAX_SECONDS, MAX_STREAM, RATES, SIDES, VideoSource, shown
 from msjoe_jax.errors import UserError
@@ -34,8 +36,7 @@ NUMBERS: dict[str, tuple[float, float, bool]] = {
     "fps": (*RATES, False),
     "max_side": (*SIDES, True),
 }
-FIELDS = {"id", "video", "extra", *NUMBERS}
-INTS = range(-(1 << 63), 1 << 64)  # that a record can hold
+FIELDS = {"id", "video", "extra", "subtitles", *NUMBERS}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -51,6 +52,7 @@ class Entry:
       start, end, stream, rate: as in `VideoSource`.
       fps: frames kept a second; None: as for the whole folder.
       max_side: longer side of the kept frames, in pixels; None: likewise.
+      subtitles: a file of them, on the clock of the whole file; None: there are none.
     """
 
     id: str
@@ -63,6 +65,7 @@ class Entry:
     rate: float | None = None
     fps: float | None = None
     max_side: int | None = None
+    subtitles: epath.Path | None = None
 
     @property
     def part(self) -> str:
@@ -161,6 +164,8 @@ def entry_row(entry: Entry, folder: epath.PathLike) -> bytes:
     row |= {name: value for name in NUMBERS if (value := getattr(entry, name)) is not None}
     if entry.extra:
         row["extra"] = entry.extra
+    if entry.subtitles:
+        row["subtitles"] = os.path.relpath(entry.subtitles, folder)
     # What is no UTF-8 is a surrogate, which JSON escapes as "\\udcXX", and so does this.
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -198,12 +203,17 @@ def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
         raise UserError("field 'video' holds a NUL character, which no name can")
     if not isinstance(row.get("extra", {}), dict):
         raise UserError("field 'extra' must be an object")
-    _check_extra(row.get("extra", {}), "extra")
+    check_extra(row.get("extra", {}))
     numbers = {key: check_number(key, row[key]) for key in NUMBERS if row.get(key) is not None}
     if numbers.get("end") is not None and numbers["end"] <= numbers.get("start", 0):
         raise UserError(f"field 'end' is {numbers['end']}, not after 'start'")
-    path = _path(folder, name)
-    return Entry(row["id"], video, path, row.get("extra", {}), **numbers)
+    path, subtitles = _path(folder, name), row.get("subtitles")
+    if subtitles is not None:
+        if not isinstance(subtitles, str) or not subtitles.strip() or "\0" in subtitles:
+            raise UserError("field 'subtitles' must be the name of a file")
+        subtitles = _path(folder, subtitles)
+    extra = row.get("extra", {})
+    return Entry(row["id"], video, path, extra, **numbers, subtitles=subtitles)
 
 
 def _path(folder: epath.Path, video: str) -> epath.Path:
@@ -215,12 +225,3 @@ def _path(folder: epath.Path, video: str) -> epath.Path:
             f"field 'video' is '{shown(video)}', which is on no disk of this host; copy it"
         )
     return epath.Path(path)
-
-
-def _check_extra(value: Any, name: str) -> None:
-    """Checks that a record can hold a field of the user's as it is; names the one it cannot."""
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_extra(inner, f"{name}.{key}" if isinstance(value, dict) else f"{name}[{key}]")
-    elif isinstance(value, int) and value not in INTS:
-        raise UserError(f"field {name!r} is a whole number of more than 64 bits")

@@ -15,16 +15,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgpack
 import numpy as np
 from etils import epath
 
-from msjoe_jax.data.decoded_source import decode_source, notes_of
-from msjoe_jax.data.made_from import stated
+from msjoe_jax.data.decoded_source import decode_source
+from msjoe_jax.data.made_from import details_of
 from msjoe_jax.data.manifest import Entry
+from msjoe_jax.data.record import Details, VideoInfo, unpack_record
 from msjoe_jax.data.shards import (
+    AUDIO,
+    FRAMES,
     MANIFEST,
     SHARD_BYTES,
+    VIDEOS,
     ShardWriter,
     open_records,
     read_manifest,
@@ -49,11 +52,17 @@ class DecodeSettings:
       fps: frames kept per second of video.
       max_side: longer side of the kept frames, in pixels.
       quality: JPEG quality, 1 to 95.
+      audio: whether the sound track is kept, too.
     """
 
     fps: float = 1.0
     max_side: int = 448
     quality: int = 92
+    audio: bool = False
+
+    def stated(self) -> dict[str, Any]:
+        """Returns the settings as a manifest states them: `audio` only where there is any."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != (AUDIO, False)}
 
 
 class Stopped(Exception):
@@ -65,7 +74,7 @@ def decode_part(
     parts: epath.PathLike,
     settings: DecodeSettings,
     stop: threading.Event | None = None,
-) -> tuple[str, ...]:
+) -> None:
     """Decodes one video into its part, unless that is there already.
 
     Args:
@@ -74,15 +83,12 @@ def decode_part(
       settings: how to decode it.
       stop: once it is set, the part is given up.
 
-    Returns:
-      What is to be said of the video, a line each; nothing of a part that was there.
-
     Raises:
       VideoError: the video gave no frame, or was changed meanwhile.
       Stopped: `stop` was set.
     """
-    if shard_path(parts, "videos", entry.part).exists():
-        return ()
+    if shard_path(parts, VIDEOS, entry.part).exists():
+        return
     source, fps = entry.source, entry.fps or settings.fps
     facts = facts_of(source)
     with decode_source(source, fps, entry.max_side or settings.max_side) as decoding:
@@ -93,25 +99,18 @@ def decode_part(
                     raise Stopped
                 yield item
 
-        def tail() -> tuple[float, dict[str, Any]]:
+        def tail() -> Details:
             if status_of(source) != (facts.size, facts.mtime):
                 raise VideoError(f"{shown(source.path)}: was changed while it was decoded")
-            details = {
-                "video": shown(entry.video),
-                "warnings": decoding.warnings,
-                "source_fps": decoding.rate,  # by which others' frame numbers become seconds
-                "source": stated(entry, facts),
-            }
-            return decoding.duration, {**entry.extra, **details}
+            return details_of(entry, facts, decoding, settings.audio)
 
-        shard = ShardWriter(parts, entry.part, settings.quality)
+        shard = ShardWriter(parts, entry.part, settings.quality, settings.audio)
         try:
             shard.add(entry.id, frames(), fps, tail)
             shard.finish()
         except BaseException:
             shard.discard()
             raise
-        return notes_of(source, decoding)
 
 
 class Packer:
@@ -137,10 +136,22 @@ class Packer:
         """The folder of parts."""
         return self.out / PARTS
 
+    def part(self, entry: Entry) -> VideoInfo:
+        """Reads the record of a video's part."""
+        videos = open_records(shard_path(self.parts, VIDEOS, entry.part), 1)
+        try:
+            return unpack_record(videos.read([0])[0])
+        finally:
+            videos.close()
+
     def add(self, entry: Entry) -> None:
         """Packs the part of one video, at once or with later ones."""
         self._waiting.append(entry)
-        self._bytes += os.path.getsize(shard_path(self.parts, "frames", entry.part))
+        self._bytes += sum(
+            os.path.getsize(shard_path(self.parts, kind, entry.part))
+            for kind in self._kinds
+            if kind != VIDEOS
+        )
         if self._bytes >= SHARD_BYTES:
             self.flush()
 
@@ -148,13 +159,14 @@ class Packer:
         """Writes the waiting parts as one shard, records it, and only then removes them."""
         if not self._waiting:
             return
-        shard = ShardWriter(self.out, f"{len(self.shards):05d}", self.settings.quality)
+        name, audio = f"{len(self.shards):05d}", self.settings.audio
+        shard = ShardWriter(self.out, name, self.settings.quality, audio)
         for entry in self._waiting:
             self._copy(entry, shard)
         self.shards.append(shard.finish())
-        write_manifest(self.out, self.shards, asdict(self.settings), PROGRESS)
+        write_manifest(self.out, self.shards, self.settings.stated(), PROGRESS)
         for entry in self._waiting:
-            for kind in ("videos", "frames"):
+            for kind in self._kinds:
                 shard_path(self.parts, kind, entry.part).unlink()
         self._waiting, self._bytes = [], 0
 
@@ -168,24 +180,37 @@ class Packer:
         # One that was decoded anew is in two shards.
         total = len({video for shard in self.shards for video in shard["videos"]})
         if total:
-            write_manifest(self.out, self.shards, asdict(self.settings))
+            write_manifest(self.out, self.shards, self.settings.stated())
             (self.out / PROGRESS).unlink(missing_ok=True)
         return total
 
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return (VIDEOS, FRAMES, AUDIO) if self.settings.audio else (VIDEOS, FRAMES)
+
     def _copy(self, entry: Entry, shard: ShardWriter) -> None:
-        videos = open_records(shard_path(self.parts, "videos", entry.part), 1)
-        info = msgpack.unpackb(videos.read([0])[0])
-        times = np.frombuffer(info["timestamps"], "<f8")
-        jpegs = open_records(shard_path(self.parts, "frames", entry.part), len(times))
+        info = self.part(entry)
+        files = {
+            kind: open_records(
+                shard_path(self.parts, kind, entry.part),
+                info.num_frames if kind == FRAMES else 1,
+            )
+            for kind in self._kinds
+            if kind != VIDEOS
+        }
 
         def frames() -> Iterator[tuple[float, bytes]]:
-            for start in range(0, len(times), COPY_FRAMES):
-                indices = list(range(start, min(start + COPY_FRAMES, len(times))))
-                yield from zip(times[indices], jpegs.read(indices), strict=True)
+            for start in range(0, info.num_frames, COPY_FRAMES):
+                indices = list(range(start, min(start + COPY_FRAMES, info.num_frames)))
+                yield from zip(info.timestamps[indices], files[FRAMES].read(indices), strict=True)
 
-        shard.add(info["id"], frames(), info["fps"], lambda: (info["duration"], info["extra"]))
-        videos.close()
-        jpegs.close()
+        def tail() -> Details:
+            sound = files[AUDIO].read([0])[0] if AUDIO in files else None
+            return Details(info.duration, info.extra, info.source, info.subtitles, sound)
+
+        shard.add(info.id, frames(), info.fps, tail)
+        for file in files.values():
+            file.close()
 
 
 def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
@@ -202,9 +227,9 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
     names = [name for name in (PROGRESS, MANIFEST) if (out / name).is_file()]
     if names:
         manifest = read_manifest(out, names[0])
-        if manifest["settings"] != asdict(settings):
+        if manifest["settings"] != settings.stated():
             raise UserError(
-                f"{out}: was made with {manifest['settings']}, not {asdict(settings)}; "
+                f"{out}: was made with {manifest['settings']}, not {settings.stated()}; "
                 "choose another --out"
             )
         shards = manifest["shards"]
@@ -212,7 +237,7 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
         if any(path.suffix != PARTIAL and path.name != LOCK for path in out.iterdir()):
             raise UserError(f"{out}: not empty and not a record folder; choose another --out")
         shards = []
-        write_manifest(out, shards, asdict(settings), PROGRESS)
+        write_manifest(out, shards, settings.stated(), PROGRESS)
     (out / PARTS).mkdir(exist_ok=True)
     for path in (*out.iterdir(), *(out / PARTS).iterdir()):
         if path.suffix == PARTIAL:
