@@ -79,7 +79,8 @@ def unchanged(entries: Iterable[Entry], packer: "Packer", refresh: bool) -> set[
     packed: dict[str, VideoInfo] = {}
     for record in _packed(packer):  # of two of an id the later counts
         if record.id in known:
-            packed[record.id] = replace(record, timestamps=NO_TIMES)  # there may be many
+            slim = replace(record.source, frames=None)  # there may be many, of hours each
+            packed[record.id] = replace(record, timestamps=NO_TIMES, source=slim, subtitles=())
     parts = {entry.id: record for entry in known.values() for record in _part(packer, entry)}
 
     def reason(found: tuple[str, VideoInfo]) -> str:
