@@ -78,6 +78,22 @@ def test_a_part_that_fails_or_is_stopped_leaves_nothing(tmp_path, entries):
     assert files(tmp_path) == {}
 
 
+def test_a_video_that_is_changed_while_it_is_decoded_is_a_failure(tmp_path, entries):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(entries[2].path.read_bytes())
+    entry = Entry("a", "a.mp4", path, {})
+
+    class Stop:
+        def is_set(self):
+            path.touch()  # as another process would in the midst of it
+            return False
+
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(VideoError, match="was changed while it was decoded"):
+        decode_part(entry, tmp_path / "parts", SETTINGS, Stop())
+    assert files(tmp_path / "parts") == {}
+
+
 def test_a_resumed_folder_keeps_shards_and_parts_and_drops_halves(tmp_path, entries):
     out = tmp_path / "out"
     packer = start(out)
