@@ -1,9 +1,10 @@
 """What the videos of a record folder were made from, and whether their list still names it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import av
 from etils import epath
 
 from msjoe_jax.data.decoded_source import notes_of
@@ -20,6 +21,7 @@ from msjoe_jax.errors import UserError
 if TYPE_CHECKING:
     from msjoe_jax.data.predecode import Packer
 
+DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 NAMED = 5  # changed videos that an error names
 READERS = 8  # sources looked at side by side
 
@@ -38,7 +40,9 @@ def details_of(
       audio: whether the sound track is kept.
     """
     sound = sound_of(entry.source, decoding.duration) if audio else None
-    warnings = {DAMAGED: decoding.warnings, "sound": sound.damaged if sound else 0}
+    # A folder of pictures has no stream: neither these counts nor a number in it.
+    counts: Mapping[str, int] = getattr(decoding, "counts", {DAMAGED: decoding.warnings})
+    warnings = {**counts, "sound": sound.damaged if sound else 0}
     notes, subtitles = list(notes_of(entry.source, decoding)), ()
     if entry.subtitles is not None:
         try:
@@ -56,7 +60,12 @@ def details_of(
         stream=entry.stream,
         picture_rate=entry.rate,
         max_side=entry.max_side,
+        decoded_stream=getattr(decoding, "stream", None),
         rate=decoding.rate,
+        decoder=DECODER,
+        frames=getattr(decoding, "numbers", None),
+        expected=getattr(decoding, "expected", None),
+        missing=getattr(decoding, "missing", 0.0),
         warnings={kind: count for kind, count in warnings.items() if count},
         notes=tuple(map(shown, notes)),
     )
