@@ -160,7 +160,7 @@ def _sizes(reader: RecordReader) -> Listing:
     for path in sorted(reader.directory.iterdir()):
         if path.name.endswith(".arrayrecord"):
             kinds[path.name.rpartition("-")[0]].append(path.stat().length)
-    rows = [(kind, len(sizes), Fact("", sum(sizes), "B").text) for kind, sizes in kinds.items()]
+    rows = [(kind, len(sizes), Fact("", sum(sizes), "B")) for kind, sizes in kinds.items()]
     return Listing("files", ("kind", "files", "size"), rows)
 
 
@@ -205,7 +205,7 @@ def _sources(infos: Sequence[VideoInfo]) -> Iterator[Part]:
 
 def _rows(infos: Sequence[VideoInfo]) -> list[tuple[Any, ...]]:
     return [
-        (i.id, i.num_frames, clock(i.duration), f"{i.width}x{i.height}", i.source.video)
+        (i.id, i.num_frames, Fact("", i.duration, "s"), f"{i.width}x{i.height}", i.source.video)
         for i in infos
     ]
 
