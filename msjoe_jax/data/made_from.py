@@ -1,28 +1,29 @@
 """What the videos of a record folder were made from, and whether their list still names it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import av
+import numpy as np
 from etils import epath
 
 from msjoe_jax.data.decoded_source import notes_of
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.picture_folder import PictureFolder
-from msjoe_jax.data.record import DAMAGED, Details, Source, VideoInfo, unpack_record
+from msjoe_jax.data.record import Details, Source, VideoInfo, unpack_record
 from msjoe_jax.data.shards import AUDIO, FRAMES, VIDEOS, open_records, shard_path
 from msjoe_jax.data.sound import sound_of
 from msjoe_jax.data.sources import SourceFacts, difference, shown
 from msjoe_jax.data.subtitles import read_subtitles
-from msjoe_jax.data.video import Decoding
+from msjoe_jax.data.video import Decoding, versions
 from msjoe_jax.errors import UserError
 
 if TYPE_CHECKING:
     from msjoe_jax.data.predecode import Packer
 
-DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 NAMED = 5  # changed videos that an error names
+NO_TIMES = np.zeros(0)
 READERS = 8  # sources looked at side by side
 
 
@@ -40,9 +41,7 @@ def details_of(
       audio: whether the sound track is kept.
     """
     sound = sound_of(entry.source, decoding.duration) if audio else None
-    # A folder of pictures has no stream: neither these counts nor a number in it.
-    counts: Mapping[str, int] = getattr(decoding, "counts", {DAMAGED: decoding.warnings})
-    warnings = {**counts, "sound": sound.damaged if sound else 0}
+    warnings = {**decoding.counts, "sound": sound.damaged if sound else 0}
     notes, subtitles = list(notes_of(entry.source, decoding)), ()
     if entry.subtitles is not None:
         try:
@@ -60,12 +59,12 @@ def details_of(
         stream=entry.stream,
         picture_rate=entry.rate,
         max_side=entry.max_side,
-        decoded_stream=getattr(decoding, "stream", None),
+        decoded_stream=decoding.stream if decoding.stream >= 0 else None,
         rate=decoding.rate,
-        decoder=DECODER,
-        frames=getattr(decoding, "numbers", None),
-        expected=getattr(decoding, "expected", None),
-        missing=getattr(decoding, "missing", 0.0),
+        decoder=versions(),
+        frames=np.array(decoding.numbers),
+        expected=decoding.expected,
+        missing=decoding.missing,
         warnings={kind: count for kind, count in warnings.items() if count},
         notes=tuple(map(shown, notes)),
     )
@@ -85,7 +84,8 @@ def unchanged(entries: Iterable[Entry], packer: "Packer", refresh: bool) -> set[
     packed: dict[str, VideoInfo] = {}
     for record in _packed(packer):  # of two of an id the later counts
         if record.id in known:
-            packed[record.id] = record
+            slim = replace(record.source, frames=None)  # there may be many, of hours each
+            packed[record.id] = replace(record, timestamps=NO_TIMES, source=slim, subtitles=())
     parts = {entry.id: record for entry in known.values() for record in _part(packer, entry)}
 
     def reason(found: tuple[str, VideoInfo]) -> str:
