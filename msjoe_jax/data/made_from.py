@@ -40,7 +40,7 @@ def details_of(
       decoding: of it, exhausted.
       audio: whether the sound track is kept.
     """
-    sound = sound_of(entry.source, decoding.duration) if audio else None
+    sound = sound_of(entry.source, decoding) if audio else None
     warnings = {**decoding.counts, "sound": sound.damaged if sound else 0}
     notes, subtitles = list(notes_of(entry.source, decoding)), ()
     if entry.subtitles is not None:
