@@ -15,37 +15,45 @@ With --clip=DIR, the folder of a trained model, its CLIP then embeds every frame
 DIR/clip-FINGERPRINT-NNNNN.arrayrecord, named after the parameters (see data/embed.py). --siglip=DIR
 does the same with a SigLIP. Without --manifest they embed what the folder holds.
 
+Videos are decoded side by side (--workers), and embedded while later ones are still being decoded.
+The bar counts seconds of video.
+
 The same command resumes: finished videos are kept, unfinished ones are redone, failures are tried
 again. A killed and resumed run ends with the same bytes as one that was left alone. Lines added
 to the manifest later are decoded into further shards of the same folder.
 """
 
-import errno
+import contextlib
 import json
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 from etils import epath
 
 from msjoe_jax.commands.cli import run_app
-from msjoe_jax.data.embed import embed_records
+from msjoe_jax.data.embed import Encode, ShardEmbedder, embed_records
 from msjoe_jax.data.manifest import Entry, load_entries
-from msjoe_jax.data.predecode import DecodeSettings, Packer, decode_part, resume
+from msjoe_jax.data.predecode import DecodeSettings, Packer, Part, resume
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.shards import decode_jpeg
+from msjoe_jax.data.workers import Failure, decode_all
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock, on_disk
-from msjoe_jax.runtime.progress import Progress, progress
-from msjoe_jax.runtime.space import FULL, has_code, room_for
+from msjoe_jax.runtime.progress import progress
+from msjoe_jax.runtime.space import room_for
 
 FAILURES = "failures.jsonl"
-OF_THE_DISK = (*FULL, errno.EROFS)  # errors that no video can cause
 
 
 def predecode(
-    manifest: epath.PathLike, out: epath.PathLike, settings: DecodeSettings, workers: int
+    manifest: epath.PathLike,
+    out: epath.PathLike,
+    settings: DecodeSettings,
+    workers: int = 0,
+    embedders: Sequence[ShardEmbedder] = (),
 ) -> tuple[int, int]:
     """Makes, resumes or extends a record folder.
 
@@ -53,7 +61,8 @@ def predecode(
       manifest: the list of videos.
       out: the folder.
       settings: how to decode them.
-      workers: how many videos to decode at a time.
+      workers: how many videos to decode at a time; 0: one for each core.
+      embedders: embed the frames of the videos that are decoded now, while later ones are.
 
     Returns:
       The number of videos in the folder, and the number of those that could not be decoded.
@@ -67,61 +76,65 @@ def predecode(
         packer = resume(out, settings)
         failures.unlink(missing_ok=True)
         packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
-        num_failed = _decode_all([e for e in entries if e.id not in packed], packer, workers)
+        todo = [entry for entry in entries if entry.id not in packed]
+        num_failed = _decode_and_pack(todo, packer, workers or cores(), embedders)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
     return total, num_failed
 
 
-def _decode_all(entries: list[Entry], packer: Packer, workers: int) -> int:
-    """Decodes and packs the videos, and returns how many failed."""
-    stop = threading.Event()
-    with (
-        progress(
-            f"decode {len(entries)} videos", sum(entry.size for entry in entries), unit="B"
-        ) as bar,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-
-        def work(entry: Entry) -> None:
-            try:
-                decode_part(entry, packer.parts, packer.settings, stop)
-            finally:
-                bar.update(entry.size)
-
-        try:
-            jobs = [(entry, pool.submit(work, entry)) for entry in entries]
-            return _pack_all(jobs, packer, bar)
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _pack_all(jobs: list[tuple[Entry, Future[None]]], packer: Packer, bar: Progress) -> int:
+def _decode_and_pack(
+    entries: list[Entry], packer: Packer, workers: int, embedders: Sequence[ShardEmbedder]
+) -> int:
+    """Decodes, packs and embeds the videos, and returns how many failed."""
     num_failed = 0
-    for number, (entry, future) in enumerate(jobs, 1):
-        # Whatever error a hostile file provokes in the decoder, the other videos are decoded.
-        error = future.exception()
-        if error is None:
-            packer.add(entry)
-        else:
-            with room_for(packer.out):
-                if has_code(error, OF_THE_DISK):
-                    raise error
-            num_failed += 1
-            reason = str(error) if isinstance(error, UserError) else repr(error)
-            row = {"id": entry.id, "video": entry.video, "reason": reason}
-            with room_for(packer.out), (packer.out / FAILURES).open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        bar.metrics(videos=number, failed=num_failed)
+    with progress(f"decode {len(entries)} videos", None, unit="s of video") as bar:
+        results = decode_all(entries, packer.parts, packer.settings, workers, bar)
+        with contextlib.closing(results):
+            for number, (entry, failure) in enumerate(results, 1):
+                if failure is not None:
+                    num_failed += 1
+                    _report(entry, failure, packer.out)
+                else:
+                    if embedders:
+                        _embed(Part(packer.parts, entry.part), embedders)
+                    _finish(packer.add(entry), embedders)
+                bar.metrics(videos=number, failed=num_failed)
+            _finish(packer.flush(), embedders)
     return num_failed
 
 
-def embedder_of(
-    checkpoint: epath.Path, name: str
-) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def _embed(part: Part, embedders: Sequence[ShardEmbedder]) -> None:
+    def read(start: int, stop: int) -> list[np.ndarray]:
+        return [decode_jpeg(data) for data in part.jpegs(start, stop)]
+
+    for embedder in embedders:
+        embedder.add(part.info["id"], len(part.times), read)
+
+
+def _finish(shard: dict[str, Any] | None, embedders: Sequence[ShardEmbedder]) -> None:
+    if shard is not None:
+        for embedder in embedders:
+            embedder.finish(shard)
+
+
+def _report(entry: Entry, failure: Failure, out: epath.Path) -> None:
+    """Notes a failed video; a disk that refuses ends the run instead."""
+    with room_for(out):
+        if failure.disk:
+            raise OSError(failure.disk, os.strerror(failure.disk))
+        row = {"id": entry.id, "video": entry.video, "reason": failure.reason}
+        with (out / FAILURES).open("a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def embedder_of(checkpoint: epath.Path, name: str) -> tuple[Encode, str]:
     """Loads encoder and name of a model folder's CLIP or SigLIP; decoding alone imports no JAX."""
     from msjoe_jax.runtime.platform import quiet_cpu_default
 
@@ -158,25 +171,38 @@ def cli() -> None:
             "siglip", None, "Model folder whose SigLIP embeds the frames."
         ),
     }
-    workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.")
+    workers = flags.DEFINE_integer(
+        "workers",
+        None,
+        "Videos decoded at a time, each in a process; by default one for each core.",
+    )
 
     def start() -> None:
         given = {name: flag.value for name, flag in folders.items() if flag.value}
         if not out.value or not (manifest.value or given):
             raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
         for flag, low, high in ((quality, 1, 95), (max_side, 16, 1 << 14), (workers, 1, 1 << 10)):
-            if not low <= flag.value <= high:
+            if flag.value is not None and not low <= flag.value <= high:
                 raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
         if not 0 < fps.value <= 1000:
             raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
         # Loaded before decoding, so that a wrong path is not found out hours later.
-        embedders = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
+        towers = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
         if manifest.value:
-            total, num_failed = predecode(manifest.value, out.value, settings, workers.value)
+            with contextlib.ExitStack() as stack:
+                embedders = [
+                    stack.enter_context(
+                        contextlib.closing(ShardEmbedder(out.value, encode, own, model=name))
+                    )
+                    for name, (encode, own) in towers.items()
+                ]
+                total, num_failed = predecode(
+                    manifest.value, out.value, settings, workers.value or 0, embedders
+                )
         else:
             total, num_failed = len(RecordReader(out.value, "").ids), 0
-        for name, (encode, own) in embedders.items():
+        for name, (encode, own) in towers.items():  # of shards that an earlier run has made
             embed_records(out.value, encode, own, model=name)
         ending = (
             f"; {num_failed} failed, see {epath.Path(out.value) / FAILURES}" if num_failed else ""

@@ -9,9 +9,8 @@ in between, and what a kill at any moment leaves for `resume`:
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
 """
 
-import os
-import threading
-from collections.abc import Iterator
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,10 +30,11 @@ from msjoe_jax.data.shards import (
 )
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import LOCK, PARTIAL
+from msjoe_jax.runtime.files import LOCK, PARTIAL, is_local
 
 PARTS = "parts"
 PROGRESS = "progress.json"
+BUSY = "workers.lock"
 COPY_FRAMES = 64  # frames held in memory while a part is copied into its shard
 
 
@@ -57,11 +57,16 @@ class Stopped(Exception):
     """The work is being given up, so a worker has left its video."""
 
 
+def busy_file(parts: epath.PathLike) -> epath.Path:
+    """Returns the file that every worker on this host holds a shared lock on while it lives."""
+    return epath.Path(parts) / BUSY
+
+
 def decode_part(
     entry: Entry,
     parts: epath.PathLike,
     settings: DecodeSettings,
-    stop: threading.Event | None = None,
+    watch: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Decodes one video into its part, unless that is there already.
 
@@ -69,11 +74,11 @@ def decode_part(
       entry: the video.
       parts: the folder of parts.
       settings: how to decode it.
-      stop: once it is set, the part is given up.
+      watch: called with the time of each frame, in seconds, and at the end with the duration. By
+        an exception, which is raised on, it gives the part up.
 
     Raises:
       VideoError: the video gave no frame.
-      Stopped: `stop` was set.
     """
     if shard_path(parts, "videos", entry.part).exists():
         return
@@ -81,8 +86,7 @@ def decode_part(
 
     def frames() -> Iterator[tuple[float, np.ndarray]]:
         for item in decoding:
-            if stop is not None and stop.is_set():
-                raise Stopped
+            watch(item[0])
             yield item
 
     def tail() -> tuple[float, dict[str, Any]]:
@@ -96,12 +100,88 @@ def decode_part(
     shard = ShardWriter(parts, entry.part, settings.quality)
     try:
         shard.add(entry.id, frames(), settings.fps, tail)
+        watch(decoding.duration)
         shard.finish()
     except BaseException:
         shard.discard()
         raise
     finally:
         decoding.close()
+
+
+class Part:
+    """The finished part of one video, open for reading.
+
+    Attributes:
+      info: the video's record, as `ShardWriter.add` writes it.
+      times: [T] of the frames, in seconds.
+
+    Args:
+      parts: the folder of parts.
+      name: the part's name.
+
+    Raises:
+      UserError: the part is missing or damaged.
+    """
+
+    def __init__(self, parts: epath.PathLike, name: str) -> None:
+        videos = open_records(shard_path(parts, "videos", name), 1)
+        self.info: dict[str, Any] = msgpack.unpackb(videos.read([0])[0])
+        videos.close()
+        self.times = np.frombuffer(self.info["timestamps"], "<f8")
+        self._jpegs = open_records(shard_path(parts, "frames", name), len(self.times))
+
+    def jpegs(self, start: int, stop: int) -> list[bytes]:
+        """Reads the JPEGs of frames `start` to `stop`."""
+        return self._jpegs.read(list(range(start, stop)))
+
+    def copy_to(self, shard: ShardWriter) -> None:
+        """Adds the video to a shard."""
+
+        def frames() -> Iterator[tuple[float, bytes]]:
+            for start in range(0, len(self.times), COPY_FRAMES):
+                stop = min(start + COPY_FRAMES, len(self.times))
+                yield from zip(self.times[start:stop], self.jpegs(start, stop), strict=True)
+
+        info = self.info
+        shard.add(info["id"], frames(), info["fps"], lambda: (info["duration"], info["extra"]))
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._jpegs.close()
+
+
+def part_bytes(parts: epath.PathLike, entry: Entry) -> int:
+    """Returns how much a part adds to the shard it is packed into."""
+    return shard_path(parts, "frames", entry.part).stat().length
+
+
+def pack(
+    out: epath.PathLike,
+    name: str,
+    parts: epath.PathLike,
+    entries: Sequence[Entry],
+    settings: DecodeSettings,
+) -> dict[str, Any]:
+    """Writes parts as one shard, and returns the manifest's entry of it.
+
+    Args:
+      out: the record folder.
+      name: the shard's name.
+      parts: the folder of parts, which stay.
+      entries: the videos, in order.
+      settings: how they were decoded.
+    """
+    shard = ShardWriter(out, name, settings.quality)
+    try:
+        for entry in entries:
+            part = Part(parts, entry.part)
+            part.copy_to(shard)
+            part.close()
+        return shard.finish()
+    except BaseException:
+        shard.discard()
+        raise
 
 
 class Packer:
@@ -127,26 +207,28 @@ class Packer:
         """The folder of parts."""
         return self.out / PARTS
 
-    def add(self, entry: Entry) -> None:
-        """Packs the part of one video, at once or with later ones."""
+    def add(self, entry: Entry) -> dict[str, Any] | None:
+        """Packs the part of one video with those before it, or later; returns a shard it filled."""
         self._waiting.append(entry)
-        self._bytes += os.path.getsize(shard_path(self.parts, "frames", entry.part))
-        if self._bytes >= SHARD_BYTES:
-            self.flush()
+        self._bytes += part_bytes(self.parts, entry)
+        return self.flush() if self._bytes >= SHARD_BYTES else None
 
-    def flush(self) -> None:
-        """Writes the waiting parts as one shard, records it, and only then removes them."""
+    def flush(self) -> dict[str, Any] | None:
+        """Writes the waiting parts as a shard, records it, and only then removes them.
+
+        Returns the manifest's entry of the shard; None: no part was waiting.
+        """
         if not self._waiting:
-            return
-        shard = ShardWriter(self.out, f"{len(self.shards):05d}", self.settings.quality)
-        for entry in self._waiting:
-            self._copy(entry, shard)
-        self.shards.append(shard.finish())
+            return None
+        name = f"{len(self.shards):05d}"
+        shard = pack(self.out, name, self.parts, self._waiting, self.settings)
+        self.shards.append(shard)
         write_manifest(self.out, self.shards, asdict(self.settings), PROGRESS)
         for entry in self._waiting:
             for kind in ("videos", "frames"):
                 shard_path(self.parts, kind, entry.part).unlink()
         self._waiting, self._bytes = [], 0
+        return shard
 
     def finish(self) -> int:
         """Packs what is waiting, commits the folder and returns the number of its videos.
@@ -160,21 +242,6 @@ class Packer:
             write_manifest(self.out, self.shards, asdict(self.settings))
             (self.out / PROGRESS).unlink(missing_ok=True)
         return total
-
-    def _copy(self, entry: Entry, shard: ShardWriter) -> None:
-        videos = open_records(shard_path(self.parts, "videos", entry.part), 1)
-        info = msgpack.unpackb(videos.read([0])[0])
-        times = np.frombuffer(info["timestamps"], "<f8")
-        jpegs = open_records(shard_path(self.parts, "frames", entry.part), len(times))
-
-        def frames() -> Iterator[tuple[float, bytes]]:
-            for start in range(0, len(times), COPY_FRAMES):
-                indices = list(range(start, min(start + COPY_FRAMES, len(times))))
-                yield from zip(times[indices], jpegs.read(indices), strict=True)
-
-        shard.add(info["id"], frames(), info["fps"], lambda: (info["duration"], info["extra"]))
-        videos.close()
-        jpegs.close()
 
 
 def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
@@ -203,7 +270,15 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
         shards = []
         write_manifest(out, shards, asdict(settings), PROGRESS)
     (out / PARTS).mkdir(exist_ok=True)
+    _outlive_workers(out / PARTS)
     for path in (*out.iterdir(), *(out / PARTS).iterdir()):
         if path.suffix == PARTIAL:
             path.unlink()
     return Packer(out, shards, settings)
+
+
+def _outlive_workers(parts: epath.Path) -> None:
+    """Waits until the workers of a run that was killed have ended, which they do by themselves."""
+    if is_local(parts):
+        with busy_file(parts).open("wb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
