@@ -34,6 +34,7 @@ from absl import flags
 from etils import epath
 
 from msjoe_jax.commands.cli import run_app
+from msjoe_jax.commands.predecode_beam import LOCAL, options_of, run_pipeline
 from msjoe_jax.data.embed import Encode, ShardEmbedder, embed_records
 from msjoe_jax.data.manifest import Entry, load_entries
 from msjoe_jax.data.predecode import DecodeSettings, Packer, Part, resume
@@ -54,6 +55,7 @@ def predecode(
     settings: DecodeSettings,
     workers: int = 0,
     embedders: Sequence[ShardEmbedder] = (),
+    beam: Sequence[str] = (),
 ) -> tuple[int, int]:
     """Makes, resumes or extends a record folder.
 
@@ -63,6 +65,8 @@ def predecode(
       settings: how to decode them.
       workers: how many videos to decode at a time; 0: one for each core.
       embedders: embed the frames of the videos that are decoded now, while later ones are.
+      beam: options of a Beam pipeline that decodes them (see predecode_beam.py); empty: this
+        process and its workers do.
 
     Returns:
       The number of videos in the folder, and the number of those that could not be decoded.
@@ -70,14 +74,22 @@ def predecode(
     Raises:
       UserError: a wrong list, a folder of other settings, a full disk, or no video gave a frame.
     """
-    failures = on_disk(out, "a record folder that is being made") / FAILURES
+    out = epath.Path(out) if beam else on_disk(out, "a record folder that is being made")
+    failures = out / FAILURES
     entries = load_entries(manifest)
     with room_for(out), lock(out):
         packer = resume(out, settings)
         failures.unlink(missing_ok=True)
         packed = {video_id for shard in packer.shards for video_id in shard["videos"]}
         todo = [entry for entry in entries if entry.id not in packed]
-        num_failed = _decode_and_pack(todo, packer, workers or cores(), embedders)
+        if beam and todo:
+            num_failed = 0
+            for entry, failure in run_pipeline(todo, packer, beam):
+                if failure is not None:
+                    num_failed += 1
+                    _report(entry, failure, packer.out)
+        else:
+            num_failed = _decode_and_pack(todo, packer, workers or cores(), embedders)
         total = packer.finish()
         if not total:
             raise UserError(f"none of {len(entries)} videos could be decoded; see {failures}")
@@ -176,6 +188,12 @@ def cli() -> None:
         None,
         "Videos decoded at a time, each in a process; by default one for each core.",
     )
+    runner = flags.DEFINE_string(
+        "runner", None, f"Decode by an Apache Beam pipeline: {LOCAL}, DataflowRunner, …"
+    )
+    runner_options = flags.DEFINE_string(
+        "runner_options", "", "Beam's own options, as one text: '--project=P --region=R'."
+    )
 
     def start() -> None:
         given = {name: flag.value for name, flag in folders.items() if flag.value}
@@ -186,9 +204,14 @@ def cli() -> None:
                 raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
         if not 0 < fps.value <= 1000:
             raise UserError(f"--fps={fps.value} must be above 0 and at most 1000")
+        if runner_options.value and not runner.value:
+            raise UserError("--runner_options are of --runner, which is not given")
         # Loaded before decoding, so that a wrong path is not found out hours later.
         towers = {name: embedder_of(epath.Path(path), name) for name, path in given.items()}
         settings = DecodeSettings(fps.value, max_side.value, quality.value)
+        beam = []
+        if runner.value:
+            beam = options_of(runner.value, runner_options.value, workers.value or cores())
         if manifest.value:
             with contextlib.ExitStack() as stack:
                 embedders = [
@@ -198,7 +221,7 @@ def cli() -> None:
                     for name, (encode, own) in towers.items()
                 ]
                 total, num_failed = predecode(
-                    manifest.value, out.value, settings, workers.value or 0, embedders
+                    manifest.value, out.value, settings, workers.value or 0, embedders, beam
                 )
         else:
             total, num_failed = len(RecordReader(out.value, "").ids), 0

@@ -9,6 +9,7 @@ in between, and what a kill at any moment leaves for `resume`:
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
 """
 
+import contextlib
 import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -57,9 +58,18 @@ class Stopped(Exception):
     """The work is being given up, so a worker has left its video."""
 
 
-def busy_file(parts: epath.PathLike) -> epath.Path:
-    """Returns the file that every worker on this host holds a shared lock on while it lives."""
-    return epath.Path(parts) / BUSY
+@contextlib.contextmanager
+def hold_parts(parts: epath.PathLike) -> Iterator[None]:
+    """Says to a later run that another process writes parts, until the block or the process ends.
+
+    On object storage nothing is said: there a part appears whole.
+    """
+    if not is_local(parts):
+        yield
+        return
+    with (epath.Path(parts) / BUSY).open("ab") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+        yield
 
 
 def decode_part(
@@ -230,6 +240,11 @@ class Packer:
         self._waiting, self._bytes = [], 0
         return shard
 
+    def take(self, shards: Sequence[dict[str, Any]]) -> None:
+        """Records shards that were packed elsewhere."""
+        self.shards.extend(shards)
+        write_manifest(self.out, self.shards, asdict(self.settings), PROGRESS)
+
     def finish(self) -> int:
         """Packs what is waiting, commits the folder and returns the number of its videos.
 
@@ -280,5 +295,5 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
 def _outlive_workers(parts: epath.Path) -> None:
     """Waits until the workers of a run that was killed have ended, which they do by themselves."""
     if is_local(parts):
-        with busy_file(parts).open("wb") as file:
+        with (parts / BUSY).open("ab") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)

@@ -5,8 +5,8 @@ single worker is a thread of this process. Workers leave finished parts (see pre
 nothing else, so that a killed one costs the video that it was at, which is decoded again.
 """
 
+import contextlib
 import errno
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from msjoe_jax.data.manifest import Entry
-from msjoe_jax.data.predecode import DecodeSettings, Stopped, busy_file, decode_part
+from msjoe_jax.data.predecode import DecodeSettings, Stopped, decode_part, hold_parts
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.progress import Progress
 from msjoe_jax.runtime.space import FULL, has_code
@@ -200,15 +200,14 @@ def _submit(pool: Executor, work: Work, number: int, entry: Entry) -> Future[Fai
 
 class _Here:
     work: Work
-    busy: int
+    held = contextlib.ExitStack()
 
 
 def _begin(work: Work) -> None:
     """Makes a process a worker, which ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then says stop
     _Here.work = work
-    _Here.busy = os.open(busy_file(work.parts), os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(_Here.busy, fcntl.LOCK_SH)
+    _Here.held.enter_context(hold_parts(work.parts))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -11,7 +11,6 @@ from msjoe_jax.data.predecode import (
     DecodeSettings,
     Packer,
     Stopped,
-    busy_file,
     decode_part,
     pack,
     resume,
@@ -103,7 +102,7 @@ def test_a_shard_that_cannot_be_packed_leaves_nothing(tmp_path, entries):
 def test_a_resumed_run_waits_for_workers_of_the_killed_one(tmp_path, monkeypatch):
     """They may live a moment longer than it, and hold a lock as long as they do."""
     packer, asked, flock = start(tmp_path / "out"), [], fcntl.flock
-    with busy_file(packer.parts).open("rb") as worker:
+    with (packer.parts / predecode.BUSY).open("rb") as worker:
         flock(worker.fileno(), fcntl.LOCK_SH)
 
         def ending(descriptor, operation):
