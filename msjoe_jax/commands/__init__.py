@@ -3,10 +3,12 @@
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("prepare a training on your own videos", "msjoe_jax.commands.init"),
     "predecode": ("decode videos into a record folder", "msjoe_jax.commands.predecode"),
+    "inspect": ("say what records, questions, a model or a run hold", "msjoe_jax.commands.inspect"),
     "evaluate": ("judge a trained model on held-out questions", "msjoe_jax.commands.evaluate"),
     "score": ("score a file of predictions by a benchmark's rules", "msjoe_jax.commands.score"),
     "report": ("write a page of an evaluation or of a run", "msjoe_jax.commands.report"),
     "compare": ("say which of two evaluations is better, and where", "msjoe_jax.commands.compare"),
+    "frames": ("write the pictures of a video at given times", "msjoe_jax.commands.frames"),
     "ask": ("answer one question about one video", "msjoe_jax.commands.ask"),
     "generate": ("complete a prompt with images and videos", "msjoe_jax.commands.generate"),
     "launch": ("run a training and mind its processes", "msjoe_jax.commands.launch"),

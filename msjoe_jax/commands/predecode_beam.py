@@ -23,7 +23,8 @@ from etils import epath
 
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.predecode import DecodeSettings, Packer, hold_parts, pack, part_bytes
-from msjoe_jax.data.shards import SHARD_BYTES, shard_path
+from msjoe_jax.data.record import shortfall
+from msjoe_jax.data.shards import SHARD_BYTES
 from msjoe_jax.data.workers import Board, Failure, Work
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import is_local, read_json, write_whole
@@ -38,32 +39,42 @@ NO_BEAM = (
 
 
 class Decoded(NamedTuple):
-    """What became of a video, `number` in the list: the bytes of its part, or why it failed."""
+    """What became of a video, `number` in the list.
+
+    Attributes:
+      bytes: of its part.
+      failure: why there is none.
+      notes: what is to be said of it.
+    """
 
     number: int
     entry: Entry
     bytes: int
     failure: Failure | None
+    notes: tuple[str, ...] = ()
 
 
 class Job(NamedTuple):
-    """What every worker is told: where parts and shards go, and how to decode."""
+    """What every worker is told: where parts and shards go, and how to decode (see `Work`)."""
 
     out: str
     parts: str
     settings: DecodeSettings
+    strict: bool
 
 
 def decode_one(numbered: tuple[int, Entry], job: Job) -> Decoded:
     """Decodes a video into its part, on whatever machine this is."""
     number, entry = numbered
-    parts = epath.Path(job.parts)
-    with hold_parts(parts), fetched(entry) as here:
-        failure = Work(parts, job.settings, Board([0])).do(0, here)
+    work = Work(epath.Path(job.parts), job.settings, Board([0]), job.strict)
+    with hold_parts(work.parts), fetched(entry) as here:
+        failure = work.do(0, here)
         if failure:
             named = failure.reason.replace(os.fspath(here.path), os.fspath(entry.path))
             return Decoded(number, entry, 0, failure._replace(reason=named))
-        return Decoded(number, entry, part_bytes(parts, entry), None)
+        info = work.info(entry)
+        notes = (*info.source.notes, *filter(None, [shortfall(info)]))
+        return Decoded(number, entry, part_bytes(work.parts, entry, job.settings), None, notes)
 
 
 @contextlib.contextmanager
@@ -74,7 +85,7 @@ def fetched(entry: Entry) -> Iterator[Entry]:
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = epath.Path(folder) / entry.path.name
-        with contextlib.suppress(OSError):  # that it is missing is said by who opens it
+        if entry.path.exists():  # else whoever opens the copy says that it is missing
             entry.path.copy(copy)
             changed = entry.path.stat().mtime
             os.utime(copy, (changed, changed))
@@ -105,27 +116,17 @@ def plan_shards(decoded: Iterable[Decoded], first: int) -> list[tuple[str, list[
 
 def pack_one(planned: tuple[str, list[Entry]], job: Job) -> dict[str, Any]:
     """Packs a shard from its parts, and returns the manifest's entry of it."""
-    name, own = planned
-    parts = epath.Path(job.parts)
-    with hold_parts(parts), tempfile.TemporaryDirectory() as folder:
-        if not is_local(parts):  # shards are read from a disk
-            for entry in own:
-                for path in part_files(parts, entry):
-                    path.copy(epath.Path(folder) / path.name)
-            parts = epath.Path(folder)
-        return pack(epath.Path(job.out), name, parts, own, job.settings)
-
-
-def part_files(parts: epath.Path, entry: Entry) -> list[epath.Path]:
-    """Returns the files that a part consists of."""
-    return [shard_path(parts, kind, entry.part) for kind in ("videos", "frames")]
+    name, entries = planned
+    with hold_parts(job.parts):
+        return pack(job.out, name, job.parts, entries, job.settings)
 
 
 def write_result(path: str, decoded: Iterable[Decoded], shards: Iterable[dict[str, Any]]) -> str:
     """Writes what the pipeline has found out: the shards, and the videos that failed."""
-    failed = {video.number: video.failure for video in decoded if video.failure}
+    found = sorted(decoded, key=lambda video: video.number)
     result = {
-        "failed": [[number, *failed[number]] for number in sorted(failed)],
+        "failed": [[video.number, *video.failure] for video in found if video.failure],
+        "notes": [[video.number, *video.notes] for video in found if video.notes],
         "shards": sorted(shards, key=lambda shard: shard["name"]),
     }
     write_whole(path, json.dumps(result))
@@ -192,8 +193,8 @@ def options_of(runner: str, more: str, workers: int) -> list[str]:
 
 
 def run_pipeline(
-    entries: Sequence[Entry], packer: Packer, options: Sequence[str]
-) -> list[tuple[Entry, Failure | None]]:
+    entries: Sequence[Entry], packer: Packer, strict: bool, options: Sequence[str]
+) -> list[tuple[Entry, Failure | None, list[str]]]:
     """Decodes videos and packs them into the packer's next shards, by a Beam runner.
 
     On this machine the pipeline is run again where a worker has died, as long as each run has
@@ -202,10 +203,11 @@ def run_pipeline(
     Args:
       entries: the videos.
       packer: of the folder.
+      strict: whether a video that is short has failed.
       options: Beam's.
 
     Returns:
-      The videos in order, with why they failed if they did.
+      The videos in order, with why they failed if they did, and what is to be said of them.
 
     Raises:
       UserError: Beam is not installed, or the pipeline failed.
@@ -215,7 +217,7 @@ def run_pipeline(
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UserError(NO_BEAM) from None
-    job = Job(os.fspath(packer.out), os.fspath(packer.parts), packer.settings)
+    job = Job(os.fspath(packer.out), os.fspath(packer.parts), packer.settings, strict)
     first, known = len(packer.shards), PipelineOptions(list(options))
     write_whole(packer.parts / TODO, pickle.dumps(list(entries)))
     local = any(option == f"--runner={IN_PROCESS}" for option in options)
@@ -235,8 +237,9 @@ def run_pipeline(
             print(f"the pipeline failed: {reason}; the rest is done again", file=sys.stderr)
     result = read_json(packer.parts / RESULT)
     failed = {number: Failure(reason, disk) for number, reason, disk in result["failed"]}
+    notes = {number: told for number, *told in result["notes"]}
     packer.take(result["shards"])
-    return [(entry, failed.get(number)) for number, entry in enumerate(entries)]
+    return [(entry, failed.get(n), notes.get(n, [])) for n, entry in enumerate(entries)]
 
 
 def _number_of_parts(packer: Packer) -> int:

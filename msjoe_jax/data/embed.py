@@ -166,7 +166,7 @@ def embed_records(
     embedder = ShardEmbedder(directory, encode, fingerprint, batch, model)
     with contextlib.closing(embedder), lock(directory):
         reader = RecordReader(directory, **{"clip": "", model: fingerprint})
-        states = _states(reader, model)
+        states = states_of(reader, model)
         pending = [shard for shard in reader.shards if states[shard["name"]] != GOOD]
         if not pending:
             return
@@ -196,7 +196,7 @@ def check_embeddings(reader: RecordReader, checkpoint: epath.PathLike, model: st
       UserError: embeddings are missing, or of another CLIP, or of other frames.
     """
     folder, own, kind = str(reader.directory), reader.name_of(model), EMBEDDERS[model]
-    states = _states(reader, model).values()
+    states = states_of(reader, model).values()
     words = ["msjoe", "predecode", f"--out={folder}", f"--{model}={checkpoint}"]
     cure = f"`{shlex.join(words)}` embeds them"
     others = [name for name in reader.embedders(model) if name != own]
@@ -211,8 +211,8 @@ def check_embeddings(reader: RecordReader, checkpoint: epath.PathLike, model: st
             )
 
 
-def _states(reader: RecordReader, model: str) -> dict[str, str]:
-    """Says of every shard what its embeddings by the reader's model are."""
+def states_of(reader: RecordReader, model: str) -> dict[str, str]:
+    """Says of every shard, by name, what its embeddings by the reader's model are: GOOD or not."""
 
     def state(shard: dict[str, Any]) -> str:
         path = shard_path(reader.files, f"{model}-{reader.name_of(model) or ''}", shard["name"])

@@ -15,27 +15,33 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgpack
 import numpy as np
 from etils import epath
 
+from msjoe_jax.data.decoded_source import decode_source
+from msjoe_jax.data.made_from import details_of
 from msjoe_jax.data.manifest import Entry
+from msjoe_jax.data.record import Details, VideoInfo, unpack_record
 from msjoe_jax.data.shards import (
+    AUDIO,
+    FRAMES,
     MANIFEST,
     SHARD_BYTES,
+    VIDEOS,
     ShardWriter,
     open_records,
     read_manifest,
     shard_path,
     write_manifest,
 )
-from msjoe_jax.data.video import decode
+from msjoe_jax.data.sources import facts_of, shown, status_of
+from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import LOCK, PARTIAL, is_local
 
 PARTS = "parts"
 PROGRESS = "progress.json"
-BUSY = "workers.lock"
+BUSY = "workers.lock"  # in the folder of parts: held by those who write them
 COPY_FRAMES = 64  # frames held in memory while a part is copied into its shard
 
 
@@ -47,11 +53,17 @@ class DecodeSettings:
       fps: frames kept per second of video.
       max_side: longer side of the kept frames, in pixels.
       quality: JPEG quality, 1 to 95.
+      audio: whether the sound track is kept, too.
     """
 
     fps: float = 1.0
     max_side: int = 448
     quality: int = 92
+    audio: bool = False
+
+    def stated(self) -> dict[str, Any]:
+        """Returns the settings as a manifest states them: `audio` only where there is any."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != (AUDIO, False)}
 
 
 class Stopped(Exception):
@@ -88,82 +100,92 @@ def decode_part(
         an exception, which is raised on, it gives the part up.
 
     Raises:
-      VideoError: the video gave no frame.
+      VideoError: the video gave no frame, or was changed meanwhile.
     """
-    if shard_path(parts, "videos", entry.part).exists():
+    if shard_path(parts, VIDEOS, entry.part).exists():
         return
-    decoding = decode(entry.path, settings.fps, settings.max_side)
+    source, fps = entry.source, entry.fps or settings.fps
+    facts = facts_of(source)
+    with decode_source(source, fps, entry.max_side or settings.max_side) as decoding:
 
-    def frames() -> Iterator[tuple[float, np.ndarray]]:
-        for item in decoding:
-            watch(item[0])
-            yield item
+        def frames() -> Iterator[tuple[float, np.ndarray]]:
+            for item in decoding:
+                watch(item[0])
+                yield item
 
-    def tail() -> tuple[float, dict[str, Any]]:
-        details = {
-            "video": entry.video,
-            "warnings": decoding.warnings,
-            "source_fps": decoding.rate,  # by which others' frame numbers become seconds
-        }
-        return decoding.duration, {**entry.extra, **details}
+        def tail() -> Details:
+            if status_of(source) != (facts.size, facts.mtime):
+                raise VideoError(f"{shown(source.path)}: was changed while it was decoded")
+            return details_of(entry, facts, decoding, settings.audio)
 
-    shard = ShardWriter(parts, entry.part, settings.quality)
-    try:
-        shard.add(entry.id, frames(), settings.fps, tail)
-        watch(decoding.duration)
-        shard.finish()
-    except BaseException:
-        shard.discard()
-        raise
-    finally:
-        decoding.close()
+        shard = ShardWriter(parts, entry.part, settings.quality, settings.audio)
+        try:
+            watch(shard.add(entry.id, frames(), fps, tail).duration)
+            shard.finish()
+        except BaseException:
+            shard.discard()
+            raise
 
 
 class Part:
     """The finished part of one video, open for reading.
 
     Attributes:
-      info: the video's record, as `ShardWriter.add` writes it.
-      times: [T] of the frames, in seconds.
+      info: what its record says.
 
     Args:
       parts: the folder of parts.
-      name: the part's name.
+      entry: the video.
+      settings: how it was decoded.
 
     Raises:
       UserError: the part is missing or damaged.
     """
 
-    def __init__(self, parts: epath.PathLike, name: str) -> None:
-        videos = open_records(shard_path(parts, "videos", name), 1)
-        self.info: dict[str, Any] = msgpack.unpackb(videos.read([0])[0])
+    def __init__(self, parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> None:
+        videos = open_records(shard_path(parts, VIDEOS, entry.part), 1)
+        self.info: VideoInfo = unpack_record(videos.read([0])[0])
         videos.close()
-        self.times = np.frombuffer(self.info["timestamps"], "<f8")
-        self._jpegs = open_records(shard_path(parts, "frames", name), len(self.times))
+        self._frames = open_records(shard_path(parts, FRAMES, entry.part), self.info.num_frames)
+        self._audio = None
+        if settings.audio:
+            self._audio = open_records(shard_path(parts, AUDIO, entry.part), 1)
 
     def jpegs(self, start: int, stop: int) -> list[bytes]:
         """Reads the JPEGs of frames `start` to `stop`."""
-        return self._jpegs.read(list(range(start, stop)))
+        return self._frames.read(list(range(start, stop)))
 
     def copy_to(self, shard: ShardWriter) -> None:
         """Adds the video to a shard."""
+        info = self.info
 
         def frames() -> Iterator[tuple[float, bytes]]:
-            for start in range(0, len(self.times), COPY_FRAMES):
-                stop = min(start + COPY_FRAMES, len(self.times))
-                yield from zip(self.times[start:stop], self.jpegs(start, stop), strict=True)
+            for start in range(0, info.num_frames, COPY_FRAMES):
+                stop = min(start + COPY_FRAMES, info.num_frames)
+                yield from zip(info.timestamps[start:stop], self.jpegs(start, stop), strict=True)
 
-        info = self.info
-        shard.add(info["id"], frames(), info["fps"], lambda: (info["duration"], info["extra"]))
+        def tail() -> Details:
+            sound = self._audio.read([0])[0] if self._audio else None
+            return Details(info.duration, info.extra, info.source, info.subtitles, sound)
+
+        shard.add(info.id, frames(), info.fps, tail)
 
     def close(self) -> None:
         """Closes the files."""
-        self._jpegs.close()
+        self._frames.close()
+        if self._audio:
+            self._audio.close()
 
 
-def part_bytes(parts: epath.PathLike, entry: Entry) -> int:
+def part_files(parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> list[epath.Path]:
+    """Returns the files of a part; that of its record, without which it does not count, first."""
+    kinds = (VIDEOS, FRAMES, AUDIO) if settings.audio else (VIDEOS, FRAMES)
+    return [shard_path(parts, kind, entry.part) for kind in kinds]
+
+
+def part_bytes(parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> int:
     """Returns how much a part adds to the shard it is packed into."""
-    return shard_path(parts, "frames", entry.part).stat().length
+    return sum(path.stat().length for path in part_files(parts, entry, settings)[1:])
 
 
 def pack(
@@ -182,10 +204,10 @@ def pack(
       entries: the videos, in order.
       settings: how they were decoded.
     """
-    shard = ShardWriter(out, name, settings.quality)
+    shard = ShardWriter(out, name, settings.quality, settings.audio)
     try:
         for entry in entries:
-            part = Part(parts, entry.part)
+            part = Part(parts, entry, settings)
             part.copy_to(shard)
             part.close()
         return shard.finish()
@@ -220,7 +242,7 @@ class Packer:
     def add(self, entry: Entry) -> dict[str, Any] | None:
         """Packs the part of one video with those before it, or later; returns a shard it filled."""
         self._waiting.append(entry)
-        self._bytes += part_bytes(self.parts, entry)
+        self._bytes += part_bytes(self.parts, entry, self.settings)
         return self.flush() if self._bytes >= SHARD_BYTES else None
 
     def flush(self) -> dict[str, Any] | None:
@@ -233,17 +255,17 @@ class Packer:
         name = f"{len(self.shards):05d}"
         shard = pack(self.out, name, self.parts, self._waiting, self.settings)
         self.shards.append(shard)
-        write_manifest(self.out, self.shards, asdict(self.settings), PROGRESS)
+        write_manifest(self.out, self.shards, self.settings.stated(), PROGRESS)
         for entry in self._waiting:
-            for kind in ("videos", "frames"):
-                shard_path(self.parts, kind, entry.part).unlink()
+            for path in part_files(self.parts, entry, self.settings):
+                path.unlink()
         self._waiting, self._bytes = [], 0
         return shard
 
     def take(self, shards: Sequence[dict[str, Any]]) -> None:
         """Records shards that were packed elsewhere."""
         self.shards.extend(shards)
-        write_manifest(self.out, self.shards, asdict(self.settings), PROGRESS)
+        write_manifest(self.out, self.shards, self.settings.stated(), PROGRESS)
 
     def finish(self) -> int:
         """Packs what is waiting, commits the folder and returns the number of its videos.
@@ -252,9 +274,10 @@ class Packer:
         """
         self.flush()
         self.parts.rmtree()
-        total = sum(len(shard["videos"]) for shard in self.shards)
+        # One that was decoded anew is in two shards.
+        total = len({video for shard in self.shards for video in shard["videos"]})
         if total:
-            write_manifest(self.out, self.shards, asdict(self.settings))
+            write_manifest(self.out, self.shards, self.settings.stated())
             (self.out / PROGRESS).unlink(missing_ok=True)
         return total
 
@@ -273,9 +296,9 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
     names = [name for name in (PROGRESS, MANIFEST) if (out / name).is_file()]
     if names:
         manifest = read_manifest(out, names[0])
-        if manifest["settings"] != asdict(settings):
+        if manifest["settings"] != settings.stated():
             raise UserError(
-                f"{out}: was made with {manifest['settings']}, not {asdict(settings)}; "
+                f"{out}: was made with {manifest['settings']}, not {settings.stated()}; "
                 "choose another --out"
             )
         shards = manifest["shards"]
@@ -283,7 +306,7 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
         if any(path.suffix != PARTIAL and path.name != LOCK for path in out.iterdir()):
             raise UserError(f"{out}: not empty and not a record folder; choose another --out")
         shards = []
-        write_manifest(out, shards, asdict(settings), PROGRESS)
+        write_manifest(out, shards, settings.stated(), PROGRESS)
     (out / PARTS).mkdir(exist_ok=True)
     _outlive_workers(out / PARTS)
     for path in (*out.iterdir(), *(out / PARTS).iterdir()):

@@ -1,15 +1,16 @@
 """Questions: multiple choice, each about one video, kept as JSON lines."""
 
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from string import ascii_uppercase
 from typing import Any
 
 from etils import epath
 
+from msjoe_jax.data.segments import segment_id
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import option
 from msjoe_jax.runtime.digest import digest
@@ -118,7 +119,8 @@ def _text(row: dict[str, Any], key: str) -> str:
 
 def _is_number(value: Any) -> bool:
     """Says whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # whole numbers have no bound in JSON
 
 
 def is_span(start: Any, end: Any) -> bool:
@@ -185,10 +187,10 @@ def _parse(row: dict[str, Any]) -> Question:
         raise UserError("field 'extra' must be an object")
     if not isinstance(content, str):
         raise UserError("field 'content' must be a string")
-    unknown = sorted(set(row) - set(Question.__dataclass_fields__))
+    unknown = sorted(set(row) - set(Question.__dataclass_fields__) - {"start", "end"})
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r}; put it under 'extra'")
-    return Question(
+    question = Question(
         **texts,
         options=options,
         answer=_answer(row, len(options)),
@@ -198,13 +200,41 @@ def _parse(row: dict[str, Any]) -> Question:
         subtitles=_subtitles(row),
         content=content,
     )
+    return _of_segment(question, row)
+
+
+def _of_segment(question: Question, row: dict[str, Any]) -> Question:
+    """Makes a question of a row with `start` and `end` one about that segment of its video.
+
+    Evidence and subtitles, which such a row has in seconds of the whole video, are cut to it.
+    """
+    if row.get("start") is None and row.get("end") is None:
+        return question
+    start, end = row.get("start", 0), row.get("end")
+    if not is_span(start, end) or start == end:
+        raise UserError("fields 'start' and 'end' must be two seconds of the video, in order")
+
+    def cut(first: float, last: float) -> tuple[float, float]:
+        return max(first, start) - start, min(last, end) - start
+
+    return replace(
+        question,
+        video=segment_id(question.video, start, end),
+        evidence=tuple(cut(*s) for s in question.evidence if s[0] <= end and s[1] >= start),
+        subtitles=tuple(
+            replace(s, **dict(zip(("start", "end"), cut(s.start, s.end), strict=True)))
+            for s in question.subtitles
+            if s.start < end and s.end > start
+        ),
+    )
 
 
 def load_questions(path: epath.PathLike) -> list[Question]:
     """Reads JSON lines with id, video, question, options, answer (a letter, or null), and others.
 
     The others are optional: difficulty, extra, evidence ([[first second, last second], …]),
-    subtitles ([[first second, last second, text], …]), content.
+    subtitles ([[first second, last second, text], …]), content; start and end, in seconds, if the
+    question is about that segment of the video, whose record is then `VIDEO@START-END`.
 
     Raises:
       UserError: the file cannot be read or holds no questions, or a line is none; the message

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -43,10 +44,22 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     """
 
     def __init__(
-        self, path: epath.PathLike, fps: float, max_side: int | None, max_frames: int | None
+        self,
+        path: epath.PathLike | BinaryIO,
+        fps: float,
+        max_side: int | None,
+        max_frames: int | None,
+        *,
+        start: float | Fraction | None = None,
+        end: float | Fraction | None = None,
+        stream: int | None = None,
     ):
         """Prepares the decoding; for the arguments see `decode`."""
-        self.path = epath.Path(path)
+        self._file = path if hasattr(path, "read") else os.fspath(path)
+        self.path = getattr(path, "name", "a file") if hasattr(path, "read") else path
+        self._start = Fraction(start or 0)
+        self._end = None if end is None else Fraction(end)
+        self._stream = stream
         self.duration = 0.0
         self.warnings = 0
         self.rate = 0.0
@@ -94,7 +107,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         # Each wanted time t = 0, 1/fps, … goes to the last frame that starts at or before it,
         # so a frame can be given out only when the next one's start is known.
         count, converted, image, frame = 0, None, None, None
-        for start, end, frame in self._spans():
+        for start, end, frame in self._cut():
             self.duration = float(end)
             k = math.ceil(start / self._step)
             while k * self._step < end:
@@ -110,12 +123,28 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         if count == 0:  # all that is left of a damaged file lies between two wanted times
             yield float(start), self._convert(frame)
 
+    def _cut(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+        """`_spans` within the segment, on its own clock."""
+        last, found = Fraction(0), False
+        for start, end, frame in self._spans():
+            last = end
+            if self._end is not None and start >= self._end:
+                return
+            if end > self._start:
+                found = True
+                stop = end if self._end is None else min(end, self._end)
+                yield max(start - self._start, Fraction(0)), stop - self._start, frame
+        if last and not found:
+            raise VideoError(
+                f"{self.path}: lasts {float(last):g} s, and 'start' is {float(self._start):g}"
+            )
+
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         """Opens the file and its first stream of pictures that move."""
         try:
             # Names and comments in legacy encodings are no reason to refuse a video.
-            container = av.open(os.fspath(self.path), metadata_errors="replace")
+            container = av.open(self._file, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{self.path}: cannot be opened ({_reason(error)})") from None
         with container:
@@ -126,6 +155,10 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
             ]
             if not streams:
                 raise VideoError(f"{self.path}: no video stream")
+            if self._stream is not None:
+                streams = [s for s in container.streams.video if s.index == self._stream]
+                if not streams:
+                    raise VideoError(f"{self.path}: stream {self._stream} is no video")
             streams[0].thread_type = "AUTO"
             self.rate = float(streams[0].average_rate or 0)
             self._aspect = Fraction(streams[0].sample_aspect_ratio or 1)
@@ -240,10 +273,14 @@ def _reason(error: Exception) -> str:
 
 
 def decode(
-    path: epath.PathLike,
+    path: epath.PathLike | BinaryIO,
     fps: float = 1.0,
     max_side: int | None = None,
     max_frames: int | None = None,
+    *,
+    start: float | Fraction | None = None,
+    end: float | Fraction | None = None,
+    stream: int | None = None,
 ) -> Decoding:
     """Iterates over (t, uint8 [H, W, 3]) for t = 0, 1/fps, 2/fps, … below the video's duration.
 
@@ -256,10 +293,12 @@ def decode(
     matrix is not undone.
 
     Args:
-      path: the video file.
+      path: the video file, or a binary file that can seek.
       fps: frames per second of video.
       max_side: the longer side in pixels, at most; None keeps the video's size.
       max_frames: stop after that many frames.
+      start, end: seconds of the file that are the video; its clock begins at `start`.
+      stream: index of the video stream in the file; None: the best one.
 
     Raises:
       UserError: `fps` is not positive.
@@ -267,4 +306,24 @@ def decode(
     """
     if not fps > 0:
         raise UserError(f"fps is {fps}, it must be positive")
-    return Decoding(path, fps, max_side, max_frames)
+    return Decoding(path, fps, max_side, max_frames, start=start, end=end, stream=stream)
+
+
+def frames_at(
+    path: epath.PathLike | BinaryIO, times: Sequence[float | Fraction], stream: int | None = None
+) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
+    """Iterates over (its own time, frame) of the frames on screen at these ascending times.
+
+    It ends before the first time that is not below the video's duration.
+
+    Raises:
+      VideoError: as `decode`.
+    """
+    decoding = Decoding(path, 1.0, None, None, stream=stream)
+    wanted = list(times)
+    for start, end, frame in decoding._spans():
+        while wanted and wanted[0] < end:
+            wanted.pop(0)
+            yield float(start), decoding._convert(frame)
+        if not wanted:
+            return

@@ -24,7 +24,8 @@ import numpy as np
 from etils import epath
 
 from msjoe_jax.data.manifest import Entry
-from msjoe_jax.data.predecode import DecodeSettings, Stopped, decode_part, hold_parts
+from msjoe_jax.data.predecode import DecodeSettings, Part, Stopped, decode_part, hold_parts
+from msjoe_jax.data.record import VideoInfo, shortfall
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.progress import Progress
 from msjoe_jax.runtime.space import FULL, has_code
@@ -81,11 +82,12 @@ class Board:
 
 @dataclass(frozen=True)
 class Work:
-    """What every worker knows: where parts go and how, and the board."""
+    """What every worker knows: where parts go and how, the board, and whether short ones fail."""
 
     parts: epath.Path
     settings: DecodeSettings
     board: Board
+    strict: bool = False
 
     def do(self, number: int, entry: Entry) -> Failure | None:
         """Decodes video `number` of the board into its part; returns why it failed, if it did."""
@@ -100,6 +102,8 @@ class Work:
         board.total[number] = header_seconds(entry)
         try:
             decode_part(entry, self.parts, self.settings, watch)
+            if self.strict and (why := shortfall(self.info(entry))):
+                return Failure(f"{entry.video}: {why}, and --strict is given")
         # Whatever error a hostile file provokes in the decoder, the other videos are decoded.
         except Exception as error:
             disk = next((code for code in OF_THE_DISK if has_code(error, [code])), 0)
@@ -109,24 +113,29 @@ class Work:
             board.state[number] = ENDED
         return None
 
+    def info(self, entry: Entry) -> VideoInfo:
+        """Reads the record of a part."""
+        with contextlib.closing(Part(self.parts, entry, self.settings)) as part:
+            return part.info
+
 
 def header_seconds(entry: Entry) -> float:
-    """Returns how long a video is by its file's header; 0 if that says nothing."""
-    if not entry.size:
-        return 0.0
-    try:
-        with open(entry.path, "rb") as file, av.open(file, metadata_errors="replace") as container:
-            return max(0.0, (container.duration or 0) / av.time_base)
-    except (av.FFmpegError, OSError, ValueError):
-        return 0.0
+    """Returns how long a video is by what its list or its file's header says; 0: they do not."""
+    start, end = entry.start or 0.0, entry.end
+    if end is None and entry.size and not entry.source.inside:
+        try:
+            with (
+                open(entry.source.container, "rb") as file,
+                av.open(file, metadata_errors="replace") as container,
+            ):
+                end = (container.duration or 0) / av.time_base
+        except (av.FFmpegError, OSError, ValueError):
+            end = None
+    return max(0.0, (end or start) - start)
 
 
 def decode_all(
-    entries: Sequence[Entry],
-    parts: epath.Path,
-    settings: DecodeSettings,
-    workers: int,
-    bar: Progress,
+    entries: Sequence[Entry], work: Work, workers: int, bar: Progress
 ) -> Iterator[tuple[Entry, Failure | None]]:
     """Decodes videos into parts, and yields each in order, with why it failed if it did.
 
@@ -134,13 +143,11 @@ def decode_all(
 
     Args:
       entries: the videos.
-      parts: the folder of parts.
-      settings: how to decode them.
+      work: how to decode them; its board is of these videos.
       workers: how many to decode at a time.
       bar: shows the seconds of video that are decoded.
     """
-    board = Board([entry.size for entry in entries])
-    work = Work(parts, settings, board)
+    board = work.board
     lost: dict[int, Failure] = {}  # of videos whose decoding ends its process
     at = 0
     with _shown(board, bar):

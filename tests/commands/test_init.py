@@ -67,7 +67,8 @@ def test_videos_of_a_folder_and_of_a_list(made, tmp_path, capsys):
     assert list(find_videos(made / "videos")) == ["a", "b", "broken", "unasked"]
     assert "passed over: notes.txt" in capsys.readouterr().out
     (tmp_path / "list.jsonl").write_text('{"id": "x", "video": "deep/a.bin"}\n')
-    assert find_videos(tmp_path / "list.jsonl") == {"x": tmp_path / "deep" / "a.bin"}
+    (entry,) = find_videos(tmp_path / "list.jsonl").values()
+    assert (entry.id, entry.path) == ("x", tmp_path / "deep" / "a.bin")
     with pytest.raises(UserError, match="holds no video"):
         find_videos(tmp_path)
     for name in ("a.mp4", "a.mkv"):

@@ -74,7 +74,7 @@ def all_steps(entries, out):
     """What the pipeline does, its videos and shards in the reverse order, through pickles."""
     out.mkdir(parents=True, exist_ok=True)
     packer = resume(out, SETTINGS)
-    job = pickle.loads(pickle.dumps(Job(os.fspath(out), os.fspath(packer.parts), SETTINGS)))
+    job = pickle.loads(pickle.dumps(Job(os.fspath(out), os.fspath(packer.parts), SETTINGS, False)))
     (packer.parts / TODO).write_bytes(pickle.dumps(entries))
     todo = read_todo(os.fspath(packer.parts / TODO))
     decoded = [pickle.loads(pickle.dumps(decode_one(one, job))) for one in reversed(todo)]
@@ -139,7 +139,7 @@ def test_shards_are_filled_as_the_packer_fills_them(videos, first):
     with pytest.MonkeyPatch.context() as patch:
         for name in (steps, module):
             patch.setattr(name, "SHARD_BYTES", 20)
-        patch.setattr(steps, "part_bytes", lambda parts, entry: videos[int(entry.id)][0])
+        patch.setattr(steps, "part_bytes", lambda parts, entry, settings: videos[int(entry.id)][0])
         for n, (_, bad) in enumerate(videos):
             if not bad:
                 packer.add(entries[n])
@@ -165,7 +165,7 @@ def test_without_beam_one_line_says_what_to_do(tmp_path):
     entries = load_entries(write_videos(tmp_path, (1,)))
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match=r"--runner needs Apache Beam.*`make beam`"):
-        run_pipeline(entries, resume(tmp_path / "out", SETTINGS), ["--runner=x"])
+        run_pipeline(entries, resume(tmp_path / "out", SETTINGS), False, ["--runner=x"])
 
 
 def start(manifest, out, *more):

@@ -15,7 +15,9 @@ from msjoe_jax.data.predecode import (
     pack,
     resume,
 )
+from msjoe_jax.data.record import Source
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.sources import facts_of
 from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
 from tests.support.tiny import tiny_video
@@ -59,8 +61,9 @@ def test_parts_in_any_order_pack_to_the_same_folder(tmp_path, entries, monkeypat
     assert len(reader.shards) == (3 if shard_bytes == 1 else 1)
     assert reader.ids == [entry.id for entry in entries]
     assert [reader.info(entry.id).num_frames for entry in entries] == [1, 2, 3]
-    extra = {"v": 1, "video": "1.mp4", "warnings": 0, "source_fps": 5.0}
-    assert reader.info(entries[1].id).extra == extra
+    info, facts = reader.info(entries[1].id), facts_of(entries[1].source)
+    assert info.extra == {"v": 1} and facts.size == entries[1].size
+    assert info.source == Source("1.mp4", **vars(facts), rate=5.0)
     assert not (tmp_path / "a" / "parts").exists()
 
 

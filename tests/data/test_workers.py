@@ -59,9 +59,10 @@ def parts(folder):
 def decoding(entries, folder, workers):
     """The results, and the stream of the display."""
     stream = io.StringIO()
+    work = Work(folder, SETTINGS, Board([entry.size for entry in entries]))
     with (
         progress("decode", None, "s", stream=stream) as bar,
-        contextlib.closing(decode_all(entries, folder, SETTINGS, workers, bar)) as results,
+        contextlib.closing(decode_all(entries, work, workers, bar)) as results,
     ):
         yield results, stream
 
