@@ -7,6 +7,7 @@ temporary file first, since FFmpeg reads here and there.
 import contextlib
 import functools
 import io
+import itertools
 import os
 import re
 import shutil
@@ -14,11 +15,8 @@ import struct
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from typing import IO, BinaryIO, NamedTuple, cast
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Callable, Iterator
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from msjoe_jax.errors import UserError
 
@@ -206,6 +204,9 @@ def _unpack(path: str, inside: str, spool: IO[bytes]) -> None:
 
 def _cell(path: str, inside: str) -> bytes:
     """Reads the bytes of one cell, or those in the field `bytes` of one that is a struct."""
+    import pyarrow as pa  # most lists name no table
+    import pyarrow.parquet as pq
+
     match = CELL.fullmatch(inside)
     if not match:
         raise UserError(f"{inside!r} is no place in a table; write COLUMN[ROW]")
@@ -216,7 +217,7 @@ def _cell(path: str, inside: str) -> bytes:
                 raise UserError(f"no column {name!r}; it has {', '.join(columns)}")
             if row >= table.metadata.num_rows:
                 raise UserError(f"no row {row}; it has {table.metadata.num_rows}, from 0")
-            value = _value(table, name, row)
+            value = _value(table.iter_batches, table.metadata, name, row)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"a damaged Parquet file ({error})") from None
     if isinstance(value, dict):
@@ -226,14 +227,11 @@ def _cell(path: str, inside: str) -> bytes:
     return value
 
 
-def _value(table: pq.ParquetFile, column: str, row: int) -> object:
+def _value(batches: Callable[..., Any], metadata: Any, column: str, row: int) -> object:
     """Reads one cell without the rest of its row group in memory at a time."""
-    for group in range(table.num_row_groups):
-        rows = table.metadata.row_group(group).num_rows
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
         if row < rows:
-            for batch in table.iter_batches(1, [group], [column]):
-                if row < len(batch):
-                    return batch.column(0)[row].as_py()
-                row -= len(batch)
+            return next(itertools.islice(batches(1, [group], [column]), row, None))[0][0].as_py()
         row -= rows
     raise UserError("ends within its rows")

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epath
 
 from msjoe_jax.data.decoded_source import notes_of
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from msjoe_jax.data.predecode import Packer
 
 NAMED = 5  # changed videos that an error names
+NO_TIMES = np.zeros(0)
 READERS = 8  # sources looked at side by side
 
 
@@ -76,7 +79,8 @@ def unchanged(entries: Iterable[Entry], packer: "Packer", refresh: bool) -> set[
     packed: dict[str, VideoInfo] = {}
     for record in _packed(packer):  # of two of an id the later counts
         if record.id in known:
-            packed[record.id] = record
+            slim = replace(record.source, frames=None)  # there may be many, of hours each
+            packed[record.id] = replace(record, timestamps=NO_TIMES, source=slim, subtitles=())
     parts = {entry.id: record for entry in known.values() for record in _part(packer, entry)}
 
     def reason(found: tuple[str, VideoInfo]) -> str:

@@ -190,7 +190,7 @@ def check_number(key: str, value: Any) -> Any:
 
 def _entry(row: dict[str, Any], folder: epath.Path, remote: bool) -> Entry:
     if unknown := sorted(set(row) - FIELDS):
-        raise UserError(f"unknown field {shown(unknown[0])!r}; put it under 'extra'")
+        raise UserError(f"unknown field '{shown(unknown[0])}'; put it under 'extra'")
     check_unicode({key: value for key, value in row.items() if key != "video"})
     for key in ("id", "video"):
         if not isinstance(row.get(key), str) or not row[key].strip():
@@ -228,6 +228,6 @@ def _path(folder: epath.Path, video: str, remote: bool = False) -> epath.Path:
     path = re.sub("/{2,}", "/", video if os.path.isabs(video) else os.path.join(folder, video))
     if (URL.match(video) or not is_local(folder)) and not os.path.lexists(path):
         raise UserError(
-            f"field 'video' is {shown(video)!r}, which is on no disk of this host; copy it"
+            f"field 'video' is '{shown(video)}', which is on no disk of this host; copy it"
         )
     return epath.Path(path)

@@ -210,7 +210,7 @@ def _of_segment(question: Question, row: dict[str, Any]) -> Question:
     """
     if row.get("start") is None and row.get("end") is None:
         return question
-    start, end = row.get("start", 0), row.get("end")
+    start, end = 0 if row.get("start") is None else row["start"], row.get("end")
     if not is_span(start, end) or start == end:
         raise UserError("fields 'start' and 'end' must be two seconds of the video, in order")
 

@@ -214,7 +214,7 @@ def _checked(source: VideoSource) -> os.stat_result:
             raise UserError(f"{KINDS[kind]}, not a video file; copy its contents to a file")
         if stat.S_ISREG(status.st_mode) and not status.st_size:
             raise UserError("an empty file")
-        if not os.access(path, os.R_OK):
+        if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)):
             raise UserError("cannot be opened (Permission denied)")
         return status
 

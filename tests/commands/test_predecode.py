@@ -240,6 +240,55 @@ def test_bad_options_and_folders_end_with_2(tmp_path):
     assert os.listdir(tmp_path / "mine") == ["letter.txt"]
 
 
+ABSURD = [
+    *(f"--fps={x}" for x in ("1e-6", "nan", "inf", "-inf", "1e9", "-1", "0", "1e-400")),
+    *(f"--max_side={x}" for x in (0, 15, -1, 1 << 40)),
+    *(f"--quality={x}" for x in (0, 101, 96)),
+    *(f"--workers={x}" for x in (0, 99999)),
+]
+
+
+def test_absurd_flags_are_one_line_each(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from msjoe_jax.commands import predecode\n"
+        "words, absurd = sys.argv[1:3], sys.argv[3:]\n"
+        "for flag in absurd:\n"
+        "    if not (child := os.fork()):\n"
+        "        sys.argv = ['msjoe predecode', *words, flag]\n"
+        "        predecode.cli()\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    words = ["--manifest=none.jsonl", f"--out={tmp_path / 'out'}", *ABSURD]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.split() == ["2"] * len(ABSURD), done.stderr
+    for flag, line in zip(ABSURD, done.stderr.splitlines(), strict=True):
+        assert line.startswith(f"error: {flag.partition('=')[0]}=") and "must be from" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_odd_names_in_a_plain_terminal(tmp_path):
+    clip(tmp_path / "a.mp4", 1, 9)
+    with open(os.fsencode(tmp_path) + b"/caf\xe9: \xe6\x8a\xa5.mp4", "wb") as file:
+        file.write((tmp_path / "a.mp4").read_bytes())
+    rows = [
+        {"id": "报告", "video": "caf\udce9: 报.mp4"},
+        {"id": "告\n2", "video": "gone\udcff.mp4"},
+    ]
+    (tmp_path / "报.jsonl").write_bytes("\n".join(map(json.dumps, rows)).encode())
+    done = subprocess.run(
+        command(tmp_path / "报.jsonl", tmp_path / "出"),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0 and "1 videos; 1 failed" in done.stdout, done.stderr
+    assert RecordReader(tmp_path / "出").ids == ["报告"]
+    (row,) = map(json.loads, (tmp_path / "出" / "failures.jsonl").read_bytes().splitlines())
+    assert (row["id"], row["video"]) == ("告\n2", "gone\udcff.mp4")
+    assert r"gone\udcff.mp4: cannot be opened" in row["reason"]
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_disk_that_refuses_ends_the_run_and_a_bad_video_never_does(tmp_path, monkeypatch, code):
     for v in range(2):

@@ -160,9 +160,7 @@ def mutated_lists(draw):
     return b"\n".join(lines)
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(mutated_lists())
-def test_every_line_is_an_entry_or_refused(tmp_path_factory, data):
+def check_every_line(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "mutated.jsonl"
     path.write_bytes(data)
     lines = {n: line for n, line in enumerate(data.split(b"\n"), 1) if line.strip()}
@@ -180,6 +178,19 @@ def test_every_line_is_an_entry_or_refused(tmp_path_factory, data):
             assert getattr(entry, field) == row.get(field)
     for line in refused:
         assert line.reason.startswith(f"{path}:{line.line}: ") and line.line in lines
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mutated_lists())
+def test_every_line_is_an_entry_or_refused(tmp_path_factory, data):
+    check_every_line(tmp_path_factory, data)
+
+
+@pytest.mark.soak
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mutated_lists())
+def test_every_line_of_a_thousand_lists_is_an_entry_or_refused(tmp_path_factory, data):
+    check_every_line(tmp_path_factory, data)
 
 
 def test_a_run_accounts_for_every_line(tmp_path):
