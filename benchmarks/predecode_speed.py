@@ -1,14 +1,14 @@
 """Measures how fast videos become record folders, beside `ffmpeg` writing the same JPEGs.
 
-    python -m benchmarks.predecode_speed                # four of ten minutes, 720p, 25 frames a second
+    python -m benchmarks.predecode_speed                # ten minutes each, 720p, 25 frames a second
     python -m benchmarks.predecode_speed --seconds=60   # shorter ones
 
-The files are made here, by x264's preset veryfast from FFmpeg's test picture in several hues. ffmpeg
-decodes with `fps=1`, scales to predecode's size and keeps chroma whole as predecode does; predecode's
-`--quality` is the one whose files are nearest in bytes. All run in turn, `--rounds` times: predecode
-with its default workers (processes); the same steps in as many threads of one process, which is what
-the workers are not; and ffmpeg in each way of using the cores: one file after the other with its
-own threads, and as many files as cores with one thread each. The ratio is to the faster of these.
+The files are made here, by x264's preset veryfast from FFmpeg's test picture in several hues, twice
+as many as cores. ffmpeg decodes with `fps=1`, scales to predecode's size and keeps chroma whole as
+predecode does; predecode's `--quality` is that whose files are nearest in bytes. All run in turn,
+`--rounds` times: predecode with its default workers, which are processes; the same steps in as many
+threads of one process; and ffmpeg in two ways of using the cores: one file after the other with its
+own threads, and as many files as cores with one thread each. The ratios are to the better of these.
 """
 
 import os

@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import os
+import pathlib
 
 import pytest
 
@@ -160,3 +162,27 @@ def test_folders_of_others(tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="not empty and not a record folder"):
         start(tmp_path / "mine")
+
+
+@pytest.mark.soak
+def test_memory_is_flat_over_90_000_frames(tmp_path):
+    """An hour at 25 frames a second, of which all are kept, decoded and packed."""
+    tiny_video(tmp_path / "long.mp4", 90_000, rate=25)
+    entry = Entry("long", "long.mp4", tmp_path / "long.mp4", {})
+    settings = DecodeSettings(fps=25.0, max_side=32, quality=90)
+    (tmp_path / "out").mkdir()
+    packer = resume(tmp_path / "out", settings)
+    held: list[int] = []
+
+    def look(seconds: float) -> None:
+        if round(25 * seconds) % 5000 == 0:
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+            held.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    decode_part(entry, packer.parts, settings, look)
+    packer.add(entry)
+    assert packer.finish() == 1
+    look(0)
+    assert len(held) >= 19 and RecordReader(tmp_path / "out").info("long").num_frames == 90_000
+    print([size >> 20 for size in held])
+    assert max(held) - held[1] <= 20e6
