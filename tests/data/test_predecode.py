@@ -1,13 +1,22 @@
 """The steps of predecoding: parts, and packing in order."""
 
+import fcntl
 import json
-import threading
+import os
+import pathlib
 
 import pytest
 
 from msjoe_jax.data import predecode
 from msjoe_jax.data.manifest import Entry, load_entries
-from msjoe_jax.data.predecode import DecodeSettings, Packer, Stopped, decode_part, resume
+from msjoe_jax.data.predecode import (
+    DecodeSettings,
+    Packer,
+    Stopped,
+    decode_part,
+    pack,
+    resume,
+)
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.sources import facts_of
 from msjoe_jax.data.video import VideoError
@@ -70,13 +79,48 @@ def test_a_part_is_decoded_once(tmp_path, entries):
 
 
 def test_a_part_that_fails_or_is_stopped_leaves_nothing(tmp_path, entries):
-    stop = threading.Event()
-    stop.set()
+    def watch(seconds):
+        raise Stopped
+
     with pytest.raises(Stopped):
-        decode_part(entries[0], tmp_path, SETTINGS, stop)
+        decode_part(entries[0], tmp_path, SETTINGS, watch)
     with pytest.raises(VideoError, match="cannot be opened"):
         decode_part(Entry("a", "", tmp_path / "none.mp4", {}), tmp_path, SETTINGS)
     assert files(tmp_path) == {}
+
+
+def test_a_part_says_how_far_it_is(tmp_path, entries):
+    times: list[float] = []
+    decode_part(entries[2], tmp_path, SETTINGS, times.append)
+    assert times == [0, 1, 2, 3]  # three frames, and the duration
+
+
+def test_a_shard_that_cannot_be_packed_leaves_nothing(tmp_path, entries):
+    packer = start(tmp_path / "out")
+    decode_part(entries[0], packer.parts, SETTINGS)
+    (packer.parts / f"videos-{entries[1].part}.arrayrecord").write_bytes(b"damaged")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        pack(packer.out, "00000", packer.parts, entries[:2], SETTINGS)
+    assert files(tmp_path) == before
+
+
+def test_a_resumed_run_waits_for_workers_of_the_killed_one(tmp_path, monkeypatch):
+    """They may live a moment longer than it, and hold a lock as long as they do."""
+    packer, asked, flock = start(tmp_path / "out"), [], fcntl.flock
+    with (packer.parts / predecode.BUSY).open("rb") as worker:
+        flock(worker.fileno(), fcntl.LOCK_SH)
+
+        def ending(descriptor, operation):
+            with pytest.raises(BlockingIOError):
+                flock(descriptor, operation | fcntl.LOCK_NB)
+            asked.append(operation)
+            flock(worker.fileno(), fcntl.LOCK_UN)
+            flock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", ending)
+        start(tmp_path / "out")
+    assert asked == [fcntl.LOCK_EX]
 
 
 def test_a_resumed_folder_keeps_shards_and_parts_and_drops_halves(tmp_path, entries):
@@ -119,3 +163,27 @@ def test_folders_of_others(tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="not empty and not a record folder"):
         start(tmp_path / "mine")
+
+
+@pytest.mark.soak
+def test_memory_is_flat_over_90_000_frames(tmp_path):
+    """An hour at 25 frames a second, of which all are kept, decoded and packed."""
+    tiny_video(tmp_path / "long.mp4", 90_000, rate=25)
+    entry = Entry("long", "long.mp4", tmp_path / "long.mp4", {})
+    settings = DecodeSettings(fps=25.0, max_side=32, quality=90)
+    (tmp_path / "out").mkdir()
+    packer = resume(tmp_path / "out", settings)
+    held: list[int] = []
+
+    def look(seconds: float) -> None:
+        if round(25 * seconds) % 5000 == 0:
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+            held.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    decode_part(entry, packer.parts, settings, look)
+    packer.add(entry)
+    assert packer.finish() == 1
+    look(0)
+    assert len(held) >= 19 and RecordReader(tmp_path / "out").info("long").num_frames == 90_000
+    print([size >> 20 for size in held])
+    assert max(held) - held[1] <= 20e6
