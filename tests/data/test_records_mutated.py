@@ -110,9 +110,9 @@ def test_a_thousand_mutated_folders_lose_nothing_in_silence(tmp_path):
             errors = {key: v for key, v in found.items() if isinstance(v, UserError)}
             for key, value in found.items():
                 assert key in errors or value == want[key], (number, done, key)
-            for error in errors.values():
-                lines = error.lines
-                assert len(lines) == 1 and any(n in lines[0] for n in NAMED), (number, done, error)
+            for why in errors.values():
+                lines = why.lines
+                assert len(lines) == 1 and any(n in lines[0] for n in NAMED), (number, done, why)
             outcomes["lost" if errors else "right"] += 1
         for name in files:
             if name in done:
