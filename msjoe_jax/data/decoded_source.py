@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -49,8 +49,8 @@ def decode_source(
             fps,
             max_side,
             max_frames,
-            start=None if source.start is None else exact(source.start),
-            end=None if source.end is None else exact(source.end),
+            start=_moment(source.start),
+            end=_moment(source.end),
             stream=source.stream,
         )
         with contextlib.closing(decoding):
@@ -78,15 +78,21 @@ def source_frames_at(source: VideoSource, times: Sequence[float]) -> Iterator[Fr
             yield FrameAt(wanted[time], None if picture is None else np.asarray(picture))
         return
     count = 0
+    moments: list[Any] = [begin + time for time in inside]
     with opened(source) as file:
-        for shown_at, image in frames_at(file, [begin + t for t in inside], stream=source.stream):
-            while shown_at != float(begin + inside[count]):  # nothing is shown at some
+        for shown_at, image in frames_at(file, moments, stream=source.stream):
+            while shown_at != float(moments[count]):  # nothing is shown at some
                 yield FrameAt(wanted[inside[count]], None)
                 count += 1
             yield FrameAt(wanted[inside[count]], image)
             count += 1
     for time in sorted(wanted)[count:]:
         yield FrameAt(wanted[time], None)
+
+
+def _moment(seconds: float | None) -> Any:
+    """Returns what a float stands for; decoding counts in fractions."""
+    return None if seconds is None else exact(seconds)
 
 
 def notes_of(source: VideoSource, decoding: Decoding | PictureFolder) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -179,7 +179,7 @@ class PictureFolder(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
                 shown = ImageOps.pad(shown, self._size, method, "black")
         return np.asarray(shown)
 
-    def _run(self) -> Iterator[tuple[float, np.ndarray]]:
+    def _run(self) -> Generator[tuple[float, np.ndarray]]:
         tried, number, image = -1, -1, None
         for k in range(math.ceil((self._end - self._start) / self._step)):
             time = k * self._step
