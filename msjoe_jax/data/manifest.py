@@ -95,8 +95,12 @@ class Refused(NamedTuple):
     reason: str
 
 
-def read_entries(path: epath.PathLike) -> tuple[list[Entry], list[Refused]]:
+def read_entries(path: epath.PathLike, remote: bool = False) -> tuple[list[Entry], list[Refused]]:
     """Reads a list of videos; every line that is not blank is either an entry or refused.
+
+    Args:
+      path: the list.
+      remote: whether videos may be on object storage.
 
     Raises:
       UserError: the file cannot be read or has no line.
@@ -109,7 +113,7 @@ def read_entries(path: epath.PathLike) -> tuple[list[Entry], list[Refused]]:
         try:
             if isinstance(row, UserError):
                 raise row
-            entry = _entry(row, path.parent)
+            entry = _entry(row, path.parent, remote)
             if entry.id in entries:
                 raise UserError(f"field 'id' repeats {entry.id!r} of line {lines[entry.id]}")
         except UserError as error:
@@ -187,7 +191,7 @@ def check_number(key: str, value: Any) -> Any:
     return value if whole else float(value)
 
 
-def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
+def _entry(row: dict[str, Any], folder: epath.Path, remote: bool) -> Entry:
     if unknown := sorted(set(row) - FIELDS):
         raise UserError(f"unknown field '{shown(unknown[0])}'; put it under 'extra'")
     check_unicode({key: value for key, value in row.items() if key != "video"})
@@ -210,7 +214,7 @@ def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
     numbers = {key: check_number(key, row[key]) for key in NUMBERS if row.get(key) is not None}
     if numbers.get("end") is not None and numbers["end"] <= numbers.get("start", 0):
         raise UserError(f"field 'end' is {numbers['end']}, not after 'start'")
-    path, subtitles = _path(folder, name), row.get("subtitles")
+    path, subtitles = _path(folder, name, remote), row.get("subtitles")
     if subtitles is not None:
         if not isinstance(subtitles, str) or not subtitles.strip() or "\0" in subtitles:
             raise UserError("field 'subtitles' must be the name of a file")
@@ -219,8 +223,10 @@ def _entry(row: dict[str, Any], folder: epath.Path) -> Entry:
     return Entry(row["id"], video, path, extra, **numbers, subtitles=subtitles)
 
 
-def _path(folder: epath.Path, video: str) -> epath.Path:
+def _path(folder: epath.Path, video: str, remote: bool = False) -> epath.Path:
     """Returns where a video lies whose name is relative to a folder."""
+    if remote and (URL.match(video) or not is_local(folder)):
+        return epath.Path(video if URL.match(video) else folder / video)
     # Two slashes say the same as one to the system, and another thing to epath.
     path = re.sub("/{2,}", "/", video if os.path.isabs(video) else os.path.join(folder, video))
     if (URL.match(video) or not is_local(folder)) and not os.path.lexists(path):

@@ -9,9 +9,9 @@ in between, and what a kill at any moment leaves for `resume`:
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
 """
 
-import os
-import threading
-from collections.abc import Iterator
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,10 +37,11 @@ from msjoe_jax.data.shards import (
 from msjoe_jax.data.sources import facts_of, shown, status_of
 from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import LOCK, PARTIAL
+from msjoe_jax.runtime.files import LOCK, PARTIAL, is_local
 
 PARTS = "parts"
 PROGRESS = "progress.json"
+BUSY = "workers.lock"  # in the folder of parts: held by those who write them
 COPY_FRAMES = 64  # frames held in memory while a part is copied into its shard
 
 
@@ -69,11 +70,25 @@ class Stopped(Exception):
     """The work is being given up, so a worker has left its video."""
 
 
+@contextlib.contextmanager
+def hold_parts(parts: epath.PathLike) -> Iterator[None]:
+    """Says to a later run that another process writes parts, until the block or the process ends.
+
+    On object storage nothing is said: there a part appears whole.
+    """
+    if not is_local(parts):
+        yield
+        return
+    with (epath.Path(parts) / BUSY).open("ab") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+        yield
+
+
 def decode_part(
     entry: Entry,
     parts: epath.PathLike,
     settings: DecodeSettings,
-    stop: threading.Event | None = None,
+    watch: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Decodes one video into its part, unless that is there already.
 
@@ -81,11 +96,11 @@ def decode_part(
       entry: the video.
       parts: the folder of parts.
       settings: how to decode it.
-      stop: once it is set, the part is given up.
+      watch: called with the time of each frame, in seconds, and at the end with the duration. By
+        an exception, which is raised on, it gives the part up.
 
     Raises:
       VideoError: the video gave no frame, or was changed meanwhile.
-      Stopped: `stop` was set.
     """
     if shard_path(parts, VIDEOS, entry.part).exists():
         return
@@ -95,8 +110,7 @@ def decode_part(
 
         def frames() -> Iterator[tuple[float, np.ndarray]]:
             for item in decoding:
-                if stop is not None and stop.is_set():
-                    raise Stopped
+                watch(item[0])
                 yield item
 
         def tail() -> Details:
@@ -106,11 +120,100 @@ def decode_part(
 
         shard = ShardWriter(parts, entry.part, settings.quality, settings.audio)
         try:
-            shard.add(entry.id, frames(), fps, tail)
+            watch(shard.add(entry.id, frames(), fps, tail).duration)
             shard.finish()
         except BaseException:
             shard.discard()
             raise
+
+
+class Part:
+    """The finished part of one video, open for reading.
+
+    Attributes:
+      info: what its record says.
+
+    Args:
+      parts: the folder of parts.
+      entry: the video.
+      settings: how it was decoded.
+
+    Raises:
+      UserError: the part is missing or damaged.
+    """
+
+    def __init__(self, parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> None:
+        videos = open_records(shard_path(parts, VIDEOS, entry.part), 1)
+        self.info: VideoInfo = unpack_record(videos.read([0])[0])
+        videos.close()
+        self._frames = open_records(shard_path(parts, FRAMES, entry.part), self.info.num_frames)
+        self._audio = None
+        if settings.audio:
+            self._audio = open_records(shard_path(parts, AUDIO, entry.part), 1)
+
+    def jpegs(self, start: int, stop: int) -> list[bytes]:
+        """Reads the JPEGs of frames `start` to `stop`."""
+        return self._frames.read(list(range(start, stop)))
+
+    def copy_to(self, shard: ShardWriter) -> None:
+        """Adds the video to a shard."""
+        info = self.info
+
+        def frames() -> Iterator[tuple[float, bytes]]:
+            for start in range(0, info.num_frames, COPY_FRAMES):
+                stop = min(start + COPY_FRAMES, info.num_frames)
+                yield from zip(info.timestamps[start:stop], self.jpegs(start, stop), strict=True)
+
+        def tail() -> Details:
+            sound = self._audio.read([0])[0] if self._audio else None
+            return Details(info.duration, info.extra, info.source, info.subtitles, sound)
+
+        shard.add(info.id, frames(), info.fps, tail)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._frames.close()
+        if self._audio:
+            self._audio.close()
+
+
+def part_files(parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> list[epath.Path]:
+    """Returns the files of a part; that of its record, without which it does not count, first."""
+    kinds = (VIDEOS, FRAMES, AUDIO) if settings.audio else (VIDEOS, FRAMES)
+    return [shard_path(parts, kind, entry.part) for kind in kinds]
+
+
+def part_bytes(parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> int:
+    """Returns how much a part adds to the shard it is packed into."""
+    return sum(path.stat().length for path in part_files(parts, entry, settings)[1:])
+
+
+def pack(
+    out: epath.PathLike,
+    name: str,
+    parts: epath.PathLike,
+    entries: Sequence[Entry],
+    settings: DecodeSettings,
+) -> dict[str, Any]:
+    """Writes parts as one shard, and returns the manifest's entry of it.
+
+    Args:
+      out: the record folder.
+      name: the shard's name.
+      parts: the folder of parts, which stay.
+      entries: the videos, in order.
+      settings: how they were decoded.
+    """
+    shard = ShardWriter(out, name, settings.quality, settings.audio)
+    try:
+        for entry in entries:
+            part = Part(parts, entry, settings)
+            part.copy_to(shard)
+            part.close()
+        return shard.finish()
+    except BaseException:
+        shard.discard()
+        raise
 
 
 class Packer:
@@ -136,39 +239,33 @@ class Packer:
         """The folder of parts."""
         return self.out / PARTS
 
-    def part(self, entry: Entry) -> VideoInfo:
-        """Reads the record of a video's part."""
-        videos = open_records(shard_path(self.parts, VIDEOS, entry.part), 1)
-        try:
-            return unpack_record(videos.read([0])[0])
-        finally:
-            videos.close()
-
-    def add(self, entry: Entry) -> None:
-        """Packs the part of one video, at once or with later ones."""
+    def add(self, entry: Entry) -> dict[str, Any] | None:
+        """Packs the part of one video with those before it, or later; returns a shard it filled."""
         self._waiting.append(entry)
-        self._bytes += sum(
-            os.path.getsize(shard_path(self.parts, kind, entry.part))
-            for kind in self._kinds
-            if kind != VIDEOS
-        )
-        if self._bytes >= SHARD_BYTES:
-            self.flush()
+        self._bytes += part_bytes(self.parts, entry, self.settings)
+        return self.flush() if self._bytes >= SHARD_BYTES else None
 
-    def flush(self) -> None:
-        """Writes the waiting parts as one shard, records it, and only then removes them."""
+    def flush(self) -> dict[str, Any] | None:
+        """Writes the waiting parts as a shard, records it, and only then removes them.
+
+        Returns the manifest's entry of the shard; None: no part was waiting.
+        """
         if not self._waiting:
-            return
-        name, audio = f"{len(self.shards):05d}", self.settings.audio
-        shard = ShardWriter(self.out, name, self.settings.quality, audio)
-        for entry in self._waiting:
-            self._copy(entry, shard)
-        self.shards.append(shard.finish())
+            return None
+        name = f"{len(self.shards):05d}"
+        shard = pack(self.out, name, self.parts, self._waiting, self.settings)
+        self.shards.append(shard)
         write_manifest(self.out, self.shards, self.settings.stated(), PROGRESS)
         for entry in self._waiting:
-            for kind in self._kinds:
-                shard_path(self.parts, kind, entry.part).unlink()
+            for path in part_files(self.parts, entry, self.settings):
+                path.unlink()
         self._waiting, self._bytes = [], 0
+        return shard
+
+    def take(self, shards: Sequence[dict[str, Any]]) -> None:
+        """Records shards that were packed elsewhere."""
+        self.shards.extend(shards)
+        write_manifest(self.out, self.shards, self.settings.stated(), PROGRESS)
 
     def finish(self) -> int:
         """Packs what is waiting, commits the folder and returns the number of its videos.
@@ -183,34 +280,6 @@ class Packer:
             write_manifest(self.out, self.shards, self.settings.stated())
             (self.out / PROGRESS).unlink(missing_ok=True)
         return total
-
-    @property
-    def _kinds(self) -> tuple[str, ...]:
-        return (VIDEOS, FRAMES, AUDIO) if self.settings.audio else (VIDEOS, FRAMES)
-
-    def _copy(self, entry: Entry, shard: ShardWriter) -> None:
-        info = self.part(entry)
-        files = {
-            kind: open_records(
-                shard_path(self.parts, kind, entry.part),
-                info.num_frames if kind == FRAMES else 1,
-            )
-            for kind in self._kinds
-            if kind != VIDEOS
-        }
-
-        def frames() -> Iterator[tuple[float, bytes]]:
-            for start in range(0, info.num_frames, COPY_FRAMES):
-                indices = list(range(start, min(start + COPY_FRAMES, info.num_frames)))
-                yield from zip(info.timestamps[indices], files[FRAMES].read(indices), strict=True)
-
-        def tail() -> Details:
-            sound = files[AUDIO].read([0])[0] if AUDIO in files else None
-            return Details(info.duration, info.extra, info.source, info.subtitles, sound)
-
-        shard.add(info.id, frames(), info.fps, tail)
-        for file in files.values():
-            file.close()
 
 
 def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
@@ -239,7 +308,15 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
         shards = []
         write_manifest(out, shards, settings.stated(), PROGRESS)
     (out / PARTS).mkdir(exist_ok=True)
+    _outlive_workers(out / PARTS)
     for path in (*out.iterdir(), *(out / PARTS).iterdir()):
         if path.suffix == PARTIAL:
             path.unlink()
     return Packer(out, shards, settings)
+
+
+def _outlive_workers(parts: epath.Path) -> None:
+    """Waits until the workers of a run that was killed have ended, which they do by themselves."""
+    if is_local(parts):
+        with (parts / BUSY).open("ab") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)

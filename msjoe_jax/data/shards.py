@@ -92,8 +92,11 @@ def open_records(path: epath.PathLike, expected: int, most: int = 0) -> ArrayRec
     path = epath.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: shard is missing; copy or make the folder again")
-    # The library opens a damaged file without complaint, as a file of 0 records.
-    reader = ArrayRecordReader(os.fspath(path), READER_OPTIONS)
+    with tempfile.TemporaryDirectory() as folder:  # an open file outlives its name
+        if not is_local(path):
+            path = path.copy(epath.Path(folder) / path.name)
+        # The library opens a damaged file without complaint, as a file of 0 records.
+        reader = ArrayRecordReader(os.fspath(path), READER_OPTIONS)
     if not expected <= reader.num_records() <= max(expected, most):
         raise UserError(
             f"{path}: damaged, {reader.num_records()} records of {expected}; make the folder again"

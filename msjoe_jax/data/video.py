@@ -77,6 +77,11 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         return dict(self._findings.counts)
 
     @property
+    def zero(self) -> Fraction | None:
+        """Seconds of the file's stamps at its time 0; None before the first frame."""
+        return self._spans.zero
+
+    @property
     def warnings(self) -> int:
         return self._findings.losses
 
@@ -155,7 +160,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self._compare()
         if not self.numbers:  # all that is left of a damaged file lies between two wanted times
             self.numbers.append(left.number)
-            yield float(max(left.start - self._start, 0)), self._picture(left.frame)
+            yield float(max(left.start, self._start) - self._start), self._picture(left.frame)
 
     def _describe(self) -> None:
         about = self._decoder.about

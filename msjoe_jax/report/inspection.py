@@ -146,8 +146,8 @@ def printable(text: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """Writes a value of a table for people."""
-    return Fact("", value).text
+    """Writes a value of a table for people; a `Fact` has a unit."""
+    return value.text if isinstance(value, Fact) else Fact("", value).text
 
 
 def _lines(part: Part) -> list[str]:
@@ -170,8 +170,10 @@ def _lines(part: Part) -> list[str]:
     look = part.look
     gold = f"  right answer: {look.gold}" if look.gold else ""
     windows = ", ".join(f"{clock(start)}-{clock(end)}" for start, end in look.evidence)
-    rows = [(place["frame"], clock(place["time"]), "evidence" if place["evidence"] else "")
-            for place in part.json["frames"]]  # fmt: skip
+    frames = [
+        (frame["frame"], clock(frame["time"]), "evidence" if frame["evidence"] else "")
+        for frame in part.json["frames"]
+    ]
     options = [f"  {chr(ord('A') + i)}  {_short(text)}" for i, text in enumerate(look.options)]
     return [
         printable(look.question),
@@ -179,7 +181,7 @@ def _lines(part: Part) -> list[str]:
         *options,
         *([f"  evidence: {windows}"] if windows else []),
         *(f"  {printable(note)}" for note in part.notes),
-        *_table(("frame", "time", ""), rows),
+        *_table(("frame", "time", ""), frames),
         "  (--html=FILE shows the pictures)",
     ]
 
@@ -206,6 +208,8 @@ def _key(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Fact):
+        value = value.value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | bool | None) else str(value)

@@ -128,7 +128,7 @@ def test_kill_9_then_resume_equals_a_run_left_alone(tmp_path):
     )
     out, stamps = tmp_path / "out", {}
     for at in (1, 2, 2):
-        call = [sys.executable, "-c", code, str(at), *command(manifest, out)[3:]]
+        call = [sys.executable, "-c", code, str(at), *command(manifest, out)[3:], "--workers=1"]
         assert subprocess.run(call, capture_output=True).returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
         parts = (out / "parts").glob("videos-*.arrayrecord")

@@ -1,14 +1,22 @@
 """The steps of predecoding: parts, and packing in order."""
 
+import fcntl
 import json
-import threading
+import os
+import pathlib
 
 import pytest
 
 from msjoe_jax.data import predecode
 from msjoe_jax.data.manifest import Entry, load_entries
-from msjoe_jax.data.predecode import DecodeSettings, Packer, Stopped, decode_part, resume
-from msjoe_jax.data.record import Source
+from msjoe_jax.data.predecode import (
+    DecodeSettings,
+    Packer,
+    Stopped,
+    decode_part,
+    pack,
+    resume,
+)
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.sources import facts_of
 from msjoe_jax.data.video import VideoError
@@ -56,7 +64,9 @@ def test_parts_in_any_order_pack_to_the_same_folder(tmp_path, entries, monkeypat
     assert [reader.info(entry.id).num_frames for entry in entries] == [1, 2, 3]
     info, facts = reader.info(entries[1].id), facts_of(entries[1].source)
     assert info.extra == {"v": 1} and facts.size == entries[1].size
-    assert info.source == Source("1.mp4", **vars(facts), rate=5.0)
+    stated = {name: getattr(info.source, name) for name in ("video", "rate", *vars(facts))}
+    assert stated == {"video": "1.mp4", "rate": 5.0, **vars(facts)}
+    assert "FFmpeg" in info.source.decoder and not info.source.warnings
     assert not (tmp_path / "a" / "parts").exists()
 
 
@@ -69,10 +79,11 @@ def test_a_part_is_decoded_once(tmp_path, entries):
 
 
 def test_a_part_that_fails_or_is_stopped_leaves_nothing(tmp_path, entries):
-    stop = threading.Event()
-    stop.set()
+    def watch(seconds):
+        raise Stopped
+
     with pytest.raises(Stopped):
-        decode_part(entries[0], tmp_path, SETTINGS, stop)
+        decode_part(entries[0], tmp_path, SETTINGS, watch)
     with pytest.raises(VideoError, match="cannot be opened"):
         decode_part(Entry("a", "", tmp_path / "none.mp4", {}), tmp_path, SETTINGS)
     assert files(tmp_path) == {}
@@ -83,15 +94,44 @@ def test_a_video_that_is_changed_while_it_is_decoded_is_a_failure(tmp_path, entr
     path.write_bytes(entries[2].path.read_bytes())
     entry = Entry("a", "a.mp4", path, {})
 
-    class Stop:
-        def is_set(self):
-            path.touch()  # as another process would in the midst of it
-            return False
-
     (tmp_path / "parts").mkdir()
     with pytest.raises(VideoError, match="was changed while it was decoded"):
-        decode_part(entry, tmp_path / "parts", SETTINGS, Stop())
+        decode_part(entry, tmp_path / "parts", SETTINGS, lambda _: path.touch())  # by another
     assert files(tmp_path / "parts") == {}
+
+
+def test_a_part_says_how_far_it_is(tmp_path, entries):
+    times: list[float] = []
+    decode_part(entries[2], tmp_path, SETTINGS, times.append)
+    assert times == [0, 1, 2, 3]  # three frames, and the duration
+
+
+def test_a_shard_that_cannot_be_packed_leaves_nothing(tmp_path, entries):
+    packer = start(tmp_path / "out")
+    decode_part(entries[0], packer.parts, SETTINGS)
+    (packer.parts / f"videos-{entries[1].part}.arrayrecord").write_bytes(b"damaged")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        pack(packer.out, "00000", packer.parts, entries[:2], SETTINGS)
+    assert files(tmp_path) == before
+
+
+def test_a_resumed_run_waits_for_workers_of_the_killed_one(tmp_path, monkeypatch):
+    """They may live a moment longer than it, and hold a lock as long as they do."""
+    packer, asked, flock = start(tmp_path / "out"), [], fcntl.flock
+    with (packer.parts / predecode.BUSY).open("rb") as worker:
+        flock(worker.fileno(), fcntl.LOCK_SH)
+
+        def ending(descriptor, operation):
+            with pytest.raises(BlockingIOError):
+                flock(descriptor, operation | fcntl.LOCK_NB)
+            asked.append(operation)
+            flock(worker.fileno(), fcntl.LOCK_UN)
+            flock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", ending)
+        start(tmp_path / "out")
+    assert asked == [fcntl.LOCK_EX]
 
 
 def test_a_resumed_folder_keeps_shards_and_parts_and_drops_halves(tmp_path, entries):
@@ -134,3 +174,27 @@ def test_folders_of_others(tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="not empty and not a record folder"):
         start(tmp_path / "mine")
+
+
+@pytest.mark.soak
+def test_memory_is_flat_over_90_000_frames(tmp_path):
+    """An hour at 25 frames a second, of which all are kept, decoded and packed."""
+    tiny_video(tmp_path / "long.mp4", 90_000, rate=25)
+    entry = Entry("long", "long.mp4", tmp_path / "long.mp4", {})
+    settings = DecodeSettings(fps=25.0, max_side=32, quality=90)
+    (tmp_path / "out").mkdir()
+    packer = resume(tmp_path / "out", settings)
+    held: list[int] = []
+
+    def look(seconds: float) -> None:
+        if round(25 * seconds) % 5000 == 0:
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+            held.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    decode_part(entry, packer.parts, settings, look)
+    packer.add(entry)
+    assert packer.finish() == 1
+    look(0)
+    assert len(held) >= 19 and RecordReader(tmp_path / "out").info("long").num_frames == 90_000
+    print([size >> 20 for size in held])
+    assert max(held) - held[1] <= 20e6
