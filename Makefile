@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LMMS := .venv-lmms-eval
+BEAM := .venv-beam
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/tiny
 # What is ours: what a run or an experiment leaves beside these never decides a lint.
 CODE := msjoe_jax configs benchmarks tests
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: venv venv-dev demo lint quick test soak rehearsal lmms-eval clean
+.PHONY: venv venv-dev demo lint quick test soak rehearsal lmms-eval beam clean
 
 venv: $(VENV)/installed
 venv-dev: $(VENV)/installed-dev
@@ -66,8 +67,22 @@ lmms-eval: $(LMMS)/installed
 	  --model_args checkpoint=$(WORKDIR)/final --tasks msjoe_local \
 	  --include_path benchmarks/lmms_eval_local --output_path $(WORKDIR)/lmms_eval --log_samples
 
+# Apache Beam has one, too: it asks for older packages (docs/predecode.md).
+$(BEAM)/installed: requirements-beam.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/pip install --quiet uv
+	$(BEAM)/bin/uv pip install --quiet --python $(BEAM)/bin/python \
+	  --override requirements-beam.txt -r requirements.txt -r requirements-beam.txt \
+	  pytest==9.2.0 hypothesis==6.170.15
+	$(BEAM)/bin/uv pip install --quiet --python $(BEAM)/bin/python --no-deps --editable .
+	touch $@
+
+# The pipeline in two processes, of which one is killed: the bytes are those of predecode.
+beam: $(BEAM)/installed
+	JAX_PLATFORMS=cpu $(BEAM)/bin/python -m pytest -q tests/commands/test_predecode_beam.py
+
 # What an install and the checks left. Never runs/: trained models are not build outputs.
 clean:
-	rm -rf $(VENV) $(LMMS) build dist *.egg-info
+	rm -rf $(VENV) $(LMMS) $(BEAM) build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,12 +1,15 @@
-"""Answers one question about one video file, and writes an HTML page on how the answer arose.
+"""Answers one question about one video, and writes an HTML page on how the answer arose.
 
     msjoe ask --checkpoint=DIR --video=FILE --question="…" \\
         --options="…" --options="…" --out=report.html
 
-The same in Python: `msjoe_jax.load(DIR).answer(FILE, question, options)`.
+The video is anything that `msjoe predecode` takes: a file, a folder of pictures (with --rate), a
+member of an archive; or the part of it from --start to --end, in seconds. The same in Python:
+`msjoe_jax.load(DIR).answer(FILE, question, options)`.
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +20,9 @@ from absl import flags
 from etils import epath
 
 from msjoe_jax.commands.cli import run_app
+from msjoe_jax.commands.video_flags import define_part
 from msjoe_jax.data.questions import Subtitle, is_unicode
+from msjoe_jax.data.sources import VideoSource, as_source, is_folder, shown
 from msjoe_jax.data.subtitles import read_subtitles
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.params import count_params
@@ -48,7 +53,7 @@ class Stopwatch:
 
 def ask(
     checkpoint: epath.PathLike,
-    video: epath.PathLike,
+    video: epath.PathLike | VideoSource,
     question: str,
     options: Sequence[str],
     subtitles: Sequence[Subtitle] = (),
@@ -64,11 +69,12 @@ def ask(
     Raises:
       UserError: no such checkpoint, a video without a frame, or a prompt that is too long.
     """
-    watch = Stopwatch()
+    watch, source = Stopwatch(), as_source(video)
     with watch("load checkpoint"):
         answerer = Answerer(checkpoint)
-    answer = answerer.answer(video, question, options, subtitles=subtitles, watch=watch)
-    return make_report(answerer, answer, epath.Path(video).name, question, options, watch.timings)
+    answer = answerer.answer(source, question, options, subtitles=subtitles, watch=watch)
+    name = shown(os.path.basename(source.path.rstrip("/")))
+    return make_report(answerer, answer, name, question, options, watch.timings)
 
 
 def make_report(
@@ -148,7 +154,7 @@ def _models(answerer: Answerer) -> list[tuple[str, str, int]]:
 
 def run(
     checkpoint: str,
-    video: str,
+    video: str | VideoSource,
     question: str,
     options: Sequence[str],
     out: str,
@@ -158,7 +164,7 @@ def run(
 
     Args:
       checkpoint: path of a model folder.
-      video: path of the video file.
+      video: path of the video, or the video as a source.
       question: the question's text.
       options: the texts of the options.
       out: path of the page.
@@ -167,7 +173,8 @@ def run(
     Raises:
       UserError: as `ask`, or a flag that is missing or wrong, or `out` cannot be written.
     """
-    required = {"checkpoint": checkpoint, "video": video, "question": question, "out": out}
+    source = as_source(video)
+    required = {"checkpoint": checkpoint, "video": source.path, "question": question, "out": out}
     for name, value in required.items():
         if not value.strip():
             raise UserError(f"--{name} is missing or empty")
@@ -178,8 +185,7 @@ def run(
     if not is_unicode([question, *options]):
         raise UserError("--question and --options must be UTF-8 text")
     on_disk(out, "the report")
-    if not on_disk(video, "the video").is_file():
-        raise UserError(f"{video}: no such video file")
+    is_folder(source)  # before the work: it is a video at all
     track = read_subtitles(subtitles) if subtitles else None
     if track is not None and track.broken:
         print(
@@ -196,13 +202,13 @@ def run(
         (page.parent / f".{page.name}.trial").unlink()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); check --out") from None
-    report = ask(checkpoint, video, question, options, track.subtitles if track else ())
+    report = ask(checkpoint, source, question, options, track.subtitles if track else ())
     # A file name may hold what UTF-8 cannot.
     write_whole(page, render(report).encode("utf-8", "replace"))
     if report.num_frames > (searched := len(report.timestamps)):
         print(
-            f"{video}: {searched:,} evenly spaced of its {report.num_frames:,} frames were "
-            "searched, as many as in training (config.frames.candidates)",
+            f"{shown(source.path)}: {searched:,} evenly spaced of its {report.num_frames:,} frames "
+            "were searched, as many as in training (config.frames.candidates)",
             file=sys.stderr,
         )
     if report.cut_note:
@@ -214,17 +220,18 @@ def run(
 def cli() -> None:
     """Defines the flags here, not above: other commands have flags of the same names."""
     checkpoint = flags.DEFINE_string("checkpoint", "", "Folder of a trained model (WORKDIR/final).")
-    video = flags.DEFINE_string("video", "", "Video file.")
+    video = flags.DEFINE_string("video", "", "Video file, folder of pictures or ARCHIVE!MEMBER.")
     question = flags.DEFINE_string("question", "", "The question.")
     options = flags.DEFINE_multi_string("options", [], "An option; one flag for each.")
     out = flags.DEFINE_string("out", "", "HTML file to write.")
     subtitles = flags.DEFINE_string(
         "subtitles", "", "Subtitles of the video (SRT, WebVTT, JSON) for the prompt of answer."
     )
+    part = define_part()
     run_app(
         lambda: run(
             checkpoint.value,
-            video.value,
+            part(video.value),
             question.value,
             options.value,
             out.value,

@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data.questions import is_unicode
+from msjoe_jax.data.sources import as_source, is_folder, opened
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import Family, position_rules
@@ -203,13 +204,18 @@ def _video(path: str, fps: float, model: ModelFolder, max_pixels: int) -> Pixels
     budget, step = model.files.video, sizes.vision.temporal_patch
     least, most = budget.frame_pixels
     budget = budget._replace(fps=fps or budget.fps, frame_pixels=(least, max_pixels or most))
-    count, rate = decode(path).count()
+    source = as_source(path)
+    is_folder(source)  # which it must not be
+    with opened(source) as file:
+        count, rate = decode(file).count()
     numbers = budget.shown(count, rate, step)
-    frames = decode(path).numbered(numbers)
     least, most = budget.bounds(len(numbers), step)
     bounds = least, min(most, max_pixels or most)  # the caller's holds, as in qwen-vl-utils
+    shown_fps = len(numbers) / count * rate
     try:
-        return cut_pixels(frames, family, sizes, fps=len(numbers) / count * rate, bounds=bounds)
+        with opened(source) as file:
+            frames = decode(file).numbered(numbers)
+            return cut_pixels(frames, family, sizes, fps=shown_fps, bounds=bounds)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -26,9 +26,18 @@ from msjoe_jax.commands.convert_tensors import OPEN_CLIP_CONFIG
 from msjoe_jax.commands.predecode import FAILURES, embedder_of, predecode
 from msjoe_jax.config_files import config_file
 from msjoe_jax.data.embed import embed_records
-from msjoe_jax.data.predecode import DecodeSettings, load_entries
-from msjoe_jax.data.questions import Question, check_answers, load_questions, save_questions
+from msjoe_jax.data.manifest import Entry, entry_row, load_entries, with_segments
+from msjoe_jax.data.predecode import DecodeSettings
+from msjoe_jax.data.questions import (
+    Question,
+    check_answers,
+    is_unicode,
+    load_questions,
+    save_questions,
+)
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.segments import whole_id
+from msjoe_jax.data.sources import shown
 from msjoe_jax.data.video import ENDINGS
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import read_model
@@ -61,11 +70,11 @@ AS_IT_STANDS = Reading()
 class Given(NamedTuple):
     """What the command was given, checked.
 
-    videos: id to file; train, heldout: their questions; models: the folders of mllm and clip;
+    videos: id to entry; train, heldout: their questions; models: the folders of mllm and clip;
     reading: how these are read; updates: of the run.
     """
 
-    videos: dict[str, epath.Path]
+    videos: dict[str, Entry]
     train: list[Question]
     heldout: list[Question]
     models: dict[str, epath.Path]
@@ -76,45 +85,51 @@ class Given(NamedTuple):
 # --- what is given --------------------------------------------------------------------------------
 
 
-def find_videos(videos: epath.PathLike) -> dict[str, epath.Path]:
-    """Returns the file of every video by id: of a list, or of a folder by names without ending.
+def find_videos(videos: epath.PathLike) -> dict[str, Entry]:
+    """Returns every video by id: of a list, or of a folder by names without ending.
 
     Raises:
       UserError: there is none, or two have one id.
     """
     path = on_disk(videos, "the videos")
     if path.is_file():
-        return {entry.id: entry.path for entry in load_entries(path)}
+        return {entry.id: entry for entry in load_entries(path)}
     if not path.is_dir():
         raise UserError(f"--videos={videos}: no such folder or list of videos")
     files = sorted(file for file in path.iterdir() if file.is_file())
-    found: dict[str, epath.Path] = {}
+    found: dict[str, Entry] = {}
     for file in files:
         if file.suffix.lower() not in ENDINGS:
             continue
+        if not is_unicode(file.stem):
+            print(f"{videos}: passed over, since no id can be made of it: {shown(file.name)}")
+            continue
         if file.stem in found:
+            other_file = found[file.stem].path.name
             raise UserError(
-                f"--videos={videos}: {found[file.stem].name} and {file.name} would both be the "
-                f"video {file.stem!r}; rename one"
+                f"--videos={videos}: {other_file} and {file.name} would both be the video "
+                f"{file.stem!r}; rename one"
             )
-        found[file.stem] = file
+        found[file.stem] = Entry(file.stem, file.name, file, {})
     if not found:
         endings = " ".join(sorted(ENDINGS))
         raise UserError(f"--videos={videos}: holds no video ({endings}); a JSONL list may name any")
     if other := [file.name for file in files if file.suffix.lower() not in ENDINGS]:
-        print(f"{videos}: no videos by their names, and passed over: {', '.join(other)}")
+        print(
+            f"{videos}: no videos by their names, and passed over: {', '.join(map(shown, other))}"
+        )
     return found
 
 
 def split(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
     """Splits questions by video, about one in HELDOUT_SHARE held out: (to train on, to judge by).
 
-    Which videos depends on their ids alone.
+    Which videos depends on their ids alone. Segments of one video stay together.
 
     Raises:
       UserError: all questions are about one video.
     """
-    videos = {question.video for question in questions}
+    videos = {whole_id(question.video) for question in questions}
     if len(videos) == 1:
         raise UserError(
             f"all questions are about the video {videos.pop()!r}, and some must be kept to judge "
@@ -122,7 +137,11 @@ def split(questions: Sequence[Question]) -> tuple[list[Question], list[Question]
         )
     ranked = sorted(videos, key=lambda video: hashlib.sha256(video.encode()).digest())
     kept = set(ranked[: max(1, round(len(ranked) / HELDOUT_SHARE))])
-    return [q for q in questions if q.video not in kept], [q for q in questions if q.video in kept]
+    judged = [whole_id(question.video) in kept for question in questions]
+    return (
+        [q for q, judging in zip(questions, judged, strict=True) if not judging],
+        [q for q, judging in zip(questions, judged, strict=True) if judging],
+    )
 
 
 def read_given(
@@ -150,6 +169,9 @@ def read_given(
     found = find_videos(videos)
     asked = load_questions(questions)
     judging = load_questions(heldout) if heldout else []
+    asked_for = (question.video for question in (*asked, *judging))
+    segments = with_segments(found.values(), asked_for)
+    found = {entry.id: entry for entry in segments}
     for file, part in ((questions, asked), (heldout, judging)):
         unknown = sorted({question.video for question in part} - set(found))
         if unknown:
@@ -168,9 +190,10 @@ def read_given(
     for name, folder in models.items():
         _check_model(name, folder, reading)
     used = {question.video for question in (*train, *kept)}
-    if unused := len(found) - len(used):
+    wholes = used | {whole_id(video) for video in used}
+    if unused := len(set(found) - wholes):
         print(f"videos without a question, which are passed over: {unused} of {len(found)}")
-    asked_about = {name: file for name, file in found.items() if name in used}
+    asked_about = {name: entry for name, entry in found.items() if name in used}
     return Given(asked_about, train, kept, models, reading, updates)
 
 
@@ -208,14 +231,10 @@ def prepare(given: Given, out: epath.Path, workers: int) -> None:
         _check_sources(out / SOURCES, given)
         models = {name: _converted(name, given, out) for name in given.models}
         encode, clip = embedder_of(models["clip"], "clip")
-        rows = (
-            json.dumps({"id": video, "video": os.path.relpath(file, out)}, ensure_ascii=False)
-            for video, file in given.videos.items()
-        )
-        write_whole(out / MANIFEST, "".join(f"{row}\n" for row in rows))
+        rows = (entry_row(entry, out) for entry in given.videos.values())
+        write_whole(out / MANIFEST, b"".join(rows))
         records = out / RECORDS
-        if set(given.videos) - _recorded(records):
-            predecode(out / MANIFEST, records, DecodeSettings(), workers)
+        predecode(out / MANIFEST, records, DecodeSettings(), workers)
         embed_records(records, encode, clip)
         reader = RecordReader(records, clip)
         parts = {TRAIN: given.train, HELDOUT: given.heldout}
@@ -261,11 +280,6 @@ def _converted(name: str, given: Given, out: epath.Path) -> epath.Path:
         convert(folder, made, None, *_reading_of(name, given.reading))
         print(f"{made}: converted from {folder}")
     return made
-
-
-def _recorded(records: epath.Path) -> set[str]:
-    """Returns the ids of the videos that a record folder holds, if it is whole."""
-    return set(RecordReader(records, "").ids) if (records / "manifest.json").is_file() else set()
 
 
 def _decoded(questions: list[Question], reader: RecordReader, name: str) -> list[Question]:

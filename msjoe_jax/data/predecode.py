@@ -9,33 +9,39 @@ in between, and what a kill at any moment leaves for `resume`:
     DIR/progress.json     the shards packed so far; at the end it becomes manifest.json
 """
 
-import hashlib
-import os
-import threading
-from collections.abc import Iterator
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgpack
 import numpy as np
 from etils import epath
 
-from msjoe_jax.data.questions import check_unicode
+from msjoe_jax.data.decoded_source import decode_source
+from msjoe_jax.data.made_from import details_of
+from msjoe_jax.data.manifest import Entry
+from msjoe_jax.data.record import Details, VideoInfo, unpack_record
 from msjoe_jax.data.shards import (
+    AUDIO,
+    FRAMES,
     MANIFEST,
     SHARD_BYTES,
+    VIDEOS,
     ShardWriter,
     open_records,
     read_manifest,
     shard_path,
     write_manifest,
 )
-from msjoe_jax.data.video import decode
+from msjoe_jax.data.sources import facts_of, shown, status_of
+from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
-from msjoe_jax.runtime.files import LOCK, PARTIAL, read_json_lines
+from msjoe_jax.runtime.files import LOCK, PARTIAL, is_local
 
 PARTS = "parts"
 PROGRESS = "progress.json"
+BUSY = "workers.lock"  # in the folder of parts: held by those who write them
 COPY_FRAMES = 64  # frames held in memory while a part is copied into its shard
 
 
@@ -47,75 +53,42 @@ class DecodeSettings:
       fps: frames kept per second of video.
       max_side: longer side of the kept frames, in pixels.
       quality: JPEG quality, 1 to 95.
+      audio: whether the sound track is kept, too.
     """
 
     fps: float = 1.0
     max_side: int = 448
     quality: int = 92
+    audio: bool = False
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the list of videos: `video` as written there, `path` where it lies."""
-
-    id: str
-    video: str
-    path: epath.Path
-    extra: dict[str, Any]
-
-    @property
-    def part(self) -> str:
-        """The name of the video's part: a hash, since an id may hold anything."""
-        return hashlib.sha256(self.id.encode()).hexdigest()[:32]
-
-    @property
-    def size(self) -> int:
-        """The video's size in bytes; 0 if it cannot be read, which `decode_part` then reports."""
-        try:
-            return os.path.getsize(self.path) if self.path.is_file() else 0
-        except (OSError, ValueError):
-            return 0
-
-
-def load_entries(path: epath.PathLike) -> list[Entry]:
-    """Reads a list of videos: JSON lines with id, video and, optionally, extra.
-
-    Raises:
-      UserError: the file cannot be read or is empty, or a line is wrong; the message names file,
-        line and field.
-    """
-    path = epath.Path(path)
-    entries: dict[str, Entry] = {}
-    for number, row in read_json_lines(path):
-        try:
-            check_unicode(row)
-            for key in ("id", "video"):
-                if not isinstance(row.get(key), str) or not row[key].strip():
-                    raise UserError(f"field {key!r} must be a non-empty string")
-            if not isinstance(row.get("extra", {}), dict):
-                raise UserError("field 'extra' must be an object")
-            if unknown := sorted(set(row) - {"id", "video", "extra"}):
-                raise UserError(f"unknown field {unknown[0]!r}; put it under 'extra'")
-            if row["id"] in entries:
-                raise UserError(f"field 'id' repeats {row['id']!r}")
-        except UserError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
-        source = path.parent / row["video"]
-        entries[row["id"]] = Entry(row["id"], row["video"], source, row.get("extra", {}))
-    if not entries:
-        raise UserError(f"{path}: no videos; one JSON object a line is expected")
-    return list(entries.values())
+    def stated(self) -> dict[str, Any]:
+        """Returns the settings as a manifest states them: `audio` only where there is any."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != (AUDIO, False)}
 
 
 class Stopped(Exception):
     """The work is being given up, so a worker has left its video."""
 
 
+@contextlib.contextmanager
+def hold_parts(parts: epath.PathLike) -> Iterator[None]:
+    """Says to a later run that another process writes parts, until the block or the process ends.
+
+    On object storage nothing is said: there a part appears whole.
+    """
+    if not is_local(parts):
+        yield
+        return
+    with (epath.Path(parts) / BUSY).open("ab") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+        yield
+
+
 def decode_part(
     entry: Entry,
     parts: epath.PathLike,
     settings: DecodeSettings,
-    stop: threading.Event | None = None,
+    watch: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Decodes one video into its part, unless that is there already.
 
@@ -123,39 +96,124 @@ def decode_part(
       entry: the video.
       parts: the folder of parts.
       settings: how to decode it.
-      stop: once it is set, the part is given up.
+      watch: called with the time of each frame, in seconds, and at the end with the duration. By
+        an exception, which is raised on, it gives the part up.
 
     Raises:
-      VideoError: the video gave no frame.
-      Stopped: `stop` was set.
+      VideoError: the video gave no frame, or was changed meanwhile.
     """
-    if shard_path(parts, "videos", entry.part).exists():
+    if shard_path(parts, VIDEOS, entry.part).exists():
         return
-    decoding = decode(entry.path, settings.fps, settings.max_side)
+    source, fps = entry.source, entry.fps or settings.fps
+    facts = facts_of(source)
+    with decode_source(source, fps, entry.max_side or settings.max_side) as decoding:
 
-    def frames() -> Iterator[tuple[float, np.ndarray]]:
-        for item in decoding:
-            if stop is not None and stop.is_set():
-                raise Stopped
-            yield item
+        def frames() -> Iterator[tuple[float, np.ndarray]]:
+            for item in decoding:
+                watch(item[0])
+                yield item
 
-    def tail() -> tuple[float, dict[str, Any]]:
-        details = {
-            "video": entry.video,
-            "warnings": decoding.warnings,
-            "source_fps": decoding.rate,  # by which others' frame numbers become seconds
-        }
-        return decoding.duration, {**entry.extra, **details}
+        def tail() -> Details:
+            if status_of(source) != (facts.size, facts.mtime):
+                raise VideoError(f"{shown(source.path)}: was changed while it was decoded")
+            return details_of(entry, facts, decoding, settings.audio)
 
-    shard = ShardWriter(parts, entry.part, settings.quality)
+        shard = ShardWriter(parts, entry.part, settings.quality, settings.audio)
+        try:
+            watch(shard.add(entry.id, frames(), fps, tail).duration)
+            shard.finish()
+        except BaseException:
+            shard.discard()
+            raise
+
+
+class Part:
+    """The finished part of one video, open for reading.
+
+    Attributes:
+      info: what its record says.
+
+    Args:
+      parts: the folder of parts.
+      entry: the video.
+      settings: how it was decoded.
+
+    Raises:
+      UserError: the part is missing or damaged.
+    """
+
+    def __init__(self, parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> None:
+        videos = open_records(shard_path(parts, VIDEOS, entry.part), 1)
+        self.info: VideoInfo = unpack_record(videos.read([0])[0])
+        videos.close()
+        self._frames = open_records(shard_path(parts, FRAMES, entry.part), self.info.num_frames)
+        self._audio = None
+        if settings.audio:
+            self._audio = open_records(shard_path(parts, AUDIO, entry.part), 1)
+
+    def jpegs(self, start: int, stop: int) -> list[bytes]:
+        """Reads the JPEGs of frames `start` to `stop`."""
+        return self._frames.read(list(range(start, stop)))
+
+    def copy_to(self, shard: ShardWriter) -> None:
+        """Adds the video to a shard."""
+        info = self.info
+
+        def frames() -> Iterator[tuple[float, bytes]]:
+            for start in range(0, info.num_frames, COPY_FRAMES):
+                stop = min(start + COPY_FRAMES, info.num_frames)
+                yield from zip(info.timestamps[start:stop], self.jpegs(start, stop), strict=True)
+
+        def tail() -> Details:
+            sound = self._audio.read([0])[0] if self._audio else None
+            return Details(info.duration, info.extra, info.source, info.subtitles, sound)
+
+        shard.add(info.id, frames(), info.fps, tail)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._frames.close()
+        if self._audio:
+            self._audio.close()
+
+
+def part_files(parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> list[epath.Path]:
+    """Returns the files of a part; that of its record, without which it does not count, first."""
+    kinds = (VIDEOS, FRAMES, AUDIO) if settings.audio else (VIDEOS, FRAMES)
+    return [shard_path(parts, kind, entry.part) for kind in kinds]
+
+
+def part_bytes(parts: epath.PathLike, entry: Entry, settings: DecodeSettings) -> int:
+    """Returns how much a part adds to the shard it is packed into."""
+    return sum(path.stat().length for path in part_files(parts, entry, settings)[1:])
+
+
+def pack(
+    out: epath.PathLike,
+    name: str,
+    parts: epath.PathLike,
+    entries: Sequence[Entry],
+    settings: DecodeSettings,
+) -> dict[str, Any]:
+    """Writes parts as one shard, and returns the manifest's entry of it.
+
+    Args:
+      out: the record folder.
+      name: the shard's name.
+      parts: the folder of parts, which stay.
+      entries: the videos, in order.
+      settings: how they were decoded.
+    """
+    shard = ShardWriter(out, name, settings.quality, settings.audio)
     try:
-        shard.add(entry.id, frames(), settings.fps, tail)
-        shard.finish()
+        for entry in entries:
+            part = Part(parts, entry, settings)
+            part.copy_to(shard)
+            part.close()
+        return shard.finish()
     except BaseException:
         shard.discard()
         raise
-    finally:
-        decoding.close()
 
 
 class Packer:
@@ -181,26 +239,33 @@ class Packer:
         """The folder of parts."""
         return self.out / PARTS
 
-    def add(self, entry: Entry) -> None:
-        """Packs the part of one video, at once or with later ones."""
+    def add(self, entry: Entry) -> dict[str, Any] | None:
+        """Packs the part of one video with those before it, or later; returns a shard it filled."""
         self._waiting.append(entry)
-        self._bytes += os.path.getsize(shard_path(self.parts, "frames", entry.part))
-        if self._bytes >= SHARD_BYTES:
-            self.flush()
+        self._bytes += part_bytes(self.parts, entry, self.settings)
+        return self.flush() if self._bytes >= SHARD_BYTES else None
 
-    def flush(self) -> None:
-        """Writes the waiting parts as one shard, records it, and only then removes them."""
+    def flush(self) -> dict[str, Any] | None:
+        """Writes the waiting parts as a shard, records it, and only then removes them.
+
+        Returns the manifest's entry of the shard; None: no part was waiting.
+        """
         if not self._waiting:
-            return
-        shard = ShardWriter(self.out, f"{len(self.shards):05d}", self.settings.quality)
+            return None
+        name = f"{len(self.shards):05d}"
+        shard = pack(self.out, name, self.parts, self._waiting, self.settings)
+        self.shards.append(shard)
+        write_manifest(self.out, self.shards, self.settings.stated(), PROGRESS)
         for entry in self._waiting:
-            self._copy(entry, shard)
-        self.shards.append(shard.finish())
-        write_manifest(self.out, self.shards, asdict(self.settings), PROGRESS)
-        for entry in self._waiting:
-            for kind in ("videos", "frames"):
-                shard_path(self.parts, kind, entry.part).unlink()
+            for path in part_files(self.parts, entry, self.settings):
+                path.unlink()
         self._waiting, self._bytes = [], 0
+        return shard
+
+    def take(self, shards: Sequence[dict[str, Any]]) -> None:
+        """Records shards that were packed elsewhere."""
+        self.shards.extend(shards)
+        write_manifest(self.out, self.shards, self.settings.stated(), PROGRESS)
 
     def finish(self) -> int:
         """Packs what is waiting, commits the folder and returns the number of its videos.
@@ -209,26 +274,12 @@ class Packer:
         """
         self.flush()
         self.parts.rmtree()
-        total = sum(len(shard["videos"]) for shard in self.shards)
+        # One that was decoded anew is in two shards.
+        total = len({video for shard in self.shards for video in shard["videos"]})
         if total:
-            write_manifest(self.out, self.shards, asdict(self.settings))
+            write_manifest(self.out, self.shards, self.settings.stated())
             (self.out / PROGRESS).unlink(missing_ok=True)
         return total
-
-    def _copy(self, entry: Entry, shard: ShardWriter) -> None:
-        videos = open_records(shard_path(self.parts, "videos", entry.part), 1)
-        info = msgpack.unpackb(videos.read([0])[0])
-        times = np.frombuffer(info["timestamps"], "<f8")
-        jpegs = open_records(shard_path(self.parts, "frames", entry.part), len(times))
-
-        def frames() -> Iterator[tuple[float, bytes]]:
-            for start in range(0, len(times), COPY_FRAMES):
-                indices = list(range(start, min(start + COPY_FRAMES, len(times))))
-                yield from zip(times[indices], jpegs.read(indices), strict=True)
-
-        shard.add(info["id"], frames(), info["fps"], lambda: (info["duration"], info["extra"]))
-        videos.close()
-        jpegs.close()
 
 
 def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
@@ -245,9 +296,9 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
     names = [name for name in (PROGRESS, MANIFEST) if (out / name).is_file()]
     if names:
         manifest = read_manifest(out, names[0])
-        if manifest["settings"] != asdict(settings):
+        if manifest["settings"] != settings.stated():
             raise UserError(
-                f"{out}: was made with {manifest['settings']}, not {asdict(settings)}; "
+                f"{out}: was made with {manifest['settings']}, not {settings.stated()}; "
                 "choose another --out"
             )
         shards = manifest["shards"]
@@ -255,9 +306,17 @@ def resume(out: epath.PathLike, settings: DecodeSettings) -> Packer:
         if any(path.suffix != PARTIAL and path.name != LOCK for path in out.iterdir()):
             raise UserError(f"{out}: not empty and not a record folder; choose another --out")
         shards = []
-        write_manifest(out, shards, asdict(settings), PROGRESS)
+        write_manifest(out, shards, settings.stated(), PROGRESS)
     (out / PARTS).mkdir(exist_ok=True)
+    _outlive_workers(out / PARTS)
     for path in (*out.iterdir(), *(out / PARTS).iterdir()):
         if path.suffix == PARTIAL:
             path.unlink()
     return Packer(out, shards, settings)
+
+
+def _outlive_workers(parts: epath.Path) -> None:
+    """Waits until the workers of a run that was killed have ended, which they do by themselves."""
+    if is_local(parts):
+        with (parts / BUSY).open("ab") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)

@@ -1,15 +1,16 @@
 """Questions: multiple choice, each about one video, kept as JSON lines."""
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from string import ascii_uppercase
 from typing import Any
 
 from etils import epath
 
+from msjoe_jax.data.segments import segment_id
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import option
 from msjoe_jax.runtime.digest import digest
@@ -146,7 +147,8 @@ def _text(row: dict[str, Any], key: str) -> str:
 
 def _is_number(value: Any) -> bool:
     """Says whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # whole numbers have no bound in JSON
 
 
 def is_span(start: Any, end: Any) -> bool:
@@ -233,15 +235,43 @@ def read_row(row: dict[str, Any]) -> Question:
     options, extra = _options(row), row.get("extra", {})
     if not isinstance(extra, dict):
         raise UserError("field 'extra' must be an object")
-    unknown = sorted(set(row) - set(Question.__dataclass_fields__))
+    unknown = sorted(set(row) - set(Question.__dataclass_fields__) - {"start", "end"})
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r}; put it under 'extra'")
-    return Question(
+    question = Question(
         **texts,
         options=options,
         answer=_answer(row, len(options)),
         extra=extra,
         **read_details(row),
+    )
+    return _of_segment(question, row)
+
+
+def _of_segment(question: Question, row: dict[str, Any]) -> Question:
+    """Makes a question of a row with `start` and `end` one about that segment of its video.
+
+    Evidence and subtitles, which such a row has in seconds of the whole video, are cut to it.
+    """
+    if row.get("start") is None and row.get("end") is None:
+        return question
+    start: Any = 0 if row.get("start") is None else row["start"]
+    end: Any = row.get("end")
+    if not is_span(start, end) or start == end:
+        raise UserError("fields 'start' and 'end' must be two seconds of the video, in order")
+
+    def cut(first: float, last: float) -> tuple[float, float]:
+        return max(first, start) - start, min(last, end) - start
+
+    return replace(
+        question,
+        video=segment_id(question.video, start, end),
+        evidence=tuple(cut(*s) for s in question.evidence if s[0] <= end and s[1] >= start),
+        subtitles=tuple(
+            Subtitle(*cut(s.start, s.end), s.text)
+            for s in question.subtitles
+            if s.start < end and s.end > start
+        ),
     )
 
 
@@ -249,7 +279,8 @@ def load_questions(path: epath.PathLike) -> list[Question]:
     """Reads JSON lines with id, video, question, options, answer (a letter, or null), and others.
 
     The others are optional: difficulty, extra, evidence ([[first second, last second], …]),
-    subtitles ([[first second, last second, text], …]), content.
+    subtitles ([[first second, last second, text], …]), content; start and end, in seconds, if the
+    question is about that segment of the video, whose record is then `VIDEO@START-END`.
 
     Raises:
       UserError: the file cannot be read or holds no questions, or a line is none; the message

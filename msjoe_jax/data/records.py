@@ -1,40 +1,39 @@
 """Record folders: decoded videos as JPEG frames in ArrayRecord shards, read frame by frame.
 
-Layout of a folder (everything but `manifest.json` comes in shards named 00000, 00001, …):
-
-    manifest.json               schema, settings, and per shard its video ids, frame count, digest
-    frames-NNNNN.arrayrecord    one JPEG a record; a video's frames are consecutive
-    videos-NNNNN.arrayrecord    one msgpack map a record: one video (`VideoInfo`)
-    clip-FP-NNNNN.arrayrecord   optional, one record a video: float16 [T, D], and one of what
-                                frames they were made from (see embed.py); siglip-FP… likewise
-
+docs/records.md has the layout of a folder and every field. All but `manifest.json` comes in shards.
 A shard never changes once it has its name, and only shards named in `manifest.json` count: the
 manifest is written last. A folder on object storage (gs://…) is read from a copy on the host's
-disk (see local_copy.py). Groups of one record, stored without a second compression,
-make a random read cost one seek, which is what hour-long videos need.
+disk (see local_copy.py). Groups of one record, stored without a second compression, make a random
+read cost one seek, which is what hour-long videos need.
 """
 
 import contextlib
 import os
 import re
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Self
 
-import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 
 from msjoe_jax.data.local_copy import local_copy
+from msjoe_jax.data.record import Details, Source, VideoInfo, check_frames, unpack_record
 from msjoe_jax.data.shards import (
+    AUDIO,
+    FRAMES,
     MANIFEST,
     SHARD_BYTES,
+    VIDEOS,
     Frame,
     ShardWriter,
+    check_shards,
+    check_stated,
     decode_jpeg,
+    kinds_of,
     open_records,
     read_manifest,
     shard_digest,
@@ -56,26 +55,6 @@ EMBEDDERS = {"clip": "CLIP", "siglip": "SigLIP"}
 EMBEDDINGS_FILE = re.compile(r"(?P<model>[a-z]+)-(?P<fingerprint>.*)-[^-]*\.arrayrecord")
 
 Indices = Sequence[int] | np.ndarray
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """One video of a record folder; `timestamps` [T] and `duration` are in seconds."""
-
-    id: str
-    duration: float
-    fps: float
-    timestamps: np.ndarray
-    height: int
-    width: int
-    shard: int
-    first_frame: int
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_frames(self) -> int:
-        """T, the number of frames."""
-        return len(self.timestamps)
 
 
 class RecordWriter:
@@ -133,6 +112,7 @@ class RecordWriter:
         duration: float | Callable[[], float] | None = None,
         fps: float = 1.0,
         extra: dict[str, Any] | None = None,
+        source: Source | None = None,
     ) -> None:
         """Adds one video.
 
@@ -140,21 +120,24 @@ class RecordWriter:
           video_id: the video's name in the folder, any text.
           frames: (timestamp in seconds, frame) in increasing order; a frame is uint8 [H, W, 3],
             all of one size, or the bytes of a JPEG, stored as they are.
-          duration: seconds, or what returns them after the last frame; by default the last
+          duration: seconds, or what returns them once the last frame is taken; by default the last
             timestamp plus one frame.
           fps: frames per second of `frames`, for the record.
-          extra: anything msgpack can hold.
+          extra: fields of the user's own, see `record.check_extra`.
+          source: what it was decoded from, if it was.
 
         Raises:
-          UserError: the id was added before, or there are no frames, or frames that do not fit.
+          UserError: the id was added before, or there are no frames, or frames that do not fit, or
+            a field that cannot be held.
         """
         if video_id in self._ids:
             raise UserError(f"{self.directory}: video {video_id} was added twice")
         if self._shard is None:
             self._shard = ShardWriter(self._partial, f"{len(self._shards):05d}", self.quality)
 
-        def tail() -> tuple[float | None, dict[str, Any]]:
-            return duration() if callable(duration) else duration, extra or {}
+        def tail() -> Details:
+            seconds = duration() if callable(duration) else duration
+            return Details(seconds, extra or {}, source or Source())
 
         self._shard.add(video_id, frames, fps, tail)
         self._ids.add(video_id)
@@ -195,8 +178,8 @@ class RecordReader:
       siglip: name of a SigLIP's, likewise; by default none.
 
     Raises:
-      UserError: the folder is missing, unfinished or damaged, has embeddings of several CLIPs of
-        which none is named, or (from the methods) has no such video or frame.
+      UserError: the folder is missing, unfinished or damaged, lacks a shard, has embeddings of
+        several CLIPs of which none is named, or (from the methods) has no such video or frame.
     """
 
     def __init__(self, directory: epath.PathLike, clip: str | None = None, siglip: str = ""):
@@ -212,6 +195,7 @@ class RecordReader:
         }
         self._open: dict[epath.Path, ArrayRecordReader] = {}
         self._lock = threading.Lock()
+        check_shards(self.files, self.shards)
         self._infos: dict[str, VideoInfo] = {}
         self.clip = self._only_clip() if clip is None else clip or None
         self.siglip = siglip or None
@@ -229,13 +213,30 @@ class RecordReader:
         used = {self._locate(video) for video in (self._where if videos is None else videos)}
         return digest(sorted([shard_digest(self.shards[s]), position] for s, position in used))
 
+    def place(self, video_id: str) -> tuple[dict[str, Any], int]:
+        """Returns the manifest's entry of a video's shard, and its place among the shard's videos.
+
+        Raises:
+          UserError: there is no such video.
+        """
+        shard, position = self._locate(video_id)
+        return self.shards[shard], position
+
     def info(self, video_id: str) -> VideoInfo:
         """Reads what the folder says of a video."""
         if video_id not in self._infos:
             shard, position = self._locate(video_id)
-            raw = msgpack.unpackb(self._read("videos", shard, [position])[0])
-            raw["timestamps"] = np.frombuffer(raw["timestamps"], "<f8")
-            self._infos[video_id] = VideoInfo(shard=shard, **raw)
+            data = self._read(VIDEOS, shard, [position])[0]
+            try:
+                info = unpack_record(data, shard)
+                if info.id != video_id:
+                    raise UserError(f"damaged: its record is that of {info.id!r}")
+                if info.first_frame + info.num_frames > self.shards[shard]["frames"]:
+                    raise UserError("damaged: its record names frames that are not there")
+            except UserError as error:
+                path = shard_path(self.directory, VIDEOS, self.shards[shard]["name"])
+                raise UserError(f"{path}: video {video_id}: {error}") from None
+            self._infos[video_id] = info
         return self._infos[video_id]
 
     def infos(self, video_ids: Iterable[str]) -> list[VideoInfo]:
@@ -252,7 +253,9 @@ class RecordReader:
     def frame_bytes(self, video_id: str, indices: Indices) -> list[bytes]:
         """Reads the JPEG bytes of frames `indices` (0 … T−1)."""
         info = self.info(video_id)
-        return self._read("frames", info.shard, self._absolute(info, indices))
+        jpegs = self._read(FRAMES, info.shard, self._absolute(info, indices))
+        check_frames(info, indices, jpegs, self.directory)
+        return jpegs
 
     def frames(
         self, video_id: str, indices: Indices, size: tuple[int, int] | None = None
@@ -286,8 +289,10 @@ class RecordReader:
         for shard, index in slots:
             by_shard.setdefault(shard, []).append(index)
         for shard, indices in by_shard.items():
-            for index, data in zip(indices, self._read("frames", shard, indices), strict=True):
+            for index, data in zip(indices, self._read(FRAMES, shard, indices), strict=True):
                 jpegs[slots[shard, index]] = data
+        for info, (_, wanted), row in zip(infos, requests, rows, strict=True):
+            check_frames(info, wanted, [jpegs[slot] for slot in row], self.directory)
 
         def decoded(slot: int) -> np.ndarray:
             try:
@@ -310,6 +315,19 @@ class RecordReader:
             np.stack([images[i] for i in row]) if row else none
             for row, none in zip(rows, empty, strict=True)
         ]
+
+    def sound(self, video_id: str) -> bytes | None:
+        """Reads a video's sound track, a FLAC file; b"": the video has none; None: none is kept.
+
+        It has one channel at `sound.RATE`, and begins at second 0 of the record's clock.
+        """
+        shard, position = self._locate(video_id)
+        if AUDIO not in kinds_of(self.shards[shard]):
+            return None
+        flac = self._read(AUDIO, shard, [position])[0]
+        if zlib.crc32(flac) != self.info(video_id).sound_check:
+            raise UserError(f"{self.directory}: the sound of video {video_id} is another's")
+        return flac
 
     def name_of(self, model: str) -> str | None:
         """Returns the name of the model of `EMBEDDERS` whose embeddings are read; None: none."""
@@ -366,9 +384,12 @@ class RecordReader:
         path = shard_path(self.files, kind, entry["name"])
         with self._lock:
             if path not in self._open:
-                expected = entry["frames"] if kind == "frames" else len(entry["videos"])
+                expected = entry["frames"] if kind == FRAMES else len(entry["videos"])
                 most = expected + (kind.partition("-")[0] in EMBEDDERS)  # see embed.py
-                self._open[path] = open_records(path, expected, most)
+                file = open_records(path, expected, most)
+                if file.num_records() > expected:
+                    check_stated(file, path, entry)
+                self._open[path] = file
         try:
             return self._open[path].read(indices) if indices else []
         except (RuntimeError, ValueError, IndexError):

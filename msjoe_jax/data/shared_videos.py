@@ -6,21 +6,23 @@ from collections.abc import Iterable, Sequence
 from etils import epath
 
 from msjoe_jax.data.questions import Question
+from msjoe_jax.data.segments import whole_id
 from msjoe_jax.errors import UserError
 
 
 def shared_videos(trained: Iterable[Question], judged: Iterable[Question]) -> list[str]:
     """Returns the ids of judged videos that are trained on, in order.
 
-    Two videos are the same if their files' hashes are; by their ids where one has no hash.
+    Two videos are the same if their files' hashes are; by their ids where one has no hash. Segments
+    of one video are that video.
     """
-    known = {question.video: question.content for question in trained}
+    known = {whole_id(question.video): question.content for question in trained}
     contents = {content for content in known.values() if content}
     found = (
         q.video
         for q in judged
         if (q.content and q.content in contents)
-        or (q.video in known and not (q.content and known[q.video]))
+        or ((whole := whole_id(q.video)) in known and not (q.content and known[whole]))
     )
     return sorted(set(found))
 

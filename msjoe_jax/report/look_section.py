@@ -106,8 +106,9 @@ def _timeline(look: Look, chosen: Sequence[str]) -> Html:
         parts.append(_choice(look, time, name, windows))
     ticks = [(tick, clock(tick)) for tick in clock_ticks(time)]
     parts.append(axis_strip(time, "time", ticks))
-    text = "Heat maps: white is the lowest similarity of a map, black the highest. "
-    text += "Hatched: evidence; a chosen frame inside it is a full bar with a head."
+    text = "Hatched: evidence; a chosen frame inside it is a full bar with a head."
+    if look.similarity:
+        text = f"Heat maps: white is the lowest similarity of a map, black the highest. {text}"
     return Html(f'<figure class="heat">{joined(parts)}<figcaption>{text}</figcaption></figure>')
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
+from msjoe_jax.data.decoded_source import decode_source
 from msjoe_jax.data.embed import embed_records
 from msjoe_jax.data.questions import Question, Subtitle
 from msjoe_jax.data.records import RecordReader, RecordWriter, VideoInfo
-from msjoe_jax.data.video import decode
+from msjoe_jax.data.sources import VideoSource, as_source
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import read
 from msjoe_jax.models.params import fingerprint
@@ -133,7 +134,7 @@ class Answerer:
 
     def answer(
         self,
-        video: epath.PathLike,
+        video: epath.PathLike | VideoSource,
         question: str,
         options: Sequence[str],
         *,
@@ -143,7 +144,7 @@ class Answerer:
         """Answers a multiple-choice question.
 
         Args:
-          video: a file that FFmpeg reads.
+          video: a file that FFmpeg reads, or any other source (see data/sources.py).
           question: the question's text.
           options: the texts of 2 to 26 options.
           subtitles: of the video; answer reads those of its key frames.
@@ -159,7 +160,7 @@ class Answerer:
 
     @contextlib.contextmanager
     def opened(
-        self, video: epath.PathLike, *, watch: Watch = contextlib.nullcontext
+        self, video: epath.PathLike | VideoSource, *, watch: Watch = contextlib.nullcontext
     ) -> Iterator["Opened"]:
         """Decodes and embeds a video, for any number of questions inside the `with` statement.
 
@@ -273,14 +274,14 @@ class Answerer:
         )
 
 
-def write_records(video: epath.PathLike, folder: epath.Path) -> int:
+def write_records(video: epath.PathLike | VideoSource, folder: epath.Path) -> int:
     """Writes one video as a record folder; returns how many damaged packets were left out.
 
     Raises:
-      UserError: no frame can be decoded.
+      UserError: it is no video, or no frame can be decoded.
     """
-    decoding = decode(video, FPS, MAX_SIDE)
     with (
+        decode_source(as_source(video), FPS, MAX_SIDE) as decoding,
         RecordWriter(folder) as writer,
         progress("decoding", None, unit="frame") as bar,
     ):

@@ -5,7 +5,7 @@ frame of an hour-long video on the device would cost far more than sending the K
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -320,11 +320,17 @@ def embed_frames(system: System) -> Program:
     return Program("embed_frames", functools.partial(_embed_frames, system))
 
 
-def clip_encoder(system: System, clip: Params) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function from frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
+def clip_encoder(
+    system: System, clip: Params
+) -> Callable[[Iterable[UInt8[np.ndarray, "H W 3"]]], np.ndarray]:
+    """Returns a function from F frames, each of any size, to embeddings [F, E]."""
     program = embed_frames(system)
-    pixels = system.clip_pixels
-    return lambda frames: np.asarray(program(clip, preprocess_frames(frames, pixels)))
+
+    def encode(frames: Iterable[np.ndarray]) -> np.ndarray:
+        squares = [preprocess_frames(frame[None], system.clip_pixels) for frame in frames]
+        return np.asarray(program(clip, np.concatenate(squares)))
+
+    return encode
 
 
 def token_stats_fn(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -130,11 +130,14 @@ def embed_siglip_frames(siglip: SiglipSystem) -> Program:
     return Program("embed_siglip_frames", functools.partial(_embed_frames, siglip))
 
 
-def siglip_encoder(siglip: SiglipSystem, params: Params) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function from frames, uint8 [F, H, W, 3] of any size, to embeddings [F, E]."""
+def siglip_encoder(
+    siglip: SiglipSystem, params: Params
+) -> Callable[[Iterable[UInt8[np.ndarray, "H W 3"]]], np.ndarray]:
+    """Returns a function from F frames, each of any size, to embeddings [F, E]."""
     program = embed_siglip_frames(siglip)
 
-    def encode(frames: np.ndarray) -> np.ndarray:
-        return np.asarray(program(params, *to_patches(frames, siglip.sizes, siglip.images)))
+    def encode(frames: Iterable[np.ndarray]) -> np.ndarray:
+        cut = [to_patches(frame[None], siglip.sizes, siglip.images) for frame in frames]
+        return np.asarray(program(params, *map(np.concatenate, zip(*cut, strict=True))))
 
     return encode

@@ -4,6 +4,7 @@ All of it holds on a disk and on object storage (gs://…), where a folder is no
 that begin with it: an object appears when all of it is there, and neither grows nor is renamed.
 """
 
+import codecs
 import contextlib
 import fcntl
 import io
@@ -196,6 +197,36 @@ def read_json_lines(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any]]
             yield number, row
 
 
+def json_lines(path: epath.PathLike) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
+    """Yields (line number from 1, object or what is wrong with the line) as `read_json_lines`.
+
+    A line that is wrong, one that repeats a field too, keeps no other from being read.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        data = _read(path).removeprefix(codecs.BOM_UTF8)
+    except UserError as error:
+        raise UserError(f"{os.fspath(path)}: {error}; check the path") from None
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield number, _json_object(line.decode(), object_pairs_hook=_unrepeated)
+            except UnicodeDecodeError:
+                yield number, UserError("not UTF-8 text")
+            except UserError as error:
+                yield number, error
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise UserError(f"field {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return fields
+
+
 def _read(path: epath.PathLike) -> bytes:
     try:
         return epath.Path(path).read_bytes()
@@ -203,9 +234,9 @@ def _read(path: epath.PathLike) -> bytes:
         raise UserError(f"cannot be read ({error.strerror or error})") from None
 
 
-def _json_object(text: str | bytes) -> dict[str, Any]:
+def _json_object(text: str | bytes, **options: Any) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = json.loads(text, **options)
     except (ValueError, RecursionError) as error:  # ValueError: of JSON and of UTF-8
         raise UserError(f"not JSON ({error})") from None
     if not isinstance(content, dict):

@@ -78,6 +78,13 @@ class Progress:
             elif self._clock() - self._shown >= LINE_SECONDS:
                 self._print_line()
 
+    def expect(self, total: int | None) -> None:
+        """Changes how many units there are, as far as that is known by now; None: it is not."""
+        with self._lock:
+            self._total = total
+            if self._bar is not None:
+                self._bar.total = total
+
     def metrics(self, **values: object) -> None:
         """Shows these values, numbers or texts, with the next line or drawing of the bar."""
         with self._lock:

@@ -13,6 +13,7 @@ import pytest
 
 from msjoe_jax.commands import ask
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.sources import VideoSource
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.clip.preprocess import preprocess_frames
 from msjoe_jax.report.answer_page import Report, ReportFrame, Timing, render
@@ -53,12 +54,12 @@ def pictures(page, kind="jpeg"):
     return re.findall(rf'src="data:image/{kind};base64,', page)
 
 
-def command(module, cache, *arguments):
+def command(module, cache, *arguments, cwd=ROOT):
     return subprocess.run(
         [sys.executable, "-m", "msjoe_jax", module, *arguments],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ
         | {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
     )
@@ -115,7 +116,12 @@ def test_real_videos(bundle, cache, name):
 BAD = [
     ({"checkpoint": "none"}, "none: no checkpoint there"),
     ({"checkpoint": ""}, "--checkpoint is missing"),
-    ({"video": "none.mp4"}, "none.mp4: no such video file"),
+    ({"video": "none.mp4"}, "none.mp4: cannot be opened (No such file or directory)"),
+    ({"video": "gs://bucket/v.mp4"}, "gs://bucket/v.mp4: must be on a disk of this host"),
+    ({"video": "pipe"}, "pipe: a named pipe, not a video file"),
+    ({"video": "empty.mp4"}, "empty.mp4: an empty file"),
+    ({"video": "."}, "a folder of pictures needs 'rate'"),
+    ({"video": VideoSource("v.mp4", rate=2.0)}, "'rate' is of a folder of pictures"),
     ({"video": "page.html"}, "cannot be opened"),
     ({"question": " "}, "--question is missing or empty"),
     ({"question": "\udcff"}, "UTF-8"),
@@ -136,6 +142,8 @@ def test_bad_input_is_named(tmp_path, monkeypatch, bundle, cache, change, words)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.html").write_text("before")
     tiny_video(tmp_path / "v.mp4", 3)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty.mp4").touch()
     given = {
         "checkpoint": str(bundle),
         "video": "v.mp4",
@@ -146,7 +154,10 @@ def test_bad_input_is_named(tmp_path, monkeypatch, bundle, cache, change, words)
     with pytest.raises(UserError, match=re.escape(words)):
         ask.run(**(given | change))
     left = {p.name for p in tmp_path.iterdir()}
-    assert left == {"page.html", "v.mp4"} and (tmp_path / "page.html").read_text() == "before"
+    assert (
+        left == {"page.html", "v.mp4", "pipe", "empty.mp4"}
+        and (tmp_path / "page.html").read_text() == "before"
+    )
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -159,17 +170,23 @@ def test_broken_real_videos(tmp_path, bundle, cache, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line(tmp_path, bundle, cache):
-    video, out = tiny_video(tmp_path / "v.mp4", 3), tmp_path / "new" / "folder" / "page.html"
+def test_command_line(tmp_path, bundle, cache, monkeypatch):
+    # A name like a protocol's, in the page and on a terminal that has nothing but ASCII.
+    video, out = tiny_video(tmp_path / "http:报.mp4", 12), tmp_path / "new" / "folder" / "页.html"
     flags = [
         f"--checkpoint={bundle}",
         "--question=what colour is the red cup ?",
-        f"--video={video}",
+        f"--video={video.name}",
+        "--start=0.6",
+        "--end=2",
         f"--out={out}",
     ]
-    done = command("ask", cache, *flags, "--options=a, b", "--options=c")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = command("ask", cache, *flags, "--options=a, b", "--options=c", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(f"report in {out}\n") and done.stdout.count("\n") == 1
+    assert done.stdout.endswith("\\u9875.html\n") and done.stdout.count("\n") == 1
+    assert "http:报.mp4" in out.read_text()
     assert "queries cut at CLIP's" in done.stderr
     page = out.read_text()
     assert "<span>a, b</span>" in page

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from msjoe_jax.commands import predecode
+from msjoe_jax.data.manifest import load_entries
 from msjoe_jax.data.predecode import DecodeSettings
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError, run_cli
@@ -97,7 +98,7 @@ def test_half_a_character_in_a_list_of_videos_is_named(tmp_path, field):
     row[field] = {"x": "\ud83d"} if field == "extra" else "\ud83d"
     (tmp_path / "list.jsonl").write_text(json.dumps(row))
     with pytest.raises(UserError, match=rf"list.jsonl:1: field '{field}' holds half of a surr"):
-        predecode.load_entries(tmp_path / "list.jsonl")
+        load_entries(tmp_path / "list.jsonl")
 
 
 def test_all_values_of_a_wrong_type_are_named(tmp_path):

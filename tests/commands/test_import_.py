@@ -17,8 +17,8 @@ from msjoe_jax.data.subtitles import of_video
 from msjoe_jax.errors import UserError
 from msjoe_jax.tasks import TASKS
 from tests.support.benchmarks import LVBENCH, NEXTQA, NEXTQA_COLUMNS, as_lines, table
-from tests.support.one_a_second import clip
 from tests.support.commands import PYTHON, ROOT, command, program
+from tests.support.one_a_second import clip
 
 
 @pytest.fixture

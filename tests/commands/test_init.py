@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import pytest
@@ -61,15 +62,24 @@ def test_a_fifth_of_the_videos_is_held_out_whatever_the_questions():
         assert {q.video for q in again} == own
     with pytest.raises(UserError, match="all questions are about the video 'v0'"):
         split([question(0, "v0"), question(1, "v0")])
+    asked = [question(i, f"v{i % 5}@{i}-{i + 1}") for i in range(30)]
+    train, kept = split(asked)  # parts of a video stay together
+    assert len(kept) == 6 and len({q.video.split("@")[0] for q in kept}) == 1
+    assert not {q.video.split("@")[0] for q in kept} & {q.video.split("@")[0] for q in train}
 
 
 def test_videos_of_a_folder_and_of_a_list(made, tmp_path, capsys):
     assert list(find_videos(made / "videos")) == ["a", "b", "broken", "unasked"]
     assert "passed over: notes.txt" in capsys.readouterr().out
     (tmp_path / "list.jsonl").write_text('{"id": "x", "video": "deep/a.bin"}\n')
-    assert find_videos(tmp_path / "list.jsonl") == {"x": tmp_path / "deep" / "a.bin"}
+    (entry,) = find_videos(tmp_path / "list.jsonl").values()
+    assert (entry.id, entry.path) == ("x", tmp_path / "deep" / "a.bin")
     with pytest.raises(UserError, match="holds no video"):
         find_videos(tmp_path)
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    with pytest.raises(UserError, match="holds no video"):
+        find_videos(tmp_path)
+    assert r"no id can be made of it: caf\udce9.mp4" in capsys.readouterr().out
     for name in ("a.mp4", "a.mkv"):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"a\.mkv and a\.mp4 would both be the video 'a'"):

@@ -1,5 +1,6 @@
 """Predecode as its user runs it: killed, resumed, fed with bad videos and bad lists."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from msjoe_jax.commands import predecode as module
+from msjoe_jax.data.made_from import details_of
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.video import decode
 from msjoe_jax.errors import UserError
@@ -89,8 +91,9 @@ def test_good_and_bad_videos_then_a_longer_list(tmp_path):
     assert sorted(reader.ids) == sorted([*(row["id"] for row in rows), "gone"])
     for v, row in enumerate(rows):
         info = reader.info(row["id"])
-        extra = {"v": v, "video": row["video"], "warnings": 0, "source_fps": 10.0}
-        assert info.extra == extra
+        assert info.extra == {"v": v}
+        assert (info.source.video, info.source.rate) == (row["video"], 10.0)
+        assert info.source.warnings == {}
         assert (info.num_frames, info.duration, info.fps) == (2 + v, 2.0 + v, 1.0)
         frames = reader.frames(row["id"], range(2 + v)).astype(int)
         levels = 50 * v + np.arange(2 + v)
@@ -125,7 +128,7 @@ def test_kill_9_then_resume_equals_a_run_left_alone(tmp_path):
     )
     out, stamps = tmp_path / "out", {}
     for at in (1, 2, 2):
-        call = [sys.executable, "-c", code, str(at), *command(manifest, out)[3:]]
+        call = [sys.executable, "-c", code, str(at), *command(manifest, out)[3:], "--workers=1"]
         assert subprocess.run(call, capture_output=True).returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
         parts = (out / "parts").glob("videos-*.arrayrecord")
@@ -199,7 +202,8 @@ def test_kill_9_between_shards(tmp_path):
         ('{"id": "a"}', ":1: field 'video'"),
         ('{"video": "a.mp4"}', ":1: field 'id'"),
         ('{"id": "a", "video": "a", "path": 1}', ":1: unknown field 'path'"),
-        ('{"id": "a", "video": "a"}\n\n{"id": "a", "video": "b"}', ":3: field 'id' repeats"),
+        ('{"id": "a", "video": "a"}\n\n{"id": "a", "video": "b"}', "none of 1 videos could be"),
+        ('[]\n{"id": "a"}', ":2: field 'video'"),
         ('{"id": "a", "video": "gone.mp4"}', "none of 1 videos could be decoded"),
     ],
 )
@@ -236,6 +240,55 @@ def test_bad_options_and_folders_end_with_2(tmp_path):
     assert os.listdir(tmp_path / "mine") == ["letter.txt"]
 
 
+ABSURD = [
+    *(f"--fps={x}" for x in ("1e-6", "nan", "inf", "-inf", "1e9", "-1", "0", "1e-400")),
+    *(f"--max_side={x}" for x in (0, 15, -1, 1 << 40)),
+    *(f"--quality={x}" for x in (0, 101, 96)),
+    *(f"--workers={x}" for x in (0, 99999)),
+]
+
+
+def test_absurd_flags_are_one_line_each(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from msjoe_jax.commands import predecode\n"
+        "words, absurd = sys.argv[1:3], sys.argv[3:]\n"
+        "for flag in absurd:\n"
+        "    if not (child := os.fork()):\n"
+        "        sys.argv = ['msjoe predecode', *words, flag]\n"
+        "        predecode.cli()\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    words = ["--manifest=none.jsonl", f"--out={tmp_path / 'out'}", *ABSURD]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.split() == ["2"] * len(ABSURD), done.stderr
+    for flag, line in zip(ABSURD, done.stderr.splitlines(), strict=True):
+        assert line.startswith(f"error: {flag.partition('=')[0]}=") and "must be from" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_odd_names_in_a_plain_terminal(tmp_path):
+    clip(tmp_path / "a.mp4", 1, 9)
+    with open(os.fsencode(tmp_path) + b"/caf\xe9: \xe6\x8a\xa5.mp4", "wb") as file:
+        file.write((tmp_path / "a.mp4").read_bytes())
+    rows = [
+        {"id": "报告", "video": "caf\udce9: 报.mp4"},
+        {"id": "告\n2", "video": "gone\udcff.mp4"},
+    ]
+    (tmp_path / "报.jsonl").write_bytes("\n".join(map(json.dumps, rows)).encode())
+    done = subprocess.run(
+        command(tmp_path / "报.jsonl", tmp_path / "出"),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0 and "1 videos; 1 failed" in done.stdout, done.stderr
+    assert RecordReader(tmp_path / "出").ids == ["报告"]
+    (row,) = map(json.loads, (tmp_path / "出" / "failures.jsonl").read_bytes().splitlines())
+    assert (row["id"], row["video"]) == ("告\n2", "gone\udcff.mp4")
+    assert r"gone\udcff.mp4: cannot be opened" in row["reason"]
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_disk_that_refuses_ends_the_run_and_a_bad_video_never_does(tmp_path, monkeypatch, code):
     for v in range(2):
@@ -248,7 +301,7 @@ def test_a_disk_that_refuses_ends_the_run_and_a_bad_video_never_does(tmp_path, m
     def decode_part(entry, *rest):
         if entry.id == "1":
             raise error
-        real(entry, *rest)
+        return real(entry, *rest)
 
     real = module.decode_part
     monkeypatch.setattr(module, "decode_part", decode_part)
@@ -266,3 +319,32 @@ def test_a_folder_in_a_bucket_is_refused(tmp_path):
     manifest = write_list(tmp_path / "m.jsonl", [{"id": "0", "video": "0.mp4"}])
     with pytest.raises(UserError, match="gs://b/out: a record folder that is being made must be"):
         module.predecode(manifest, "gs://b/out", module.DecodeSettings(), 1)
+
+
+def test_a_short_video_is_a_warning_and_with_strict_a_failure(tmp_path, monkeypatch, capsys):
+    for v in range(2):
+        clip(tmp_path / f"{v}.mp4", 2, 50 * v)
+    manifest = write_list(
+        tmp_path / "m.jsonl", [{"id": f"v{v}", "video": f"{v}.mp4"} for v in range(2)]
+    )
+
+    def half(entry, *rest):
+        details = details_of(entry, *rest)
+        missing = 0.5 if entry.id == "v1" else 0.04
+        source = dataclasses.replace(details.source, expected=4.0, missing=missing)
+        return dataclasses.replace(details, source=source)
+
+    monkeypatch.setattr("msjoe_jax.data.predecode.details_of", half)
+    settings, why = module.DecodeSettings(), "short: 50% of 4 s could not be decoded"
+    for _ in range(2):  # a run that finds all done tells it again
+        assert module.predecode(manifest, tmp_path / "out", settings, 1) == (2, 0)
+        rows = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").open()]
+        assert rows == [{"id": "v1", "video": "1.mp4", "warning": why}]
+        assert "out: 1 warnings, see" in capsys.readouterr().out
+    assert RecordReader(tmp_path / "out").info("v1").source.missing == 0.5
+    with pytest.raises(UserError, match=f"1 videos were taken in before --strict.*'v1': {why}"):
+        module.predecode(manifest, tmp_path / "out", settings, 1, strict=True)
+    assert module.predecode(manifest, tmp_path / "new", settings, 1, strict=True) == (1, 1)
+    (row,) = [json.loads(line) for line in (tmp_path / "new/failures.jsonl").open()]
+    assert row["id"] == "v1" and row["reason"] == f"1.mp4: {why}, and --strict is given"
+    assert RecordReader(tmp_path / "new").ids == ["v0"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from msjoe_jax.data.embed import check_embeddings, embed_records
-from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.embed import ShardEmbedder, check_embeddings, embed_records
+from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock
 from tests.support.embeddings import write_embeddings
@@ -12,7 +12,7 @@ from tests.support.records import write_flat
 
 
 def mean_colour(frames):
-    return frames.mean((1, 2))
+    return np.stack([frame.mean((0, 1)) for frame in frames])
 
 
 def check(folder, fingerprint):
@@ -26,12 +26,86 @@ def check(folder, fingerprint):
         np.testing.assert_allclose(embeddings, expected, rtol=2**-11, atol=1e-3)
 
 
+def write_of_sizes(folder, counts, **options):
+    """Videos of random pictures, each of another size."""
+    rng = np.random.default_rng(0)
+    with RecordWriter(folder, **options) as writer:
+        for v, count in enumerate(counts):
+            pictures = rng.integers(0, 256, (count, 16 + v, 24, 3), np.uint8)
+            writer.add(f"v{v}", list(enumerate(pictures)))
+
+
+def of_a_batch(frames):
+    """Embeddings that depend on all that shares a batch, and on the place in it."""
+    rows = mean_colour(frames)
+    return rows + rows.sum() * np.arange(len(rows))[:, None] / 100
+
+
+def test_short_videos_of_any_size_share_batches(tmp_path):
+    """66 clips of 830 frames: 13 batches of 64, where a batch each video would take 69."""
+    counts = [70, 70, 70, *(10 - (v < 10) for v in range(63))]
+    assert (len(counts), sum(counts), sum(-(-count // 64) for count in counts)) == (66, 830, 69)
+    write_of_sizes(tmp_path / "r", counts)
+    batches = []
+
+    def encode(frames):
+        batches.append([frame.shape for frame in frames])
+        return mean_colour(frames)
+
+    embed_records(tmp_path / "r", encode, "fp")
+    assert len(batches) == -(-830 // 64) and {len(batch) for batch in batches} == {64}
+    assert max(len(set(batch)) for batch in batches) > 3
+    check(tmp_path / "r", "fp")
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 30_000, 1 << 28])
+def test_embedding_while_decoding_gives_the_same_bytes(tmp_path, shard_bytes):
+    """Which frames share a batch depends on the shard alone."""
+    write_of_sizes(tmp_path / "r", [5, 1, 2, 9, 4, 3], shard_bytes=shard_bytes)
+    reader = RecordReader(tmp_path / "r")
+
+    def read(video, start, stop):
+        return list(reader.frames(video, range(start, stop)))
+
+    embedder = ShardEmbedder(tmp_path / "r", of_a_batch, "live", batch=4)
+    for shard in reader.shards:
+        for video in shard["videos"]:
+            count = reader.info(video).num_frames
+            embedder.add(
+                video,
+                count,
+                lambda start, stop, v=video: list(reader.frames(v, range(start, stop))),
+            )
+        embedder.finish(shard)
+    embedder.close()
+    embed_records(tmp_path / "r", of_a_batch, "later", batch=4)
+    live = sorted((tmp_path / "r").glob("clip-live-*"))
+    assert len(live) == len(reader.shards)
+    for file in live:
+        later = file.with_name(file.name.replace("live", "later"))
+        assert file.read_bytes() == later.read_bytes()
+
+
+def test_frames_that_cannot_be_read_end_the_embedding_and_leave_no_file(tmp_path):
+    write_flat(tmp_path / "r", {"a": 3})
+    embedder = ShardEmbedder(tmp_path / "r", mean_colour, "fp")
+
+    def read(start, stop):
+        raise UserError("a frame of a")
+
+    embedder.add("a", 3, read)
+    with pytest.raises(UserError, match="a frame of a"):
+        embedder.finish(RecordReader(tmp_path / "r").shards[0])
+    embedder.close()
+    assert not list((tmp_path / "r").glob("clip-*"))
+
+
 def test_embed_records_batches_and_resumes_by_shard(tmp_path):
     write_flat(tmp_path / "r", {"a": 5, "b": 2, "c": 4}, shard_bytes=1)
     calls = []
 
     def encode(frames):
-        assert frames.shape == (3, 16, 24, 3)
+        assert [frame.shape for frame in frames] == 3 * [(16, 24, 3)]
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -83,10 +157,16 @@ def test_several_clips_side_by_side(tmp_path):
 @pytest.mark.parametrize(
     ("encode", "message"),
     [
-        (lambda frames: frames.mean((1, 2)) * 1e6, "embeddings of a do not fit float16"),
-        (lambda frames: frames.mean((1, 2)) * np.nan, "do not fit float16"),
-        (lambda frames: frames.mean((1, 2))[:1], r"a has 3 frames, its embeddings are \[1, 3\]"),
-        (lambda frames: frames.mean((1, 2, 3)), r"a has 3 frames, its embeddings are \[3\]"),
+        (lambda frames: mean_colour(frames) * 1e6, "embeddings of a do not fit float16"),
+        (lambda frames: mean_colour(frames) * np.nan, "do not fit float16"),
+        (
+            lambda frames: mean_colour(frames)[:1],
+            r"CLIP made \[1, 3\] embeddings of 64",
+        ),
+        (
+            lambda frames: mean_colour(frames)[:, 0],
+            r"CLIP made \[64\] embeddings of 64",
+        ),
     ],
 )
 def test_embeddings_that_do_not_fit_leave_no_file(tmp_path, encode, message):

@@ -1,21 +1,24 @@
-"""The steps of predecoding: lists that name their faults, parts, and packing in order."""
+"""The steps of predecoding: parts, and packing in order."""
 
+import fcntl
 import json
-import threading
+import os
+import pathlib
 
 import pytest
 
 from msjoe_jax.data import predecode
+from msjoe_jax.data.manifest import Entry, load_entries
 from msjoe_jax.data.predecode import (
     DecodeSettings,
-    Entry,
     Packer,
     Stopped,
     decode_part,
-    load_entries,
+    pack,
     resume,
 )
 from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.sources import facts_of
 from msjoe_jax.data.video import VideoError
 from msjoe_jax.errors import UserError
 from tests.support.tiny import tiny_video
@@ -44,38 +47,6 @@ def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_entries_have_their_paths_beside_the_list(entries):
-    assert [entry.extra for entry in entries] == [{"v": 0}, {"v": 1}, {"v": 2}]
-    assert all(entry.path.is_file() and entry.size > 0 for entry in entries)
-    assert len({entry.part for entry in entries}) == 3
-    assert all("/" not in entry.part for entry in entries)
-    absent = entries[0].path.parent / "none.mp4"
-    for path in (absent, absent.parent, absent / "\0"):
-        assert Entry("a", "none.mp4", path, {}).size == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no videos"),
-        ("\n \n", "no videos"),
-        ("{", ":1: not JSON"),
-        ("[]", ":1: not a JSON object"),
-        ('{"id": "a"}', ":1: field 'video' must be"),
-        ('{"id": " ", "video": "a"}', ":1: field 'id' must be"),
-        ('{"id": "a", "video": 3}', ":1: field 'video' must be"),
-        ('{"id": "a", "video": "a", "extra": []}', ":1: field 'extra' must be an object"),
-        ('{"id": "a", "video": "a", "path": 1}', ":1: unknown field 'path'"),
-        ('{"id": "\\ud83d", "video": "a"}', ":1: field 'id' holds half"),
-        ('{"id": "a", "video": "a"}\n\n{"id": "a", "video": "b"}', ":3: field 'id' repeats 'a'"),
-    ],
-)
-def test_a_bad_list_names_line_and_field(tmp_path, text, message):
-    (tmp_path / "list.jsonl").write_text(text)
-    with pytest.raises(UserError, match=f"list.jsonl.*{message}"):
-        load_entries(tmp_path / "list.jsonl")
-
-
 @pytest.mark.parametrize("shard_bytes", [1, 1 << 28])
 def test_parts_in_any_order_pack_to_the_same_folder(tmp_path, entries, monkeypatch, shard_bytes):
     monkeypatch.setattr(predecode, "SHARD_BYTES", shard_bytes)
@@ -91,8 +62,11 @@ def test_parts_in_any_order_pack_to_the_same_folder(tmp_path, entries, monkeypat
     assert len(reader.shards) == (3 if shard_bytes == 1 else 1)
     assert reader.ids == [entry.id for entry in entries]
     assert [reader.info(entry.id).num_frames for entry in entries] == [1, 2, 3]
-    extra = {"v": 1, "video": "1.mp4", "warnings": 0, "source_fps": 5.0}
-    assert reader.info(entries[1].id).extra == extra
+    info, facts = reader.info(entries[1].id), facts_of(entries[1].source)
+    assert info.extra == {"v": 1} and facts.size == entries[1].size
+    stated = {name: getattr(info.source, name) for name in ("video", "rate", *vars(facts))}
+    assert stated == {"video": "1.mp4", "rate": 5.0, **vars(facts)}
+    assert "FFmpeg" in info.source.decoder and not info.source.warnings
     assert not (tmp_path / "a" / "parts").exists()
 
 
@@ -105,13 +79,59 @@ def test_a_part_is_decoded_once(tmp_path, entries):
 
 
 def test_a_part_that_fails_or_is_stopped_leaves_nothing(tmp_path, entries):
-    stop = threading.Event()
-    stop.set()
+    def watch(seconds):
+        raise Stopped
+
     with pytest.raises(Stopped):
-        decode_part(entries[0], tmp_path, SETTINGS, stop)
+        decode_part(entries[0], tmp_path, SETTINGS, watch)
     with pytest.raises(VideoError, match="cannot be opened"):
         decode_part(Entry("a", "", tmp_path / "none.mp4", {}), tmp_path, SETTINGS)
     assert files(tmp_path) == {}
+
+
+def test_a_video_that_is_changed_while_it_is_decoded_is_a_failure(tmp_path, entries):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(entries[2].path.read_bytes())
+    entry = Entry("a", "a.mp4", path, {})
+
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(VideoError, match="was changed while it was decoded"):
+        decode_part(entry, tmp_path / "parts", SETTINGS, lambda _: path.touch())  # by another
+    assert files(tmp_path / "parts") == {}
+
+
+def test_a_part_says_how_far_it_is(tmp_path, entries):
+    times: list[float] = []
+    decode_part(entries[2], tmp_path, SETTINGS, times.append)
+    assert times == [0, 1, 2, 3]  # three frames, and the duration
+
+
+def test_a_shard_that_cannot_be_packed_leaves_nothing(tmp_path, entries):
+    packer = start(tmp_path / "out")
+    decode_part(entries[0], packer.parts, SETTINGS)
+    (packer.parts / f"videos-{entries[1].part}.arrayrecord").write_bytes(b"damaged")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        pack(packer.out, "00000", packer.parts, entries[:2], SETTINGS)
+    assert files(tmp_path) == before
+
+
+def test_a_resumed_run_waits_for_workers_of_the_killed_one(tmp_path, monkeypatch):
+    """They may live a moment longer than it, and hold a lock as long as they do."""
+    packer, asked, flock = start(tmp_path / "out"), [], fcntl.flock
+    with (packer.parts / predecode.BUSY).open("rb") as worker:
+        flock(worker.fileno(), fcntl.LOCK_SH)
+
+        def ending(descriptor, operation):
+            with pytest.raises(BlockingIOError):
+                flock(descriptor, operation | fcntl.LOCK_NB)
+            asked.append(operation)
+            flock(worker.fileno(), fcntl.LOCK_UN)
+            flock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", ending)
+        start(tmp_path / "out")
+    assert asked == [fcntl.LOCK_EX]
 
 
 def test_a_resumed_folder_keeps_shards_and_parts_and_drops_halves(tmp_path, entries):
@@ -154,3 +174,27 @@ def test_folders_of_others(tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="not empty and not a record folder"):
         start(tmp_path / "mine")
+
+
+@pytest.mark.soak
+def test_memory_is_flat_over_90_000_frames(tmp_path):
+    """An hour at 25 frames a second, of which all are kept, decoded and packed."""
+    tiny_video(tmp_path / "long.mp4", 90_000, rate=25)
+    entry = Entry("long", "long.mp4", tmp_path / "long.mp4", {})
+    settings = DecodeSettings(fps=25.0, max_side=32, quality=90)
+    (tmp_path / "out").mkdir()
+    packer = resume(tmp_path / "out", settings)
+    held: list[int] = []
+
+    def look(seconds: float) -> None:
+        if round(25 * seconds) % 5000 == 0:
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+            held.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    decode_part(entry, packer.parts, settings, look)
+    packer.add(entry)
+    assert packer.finish() == 1
+    look(0)
+    assert len(held) >= 19 and RecordReader(tmp_path / "out").info("long").num_frames == 90_000
+    print([size >> 20 for size in held])
+    assert max(held) - held[1] <= 20e6

@@ -181,3 +181,35 @@ def test_questions_without_an_answer():
     check_answers([known], "q.jsonl")
     with pytest.raises(UserError, match=r"q\.jsonl: 1 questions have no answer, such as 'q'"):
         check_answers([known, unknown], "q.jsonl")
+
+
+SEGMENT_ROW = {"id": "q", "video": "long", "question": "?", "options": ["a", "b"], "answer": "A"}
+
+
+def test_a_question_about_a_segment(tmp_path):
+    row = SEGMENT_ROW | {
+        "start": 600,
+        "end": 660.5,
+        "evidence": [[590, 610], [620, 630], [10, 20], [660, 700]],
+        "subtitles": [[599, 600, "before"], [599, 601, "in"], [660, 900, "out"], [661, 9e9, "x"]],
+    }
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    (question,) = load_questions(tmp_path / "q.jsonl")
+    assert question.video == "long@600-660.5"
+    assert question.evidence == ((0.0, 10.0), (20.0, 30.0), (60.0, 60.5))
+    assert question.subtitles == (Subtitle(0.0, 1.0, "in"), Subtitle(60.0, 60.5, "out"))
+    save_questions(tmp_path / "again.jsonl", [question])
+    assert load_questions(tmp_path / "again.jsonl") == [question]
+    (tmp_path / "q.jsonl").write_text(json.dumps(SEGMENT_ROW | {"end": 9, "start": None}))
+    assert load_questions(tmp_path / "q.jsonl")[0].video == "long@0-9"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"start": 1}, {"start": 3, "end": 3}, {"start": 3, "end": 2}, {"start": -1, "end": 2},
+     {"end": True}, {"start": "1", "end": 2}, {"end": 10**400}, {"end": float("nan")}],
+)  # fmt: skip
+def test_a_wrong_segment_is_named(tmp_path, part):
+    (tmp_path / "q.jsonl").write_text(json.dumps(SEGMENT_ROW | part))
+    with pytest.raises(UserError, match=r"q.jsonl:1: fields 'start' and 'end'"):
+        load_questions(tmp_path / "q.jsonl")

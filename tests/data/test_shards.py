@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from msjoe_jax.data.record import Details
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.shards import (
     RecordFile,
@@ -65,7 +66,7 @@ def test_what_is_discarded_leaves_nothing(tmp_path):
     file.write(b"x")
     file.discard()
     shard = ShardWriter(tmp_path, "00000", 92)
-    shard.add("v", [(0.0, flat(1))], 1.0, lambda: (None, {}))
+    shard.add("v", [(0.0, flat(1))], 1.0, Details)
     shard.discard()
     assert os.listdir(tmp_path) == []
 
@@ -74,9 +75,9 @@ def test_a_shard_says_what_it_holds(tmp_path):
     shard = ShardWriter(tmp_path, "00007", 92)
     for name, count in (("a", 2), ("b", 3)):
         frames = ((t / 2, flat(t)) for t in range(count))
-        shard.add(name, frames, 2.0, lambda: (None, {"x": 1}))
+        shard.add(name, frames, 2.0, lambda: Details(extra={"x": 1}))
     with pytest.raises(UserError, match="video c: no frames"):
-        shard.add("c", [], 2.0, lambda: (None, {}))
+        shard.add("c", [], 2.0, Details)
     entry = shard.finish()
     assert len(entry.pop("digest")) == 16
     assert entry == {"name": "00007", "frames": 5, "videos": ["a", "b"]}
@@ -103,7 +104,7 @@ def test_manifests_of_another_schema_or_damaged(tmp_path):
     path = tmp_path / "r" / "manifest.json"
     manifest = json.loads(path.read_text())
     for text, said in [
-        (json.dumps({**manifest, "schema": 99}), "schema 99, this version reads 1"),
+        (json.dumps({**manifest, "schema": 99}), "schema 99, this version reads 1 to 2"),
         (json.dumps({"schema": 1}), "damaged"),
         (path.read_text()[:20], "damaged"),
         ("[]", "damaged"),
@@ -117,7 +118,7 @@ def test_a_manifest_comes_back_and_a_folder_without_one_is_unfinished(tmp_path):
     shards = [{"name": "00000", "frames": 3, "videos": ["vidéo"]}]
     write_manifest(tmp_path, shards, {"fps": 1.0}, "progress.json")
     assert read_manifest(tmp_path, "progress.json") == {
-        "schema": 1,
+        "schema": 2,
         "settings": {"fps": 1.0},
         "shards": shards,
     }

@@ -18,6 +18,9 @@ def asked(video, content=""):
         ([asked("a")], [asked("a"), asked("b"), asked("a")], ["a"]),
         ([asked("a", "1")], [asked("b", "1")], ["b"]),  # one video under two names
         ([asked("a", "1")], [asked("a", "2")], []),  # two videos under one name
+        ([asked("a@1-2")], [asked("a@3-4"), asked("b@1-2")], ["a@3-4"]),  # parts of one video
+        ([asked("a")], [asked("a@3-4")], ["a@3-4"]),
+        ([asked("a@3-4")], [asked("a")], ["a"]),
         ([asked("a", "1")], [asked("a")], ["a"]),  # of one the hash is not known
         ([asked("a"), asked("c", "1")], [asked("a", "2"), asked("d", "1")], ["a", "d"]),
     ],

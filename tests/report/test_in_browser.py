@@ -2,8 +2,10 @@
 
 import pytest
 
+from msjoe_jax.commands.inspect import Wanted, inspect
 from msjoe_jax.commands.report import write_evaluation_report
 from msjoe_jax.evaluation.comparison import compare, read_side
+from msjoe_jax.report import inspect_page
 from msjoe_jax.report.compare_page import render
 from msjoe_jax.run_report import write_run_report
 from tests.support.browser import REQUIRED, console, find_browser, measured
@@ -28,11 +30,21 @@ def evaluation(folder):
     return write_evaluation_report(write_evaluation(folder / "e", arms=tuple(LABELS), looks=3))
 
 
+def inspection(folder):
+    run = write_run(folder / "run")
+    wanted = Wanted(
+        records=f"{run}/records", questions=f"{run}/questions.jsonl", question="q1", video="v"
+    )
+    found, page = inspect(wanted), folder / "inspection.html"
+    page.write_text(inspect_page.render(found.title, found.parts))
+    return page
+
+
 def run(folder):
     return write_run_report(write_run(folder / "run"))
 
 
-@pytest.mark.parametrize("make", [evaluation, run, comparison])
+@pytest.mark.parametrize("make", [evaluation, run, comparison, inspection])
 def test_pages_fit_telephones_laptops_and_paper(make, tmp_path):
     page = make(tmp_path)
     for width, printed in ((375, False), (1280, False), (PAPER, True)):

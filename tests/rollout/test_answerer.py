@@ -2,16 +2,21 @@
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import msjoe_jax
+from msjoe_jax.commands.predecode import predecode
+from msjoe_jax.data.predecode import DecodeSettings
 from msjoe_jax.data.questions import Subtitle
+from msjoe_jax.data.records import RecordReader
+from msjoe_jax.data.sources import VideoSource
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout import episode_batches
-from msjoe_jax.rollout.answerer import Answer
+from msjoe_jax.rollout.answerer import Answer, write_records
 from msjoe_jax.text import prompts
 from msjoe_jax.text.prompts import LETTERS, parse_answer, parse_queries
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_model_folder, tiny_video
@@ -176,3 +181,21 @@ def test_bad_input_is_one_line(answerer, video, tmp_path, change, words):
 def test_a_folder_that_holds_no_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="nothing: no checkpoint there"):
         msjoe_jax.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("part", [{}, {"start": 0.4}, {"start": 1.0, "end": 2.2}])
+def test_a_question_and_a_list_see_the_same_video(tmp_path, part):
+    """51 frames at five a second last 10.2 s, in a part of the file as in all of it."""
+    tiny_video(tmp_path / "http:x.mp4", 51)
+    (tmp_path / "list.jsonl").write_text(json.dumps({"id": "video", "video": "http:x.mp4", **part}))
+    predecode(tmp_path / "list.jsonl", tmp_path / "listed", DecodeSettings(), 1)
+    write_records(VideoSource(str(tmp_path / "http:x.mp4"), **part), tmp_path / "asked")
+    listed, asked = (RecordReader(tmp_path / name).info("video") for name in ("listed", "asked"))
+    want = part.get("end", 10.2) - part.get("start", 0)
+    assert listed.duration == asked.duration == pytest.approx(want)
+    np.testing.assert_array_equal(listed.timestamps, asked.timestamps)
+    first, second = (
+        RecordReader(tmp_path / name).frame_bytes("video", range(listed.num_frames))
+        for name in ("listed", "asked")
+    )
+    assert first == second

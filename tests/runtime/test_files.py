@@ -18,6 +18,7 @@ from msjoe_jax.runtime.files import (
     absolute,
     commit_file,
     is_local,
+    json_lines,
     lock,
     on_disk,
     open_whole,
@@ -295,3 +296,21 @@ def test_files_that_cannot_be_read(tmp_path):
             read_json(path)
         with pytest.raises(UserError, match=rf"{path}: cannot be read \(.*\); check the path"):
             list(read_json_lines(path))
+
+
+def test_a_wrong_line_keeps_no_other_from_being_read(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(
+        b'\xef\xbb\xbf{"a": 1}\n\n{"a"\n[1]\n{"b": 1, "b": 2}\n{"c": "\xff"}\n \n{"d": "\xc3\xa9"}'
+    )
+    rows = dict(json_lines(file))
+    assert {n: row for n, row in rows.items() if isinstance(row, dict)} == {
+        1: {"a": 1},
+        8: {"d": "é"},
+    }
+    wrong = {n: str(row) for n, row in rows.items() if isinstance(row, UserError)}
+    assert list(wrong) == [3, 4, 5, 6] and wrong[3].startswith("not JSON")
+    assert wrong[4] == "not a JSON object" and wrong[6] == "not UTF-8 text"
+    assert wrong[5] == "field 'b' is there twice"
+    with pytest.raises(UserError, match=r"none\.jsonl: cannot be read"):
+        list(json_lines(tmp_path / "none.jsonl"))

@@ -200,3 +200,28 @@ def test_many_threads_lose_no_update():
         for thread in threads:
             thread.join()
     assert lines(stream)[-1].startswith("pretrain 4000/4000 update")
+
+
+def test_a_total_that_is_known_later():
+    stream, clock, display = log(None, "s of video")
+    with display as bar:
+        clock.now += 10
+        bar.expect(100)
+        bar.update(10)
+        clock.now += 20
+        bar.update(20)
+        bar.expect(30)
+    assert lines(stream)[:2] == [
+        "pretrain 0 s of video",
+        "pretrain 30/100 s of video, 1.0 s of video/s, 1 min 10 s left",
+    ]
+    assert lines(stream)[2].startswith("pretrain 30/30 s of video")
+
+
+def test_a_bar_shows_a_total_that_is_known_later():
+    stream = Terminal()
+    with progress("decode", None, "s", stream=stream) as bar:
+        bar.expect(8)
+        bar.update(4)
+        bar.expect(4)
+    assert "4/4" in stream.getvalue()

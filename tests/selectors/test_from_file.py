@@ -9,8 +9,10 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msjoe_jax.data.predecode import DecodeSettings, Entry, decode_part, resume
+from msjoe_jax.data.manifest import Entry
+from msjoe_jax.data.predecode import DecodeSettings, decode_part, resume
 from msjoe_jax.data.questions import Question
+from msjoe_jax.data.record import Source
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.errors import UserError
 from msjoe_jax.selectors.from_file import read_selection
@@ -27,7 +29,7 @@ def reader(tmp_path_factory):
     with RecordWriter(folder) as writer:
         for video, count in COUNTS.items():
             frames = ((float(t), np.full((8, 8, 3), t, np.uint8)) for t in range(count))
-            writer.add(video, frames, extra={"source_fps": RATES[video]})
+            writer.add(video, frames, source=Source(rate=RATES[video]))
         writer.add("v2", [(0.0, np.zeros((8, 8, 3), np.uint8))] * 1)  # of no known rate
     return RecordReader(folder)
 
@@ -241,7 +243,7 @@ def test_source_frames_of_real_clips(tmp_path):
     questions = [question(name, name) for name in numbers]
     rows = []
     for name, number in numbers.items():
-        stride = round(clips.info(name).extra["source_fps"])
+        stride = round(clips.info(name).source.rate)
         rows.append(
             {"question_id": name, "frame_idx": [float(t) for t in range(0, number, stride)]}
         )
