@@ -7,9 +7,9 @@ member of an archive; with --start and --end, a part of it. The picture at t is 
 then: the last frame whose timestamp is at most t, with t = 0 at the start of the video, or of the
 part. A JSON line is printed for each, in order of time:
 
-    {"at": 1.5, "time": 1.48, "file": "DIR/at-1.500.png", "width": 640, "height": 360}
+    {"at": 1.5, "file": "DIR/at-1.500.png", "width": 640, "height": 360}
 
-A time after the end has an "error" instead of a file. The same in Python:
+A time at which nothing is shown, as after the end, has an "error" instead of a file. In Python:
 `msjoe_jax.data.decoded_source.source_frames_at(VideoSource(path), times)`.
 """
 
@@ -24,7 +24,7 @@ from PIL import Image
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.commands.video_flags import define_part
-from msjoe_jax.data.decoded_source import FrameAt, source_frames_at
+from msjoe_jax.data.decoded_source import source_frames_at
 from msjoe_jax.data.sources import MAX_SECONDS, VideoSource, shown
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import on_disk, write_whole
@@ -59,10 +59,13 @@ def write_frames(source: VideoSource, times: list[float], out: epath.PathLike) -
     """
     folder = on_disk(out, "the folder of pictures")
     written = 0
-    for frame in source_frames_at(source, sorted(set(times))):
-        row: dict[str, object] = {"at": frame.at, "time": frame.time}
+    for frame in source_frames_at(source, times):
+        row: dict[str, object] = {"at": frame.at}
         if frame.image is None:
-            row["error"] = _missing(frame)
+            row["error"] = (
+                f"no picture at {_plain(frame.at)} s; the video is over or begins later, or it "
+                "cannot be read"
+            )
             print(f"{shown(source.path)}: {row['error']}", file=sys.stderr)
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,12 +79,6 @@ def write_frames(source: VideoSource, times: list[float], out: epath.PathLike) -
             written += 1
         print(json.dumps(row), flush=True)
     return written
-
-
-def _missing(frame: FrameAt) -> str:
-    if frame.time is None:
-        return f"the video is over at {_plain(frame.at)} s"
-    return f"the picture at {_plain(frame.at)} s cannot be read"
 
 
 def _plain(seconds: float) -> str:

@@ -2,29 +2,26 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from msjoe_jax.data.picture_folder import PictureFolder, exact
-from msjoe_jax.data.sources import VideoSource, is_folder, opened, shown
+from msjoe_jax.data.sources import VideoSource, is_folder, opened
 from msjoe_jax.data.video import Decoding, decode, frames_at
-
-LISTED = 20  # names in a note
 
 
 class FrameAt(NamedTuple):
-    """The frame on screen at a time; both in seconds.
+    """The picture on screen at a time.
 
     Attributes:
-      at: the time that was asked for.
-      time: when the frame began to be shown; None: the video is over at `at`.
-      image: the picture; None likewise, or if the picture of a folder cannot be read.
+      at: the time, in seconds.
+      image: the picture; None if none is shown then: the video is over or has not begun, or that
+        picture of a folder cannot be read.
     """
 
     at: float
-    time: float | None
     image: UInt8[np.ndarray, "H W 3"] | None
 
 
@@ -52,8 +49,8 @@ def decode_source(
             fps,
             max_side,
             max_frames,
-            start=None if source.start is None else exact(source.start),
-            end=None if source.end is None else exact(source.end),
+            start=_moment(source.start),
+            end=_moment(source.end),
             stream=source.stream,
         )
         with contextlib.closing(decoding):
@@ -61,51 +58,48 @@ def decode_source(
 
 
 def source_frames_at(source: VideoSource, times: Sequence[float]) -> Iterator[FrameAt]:
-    """Iterates over the frames on screen at these times, by time.
+    """Iterates over the pictures on screen at these times, by time, each time once.
 
-    The frame at t is the last whose timestamp is at most t. Times count from the segment's start.
+    The one at t is the last frame whose timestamp is at most t. Times count from the segment's
+    start. They come in full size, and of a folder each in its own.
 
     Raises:
       VideoError: it is no video, or has no frame.
     """
-    wanted = sorted(times)
+    wanted = {exact(time): time for time in times}
     begin = exact(source.start or 0)
-    end = None if source.end is None else exact(source.end)
-    count = 0
+    end = None if source.end is None else exact(source.end) - begin
+    inside = sorted(time for time in wanted if end is None or time < end)
     if is_folder(source):
         assert source.rate is not None
         folder = PictureFolder(source.container, source.rate, start=source.start, end=source.end)
-        for at in wanted:
-            if (found := folder.picture_at(exact(at))) is not None:
-                time, picture = found
-                image = None if picture is None else np.asarray(picture)
-                yield FrameAt(at, float(time), image)
+        for time in sorted(wanted):
+            picture = folder.picture_at(time)
+            yield FrameAt(wanted[time], None if picture is None else np.asarray(picture))
+        return
+    count = 0
+    moments: list[Any] = [begin + time for time in inside]
+    with opened(source) as file:
+        for shown_at, image in frames_at(file, moments, stream=source.stream):
+            while shown_at != float(moments[count]):  # nothing is shown at some
+                yield FrameAt(wanted[inside[count]], None)
                 count += 1
-    else:
-        moments = [begin + exact(t) for t in wanted]
-        moments = [t for t in moments if end is None or t < end]
-        with opened(source) as file:
-            for time, image in frames_at(file, moments, source.stream):
-                yield FrameAt(wanted[count], float(exact(time) - begin), image)
-                count += 1
-    for at in wanted[count:]:
-        yield FrameAt(at, None, None)
+            yield FrameAt(wanted[inside[count]], image)
+            count += 1
+    for time in sorted(wanted)[count:]:
+        yield FrameAt(wanted[time], None)
+
+
+def _moment(seconds: float | None) -> Any:
+    """Returns what a float stands for; decoding counts in fractions."""
+    return None if seconds is None else exact(seconds)
 
 
 def notes_of(source: VideoSource, decoding: Decoding | PictureFolder) -> tuple[str, ...]:
     """Says what a user should know of a source whose frames have all been iterated over."""
-    notes = []
-    length = None if source.end is None else source.end - (source.start or 0)
-    if length is not None and decoding.duration < length - 1e-3:
+    notes = list(decoding.notes)
+    if source.end is not None:
         ends = (source.start or 0) + decoding.duration
-        notes.append(f"'end' is {source.end:g} s, and the video ends at {ends:g} s")
-    if isinstance(decoding, PictureFolder):
-        if decoding.ignored:
-            listed = ", ".join(map(shown, decoding.ignored[:LISTED]))
-            more = f" and {n} more" if (n := len(decoding.ignored) - LISTED) > 0 else ""
-            notes.append(f"no pictures by their names, and passed over: {listed}{more}")
-        if decoding.fitted:
-            notes.append(f"pictures of another shape than the first, with bars: {decoding.fitted}")
-        if decoding.warnings:
-            notes.append(f"pictures that cannot be read: {decoding.warnings}")
+        if ends < source.end - 1e-3:
+            notes.append(f"'end' is {source.end:g} s, and the video ends at {ends:g} s")
     return tuple(notes)

@@ -118,8 +118,11 @@ def read_entries(path: epath.PathLike, remote: bool = False) -> tuple[list[Entry
                 raise UserError(f"field 'id' repeats {entry.id!r} of line {lines[entry.id]}")
         except UserError as error:
             known = row if isinstance(row, dict) else {}
-            names = [v if isinstance(v := known.get(key), str) else None for key in ("id", "video")]
-            refused.append(Refused(number, *names, f"{path}:{number}: {error}"))
+            name, video = (
+                value if isinstance(value := known.get(key), str) else None
+                for key in ("id", "video")
+            )
+            refused.append(Refused(number, name, video, f"{path}:{number}: {error}"))
         else:
             entries[entry.id], lines[entry.id] = entry, number
     if not entries and not refused:

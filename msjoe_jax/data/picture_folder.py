@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +15,12 @@ from msjoe_jax.data.video import VideoError
 # How names of pictures end.
 PICTURES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"}
 PICTURES |= {".tiff", ".webp"}
+DAMAGED, RESIZED = "damaged", "resized"
+SENTENCES = {
+    DAMAGED: "{n} pictures cannot be read; the ones before them stand in",
+    RESIZED: "{n} pictures have another shape than the first and are fitted into it",
+}
+LISTED = 20  # names in a note
 ROUNDING = Fraction(1, 10**9)  # seconds within which a float stands for a simple fraction
 DEEP_GREY = {"I", "I;16", "I;16B", "I;16L"}  # Pillow's modes of 16 bits
 
@@ -54,15 +60,19 @@ class PictureFolder(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     Picture k is shown from k/rate until (k+1)/rate. All get the size of the first one: another
     size is fitted into it, with black bars where the shape differs. EXIF orientation is applied,
-    what is transparent is shown on white, and 16 bits are scaled to 8. A picture that
+    what is transparent is shown on black, and 16 bits are scaled to 8. A picture that
     cannot be read counts as a warning, and the one before it stands in.
 
     Attributes:
       duration: seconds of the video.
       warnings: pictures that could not be read.
       rate: pictures a second.
+      expected, missing: what it should last, and the share of it that is not there: none.
+      counts: what was met, by kind.
+      notes: the same in sentences.
+      numbers: the number of each picture given so far.
+      stream: none.
       ignored: names of what is no picture.
-      fitted: pictures of another size than the first.
 
     Args:
       folder: the folder.
@@ -90,8 +100,10 @@ class PictureFolder(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self.folder = folder
         self.names, self.ignored = list_pictures(folder)
         self.rate = rate
-        self.warnings = 0
-        self.fitted = 0
+        self.counts: dict[str, int] = {}
+        self.numbers: list[int] = []
+        self.missing = 0.0
+        self.stream = -1
         self._rate = exact(rate)
         self._step = 1 / Fraction(fps).limit_denominator(100_000)  # as of files
         self._max_side = max_side
@@ -103,9 +115,8 @@ class PictureFolder(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
             raise VideoError(
                 f"{folder}: lasts {float(whole):g} s, and 'start' is {float(self._start):g}"
             )
-        self.duration = float(self._end - self._start)
+        self.duration = self.expected = float(self._end - self._start)
         self._size: tuple[int, int] | None = None
-        self._last: tuple[int, np.ndarray | None] = -1, None
         self._frames = self._run()
 
     def __next__(self) -> tuple[float, np.ndarray]:
@@ -115,25 +126,41 @@ class PictureFolder(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         """Ends the iteration."""
         self._frames.close()
 
-    def picture_at(self, time: Fraction) -> tuple[Fraction, Image.Image | None] | None:
+    @property
+    def warnings(self) -> int:
+        """Pictures that could not be read."""
+        return self.counts.get(DAMAGED, 0)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was met, in sentences."""
+        notes = []
+        if self.ignored:
+            listed = ", ".join(self.ignored[:LISTED])
+            more = f" and {n} more" if (n := len(self.ignored) - LISTED) > 0 else ""
+            notes.append(f"no pictures by their names, and passed over: {listed}{more}")
+        return notes + [SENTENCES[kind].format(n=n) for kind, n in self.counts.items()]
+
+    def picture_at(self, time: Fraction) -> Image.Image | None:
         """Reads the picture that is shown at a time since `start`, in its own size.
 
         Returns:
-          When it begins to be shown, and the picture, which is None if it cannot be read; or None
-          if the video is over by then.
+          None if the video is over by then, or the picture cannot be read.
         """
         if self._start + time >= self._end:
             return None
-        number = math.floor((self._start + time) * self._rate)
-        return number / self._rate - self._start, self._read(number)
+        return self._read(math.floor((self._start + time) * self._rate))
 
     def _read(self, number: int) -> Image.Image | None:
         try:
             with Image.open(os.path.join(self.folder, self.names[number])) as image:
                 return _rgb(image)
         except Exception:  # Pillow raises many kinds for bad files
-            self.warnings += 1
+            self._count(DAMAGED)
             return None
+
+    def _count(self, kind: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
 
     def _fitted(self, number: int) -> np.ndarray | None:
         """Reads a picture in the size of the first that was read."""
@@ -148,24 +175,25 @@ class PictureFolder(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
             if _fit(shown.size, max(self._size)) == self._size:
                 shown = shown.resize(self._size, method)
             else:
-                self.fitted += 1
+                self._count(RESIZED)
                 shown = ImageOps.pad(shown, self._size, method, "black")
         return np.asarray(shown)
 
-    def _run(self) -> Iterator[tuple[float, np.ndarray]]:
-        count = 0
+    def _run(self) -> Generator[tuple[float, np.ndarray]]:
+        tried, number, image = -1, -1, None
         for k in range(math.ceil((self._end - self._start) / self._step)):
             time = k * self._step
-            number = math.floor((self._start + time) * self._rate)
-            if number != self._last[0]:
-                picture = self._fitted(number)
-                self._last = number, self._last[1] if picture is None else picture
-            if self._last[1] is not None:
-                yield float(time), self._last[1]
-                count += 1
-                if count == self._max_frames:
+            wanted = math.floor((self._start + time) * self._rate)
+            if wanted != tried:
+                tried, picture = wanted, self._fitted(wanted)
+                if picture is not None:
+                    number, image = wanted, picture
+            if image is not None:
+                self.numbers.append(number)
+                yield float(time), image
+                if len(self.numbers) == self._max_frames:
                     return
-        if not count:
+        if not self.numbers:
             raise VideoError(f"{self.folder}: none of its pictures can be read")
 
 
@@ -174,14 +202,14 @@ def _ending(name: str) -> str:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Turns an image as its EXIF says, and into RGB on white."""
+    """Turns an image as its EXIF says, and into RGB on black."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode in DEEP_GREY:
         grey = np.clip((np.asarray(upright, np.int64) + 128) // 257, 0, 255)
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB")
     return upright.convert("RGB")
 
 

@@ -210,7 +210,8 @@ def _of_segment(question: Question, row: dict[str, Any]) -> Question:
     """
     if row.get("start") is None and row.get("end") is None:
         return question
-    start, end = 0 if row.get("start") is None else row["start"], row.get("end")
+    start: Any = 0 if row.get("start") is None else row["start"]
+    end: Any = row.get("end")
     if not is_span(start, end) or start == end:
         raise UserError("fields 'start' and 'end' must be two seconds of the video, in order")
 
@@ -222,7 +223,7 @@ def _of_segment(question: Question, row: dict[str, Any]) -> Question:
         video=segment_id(question.video, start, end),
         evidence=tuple(cut(*s) for s in question.evidence if s[0] <= end and s[1] >= start),
         subtitles=tuple(
-            replace(s, **dict(zip(("start", "end"), cut(s.start, s.end), strict=True)))
+            Subtitle(*cut(s.start, s.end), s.text)
             for s in question.subtitles
             if s.start < end and s.end > start
         ),

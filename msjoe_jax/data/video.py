@@ -1,77 +1,88 @@
 """Decoding of video files at a fixed rate, by timestamps, whatever the codec and the defects."""
 
-import contextlib
+import bisect
 import math
-import os
 from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
-from typing import BinaryIO
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
-from etils import epath
 from jaxtyping import UInt8
 
 from msjoe_jax.errors import UserError
+from msjoe_jax.video.decoder import Decoder
+from msjoe_jax.video.display import Display
+from msjoe_jax.video.findings import Findings
+from msjoe_jax.video.spans import Spans
+from msjoe_jax.video.streams import Source, VideoError, name_of
 
 # How names of videos end.
 ENDINGS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"}
 ENDINGS |= {".ts", ".webm", ".wmv"}
-# A timestamp this many seconds after the one before is damage, not a still picture; without a
-# bound one flipped bit would ask for millions of copies of a frame.
-MAX_GAP = 3600
-# A first frame this many seconds after the stream's start is the coder's delay and counts as
-# time 0; a later one means that the head of the stream is lost.
-CODEC_DELAY = 1
 NO_FRAME = "no frame could be decoded; the file is damaged"
-
-
-class VideoError(UserError):
-    """A video that yields no frame. The message names the file and the reason."""
+# Frames that a header may promise too much before the file counts as short.
+SPARE_FRAMES = 2
 
 
 class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     """The iterator that `decode` returns; its counts are final once it is exhausted.
 
     Attributes:
-      duration: seconds from the first frame to the end of the last decoded one (not the header's).
-      warnings: packets and frames that were damaged and left out.
+      duration: seconds from time 0 to the end of the last decoded frame (not the header's), or of
+        the part that was asked for.
+      expected: the same by the file's header; None where no header says so.
+      missing: the share of `expected` that is not there, from 0 to 1.
+      counts: what was met, by kind (see video/findings.py).
+      warnings: packets, frames and timestamps that were damaged.
+      notes: `counts` in sentences.
       rate: frames a second of the file in the mean, as it says itself; 0 if it does not.
+      numbers: the place of each frame given so far among all frames of the stream.
+      stream: the index of the decoded stream in the file; -1 before it is opened.
     """
 
     def __init__(
         self,
-        path: epath.PathLike | BinaryIO,
+        source: Source,
         fps: float,
         max_side: int | None,
         max_frames: int | None,
         *,
-        start: float | Fraction | None = None,
-        end: float | Fraction | None = None,
+        start: float | None = None,
+        end: float | None = None,
         stream: int | None = None,
+        threads: int = 0,
     ):
         """Prepares the decoding; for the arguments see `decode`."""
-        self._file = path if hasattr(path, "read") else os.fspath(path)
-        self.path = getattr(path, "name", "a file") if hasattr(path, "read") else path
-        self._start = Fraction(start or 0)
-        self._end = None if end is None else Fraction(end)
-        self._stream = stream
+        self.source = source
         self.duration = 0.0
-        self.warnings = 0
+        self.expected: float | None = None
+        self.missing = 0.0
         self.rate = 0.0
+        self.numbers: list[int] = []
+        self.stream = -1
         self._step = 1 / Fraction(fps).limit_denominator(100_000)
-        self._max_side = max_side
-        self._max_frames = max_frames
-        self._size: tuple[int, int] | None = None
-        self._aspect = Fraction(1)
+        self._max_side, self._max_frames = max_side, max_frames
+        self._start, self._end = Fraction(start or 0), None if end is None else Fraction(end)
+        self._decoder = Decoder(source, stream, threads, self._wanted if start else None)
+        self._spans = Spans(self._decoder)
+        self._display: Display | None = None
+        self._shown = Findings()
         self._frames = self._run()
 
     def __next__(self) -> tuple[float, np.ndarray]:
         return next(self._frames)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self._findings.counts)
+
+    @property
+    def warnings(self) -> int:
+        return self._findings.losses
+
+    @property
+    def notes(self) -> list[str]:
+        return self._findings.sentences
 
     def close(self) -> None:
         """Closes the file before the end."""
@@ -83,247 +94,187 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         Raises:
           VideoError: there is no decodable frame.
         """
-        number = 0
-        with self._opened() as (container, stream):
-            for _ in self._decoded(container, stream):
-                number += 1
-            seconds = Fraction(container.duration or 0, av.time_base)
-            rate = Fraction(stream.average_rate or (number / seconds if seconds else 25))
+        number = sum(1 for _ in self._decoder)
         if not number:
-            raise VideoError(f"{self.path}: {NO_FRAME}")
-        return number, float(rate)
+            raise VideoError(f"{name_of(self.source)}: {NO_FRAME}")
+        about, start = self._decoder.about, self._decoder.about.start
+        if about.stated_rate or about.end is None or start is None or about.end <= start:
+            return number, float(about.stated_rate or about.rate)
+        return number, float(number / (about.end - start))
 
     def numbered(self, numbers: Sequence[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Iterates over the frames of these numbers, which ascend from 0 on."""
         wanted = set(numbers)
-        with self._opened() as (container, stream):
-            for number, frame in enumerate(self._decoded(container, stream)):
-                if number in wanted:
-                    yield self._convert(frame)
-                if number >= numbers[-1]:
-                    return
+        for number, frame, _ in self._decoder:
+            if number in wanted and frame is not None:
+                yield self._picture(frame)
+            if number >= numbers[-1]:
+                return
+
+    @property
+    def _findings(self) -> Findings:
+        both = Findings()
+        both.counts = self._decoder.findings.counts + self._shown.counts
+        return both
+
+    def _wanted(self, first: Fraction, last: Fraction | None) -> bool:
+        """Whether a part that lies between these stamps can be in the part asked for."""
+        return last is None or self._spans.zero is None or last - self._spans.zero > self._start
 
     def _run(self) -> Generator[tuple[float, np.ndarray]]:
         # Each wanted time t = 0, 1/fps, … goes to the last frame that starts at or before it,
         # so a frame can be given out only when the next one's start is known.
-        count, converted, image, frame = 0, None, None, None
-        for start, end, frame in self._cut():
-            self.duration = float(end)
-            k = math.ceil(start / self._step)
-            while k * self._step < end:
-                if converted is not frame:
-                    converted, image = frame, self._convert(frame)
+        converted, image, left = None, None, None
+        for span in self._spans:
+            self._describe()
+            if span.frame is None or span.end <= self._start:
+                continue
+            if self._end is not None and span.start >= self._end:
+                break
+            left = span
+            end = span.end if self._end is None else min(span.end, self._end)
+            self.duration = float(Fraction(end) - self._start)
+            k = max(0, math.ceil((span.start - self._start) / self._step))
+            while self._start + k * self._step < end:
+                if converted is not span.frame:
+                    converted, image = span.frame, self._picture(span.frame)
                 assert image is not None
+                self.numbers.append(span.number)
                 yield float(k * self._step), image
-                k, count = k + 1, count + 1
-                if count == self._max_frames:
+                k += 1
+                if len(self.numbers) == self._max_frames:
                     return
-        if frame is None:
-            raise VideoError(f"{self.path}: {NO_FRAME}")
-        if count == 0:  # all that is left of a damaged file lies between two wanted times
-            yield float(start), self._convert(frame)
+        if left is None or left.frame is None:
+            if self._spans.frames:
+                raise VideoError(
+                    f"{name_of(self.source)}: no picture between {float(self._start):g} s and "
+                    f"{'the end' if self._end is None else f'{float(self._end):g} s'}; the video "
+                    f"ends at {float(self._spans.end):g} s"
+                )
+            raise VideoError(f"{name_of(self.source)}: {NO_FRAME}")
+        self._compare()
+        if not self.numbers:  # all that is left of a damaged file lies between two wanted times
+            self.numbers.append(left.number)
+            yield float(max(left.start - self._start, 0)), self._picture(left.frame)
 
-    def _cut(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
-        """`_spans` within the segment, on its own clock."""
-        last, found = Fraction(0), False
-        for start, end, frame in self._spans():
-            last = end
-            if self._end is not None and start >= self._end:
-                return
-            if end > self._start:
-                found = True
-                stop = end if self._end is None else min(end, self._end)
-                yield max(start - self._start, Fraction(0)), stop - self._start, frame
-        if last and not found:
-            raise VideoError(
-                f"{self.path}: lasts {float(last):g} s, and 'start' is {float(self._start):g}"
-            )
+    def _describe(self) -> None:
+        about = self._decoder.about
+        self.stream, self.rate = about.index, float(about.stated_rate)
+        if about.is_bare and not about.stated_rate:
+            self.rate = float(about.rate)
+            self._shown.note("assumed_rate")
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        """Opens the file and its first stream of pictures that move."""
-        try:
-            # Names and comments in legacy encodings are no reason to refuse a video.
-            container = av.open(self._file, metadata_errors="replace")
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(f"{self.path}: cannot be opened ({_reason(error)})") from None
-        with container:
-            streams = [
-                s
-                for s in container.streams.video
-                if not s.disposition & Disposition.attached_pic  # an audio file's cover
-            ]
-            if not streams:
-                raise VideoError(f"{self.path}: no video stream")
-            if self._stream is not None:
-                streams = [s for s in container.streams.video if s.index == self._stream]
-                if not streams:
-                    raise VideoError(f"{self.path}: stream {self._stream} is no video")
-            streams[0].thread_type = "AUTO"
-            self.rate = float(streams[0].average_rate or 0)
-            self._aspect = Fraction(streams[0].sample_aspect_ratio or 1)
-            yield container, streams[0]
+    def _compare(self) -> None:
+        """Holds what came against what the header promises."""
+        expected = self._spans.expected()
+        if expected is None:
+            return
+        if self._end is not None:
+            expected = min(expected, self._end)
+        expected = max(expected - self._start, Fraction(self.duration))
+        self.expected = float(expected)
+        lost = (expected - Fraction(self.duration)) * self._decoder.about.rate
+        if lost > SPARE_FRAMES:
+            self.missing = 1 - self.duration / self.expected
+            self._shown.add("missing", round(lost))
 
-    def _spans(self) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
-        """(start, end, frame) in seconds, in order, without gaps after the first start."""
-        with self._opened() as (container, stream):
-            start = None if stream.start_time is None else _seconds(stream, stream.start_time)
-            origin: Fraction | None = None
-            previous: tuple[Fraction, VideoFrame] | None = None
-            gap = 1 / Fraction(stream.average_rate or 25)
-            clock = _Clock()
-            for frame in self._decoded(container, stream):
-                stamp = clock.stamp(frame)
-                if stamp is None:  # a bare stream
-                    time = previous[0] + gap if previous else Fraction(0)
-                else:
-                    time = _seconds(stream, stamp)
-                    if origin is None:
-                        origin = time
-                        if start is not None and CODEC_DELAY < time - start < MAX_GAP:
-                            origin = start
-                    time -= origin
-                if previous is not None:
-                    if not previous[0] < time <= previous[0] + MAX_GAP:
-                        self.warnings += 1
-                        continue
-                    gap = time - previous[0]
-                    yield previous[0], time, previous[1]
-                previous = time, frame
-            if previous is not None:
-                # The last frame's own duration, unless FLV's 1 ms or beyond the container's end.
-                lasts = _seconds(stream, previous[1].duration or 0)
-                room = Fraction(container.duration or 0, av.time_base) - previous[0]
-                if not gap / 10 <= lasts <= gap:
-                    lasts = max(gap, min(lasts, room))
-                yield previous[0], previous[0] + lasts, previous[1]
-
-    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        """Every frame that can be had: a damaged packet costs its own frames only."""
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except (av.FFmpegError, OSError, ValueError):
-                # The file ends early: what the decoder still holds comes out.
-                self.warnings += 1
-                packet = None
-            try:
-                for frame in stream.decode(packet):
-                    if frame.is_corrupt:
-                        self.warnings += 1
-                    else:
-                        yield frame
-            except (av.FFmpegError, ValueError):
-                self.warnings += 1
-            if packet is None:
-                return
-
-    def _convert(self, frame: VideoFrame) -> np.ndarray:
-        turns = round(frame.rotation / 90) % 4
-        if self._size is None:  # the first frame's size holds for all: some streams change theirs
-            self._size = self._stored_size(frame)
-        width, height = self._size
-        rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns))
-
-    def _stored_size(self, frame: VideoFrame) -> tuple[int, int]:
-        """Width and height before rotation, of square pixels, the longer at most max_side."""
-        aspect, width, height = self._aspect, Fraction(frame.width), Fraction(frame.height)
-        if aspect > 1:  # never enlarge: the side whose pixels are short shrinks
-            height /= aspect
-        elif aspect > 0:
-            width *= aspect
-        scale = min(
-            Fraction(1), Fraction(self._max_side or max(width, height)) / max(width, height)
-        )
-        return max(1, round(width * scale)), max(1, round(height * scale))
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        if self._display is None:
+            self._display = Display(self._decoder.about.aspect, self._max_side, self._shown)
+        return self._display.picture(frame)
 
 
-class _Clock:
-    """FFmpeg's best-effort timestamp (libavcodec/decode.c, guess_correct_pts), which PyAV hides.
-
-    Frames come in the order of presentation; of presentation and decoding stamps the kind that
-    has run backwards less often is believed. AVI files with packed B-frames need it.
-    """
-
-    def __init__(self) -> None:
-        self._last: list[int | None] = [None, None]
-        self._faults = [0, 0]
-
-    def stamp(self, frame: VideoFrame) -> int | None:
-        stamps = [frame.pts, frame.dts]
-        for i, value in enumerate(stamps):
-            if value is not None:
-                last = self._last[i]
-                self._faults[i] += last is not None and value <= last
-                self._last[i] = value
-        first = 0 if self._faults[0] <= self._faults[1] else 1
-        return stamps[1 - first] if stamps[first] is None else stamps[first]
-
-
-def _seconds(stream: VideoStream, stamp: int) -> Fraction:
-    return stamp * Fraction(stream.time_base or Fraction(1, av.time_base))
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+def versions() -> str:
+    """The names and versions of what decodes."""
+    codec = ".".join(map(str, av.library_versions["libavcodec"]))
+    return f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}, libavcodec {codec}"
 
 
 def decode(
-    path: epath.PathLike | BinaryIO,
+    source: Source,
     fps: float = 1.0,
     max_side: int | None = None,
     max_frames: int | None = None,
     *,
-    start: float | Fraction | None = None,
-    end: float | Fraction | None = None,
+    start: float | None = None,
+    end: float | None = None,
     stream: int | None = None,
+    threads: int = 0,
 ) -> Decoding:
     """Iterates over (t, uint8 [H, W, 3]) for t = 0, 1/fps, 2/fps, … below the video's duration.
 
     The frame at t is the one on screen then: the last with timestamp ≤ t, exact for variable
-    frame rates too. Time 0 is the stream's start. Rotation in steps of 90° and pixel aspect are
-    applied; all frames have the first one's size, with the longer side at most `max_side`.
-    Every frame is decoded: seeking is exact only to key frames, which are seldom closer than 1/fps.
-    A damaged file gives what it has: times before its first good frame are left out, a frame
-    stands in for lost ones that follow it, and `warnings` counts the losses. A mirrored display
-    matrix is not undone.
+    frame rates too. Time 0 is the file's start, by the rule in video/spans.py; times at which no
+    picture is shown are left out. The display matrix (quarter turns and mirrorings) and the pixel
+    aspect are applied; all frames have the first one's size, with the longer side at most
+    `max_side`. A clock that jumps is mended, damage is left out or stands as the decoder mends it,
+    and both are counted; what comes out does not depend on `threads`.
 
     Args:
-      path: the video file, or a binary file that can seek.
+      source: the video file: a path, or a seekable file object open for reading bytes.
       fps: frames per second of video.
       max_side: the longer side in pixels, at most; None keeps the video's size.
       max_frames: stop after that many frames.
-      start, end: seconds of the file that are the video; its clock begins at `start`.
-      stream: index of the video stream in the file; None: the best one.
+      start: second of the file at which to begin; the times of the frames count from there.
+      end: second of the file before which to stop.
+      stream: index of the stream in the file; None takes the best.
+      threads: how many threads decode; 0 for one a core.
 
     Raises:
-      UserError: `fps` is not positive.
+      UserError: `fps` is not positive, or `end` is not after `start`, or they are negative.
       VideoError: while iterating: there is no video stream or no decodable frame.
     """
     if not fps > 0:
         raise UserError(f"fps is {fps}, it must be positive")
-    return Decoding(path, fps, max_side, max_frames, start=start, end=end, stream=stream)
+    if not 0 <= (start or 0) < (math.inf if end is None else end):
+        raise UserError(f"the part from {start or 0} s to {end} s is empty or begins below 0")
+    return Decoding(
+        source, fps, max_side, max_frames, start=start, end=end, stream=stream, threads=threads
+    )
 
 
 def frames_at(
-    path: epath.PathLike | BinaryIO, times: Sequence[float | Fraction], stream: int | None = None
+    source: Source,
+    times: Sequence[float],
+    max_side: int | None = None,
+    *,
+    stream: int | None = None,
+    threads: int = 0,
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
-    """Iterates over (its own time, frame) of the frames on screen at these ascending times.
+    """Iterates over (t, uint8 [H, W, 3]), the picture on the screen at each time, in their order.
 
-    It ends before the first time that is not below the video's duration.
+    They are those that `decode` gives at the same times of the same clock. Parts in which no time
+    lies are passed over where their key frames show that nothing after them depends on them.
+
+    Args:
+      source: as in `decode`.
+      times: seconds, in any order; those at which no picture is shown are left out.
+      max_side: as in `decode`.
+      stream: as in `decode`.
+      threads: as in `decode`.
 
     Raises:
-      VideoError: as `decode`.
+      VideoError: while iterating: as in `decode`.
     """
-    decoding = Decoding(path, 1.0, None, None, stream=stream)
-    wanted = list(times)
-    for start, end, frame in decoding._spans():
-        while wanted and wanted[0] < end:
-            wanted.pop(0)
-            yield float(start), decoding._convert(frame)
-        if not wanted:
+    wanted = sorted({Fraction(t) for t in times})
+    decoding = Decoding(source, 1.0, max_side, None, stream=stream, threads=threads)
+
+    def is_wanted(first: Fraction, last: Fraction | None) -> bool:
+        if spans.zero is None:
+            return True
+        place = bisect.bisect_left(wanted, first - spans.zero)
+        return place < len(wanted) and (last is None or wanted[place] < last - spans.zero)
+
+    decoder = Decoder(source, stream, threads, is_wanted)
+    spans = Spans(decoder)
+    decoding._decoder = decoder
+    place = 0
+    for start, end, _, frame in spans:
+        while place < len(wanted) and wanted[place] < end:
+            if wanted[place] >= start and frame is not None:
+                yield float(wanted[place]), decoding._picture(frame)
+            place += 1
+        if place == len(wanted):
             return
+    if not spans.frames:
+        raise VideoError(f"{name_of(source)}: {NO_FRAME}")

@@ -15,6 +15,8 @@ from msjoe_jax.commands.frames import parse_times, write_frames
 from msjoe_jax.data.sources import VideoSource
 from msjoe_jax.errors import UserError
 
+NOTHING = "no picture at {} s; the video is over or begins later, or it cannot be read"
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
@@ -48,12 +50,11 @@ def test_exact_pictures_by_time(clip, tmp_path, capsys):
     rows = [json.loads(line) for line in said.out.splitlines()]
     assert [row["at"] for row in rows] == [0.29999, 0.3, 1.5, 2.9999999, 77.0]
     for row, number in zip(rows, (2, 3, 15, 29), strict=False):
-        assert row["time"] == pytest.approx(number / 10)
         with Image.open(row["file"]) as image:
             assert image.size == (row["width"], row["height"]) == (16, 8)
             assert (np.asarray(image) == 7 * number).all()
-    assert rows[-1] == {"at": 77.0, "time": None, "error": "the video is over at 77.000 s"}
-    assert said.err == f"{clip}: the video is over at 77.000 s\n"
+    assert rows[-1] == {"at": 77.0, "error": NOTHING.format("77.000")}
+    assert said.err == f"{clip}: {NOTHING.format('77.000')}\n"
     names = ["at-0.29999.png", "at-0.300.png", "at-1.500.png", "at-2.9999999.png"]
     assert sorted(os.listdir(out)) == names
 
@@ -61,7 +62,7 @@ def test_exact_pictures_by_time(clip, tmp_path, capsys):
 def test_a_part_has_its_own_clock(clip, tmp_path, capsys):
     assert write_frames(VideoSource(str(clip), 1.0, 2.0), [0.5, 1.0], tmp_path) == 1
     (first, second) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first["time"] == pytest.approx(0.5) and "error" in second
+    assert "error" in second
     with Image.open(first["file"]) as image:
         assert (np.asarray(image) == 7 * 15).all()
 
@@ -72,7 +73,7 @@ def test_a_picture_of_a_folder_that_cannot_be_read(tmp_path, capsys):
     (tmp_path / "frames" / "1.png").write_bytes(b"no picture")
     source = VideoSource(str(tmp_path / "frames"), rate=2.0)
     assert write_frames(source, [0.0, 0.5], tmp_path / "out") == 1
-    assert "the picture at 0.500 s cannot be read" in capsys.readouterr().err
+    assert NOTHING.format("0.500") in capsys.readouterr().err
 
 
 def call(folder, *words):

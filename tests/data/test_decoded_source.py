@@ -78,7 +78,7 @@ def test_a_part_of_a_file_is_what_a_scan_over_its_frames_gives(both, fps, start,
 
 def test_a_part_beyond_the_end(both):
     for source in sources(both, start=50.0):
-        with pytest.raises(VideoError, match=r"lasts 3.7 s, and 'start' is 50"):
+        with pytest.raises(VideoError, match=r"3\.7 s"):
             frames(source, 1.0)
 
 
@@ -88,21 +88,41 @@ def test_frames_at_times(both, tenths, start):
     """In any order, several times the same one, some after the end."""
     for source in sources(both, start=start / 10, end=3.0):
         found = list(source_frames_at(source, [t / 10 for t in tenths]))
-        assert [frame.at for frame in found] == sorted(t / 10 for t in tenths)
+        assert [frame.at for frame in found] == sorted({t / 10 for t in tenths})
         for frame in found:
             number = start + round(frame.at * 10)
             if number < 30:
-                assert frame.image is not None and frame.time == pytest.approx(frame.at)
-                assert (frame.image == LEVELS[number]).all()
+                assert frame.image is not None and (frame.image == LEVELS[number]).all()
             else:
-                assert frame.image is None and frame.time is None
+                assert frame.image is None
 
 
 def test_between_two_frames_the_earlier_is_shown(both):
     for source in sources(both):
         (frame,) = source_frames_at(source, [0.3999])
         assert frame.image is not None and frame.image[0, 0, 0] == LEVELS[3]
-        assert frame.time == pytest.approx(0.3)
+
+
+def test_times_before_the_first_picture_have_none(tmp_path):
+    """Three pictures, at 2 s, 4 s and 6 s of a file whose sound begins at 0 s."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=1)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "bgr0"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        silence.sample_rate, silence.pts = 8000, 0
+        container.mux(sound.encode(silence))
+        for k in (2, 4, 6):
+            image = np.full((SIZE, SIZE, 3), 30 * k, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="bgr0")
+            frame.pts, frame.time_base = k, Fraction(1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    source = VideoSource(str(tmp_path / "a.mkv"))
+    found = source_frames_at(source, [1.0, 2.0, 3.5, 4.0, 5.9, 99.0])
+    levels = [None if image is None else int(image[0, 0, 0]) for _, image in found]
+    assert levels == [None, 60, 60, 120, 120, None]
 
 
 def test_notes_of_a_folder(tmp_path):
@@ -115,4 +135,4 @@ def test_notes_of_a_folder(tmp_path):
     _, decoding = frames(source, 1.0)
     passed_over, bars, damaged = notes_of(source, decoding)
     assert passed_over.endswith("18.txt, 19.txt and 2 more") and "00.txt, 01.txt" in passed_over
-    assert bars.endswith(": 1") and damaged.endswith(": 1")
+    assert bars.startswith("1 pictures have") and damaged.startswith("1 pictures cannot")

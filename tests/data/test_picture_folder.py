@@ -57,13 +57,13 @@ def saved(tmp_path, image, name="a.png", **options):
     return shown
 
 
-def test_what_is_transparent_is_white(tmp_path):
+def test_what_is_transparent_is_black(tmp_path):
     image = Image.new("RGBA", (2, 1), (200, 100, 0, 255))
     image.putpixel((1, 0), (200, 100, 0, 0))
-    assert saved(tmp_path, image).tolist() == [[[200, 100, 0], [255, 255, 255]]]
-    image.putpixel((1, 0), (0, 0, 0, 51))  # a fifth of black on white
-    assert saved(tmp_path, image).tolist() == [[[200, 100, 0], [204, 204, 204]]]
-    assert saved(tmp_path, Image.new("LA", (1, 1), (9, 0))).tolist() == [[[255, 255, 255]]]
+    assert saved(tmp_path, image).tolist() == [[[200, 100, 0], [0, 0, 0]]]
+    image.putpixel((1, 0), (250, 0, 50, 51))  # a fifth
+    assert saved(tmp_path, image).tolist() == [[[200, 100, 0], [50, 0, 10]]]
+    assert saved(tmp_path, Image.new("LA", (1, 1), (9, 0))).tolist() == [[[0, 0, 0]]]
 
 
 def test_palettes_and_grey_of_any_depth(tmp_path):
@@ -71,7 +71,7 @@ def test_palettes_and_grey_of_any_depth(tmp_path):
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
     assert saved(tmp_path, image).tolist() == [[[10, 20, 30], [40, 50, 60]]]
-    assert saved(tmp_path, image, transparency=1).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    assert saved(tmp_path, image, transparency=1).tolist() == [[[10, 20, 30], [0, 0, 0]]]
     assert saved(tmp_path, Image.new("1", (1, 1), 1)).tolist() == [[[255] * 3]]
     assert saved(tmp_path, Image.new("L", (1, 1), 77)).tolist() == [[[77] * 3]]
     deep = np.array([[0, 257 * 100, 65535, 128, 129]], np.uint16)
@@ -100,7 +100,7 @@ def test_all_get_the_first_ones_size(tmp_path):
     grey(tmp_path / "2.png", 100, (20, 20))  # square: bars left and right
     folder = PictureFolder(str(tmp_path), 1.0)
     images = [image for _, image in folder]
-    assert {image.shape for image in images} == {(20, 40, 3)} and folder.fitted == 1
+    assert {image.shape for image in images} == {(20, 40, 3)} and folder.counts == {"resized": 1}
     assert (images[1] == 100).all()
     assert (images[2][:, 10:30] == 100).all()
     assert not images[2][:, :10].any() and not images[2][:, 30:].any()
@@ -117,6 +117,7 @@ def test_a_picture_that_cannot_be_read_is_counted(tmp_path):
     folder = PictureFolder(str(tmp_path), 1.0)
     got = [(t, int(image[0, 0, 0])) for t, image in folder]
     assert got == [(1.0, 10), (2.0, 20), (3.0, 20), (4.0, 40)] and folder.warnings == 2
+    assert folder.numbers == [1, 2, 2, 4]
     for k in (1, 2, 4):
         (tmp_path / f"{k}.png").write_bytes(b"")
     with pytest.raises(VideoError, match="none of its pictures can be read"):

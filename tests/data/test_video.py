@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msjoe_jax.data import video
 from msjoe_jax.data.video import VideoError, decode
 from msjoe_jax.errors import UserError
 from tests.support.material import BROKEN_VIDEOS, MATERIAL, needs_material
@@ -166,14 +165,6 @@ def test_a_still_last_frame_lasts_as_long_as_the_file_says(tmp_path):
     decoding = decode(path)
     assert [number(image) for _, image in decoding] == [0, 1, 1, 1, 1]
     assert decoding.duration == 5
-
-
-def test_a_timestamp_from_nowhere_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "MAX_GAP", 10)
-    path = make(tmp_path / "a.mkv", [0, 1000, 2000, 50_000], "mpeg4")
-    decoding = decode(path)
-    assert [number(image) for _, image in decoding] == [0, 1, 2]
-    assert decoding.warnings == 1
 
 
 @pytest.mark.parametrize("cut", [0.4, 0.6])

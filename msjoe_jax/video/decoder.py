@@ -1,0 +1,200 @@
+"""The frames of a stream, the same however many threads decode it.
+
+A healthy stream is decoded by many threads, with the decoder told to refuse what it would mend
+otherwise. At the first refusal it is decoded anew by one thread, which mends: how frames that are
+decoded at the same time mend each other depends on who comes first.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from msjoe_jax.video.findings import Findings
+from msjoe_jax.video.keys import is_fresh
+from msjoe_jax.video.streams import About, Source, about, opened
+from msjoe_jax.video.timeline import Timeline
+
+MOST_THREADS = 16  # more bring nothing
+# HEVC's rows of blocks are decoded one way by few threads and another by more, which differ where
+# damage goes unseen.
+LEAST_THREADS = {"hevc": 4}
+LONGEST_GROUP = 1000  # packets that are held back to see whether they are wanted
+# A group's first pictures may come before its key frame, by less than these seconds.
+LEAD = 1
+
+Wanted = Callable[[Fraction, Fraction | None], bool]
+
+
+class Item(NamedTuple):
+    """A frame, or, where it is None, that frames from `seconds` on were passed over.
+
+    Attributes:
+      number: the frame's place among all of the stream, as they are shown.
+      frame: the frame.
+      seconds: where it begins, or those that were passed over, in the file's stamps.
+    """
+
+    number: int
+    frame: VideoFrame | None
+    seconds: Fraction
+
+
+class _Group(NamedTuple):
+    """Packets decoded together: is_fresh if they need none before, is_cut if more of it follow."""
+
+    packets: list[Packet]
+    is_fresh: bool
+    is_cut: bool
+
+
+class _Damage(Exception):
+    """The decoder has refused something."""
+
+
+class Decoder:
+    """Iterates over `Item`s.
+
+    Args:
+      source: as in `opened`.
+      index: as in `opened`.
+      threads: how many decode, at most; 0 for one a core.
+      wanted: whether the frames between two stamps in seconds are (the later may be unknown); the
+        others may be passed over. None for all.
+
+    Attributes:
+      about: what the file says.
+      timeline: its packets.
+      findings: what was met so far.
+    """
+
+    about: About
+    timeline: Timeline
+    _stream: VideoStream
+
+    def __init__(
+        self, source: Source, index: int | None, threads: int, wanted: Wanted | None = None
+    ) -> None:
+        self.findings = Findings()
+        self._source, self._index, self._wanted = source, index, wanted
+        self._threads = min(threads or os.cpu_count() or 1, MOST_THREADS)
+
+    def __iter__(self) -> Iterator[Item]:
+        given, last = 0, Fraction(-(10**12))
+        try:
+            for item in self._pass(mending=False):
+                given, last = given + 1, item.seconds
+                yield item
+            return
+        except _Damage:
+            self.findings = Findings()
+        # All is decoded now: damage in one group may show in the next.
+        passed_over, self._wanted = self._wanted is not None, None
+        for number, item in enumerate(self._pass(mending=True)):
+            if number >= given if not passed_over else item.seconds > last:
+                yield item
+        self.findings.counts["damaged"] = max(1, self.findings.counts["damaged"])
+
+    def _pass(self, mending: bool) -> Iterator[Item]:
+        with opened(self._source, self._index) as (container, stream):
+            self.about, self._stream = about(container, stream), stream
+            self.timeline = Timeline(container, self.about, self.findings)
+            context = stream.codec_context
+            name = context.codec.canonical_name
+            if mending:
+                context.thread_count = 1
+            else:
+                stream.thread_type = "AUTO"
+                context.thread_count = max(self._threads, LEAST_THREADS.get(name, 1))
+                context.options = {"err_detect": "explode"}
+            number = 0
+            for packet in self._chosen():
+                if isinstance(packet, Item):
+                    number += packet.number
+                    yield packet._replace(number=number)
+                    continue
+                for frame in self._frames(packet, mending):
+                    yield Item(number, frame, self._start(frame))
+                    number += 1
+
+    def _start(self, frame: VideoFrame) -> Fraction:
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        return (stamp or 0) * self.about.base
+
+    def _frames(self, packet: Packet | None, mending: bool) -> Iterator[VideoFrame]:
+        """What comes out of the decoder for a packet; None for all that it still holds."""
+        try:
+            frames = self._stream.decode(packet)
+        except (av.FFmpegError, ValueError):
+            self._damaged(mending)
+            return
+        for frame in frames:
+            if frame.is_corrupt:
+                self._damaged(mending)
+            else:
+                yield frame
+
+    def _damaged(self, mending: bool) -> None:
+        if not mending:
+            raise _Damage
+        self.findings.add("damaged")
+
+    def _packets(self) -> Iterator[Packet]:
+        """The packets that are whole."""
+        cut = not self.about.can_jump  # elsewhere the flag is about the counters of the packets
+        for packet in self.timeline.packets():
+            if packet is None or (cut and packet.is_corrupt):  # the file's end cuts it
+                self.findings.add("damaged")
+            elif packet.size:
+                yield packet
+
+    def _chosen(self) -> Iterator[Packet | Item | None]:
+        """The packets to decode; None where the decoder is to give all that it holds."""
+        if self._wanted is None:
+            yield from self._packets()
+            yield None
+            return
+        groups = self._groups()
+        group, is_first, is_decoding = next(groups, None), True, True
+        while group is not None:
+            following = next(groups, None)
+            start = self._seconds(group.packets[0])
+            end = None if following is None else self._seconds(following.packets[0])
+            goes_on = is_decoding and not group.is_fresh
+            if is_first or goes_on or group.is_cut or self._wanted(start - LEAD, end):
+                yield from group.packets
+                is_decoding = True
+            else:
+                if is_decoding:
+                    yield None
+                    self._stream.codec_context.flush_buffers()
+                yield Item(len(group.packets), None, start)
+                is_decoding = False
+            if is_first and following is not None and following.is_fresh:
+                yield None  # with its first frames it is known where the clock starts
+                self._stream.codec_context.flush_buffers()
+            group, is_first = following, False
+        if is_decoding:
+            yield None
+
+    def _groups(self) -> Iterator[_Group]:
+        """Groups that refer to no other one, the long ones cut in pieces."""
+        packets: list[Packet] = []
+        fresh = True
+        for packet in self._packets():
+            is_fresh_one = is_fresh(packet, self._stream)
+            if packets and (is_fresh_one or len(packets) == LONGEST_GROUP):
+                yield _Group(packets, fresh, not is_fresh_one)
+                packets, fresh = [], is_fresh_one
+            packets.append(packet)
+        if packets:
+            yield _Group(packets, fresh, False)
+
+    def _seconds(self, packet: Packet) -> Fraction:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        return (stamp or 0) * self.about.base

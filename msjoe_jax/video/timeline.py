@@ -1,0 +1,202 @@
+"""One clock for all packets of a stream, though the file's own may jump.
+
+Files that were joined by appending restart their timestamps or leap ahead. A jump is what neither
+the packets' durations nor the other streams nor the header explain; what follows it is moved so
+that its first picture comes where the one before it ends.
+"""
+
+import collections
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+
+from msjoe_jax.video.findings import Findings
+from msjoe_jax.video.streams import About
+
+# Seconds by which a stamp may lag behind the one before it: muxers that reorder badly.
+JITTER = Fraction(1, 10)
+# Seconds beyond what the packets' durations explain that make a step worth a second look, where
+# files may be joined and where they may not.
+STEP = 1
+LONG_STEP = 60
+# A step this long is a jump wherever pictures go on, unless something explains it.
+SURE_STEP = 10
+# A stamp this many seconds after the one before is damage, not a still picture; without a
+# bound one flipped bit would ask for millions of copies of a frame.
+MAX_GAP = 3600
+# Packets that are looked at behind a step, to judge it.
+AHEAD = 64
+# Packets with false stamps after which a clock that goes on as before is believed.
+STRAYS = 3
+
+
+class Coverage:
+    """The stretches of time in which another stream has packets."""
+
+    def __init__(self) -> None:
+        self._spans: dict[int, list[list[Fraction]]] = {}
+
+    def add(self, packet: Packet) -> None:
+        """Takes in a packet."""
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None or not packet.time_base:
+            return
+        start = stamp * packet.time_base
+        end = start + (packet.duration or 0) * packet.time_base
+        spans = self._spans.setdefault(packet.stream_index, [])
+        if spans and start < spans[-1][1] - STEP:
+            spans.clear()  # its clock restarts
+        if spans and start <= spans[-1][1] + STEP:
+            spans[-1][1] = max(spans[-1][1], end)
+        else:
+            spans.append([start, end])
+
+    def holds(self, start: Fraction, end: Fraction) -> bool:
+        """Whether some stream goes on from start to end."""
+        return any(
+            first <= start + STEP and last >= end - STEP
+            for spans in self._spans.values()
+            for first, last in spans
+        )
+
+
+class Timeline:
+    """The packets of one stream with stamps that never jump.
+
+    Attributes:
+      reach: seconds of the file's stamps up to which any stream has packets.
+      first: seconds of the stamp of the stream's first packet; None before it.
+    """
+
+    def __init__(self, container: InputContainer, about: About, findings: Findings) -> None:
+        self.reach = Fraction(0)
+        self.first: Fraction | None = None
+        self._container, self._about, self._findings = container, about, findings
+        self._others = Coverage()
+        self._offset = 0  # of the stamps, since the last jump
+        self._last: int | None = None  # the last packet's stamp and duration, in the file's clock
+        self._duration = 0
+        self._free: int | None = None  # the first free stamp, in the new clock
+        self._widest = Fraction(0)  # the widest step so far that was believed
+
+    def packets(self) -> Iterator[Packet | None]:
+        """The stream's packets, in the file's order; None for a part that cannot be read."""
+        source = self._read()
+        queue: collections.deque[Packet | None] = collections.deque()
+        while True:
+            queue.extend(itertools.islice(source, 0 if queue else 1))
+            if not queue:
+                return
+            packet = queue.popleft()
+            if packet is not None and packet.size and self._odd(packet):
+                queue.extend(itertools.islice(source, max(0, AHEAD - len(queue))))
+                self._judge(packet, [p for p in queue if p is not None and p.size])
+            if packet is not None and packet.size:
+                self._move(packet)
+            yield packet
+
+    def _read(self) -> Iterator[Packet | None]:
+        streams = [s for s in self._container.streams if s.type in ("video", "audio")]
+        packets = self._container.demux(*streams)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError, ValueError):
+                yield None
+                return
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None and packet.time_base:
+                end = (stamp + (packet.duration or 0)) * packet.time_base
+                self.reach = max(self.reach, end)
+            if packet.stream_index == self._about.index:
+                yield packet
+            elif packet.size:
+                self._others.add(packet)
+
+    def _odd(self, packet: Packet) -> bool:
+        """Whether the step to this packet is not one that packets' durations explain."""
+        stamp = _stamp(packet)
+        if stamp is None or self._last is None:
+            return False
+        if stamp <= self._last:
+            lag = self._seconds(self._last - stamp)
+            return lag > JITTER or (self._about.can_jump and packet.is_keyframe)
+        step = self._seconds(stamp - self._last - self._duration)
+        return step > (STEP if self._about.can_jump else LONG_STEP)
+
+    def _judge(self, packet: Packet, ahead: list[Packet]) -> None:
+        """Moves the clock if the step to this packet is a jump."""
+        stamp, last = _stamp(packet), self._last
+        assert stamp is not None and last is not None
+        following = [s for s in map(_stamp, ahead) if s is not None]
+        goes_on = [
+            0 < self._seconds(s - last) <= (k + 2) * self._seconds(self._duration) + STEP
+            for k, s in enumerate(following[:STRAYS])
+        ]
+        if any(goes_on) and self._duration:
+            # The old clock goes on behind it: these stamps alone are false.
+            strays = 1 + goes_on.index(True)
+            for number, stray in enumerate([packet, *ahead][:strays], 1):
+                was = _stamp(stray)
+                if was is not None:
+                    _shift(stray, last + number * self._duration - was)
+            self._findings.add("false_stamps", strays)
+        elif stamp <= last or self._leaps(packet, stamp, last, following):
+            shown = [p.pts if p.pts is not None else p.dts for p in [packet, *ahead[: AHEAD // 2]]]
+            first = min(s for s in shown if s is not None)
+            assert self._free is not None
+            self._offset = self._free - first
+            self._last = None
+            self._findings.add("discontinuities")
+        else:
+            self._widest = max(self._widest, self._seconds(stamp - last))
+
+    def _leaps(self, packet: Packet, stamp: int, last: int, following: list[int]) -> bool:
+        """Whether nothing explains the way from one stamp to a later one."""
+        start, end = self._seconds(last + self._duration), self._seconds(stamp)
+        if self._others.holds(start, end):
+            return False
+        if self._about.end is not None:
+            if end <= self._about.end + STEP:
+                return False
+        elif not self._about.can_jump:
+            return end - start > MAX_GAP
+        # Slides: steps like this one are the rule before or behind it.
+        wide = (end - start) / 10
+        steps = [self._seconds(b - a) for a, b in zip([stamp, *following], following, strict=False)]
+        if self._widest >= wide or 4 * sum(step >= wide for step in steps) > len(steps) > 0:
+            return False
+        return packet.is_keyframe or end - start > SURE_STEP
+
+    def _move(self, packet: Packet) -> None:
+        self._last = _stamp(packet) if _stamp(packet) is not None else self._last
+        self._duration = packet.duration or self._duration
+        if self._offset:
+            _shift(packet, self._offset)
+        shown = packet.pts if packet.pts is not None else packet.dts
+        if shown is not None:
+            if self.first is None:
+                self.first = self._seconds(shown)
+            self._free = max(shown + self._duration, self._free or shown + self._duration)
+
+    def _seconds(self, stamp: int) -> Fraction:
+        return stamp * self._about.base
+
+
+def _stamp(packet: Packet) -> int | None:
+    # The order of decoding: in that of presentation steps go to and fro. Where a demuxer leaves
+    # it out (the first packets of Matroska), the packet is not judged.
+    return packet.dts
+
+
+def _shift(packet: Packet, by: int) -> None:
+    if packet.pts is not None:
+        packet.pts += by
+    if packet.dts is not None:
+        packet.dts += by
