@@ -42,7 +42,7 @@ def inspect_checkpoint(folder: epath.PathLike) -> list[Part]:
             name,
             len(group),
             sum(math.prod(leaf.shape) for leaf in group),
-            Fact("", _bytes(group), "B").text,
+            Fact("", _bytes(group), "B"),
             ", ".join(sorted({leaf.dtype.name for leaf in group})),
         )
         for name, group in sorted(groups.items())

@@ -11,12 +11,12 @@ from etils import epath
 from msjoe_jax.data.decoded_source import notes_of
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.picture_folder import PictureFolder
-from msjoe_jax.data.record import DAMAGED, Details, Source, VideoInfo, unpack_record
+from msjoe_jax.data.record import Details, Source, VideoInfo, unpack_record
 from msjoe_jax.data.shards import AUDIO, FRAMES, VIDEOS, open_records, shard_path
 from msjoe_jax.data.sound import sound_of
 from msjoe_jax.data.sources import SourceFacts, difference, shown
 from msjoe_jax.data.subtitles import read_subtitles
-from msjoe_jax.data.video import Decoding
+from msjoe_jax.data.video import Decoding, versions
 from msjoe_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def details_of(
       decoding: of it, exhausted.
       audio: whether the sound track is kept.
     """
-    sound = sound_of(entry.source, decoding.duration) if audio else None
-    warnings = {DAMAGED: decoding.warnings, "sound": sound.damaged if sound else 0}
+    sound = sound_of(entry.source, decoding) if audio else None
+    warnings = {**decoding.counts, "sound": sound.damaged if sound else 0}
     notes, subtitles = list(notes_of(entry.source, decoding)), ()
     if entry.subtitles is not None:
         try:
@@ -59,7 +59,12 @@ def details_of(
         stream=entry.stream,
         picture_rate=entry.rate,
         max_side=entry.max_side,
+        decoded_stream=decoding.stream if decoding.stream >= 0 else None,
         rate=decoding.rate,
+        decoder=versions(),
+        frames=np.array(decoding.numbers),
+        expected=decoding.expected,
+        missing=decoding.missing,
         warnings={kind: count for kind, count in warnings.items() if count},
         notes=tuple(map(shown, notes)),
     )

@@ -182,7 +182,7 @@ def pack_record(info: VideoInfo) -> bytes:
     """Returns the bytes of a record, of version VERSION; `shard` is left out.
 
     Raises:
-      UserError: a field of `extra` cannot be held, see `check_extra`.
+      UserError: a field of `extra` cannot be held, see `check_extra`, or another field is wrong.
     """
     check_extra(info.extra)
     source = {
@@ -208,7 +208,9 @@ def pack_record(info: VideoInfo) -> bytes:
         "checks": None if info.checks is None else np.asarray(info.checks, "<u4").tobytes(),
         "sound_check": info.sound_check,
     }
-    return msgpack.packb(record)
+    data = msgpack.packb(record)
+    unpack_record(data)  # what could not be read is not written
+    return data
 
 
 def unpack_record(data: bytes, shard: int = 0) -> VideoInfo:

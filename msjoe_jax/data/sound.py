@@ -14,7 +14,9 @@ from av.container import InputContainer
 from etils import epath
 from jaxtyping import Int16
 
-from msjoe_jax.data.sources import VideoSource, is_folder, opened
+from msjoe_jax.data.picture_folder import PictureFolder
+from msjoe_jax.data.sources import VideoSource, opened
+from msjoe_jax.data.video import Decoding
 
 RATE = 16_000  # samples a second, as speech recognizers take them
 BLOCK = 4096  # samples encoded at a time
@@ -31,42 +33,55 @@ class Sound(NamedTuple):
     damaged: int
 
 
-def sound_of(source: VideoSource, duration: float) -> Sound:
-    """Decodes the sound of a source; a folder of pictures has none.
+def sound_of(source: VideoSource, decoding: Decoding | PictureFolder) -> Sound:
+    """Decodes the sound of a source, on the clock of its exhausted decoding.
+
+    A folder of pictures has none. Where the clock of the file jumps, the parts are joined.
 
     Raises:
       VideoError: as `sources.opened`.
     """
-    if is_folder(source):
+    if isinstance(decoding, PictureFolder):
         return Sound(b"", 0)
+    joined = bool(decoding.counts.get("discontinuities"))
     with opened(source) as file:
-        return sound_track(file, duration, source.start or 0.0)
+        return sound_track(file, decoding.duration, source.start or 0.0, decoding.zero, joined)
 
 
-def sound_track(file: epath.PathLike | BinaryIO, duration: float, start: float = 0.0) -> Sound:
+def sound_track(
+    file: epath.PathLike | BinaryIO,
+    duration: float,
+    start: float = 0.0,
+    zero: Fraction | None = None,
+    joined: bool = False,
+) -> Sound:
     """Decodes the sound of a video file, the best stream if there are several.
 
-    Sample 0 is at second `start` of the file, which counts from the container's start, as players
-    do. Silence stands where there is no sound, but not after the last: the track may end before
-    the video.
+    Silence stands where there is no sound, but not after the last: the track may end before the
+    video.
 
     Args:
       file: the video file, or a binary one that can seek.
       duration: seconds after `start` at which the track is cut.
-      start: in seconds.
+      start: the second of the file that is sample 0.
+      zero: seconds of the file's stamps that are its second 0; None: the container's start, as
+        players have it.
+      joined: whether gaps after the first sound are left out.
     """
     given = os.fspath(file) if isinstance(file, str | os.PathLike) else file
     with av.open(given, "r", metadata_errors="replace") as container:
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream):
             return Sound(b"", 0)
-        origin = Fraction(container.start_time or 0, av.time_base) + Fraction(start)
+        if zero is None:
+            zero = Fraction(container.start_time or 0, av.time_base)
+        origin = zero + Fraction(start)
         reading = _Reading(container, stream)
         encoder = _Encoder()
         at: int | None = None  # the sample that comes next; those below 0 are not kept
         for time, samples in reading.runs():
             place = at or 0 if time is None else round((time - origin) * RATE)
-            if at is None or 0 < place - at <= LONGEST_GAP * RATE:
+            if at is None or (not joined and 0 < place - at <= LONGEST_GAP * RATE):
                 place = min(place, LONGEST_GAP * RATE)
                 encoder.add(np.zeros(max(0, place) - max(0, at or 0), np.int16))
                 at = place

@@ -77,6 +77,11 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         return dict(self._findings.counts)
 
     @property
+    def zero(self) -> Fraction | None:
+        """Seconds of the file's stamps at its time 0; None before the first frame."""
+        return self._spans.zero
+
+    @property
     def warnings(self) -> int:
         return self._findings.losses
 

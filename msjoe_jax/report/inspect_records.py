@@ -14,7 +14,7 @@ from msjoe_jax.data.pipeline import uniform_indices
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.record import SHORT, VideoInfo, shortfall
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.data.shards import encode_jpeg, kinds_of
+from msjoe_jax.data.shards import encode_jpeg
 from msjoe_jax.data.signals import signal_names
 from msjoe_jax.errors import UserError
 from msjoe_jax.report.figures import clock
@@ -82,6 +82,7 @@ def video_sheet(
     windows = tuple(sorted({span for question in asked for span in question.evidence}))
     empty = Question(video, video, f"Video {video}", (), None, evidence=windows)
     notes = [f"{question.id}: {question.question}" for question in asked[:SHOWN]]
+    notes += [f"and {len(asked) - SHOWN} more questions"] if len(asked) > SHOWN else []
     return _sheet(reader, empty, frames, notes)
 
 
@@ -134,24 +135,12 @@ def _facts(
         Fact("failed videos", sum("reason" in row for row in failures)),
         Fact("videos with warnings", sum(bool(info.source.warnings) for info in infos)),
         Fact(f"videos short of over {SHORT:.0%}", sum(bool(shortfall(info)) for info in infos)),
-        Fact("videos with sound tracks", _with_sound(reader)),
+        Fact("videos with sound tracks", sum(bool(i.sound_check) for i in infos)),
         Fact("videos with subtitles", sum(bool(info.subtitles) for info in infos)),
         Fact("videos with a hash of their source", sum(bool(i.source.sha256) for i in infos)),
     ]
     settings = [Fact(f"setting {name}", value) for name, value in sorted(reader.settings.items())]
     return Facts("records", rows + settings)
-
-
-def _with_sound(reader: RecordReader) -> int:
-    kept = [s for s in reader.shards if len(kinds_of(s)) == 3]
-    return sum(bool(_sound(reader, video)) for s in kept for video in s["videos"])
-
-
-def _sound(reader: RecordReader, video: str) -> bytes:
-    try:
-        return reader.sound(video) or b""
-    except UserError:
-        return b""
 
 
 def _sizes(reader: RecordReader) -> Listing:
@@ -160,7 +149,7 @@ def _sizes(reader: RecordReader) -> Listing:
     for path in sorted(reader.directory.iterdir()):
         if path.name.endswith(".arrayrecord"):
             kinds[path.name.rpartition("-")[0]].append(path.stat().length)
-    rows = [(kind, len(sizes), Fact("", sum(sizes), "B").text) for kind, sizes in kinds.items()]
+    rows = [(kind, len(sizes), Fact("", sum(sizes), "B")) for kind, sizes in kinds.items()]
     return Listing("files", ("kind", "files", "size"), rows)
 
 
@@ -205,7 +194,7 @@ def _sources(infos: Sequence[VideoInfo]) -> Iterator[Part]:
 
 def _rows(infos: Sequence[VideoInfo]) -> list[tuple[Any, ...]]:
     return [
-        (i.id, i.num_frames, clock(i.duration), f"{i.width}x{i.height}", i.source.video)
+        (i.id, i.num_frames, Fact("", i.duration, "s"), f"{i.width}x{i.height}", i.source.video)
         for i in infos
     ]
 

@@ -146,8 +146,8 @@ def printable(text: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """Writes a value of a table for people."""
-    return Fact("", value).text
+    """Writes a value of a table for people; a `Fact` has a unit."""
+    return value.text if isinstance(value, Fact) else Fact("", value).text
 
 
 def _lines(part: Part) -> list[str]:
@@ -206,6 +206,8 @@ def _key(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Fact):
+        value = value.value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | bool | None) else str(value)

@@ -17,7 +17,6 @@ from msjoe_jax.data.predecode import (
     pack,
     resume,
 )
-from msjoe_jax.data.record import Source
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.sources import facts_of
 from msjoe_jax.data.video import VideoError
@@ -65,7 +64,9 @@ def test_parts_in_any_order_pack_to_the_same_folder(tmp_path, entries, monkeypat
     assert [reader.info(entry.id).num_frames for entry in entries] == [1, 2, 3]
     info, facts = reader.info(entries[1].id), facts_of(entries[1].source)
     assert info.extra == {"v": 1} and facts.size == entries[1].size
-    assert info.source == Source("1.mp4", **vars(facts), rate=5.0)
+    stated = {name: getattr(info.source, name) for name in ("video", "rate", *vars(facts))}
+    assert stated == {"video": "1.mp4", "rate": 5.0, **vars(facts)}
+    assert "FFmpeg" in info.source.decoder and not info.source.warnings
     assert not (tmp_path / "a" / "parts").exists()
 
 

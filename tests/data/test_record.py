@@ -173,6 +173,17 @@ def test_a_damaged_or_newer_record_is_told(data, said):
         unpack_record(data)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"duration": math.nan}, {"source": Source(frames=np.arange(2))}, {"timestamps": np.zeros(3)}],
+    ids=str,
+)
+def test_what_could_not_be_read_is_not_written(wrong):
+    name = "source.frames" if "source" in wrong else next(iter(wrong))
+    with pytest.raises(UserError, match=f"damaged: field '{name}'"):
+        pack_record(dataclasses.replace(INFO, **wrong))
+
+
 def test_a_video_is_short_above_a_share():
     short = dataclasses.replace(INFO, source=Source(missing=0.5, expected=20.0))
     assert shortfall(short) == "short: 50% of 20 s could not be decoded"

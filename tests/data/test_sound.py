@@ -1,6 +1,7 @@
 """Sound tracks: what was played comes back at its time, whatever the rate and the channels."""
 
 import io
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -10,12 +11,17 @@ from msjoe_jax.data.manifest import load_entries
 from msjoe_jax.data.predecode import DecodeSettings, decode_part, resume
 from msjoe_jax.data.questions import Subtitle
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.data.sound import RATE, sound_track
+from msjoe_jax.data.sound import RATE, sound_of, sound_track
+from msjoe_jax.data.sources import VideoSource
+from msjoe_jax.data.video import decode
 from tests.support.tiny import tiny_video
 
 
-def write_video(path, sounds, rate=44_100, codec="pcm_s16le", seconds=4, layout="stereo"):
-    """A video of 5 frames a second; sounds: (start, end, frequency) of packets of sine waves."""
+def write_video(path, sounds, rate=44_100, codec="pcm_s16le", seconds=4, layout="stereo", first=0):
+    """A video of 5 frames a second; sounds: (start, end, frequency) of packets of sine waves.
+
+    first: the number of the first frame.
+    """
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("mpeg4", rate=5)
         pictures.width = pictures.height = 32
@@ -23,6 +29,7 @@ def write_video(path, sounds, rate=44_100, codec="pcm_s16le", seconds=4, layout=
         stream = container.add_stream(codec, rate=rate, layout=layout)
         for t in range(5 * seconds):
             frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9 * t, np.uint8))
+            frame.pts, frame.time_base = first + t, Fraction(1, 5)
             container.mux(pictures.encode(frame))
         container.mux(pictures.encode(None))
         channels = len(stream.layout.channels)
@@ -80,6 +87,26 @@ def test_silence_stands_where_there_is_no_sound(tmp_path):
     np.testing.assert_allclose(later[: len(want)], want, atol=2)
 
 
+def loud_at(samples):
+    """The hundredths of a second in which there is a tone."""
+    return np.abs(samples[: len(samples) // 160 * 160].reshape(-1, 160)).max(1) > 1000
+
+
+def test_sound_is_on_the_clock_of_the_frames(tmp_path):
+    """The first picture, .4 s after the sound's start, is second 0."""
+    write_video(tmp_path / "a.mkv", [(0, 0.1, 440), (1, 1.5, 440)], first=2)
+    decoding = decode(str(tmp_path / "a.mkv"))
+    assert [time for time, _ in decoding] == [0, 1, 2, 3]
+    loud = loud_at(decoded(sound_of(VideoSource(str(tmp_path / "a.mkv")), decoding).flac))
+    assert np.flatnonzero(loud)[[0, -1]] == pytest.approx([60, 109], abs=2)
+
+
+def test_parts_of_a_joined_file_are_joined(tmp_path):
+    write_video(tmp_path / "a.mkv", [(0, 1, 440), (3, 4, 880)])
+    samples = decoded(sound_track(tmp_path / "a.mkv", 4.0, joined=True).flac)
+    assert len(samples) == pytest.approx(2 * RATE, abs=32) and loud_at(samples)[1:-1].all()
+
+
 def test_a_video_without_sound_has_none(tmp_path):
     tiny_video(tmp_path / "a.mp4", 5)
     assert sound_track(tmp_path / "a.mp4", 1.0) == (b"", 0)
@@ -118,7 +145,7 @@ def test_records_keep_sound_and_subtitles(tmp_path):
     assert contents[0] == contents[1]
     reader = RecordReader(tmp_path / "r")
     assert reader.settings["audio"] is True
-    assert reader.sound("a") == sound_track(tmp_path / "a.mkv", reader.info("a").duration).flac
+    assert reader.sound("a") == sound_track(tmp_path / "a.mkv", 4.0).flac
     assert reader.sound("b") == b""
     assert reader.info("a").subtitles == (Subtitle(1.0, 2.5, "hé"),)
     assert reader.info("b").subtitles == ()

@@ -70,6 +70,9 @@ def test_counts_are_those_of_what_was_written(folder):
                 for row in found["embeddings_and_signals"]["rows"]}  # fmt: skip
     assert embedded == {"clip-fp": (2, 3, "1 missing"), "signal-s": (3, 3, "")}
     kinds = {row["kind"]: row["files"] for row in found["files"]["rows"]}
+    frames = sum(path.stat().st_size for path in folder.glob("frames-*"))
+    assert found["files"]["rows"][1] == {"kind": "frames", "files": 3, "size": frames}
+    assert [row["duration"] for row in found["videos"]["rows"]] == [5.0, 90.0, 400.0]
     assert kinds == {"frames": 3, "videos": 3, "clip-fp": 2, "signal-s": 3}
 
 
