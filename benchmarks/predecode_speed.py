@@ -92,8 +92,8 @@ def decode_in_threads(manifest: str, out: str, quality: int) -> None:
     """Decodes the videos of a list into parts, one in each of as many threads as cores."""
     settings = DecodeSettings(quality=quality)
     with ThreadPoolExecutor(cores()) as pool:
-        for _ in pool.map(lambda entry: decode_part(entry, out, settings), load_entries(manifest)):
-            pass
+        entries = load_entries(manifest)
+        list(pool.map(lambda entry: decode_part(entry, out, settings, threads=1), entries))
 
 
 def by_ffmpeg(

@@ -34,7 +34,7 @@ are decoded into further shards of the same folder.
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -179,7 +179,10 @@ def _decode_and_pack(
     """
     num_failed = 0
     with progress(f"decode {len(entries)} videos", None, unit="s of video") as bar:
-        work = Work(packer.parts, packer.settings, Board([e.size for e in entries]), strict)
+        # Videos side by side need fewer threads each, which cost time of the cores.
+        threads = max(1, cores() // min(workers, max(1, len(entries))))
+        board = Board([entry.size for entry in entries])
+        work = Work(packer.parts, packer.settings, board, strict, threads)
         results = decode_all(entries, work, workers, bar)
         with contextlib.closing(results):
             for number, (entry, failure) in enumerate(results, 1):
@@ -252,6 +255,18 @@ def embedder_of(checkpoint: epath.Path, name: str) -> tuple[Encode, str]:
     return siglip_encoder(siglip, params), siglip.name(fingerprint(params))
 
 
+@contextlib.contextmanager
+def _embedders(
+    out: epath.PathLike, towers: Mapping[str, tuple[Encode, str]]
+) -> Iterator[list[ShardEmbedder]]:
+    """Makes the embedders of a folder, by the towers and names that `embedder_of` has loaded."""
+    with contextlib.ExitStack() as stack:
+        made = [ShardEmbedder(out, tower, own, model=name) for name, (tower, own) in towers.items()]
+        for embedder in made:
+            stack.enter_context(contextlib.closing(embedder))
+        yield made
+
+
 def cli() -> None:
     """Defines the command's flags and runs it.
 
@@ -306,13 +321,7 @@ def cli() -> None:
         if runner.value:
             beam = options_of(runner.value, runner_options.value, workers.value or cores())
         if manifest.value:
-            with contextlib.ExitStack() as stack:
-                embedders = [
-                    stack.enter_context(
-                        contextlib.closing(ShardEmbedder(out.value, encode, own, model=name))
-                    )
-                    for name, (encode, own) in towers.items()
-                ]
+            with _embedders(out.value, towers) as embedders:
                 total, num_failed = predecode(
                     manifest.value,
                     out.value,

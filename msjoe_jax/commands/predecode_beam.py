@@ -31,7 +31,7 @@ from msjoe_jax.runtime.files import is_local, read_json, write_whole
 
 LOCAL = "direct"  # the runner that starts processes on this machine
 IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-TODO, RESULT = "todo.pickle", "result.json"  # beside the parts
+VIDEOS, RESULT = "videos.pickle", "result.json"  # beside the parts
 NO_BEAM = (
     "--runner needs Apache Beam, which asks for older packages than the rest does: `make beam`, or "
     "pip install 'msjoe_jax[beam]' in an environment of its own"
@@ -66,7 +66,7 @@ class Job(NamedTuple):
 def decode_one(numbered: tuple[int, Entry], job: Job) -> Decoded:
     """Decodes a video into its part, on whatever machine this is."""
     number, entry = numbered
-    work = Work(epath.Path(job.parts), job.settings, Board([0]), job.strict)
+    work = Work(epath.Path(job.parts), job.settings, Board([0]), job.strict, threads=1)
     with hold_parts(work.parts), fetched(entry) as here:
         failure = work.do(0, here)
         if failure:
@@ -133,7 +133,7 @@ def write_result(path: str, decoded: Iterable[Decoded], shards: Iterable[dict[st
     return path
 
 
-def read_todo(path: str) -> list[tuple[int, Entry]]:
+def read_videos(path: str) -> list[tuple[int, Entry]]:
     """Reads the videos to decode, which a description of a pipeline has no room for."""
     return list(enumerate(pickle.loads(epath.Path(path).read_bytes())))
 
@@ -152,8 +152,8 @@ def pipeline_of(root: Any, job: Job, first: int) -> Any:
 
     decoded = (
         root
-        | "list" >> beam.Create([os.fspath(parts / TODO)])
-        | "videos" >> beam.FlatMap(read_todo)
+        | "list" >> beam.Create([os.fspath(parts / VIDEOS)])
+        | "videos" >> beam.FlatMap(read_videos)
         | "spread videos" >> beam.Reshuffle()
         | "decode" >> beam.Map(decode_one, job)
     )
@@ -219,7 +219,7 @@ def run_pipeline(
         raise UserError(NO_BEAM) from None
     job = Job(os.fspath(packer.out), os.fspath(packer.parts), packer.settings, strict)
     first, known = len(packer.shards), PipelineOptions(list(options))
-    write_whole(packer.parts / TODO, pickle.dumps(list(entries)))
+    write_whole(packer.parts / VIDEOS, pickle.dumps(list(entries)))
     local = any(option == f"--runner={IN_PROCESS}" for option in options)
     while True:
         before = _number_of_parts(packer)

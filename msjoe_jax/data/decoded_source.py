@@ -27,11 +27,19 @@ class FrameAt(NamedTuple):
 
 @contextlib.contextmanager
 def decode_source(
-    source: VideoSource, fps: float, max_side: int | None, max_frames: int | None = None
+    source: VideoSource,
+    fps: float,
+    max_side: int | None,
+    max_frames: int | None = None,
+    threads: int = 0,
 ) -> Iterator[Decoding | PictureFolder]:
     """Opens a source for iterating over (t, frame) of t = 0, 1/fps, … as `decode` does.
 
     Time 0 is the start of the segment, if the source is one.
+
+    Args:
+      source: what to decode.
+      fps, max_side, max_frames, threads: as for `decode`.
 
     Raises:
       VideoError: it is no video, or, while iterating, has no frame.
@@ -52,6 +60,7 @@ def decode_source(
             start=_moment(source.start),
             end=_moment(source.end),
             stream=source.stream,
+            threads=threads,
         )
         with contextlib.closing(decoding):
             yield decoding

@@ -33,6 +33,8 @@ from msjoe_jax.runtime.space import FULL, has_code
 OF_THE_DISK = (*FULL, errno.EROFS)  # errors that no video can cause
 WAITING, BEGUN, ENDED = range(3)
 LOOK_SECONDS = 0.5  # between two looks at how far the workers are
+IDLE = 3  # so many times all workers may end before they begin a video
+NO_START = "worker processes end before they begin; --workers=1 decodes in this one"
 DIED = "its decoding ended the process (out of memory, killed, or a fault of the decoder)"
 
 
@@ -82,12 +84,21 @@ class Board:
 
 @dataclass(frozen=True)
 class Work:
-    """What every worker knows: where parts go and how, the board, and whether short ones fail."""
+    """What every worker knows.
+
+    Attributes:
+      parts: the folder of parts.
+      settings: how to decode.
+      board: of the videos.
+      strict: whether a video that is short has failed.
+      threads: that decode a video; 0: one for each core.
+    """
 
     parts: epath.Path
     settings: DecodeSettings
     board: Board
     strict: bool = False
+    threads: int = 0
 
     def do(self, number: int, entry: Entry) -> Failure | None:
         """Decodes video `number` of the board into its part; returns why it failed, if it did."""
@@ -101,7 +112,7 @@ class Work:
         board.state[number] = BEGUN
         board.total[number] = header_seconds(entry)
         try:
-            decode_part(entry, self.parts, self.settings, watch)
+            decode_part(entry, self.parts, self.settings, watch, self.threads)
             if self.strict and (why := shortfall(self.info(entry))):
                 return Failure(f"{entry.video}: {why}, and --strict is given")
         # Whatever error a hostile file provokes in the decoder, the other videos are decoded.
@@ -146,13 +157,17 @@ def decode_all(
       work: how to decode them; its board is of these videos.
       workers: how many to decode at a time.
       bar: shows the seconds of video that are decoded.
+
+    Raises:
+      UserError: no worker process can start.
     """
-    board = work.board
+    board, workers = work.board, min(workers, len(entries))
     lost: dict[int, Failure] = {}  # of videos whose decoding ends its process
-    at = 0
+    at = idle = 0
     with _shown(board, bar):
         while at < len(entries):
-            pool = _pool(work, min(workers, len(entries) - at))
+            # A process dies with its worker, a thread does not: a single one is in this process.
+            pool = ThreadPoolExecutor(1) if workers == 1 else _process_pool(work, workers)
             try:
                 results = {
                     n: _submit(pool, work, n, entries[n])
@@ -166,6 +181,9 @@ def decode_all(
                 pool.shutdown()
                 # Which video it was is not known: each that was begun gets a process of its own.
                 begun = [n for n in range(at, len(entries)) if board.state[n] == BEGUN]
+                idle = 0 if begun else idle + 1
+                if idle == IDLE:
+                    raise UserError(NO_START) from None
                 with ThreadPoolExecutor(workers) as each:
                     found = each.map(lambda n: _alone(work, n, entries[n]), begun)
                     lost |= {n: failure for n, failure in zip(begun, found, strict=True) if failure}
@@ -184,10 +202,6 @@ def _alone(work: Work, number: int, entry: Entry) -> Failure | None:
         except BrokenProcessPool:
             work.board.state[number] = ENDED
             return Failure(DIED)
-
-
-def _pool(work: Work, workers: int) -> Executor:
-    return ThreadPoolExecutor(1) if workers == 1 else _process_pool(work, workers)
 
 
 def _process_pool(work: Work, workers: int) -> ProcessPoolExecutor:
@@ -232,29 +246,25 @@ def _do(number: int, entry: Entry) -> Failure | None:
 # --- the display ----------------------------------------------------------------------------------
 
 
-class _shown:
+@contextlib.contextmanager
+def _shown(board: Board, bar: Progress) -> Iterator[None]:
     """Moves the bar by the board until the block ends."""
+    over = threading.Event()
 
-    def __init__(self, board: Board, bar: Progress) -> None:
-        self._board, self._bar, self._count = board, bar, 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def run() -> None:
+        count, last = 0, False
+        while not last:
+            last = over.wait(LOOK_SECONDS)
+            done, total = board.standing()
+            bar.expect(None if total is None else round(total))
+            if round(done) > count:
+                bar.update(round(done) - count)
+                count = round(done)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._look()
-
-    def _run(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
-            self._look()
-
-    def _look(self) -> None:
-        done, total = self._board.standing()
-        self._bar.expect(None if total is None else round(total))
-        if round(done) > self._count:
-            self._bar.update(round(done) - self._count)
-            self._count = round(done)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

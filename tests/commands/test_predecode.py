@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from msjoe_jax.commands import predecode as module
+from msjoe_jax.data import workers
 from msjoe_jax.data.made_from import details_of
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.video import decode
@@ -303,8 +304,8 @@ def test_a_disk_that_refuses_ends_the_run_and_a_bad_video_never_does(tmp_path, m
             raise error
         return real(entry, *rest)
 
-    real = module.decode_part
-    monkeypatch.setattr(module, "decode_part", decode_part)
+    real = workers.decode_part
+    monkeypatch.setattr(workers, "decode_part", decode_part)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=0))
     # As ArrayRecord quotes the system's error.
     error = RuntimeError(f"write() failed: {os.strerror(code)}; writing frames")

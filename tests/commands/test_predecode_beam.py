@@ -21,14 +21,14 @@ from msjoe_jax.commands import predecode_beam as module
 from msjoe_jax.commands.predecode_beam import (
     IN_PROCESS,
     RESULT,
-    TODO,
+    VIDEOS,
     Decoded,
     Job,
     decode_one,
     options_of,
     pack_one,
     plan_shards,
-    read_todo,
+    read_videos,
     run_pipeline,
     write_result,
 )
@@ -75,9 +75,9 @@ def all_steps(entries, out):
     out.mkdir(parents=True, exist_ok=True)
     packer = resume(out, SETTINGS)
     job = pickle.loads(pickle.dumps(Job(os.fspath(out), os.fspath(packer.parts), SETTINGS, False)))
-    (packer.parts / TODO).write_bytes(pickle.dumps(entries))
-    todo = read_todo(os.fspath(packer.parts / TODO))
-    decoded = [pickle.loads(pickle.dumps(decode_one(one, job))) for one in reversed(todo)]
+    (packer.parts / VIDEOS).write_bytes(pickle.dumps(entries))
+    videos = read_videos(os.fspath(packer.parts / VIDEOS))
+    decoded = [pickle.loads(pickle.dumps(decode_one(one, job))) for one in reversed(videos)]
     shards = [pack_one(planned, job) for planned in reversed(plan_shards(decoded, 0))]
     path = write_result(os.fspath(packer.parts / RESULT), decoded, shards)
     result = json.loads(epath.Path(path).read_bytes())
