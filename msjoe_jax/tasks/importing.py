@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from msjoe_jax.data.files_by_id import FilesById, agreement, length_of
 from msjoe_jax.data.questions import Question, is_span, read_row, row_of
+from msjoe_jax.data.segments import segment_id
 from msjoe_jax.data.subtitles import Track, read_subtitles
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.progress import progress
@@ -113,7 +114,7 @@ def bring_together(
             leave_out(REFUSED, question, f"the segment begins after the video, at {segment[0]:g} s")
             continue
         video = _video(path, lengths[path], segment)
-        name = _segment_id(ids[path], segment)
+        name = segment_id(ids[path], *segment) if segment else ids[path]
         found[name] = video
         kept.append(_of_video(question, name, video.seconds, notes))
     broken: list[str] = []
@@ -188,12 +189,6 @@ def _video(path: str, length: float, segment: tuple[float, ...]) -> Video:
         return Video(path, length)
     start, end = segment
     return Video(path, min(end, length or end) - start, segment)
-
-
-def _segment_id(video: str, segment: tuple[float, ...]) -> str:
-    """Returns the id of a video's segment, such as "movie@600-660.5"."""
-    seconds = [f"{second:.6f}".rstrip("0").rstrip(".") for second in segment]
-    return f"{video}@{'-'.join(seconds)}" if seconds else video
 
 
 def _of_video(question: Question, video: str, seconds: float, notes: Counter[str]) -> Question:
