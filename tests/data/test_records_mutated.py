@@ -1,4 +1,4 @@
-"""Damaged record folders, a thousand in the soak: each gives right data, a named refusal or a counted loss."""
+"""Damaged record folders, a thousand in the soak: right data, a named refusal or a counted loss."""
 
 import random
 import shutil
