@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from msjoe_jax.commands.evaluate import Wanted, evaluate_folder
-from msjoe_jax.commands.evaluate import config_of as config_of_folder
+from msjoe_jax.commands.evaluate import evaluate_folder
+from msjoe_jax.commands.evaluate_asked import Wanted
+from msjoe_jax.commands.evaluate_asked import config_of as config_of_folder
 from msjoe_jax.config import NAMES, read_config
 from msjoe_jax.data.questions import save_questions
 from msjoe_jax.phases import run_phases

@@ -25,7 +25,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from msjoe_jax.commands.cli import HostFlags, define_config, given_config, run_app
-from msjoe_jax.commands.evaluate import is_trained, models_in
+from msjoe_jax.commands.evaluate_asked import is_trained, models_in
 from msjoe_jax.config import Config, base
 from msjoe_jax.config_check import check
 from msjoe_jax.data.pipeline import check_shards
