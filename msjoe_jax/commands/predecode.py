@@ -215,7 +215,7 @@ def _finish(shard: dict[str, Any] | None, embedders: Sequence[ShardEmbedder]) ->
 def _by_beam(entries: list[Entry], packer: Packer, strict: bool, options: Sequence[str]) -> int:
     """Has a Beam pipeline decode and pack the videos, and returns how many failed."""
     found = run_pipeline(entries, packer, strict, options) if entries else []
-    rows = [
+    rows: list[dict[str, object]] = [
         {"id": entry.id, "video": entry.video, "warning": note}
         for entry, _, notes in found
         for note in notes
