@@ -11,6 +11,7 @@ from etils import epath
 from msjoe_jax.data.decoded_source import notes_of
 from msjoe_jax.data.manifest import Entry
 from msjoe_jax.data.picture_folder import PictureFolder
+from msjoe_jax.data.questions import Subtitle
 from msjoe_jax.data.record import Details, Source, VideoInfo, unpack_record
 from msjoe_jax.data.shards import AUDIO, FRAMES, VIDEOS, open_records, shard_path
 from msjoe_jax.data.sound import sound_of
@@ -42,7 +43,8 @@ def details_of(
     """
     sound = sound_of(entry.source, decoding) if audio else None
     warnings = {**decoding.counts, "sound": sound.damaged if sound else 0}
-    notes, subtitles = list(notes_of(entry.source, decoding)), ()
+    notes = list(notes_of(entry.source, decoding))
+    subtitles: tuple[Subtitle, ...] = ()
     if entry.subtitles is not None:
         try:
             track = read_subtitles(entry.subtitles, entry.start or 0.0, decoding.duration)

@@ -291,8 +291,8 @@ class RecordReader:
         for shard, indices in by_shard.items():
             for index, data in zip(indices, self._read(FRAMES, shard, indices), strict=True):
                 jpegs[slots[shard, index]] = data
-        for info, (_, indices), row in zip(infos, requests, rows, strict=True):
-            check_frames(info, indices, [jpegs[slot] for slot in row], self.directory)
+        for info, (_, wanted), row in zip(infos, requests, rows, strict=True):
+            check_frames(info, wanted, [jpegs[slot] for slot in row], self.directory)
 
         def decoded(slot: int) -> np.ndarray:
             try:

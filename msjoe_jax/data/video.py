@@ -160,7 +160,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self._compare()
         if not self.numbers:  # all that is left of a damaged file lies between two wanted times
             self.numbers.append(left.number)
-            yield float(max(left.start - self._start, 0)), self._picture(left.frame)
+            yield float(max(left.start, self._start) - self._start), self._picture(left.frame)
 
     def _describe(self) -> None:
         about = self._decoder.about

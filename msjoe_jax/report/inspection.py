@@ -170,8 +170,10 @@ def _lines(part: Part) -> list[str]:
     look = part.look
     gold = f"  right answer: {look.gold}" if look.gold else ""
     windows = ", ".join(f"{clock(start)}-{clock(end)}" for start, end in look.evidence)
-    rows = [(place["frame"], clock(place["time"]), "evidence" if place["evidence"] else "")
-            for place in part.json["frames"]]  # fmt: skip
+    frames = [
+        (frame["frame"], clock(frame["time"]), "evidence" if frame["evidence"] else "")
+        for frame in part.json["frames"]
+    ]
     options = [f"  {chr(ord('A') + i)}  {_short(text)}" for i, text in enumerate(look.options)]
     return [
         printable(look.question),
@@ -179,7 +181,7 @@ def _lines(part: Part) -> list[str]:
         *options,
         *([f"  evidence: {windows}"] if windows else []),
         *(f"  {printable(note)}" for note in part.notes),
-        *_table(("frame", "time", ""), rows),
+        *_table(("frame", "time", ""), frames),
         "  (--html=FILE shows the pictures)",
     ]
 

@@ -21,8 +21,8 @@ TO_709 = np.array(
     np.float32,
 )
 # The eight ways to lay a picture on a grid: the display matrix's a, b, c, d.
-LAYS = ((1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1))
-LAYS += ((0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0))
+LAYS = [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)]
+LAYS += [(0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0)]
 NEAR = math.cos(math.radians(1))
 
 
@@ -122,7 +122,7 @@ def lay_of(frame: VideoFrame) -> tuple[tuple[int, int], tuple[int, int], bool]:
       -1, 0 or 1; and whether the matrix says that very thing, but for its scale.
     """
     try:
-        data = bytes(frame.side_data[Type.DISPLAYMATRIX])
+        data = bytes(frame.side_data[Type.DISPLAYMATRIX])  # type: ignore[typeddict-item]
     except KeyError:
         return (1, 0), (0, 1), True
     a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float)

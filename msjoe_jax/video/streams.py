@@ -17,6 +17,8 @@ from etils import epath
 from msjoe_jax.errors import UserError
 
 Source = epath.PathLike | BinaryIO
+TS_DISCONT: int = Flags.ts_discont.value  # type: ignore[assignment]
+NO_TIMESTAMPS: int = Flags.no_timestamps.value  # type: ignore[assignment]
 # Packets that are read to see which of several streams moves.
 PEEKED = 1000
 PICTURES = Disposition.still_image | Disposition.timed_thumbnails
@@ -166,9 +168,9 @@ def _stated_seconds(stream: VideoStream) -> Fraction | None:
 
 def about(container: InputContainer, stream: VideoStream) -> About:
     """What a file says about itself and one of its streams."""
-    flags, name = Flags(container.format.flags), container.format.name
-    can_jump = Flags.ts_discont in flags
-    is_bare = Flags.no_timestamps in flags or name.endswith("_pipe")
+    flags, name = container.format.flags, container.format.name
+    can_jump = bool(flags & TS_DISCONT)
+    is_bare = bool(flags & NO_TIMESTAMPS) or name.endswith("_pipe")
     start = None if container.start_time is None else Fraction(container.start_time, av.time_base)
     stated = stream.codec_context.framerate if is_bare else None
     mean = stated if is_bare else stream.average_rate
@@ -179,7 +181,7 @@ def about(container: InputContainer, stream: VideoStream) -> About:
     is_own = end is not None
     length = container.duration or 0
     if end is None and not (is_bare or can_jump) and length > 0:
-        end = Fraction(length, av.time_base) + (start or 0)
+        end = Fraction(length, av.time_base)  # FLV and Matroska count it from stamp 0
     return About(
         index=stream.index,
         base=Fraction(stream.time_base or Fraction(1, av.time_base)),

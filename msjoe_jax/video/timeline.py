@@ -30,6 +30,8 @@ SURE_STEP = 10
 MAX_GAP = 3600
 # Packets that are looked at behind a step, to judge it.
 AHEAD = 64
+# Frames that may be shown before one that is decoded earlier, at most (H.264, A.3.1).
+REORDERED = 16
 # Packets with false stamps after which a clock that goes on as before is believed.
 STRAYS = 3
 
@@ -79,7 +81,7 @@ class Timeline:
         self._others = Coverage()
         self._offset = 0  # of the stamps, since the last jump
         self._last: int | None = None  # the last packet's stamp and duration, in the file's clock
-        self._duration = 0
+        self._duration = round(1 / (about.rate * about.base))
         self._free: int | None = None  # the first free stamp, in the new clock
         self._widest = Fraction(0)  # the widest step so far that was believed
 
@@ -92,10 +94,15 @@ class Timeline:
             if not queue:
                 return
             packet = queue.popleft()
-            if packet is not None and packet.size and self._odd(packet):
-                queue.extend(itertools.islice(source, max(0, AHEAD - len(queue))))
-                self._judge(packet, [p for p in queue if p is not None and p.size])
             if packet is not None and packet.size:
+                is_odd, is_torn = self._odd(packet), self._torn(packet)
+                if is_odd or is_torn:
+                    queue.extend(itertools.islice(source, max(0, AHEAD - len(queue))))
+                    ahead = [p for p in queue if p is not None and p.size]
+                    if is_odd:
+                        self._judge(packet, ahead)
+                    if is_torn:
+                        self._mend(packet, ahead)
                 self._move(packet)
             yield packet
 
@@ -130,6 +137,28 @@ class Timeline:
         step = self._seconds(stamp - self._last - self._duration)
         return step > (STEP if self._about.can_jump else LONG_STEP)
 
+    def _torn(self, packet: Packet) -> bool:
+        """Whether the packet's two stamps may lie on the two sides of a jump."""
+        if not self._about.can_jump or packet.pts is None or packet.dts is None:
+            return False
+        delay = self._seconds(packet.pts - packet.dts)
+        return not 0 <= delay <= STEP + REORDERED * self._seconds(self._duration)
+
+    def _mend(self, packet: Packet, ahead: list[Packet]) -> None:
+        """Gives a frame that was to be shown before the jump behind it its place before it.
+
+        MPEG program streams tell only some stamps; a demuxer takes the presentation of a frame
+        that others refer to from the decoding of the next such frame, which may lie behind a jump.
+        """
+        assert packet.dts is not None
+        last = packet.dts
+        for number, other in enumerate(ahead[:REORDERED], 1):
+            stamp = _stamp(other)
+            if stamp is not None and not 0 < self._seconds(stamp - last) <= STEP:
+                packet.pts = packet.dts + number * self._duration
+                return
+            last = stamp if stamp is not None else last
+
     def _judge(self, packet: Packet, ahead: list[Packet]) -> None:
         """Moves the clock if the step to this packet is a jump."""
         stamp, last = _stamp(packet), self._last
@@ -137,9 +166,10 @@ class Timeline:
         following = [s for s in map(_stamp, ahead) if s is not None]
         goes_on = [
             0 < self._seconds(s - last) <= (k + 2) * self._seconds(self._duration) + STEP
+            and (stamp <= last or s < stamp)
             for k, s in enumerate(following[:STRAYS])
         ]
-        if any(goes_on) and self._duration:
+        if any(goes_on):
             # The old clock goes on behind it: these stamps alone are false.
             strays = 1 + goes_on.index(True)
             for number, stray in enumerate([packet, *ahead][:strays], 1):
@@ -148,8 +178,7 @@ class Timeline:
                     _shift(stray, last + number * self._duration - was)
             self._findings.add("false_stamps", strays)
         elif stamp <= last or self._leaps(packet, stamp, last, following):
-            shown = [p.pts if p.pts is not None else p.dts for p in [packet, *ahead[: AHEAD // 2]]]
-            first = min(s for s in shown if s is not None)
+            first = _first_shown([packet, *ahead])
             assert self._free is not None
             self._offset = self._free - first
             self._last = None
@@ -175,8 +204,12 @@ class Timeline:
         return packet.is_keyframe or end - start > SURE_STEP
 
     def _move(self, packet: Packet) -> None:
-        self._last = _stamp(packet) if _stamp(packet) is not None else self._last
-        self._duration = packet.duration or self._duration
+        stamp = _stamp(packet)
+        if packet.duration:
+            self._duration = packet.duration
+        elif stamp is not None and self._last is not None and stamp > self._last:
+            self._duration = stamp - self._last
+        self._last = self._last if stamp is None else stamp
         if self._offset:
             _shift(packet, self._offset)
         shown = packet.pts if packet.pts is not None else packet.dts
@@ -193,6 +226,20 @@ def _stamp(packet: Packet) -> int | None:
     # The order of decoding: in that of presentation steps go to and fro. Where a demuxer leaves
     # it out (the first packets of Matroska), the packet is not judged.
     return packet.dts
+
+
+def _first_shown(packets: list[Packet]) -> int:
+    """The earliest presentation of those packets whose clock does not restart again."""
+    shown: list[int] = []
+    last: int | None = None
+    for packet in packets:
+        stamp = _stamp(packet)
+        if stamp is not None and last is not None and stamp <= last:
+            break
+        last = stamp if stamp is not None else last
+        if packet.pts is not None or stamp is not None:
+            shown.append(packet.pts if packet.pts is not None else stamp)
+    return min(shown)
 
 
 def _shift(packet: Packet, by: int) -> None:

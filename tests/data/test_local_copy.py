@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from msjoe_jax.data import local_copy as module
@@ -26,7 +27,7 @@ def test_records_are_written_read_and_embedded_there(bucket, cache, capsys):
     assert not (folder / ".lock").exists()
     check_flat(folder, VIDEOS)
     assert f"{folder}: copying 4 files, " in capsys.readouterr().out
-    embed_records(folder, lambda frames: frames.mean((1, 2)), "fp", batch=3)
+    embed_records(folder, lambda frames: np.stack([f.mean((0, 1)) for f in frames]), "fp", batch=3)
     capsys.readouterr()
     reader = RecordReader(folder, "fp")
     assert f"{folder}: copying 2 files, " in capsys.readouterr().out

@@ -15,41 +15,8 @@ from hypothesis import strategies as st
 
 from msjoe_jax.data.video import VideoError, decode
 from msjoe_jax.errors import UserError
+from tests.support.clips import HEIGHT, WIDTH, make, number, picture
 from tests.support.material import BROKEN_VIDEOS, MATERIAL, needs_material
-
-HEIGHT, WIDTH = 32, 128
-
-
-def picture(number):
-    bits = np.array([number >> i & 1 for i in range(16)], np.uint8).reshape(2, 8)
-    grey = np.kron(bits * 255, np.ones((HEIGHT // 2, WIDTH // 8), np.uint8))
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def number(image):
-    rows = image.reshape(2, image.shape[0] // 2, 8, image.shape[1] // 8, 3).mean((1, 3, 4))
-    assert (np.abs(rows - 127.5) > 60).all(), "blocks are neither black nor white"
-    return int(sum(1 << i for i, bit in enumerate(rows.ravel() > 127) if bit))
-
-
-def make(
-    path, stamps, codec="libx264", base=Fraction(1, 1000), turn=0, aspect=None, rate=10, **options
-):
-    """A clip with frame k at stamps[k]·base seconds."""
-    with av.open(str(path), "w", options=options.pop("mux", {})) as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = base
-        if aspect:
-            stream.codec_context.sample_aspect_ratio = aspect
-        if turn:
-            stream.set_display_rotation(turn)
-        for k, stamp in enumerate(stamps):
-            frame = av.VideoFrame.from_ndarray(picture(k), format="rgb24")
-            frame.pts, frame.time_base = stamp, base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def shown(times, count, fps):
