@@ -89,6 +89,17 @@ def test_a_part_that_fails_or_is_stopped_leaves_nothing(tmp_path, entries):
     assert files(tmp_path) == {}
 
 
+def test_a_video_that_is_changed_while_it_is_decoded_is_a_failure(tmp_path, entries):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(entries[2].path.read_bytes())
+    entry = Entry("a", "a.mp4", path, {})
+
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(VideoError, match="was changed while it was decoded"):
+        decode_part(entry, tmp_path / "parts", SETTINGS, lambda _: path.touch())  # by another
+    assert files(tmp_path / "parts") == {}
+
+
 def test_a_part_says_how_far_it_is(tmp_path, entries):
     times: list[float] = []
     decode_part(entries[2], tmp_path, SETTINGS, times.append)
