@@ -215,7 +215,7 @@ def _finish(shard: dict[str, Any] | None, embedders: Sequence[ShardEmbedder]) ->
 def _by_beam(entries: list[Entry], packer: Packer, strict: bool, options: Sequence[str]) -> int:
     """Has a Beam pipeline decode and pack the videos, and returns how many failed."""
     found = run_pipeline(entries, packer, strict, options) if entries else []
-    rows = [
+    rows: list[dict[str, object]] = [
         {"id": entry.id, "video": entry.video, "warning": note}
         for entry, _, notes in found
         for note in notes
@@ -267,6 +267,11 @@ def _embedders(
         yield made
 
 
+def _check_bounds(flag: flags.FlagHolder, low: float, high: float) -> None:
+    if flag.value is not None and not low <= flag.value <= high:
+        raise UserError(f"--{flag.name}={flag.value} must be from {low:g} to {high:g}")
+
+
 def cli() -> None:
     """Defines the command's flags and runs it.
 
@@ -307,11 +312,10 @@ def cli() -> None:
         given = {name: flag.value for name, flag in folders.items() if flag.value}
         if not out.value or not (manifest.value or given):
             raise UserError("--manifest=FILE.jsonl and --out=DIR are needed")
-        for flag, low, high in ((quality, 1, 95), (max_side, *SIDES), (workers, 1, 1 << 10)):
-            if flag.value is not None and not low <= flag.value <= high:
-                raise UserError(f"--{flag.name}={flag.value} must be from {low} to {high}")
-        if not RATES[0] <= fps.value <= RATES[1]:
-            raise UserError(f"--fps={fps.value} must be from {RATES[0]} to {RATES[1]:g}")
+        _check_bounds(quality, 1, 95)
+        _check_bounds(max_side, *SIDES)
+        _check_bounds(workers, 1, 1024)
+        _check_bounds(fps, *RATES)
         if runner_options.value and not runner.value:
             raise UserError("--runner_options are of --runner, which is not given")
         # Loaded before decoding, so that a wrong path is not found out hours later.
@@ -337,9 +341,8 @@ def cli() -> None:
             total, num_failed = len(RecordReader(out.value, "").ids), 0
         for name, (encode, own) in towers.items():  # of shards that an earlier run has made
             embed_records(out.value, encode, own, model=name)
-        ending = (
-            f"; {num_failed} failed, see {epath.Path(out.value) / FAILURES}" if num_failed else ""
-        )
+        failures = epath.Path(out.value) / FAILURES
+        ending = f"; {num_failed} failed, see {failures}" if num_failed else ""
         print(f"{out.value}: {total} videos{ending}")
 
     run_app(start)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -137,7 +137,7 @@ def header_seconds(entry: Entry) -> float:
         try:
             with (
                 open(entry.source.container, "rb") as file,
-                av.open(file, metadata_errors="replace") as container,
+                av.open(file, "r", metadata_errors="replace") as container,
             ):
                 end = (container.duration or 0) / av.time_base
         except (av.FFmpegError, OSError, ValueError):
@@ -147,7 +147,7 @@ def header_seconds(entry: Entry) -> float:
 
 def decode_all(
     entries: Sequence[Entry], work: Work, workers: int, bar: Progress
-) -> Iterator[tuple[Entry, Failure | None]]:
+) -> Generator[tuple[Entry, Failure | None]]:
     """Decodes videos into parts, and yields each in order, with why it failed if it did.
 
     Closing the iterator gives up what is not finished.

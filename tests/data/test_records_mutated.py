@@ -1,4 +1,4 @@
-"""Damaged record folders, a thousand in the soak: right data, a named refusal or a counted loss."""
+"""Damaged record folders give right data, a named refusal or a counted loss, nothing else."""
 
 import random
 import shutil
