@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from msjoe_jax.commands.evaluate import evaluate_folder
+from msjoe_jax.commands.evaluate import Part, evaluate_parts
 from msjoe_jax.commands.evaluate_asked import Wanted
 from msjoe_jax.commands.evaluate_asked import config_of as config_of_folder
 from msjoe_jax.config import NAMES, read_config
@@ -232,7 +232,7 @@ def test_several_budgets_are_listed(home, tmp_path, monkeypatch):
     listed = listed_keys(made, load_model_folder(home / "model"), wanted.budgets)
     seen: dict[tuple, str] = {}
     monkeypatch.setattr(Program, "__call__", stand_in(seen))
-    evaluate_folder(made, epath.Path(tmp_path), wanted)
+    evaluate_parts([Part(made, epath.Path(tmp_path), wanted)], epath.Path(tmp_path))
     forgotten = [key[:1] + key[2:] for key in seen if not covered(key, set(listed))]
     assert not forgotten
     shown = {key[2][-5][0] for key in seen if key[0] == "complete"}
