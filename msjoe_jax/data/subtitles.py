@@ -78,7 +78,7 @@ def read_subtitles(path: epath.PathLike, start: float = 0.0, duration: float = m
       duration: of the video, in seconds; later cues are outside.
 
     Raises:
-      UserError: the file cannot be read, or holds no cue.
+      UserError: the file cannot be read, or holds no cue whose times can be.
     """
     try:
         data = epath.Path(path).read_bytes()
@@ -86,8 +86,9 @@ def read_subtitles(path: epath.PathLike, start: float = 0.0, duration: float = m
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     text, encoding = decoded(data)
     cues, words = _cues_of(str(path), text)
-    if not cues:
-        raise UserError(f"{path}: holds no subtitles; SRT, WebVTT and JSON can be read")
+    if all(cue.fault for cue in cues):
+        first = f" (the first of {len(cues)}: {cues[0].place}: {cues[0].fault})" if cues else ""
+        raise UserError(f"{path}: holds no subtitles; SRT, WebVTT and JSON can be read{first}")
     track = _track(cues, words, start, duration)
     return track._replace(encoding=encoding)
 
