@@ -51,7 +51,7 @@ class Counted:
             if ids
         ]
         if self.unreadable:
-            reasons.append(f"{len(self.unreadable):,} by a video that cannot be read")
+            reasons.append(f"{len(self.unreadable):,} by a video that is missing or cannot be read")
         return f"{self.dropped:,} of {self.questions:,} questions dropped: {', '.join(reasons)}"
 
     def cure(self) -> str:
@@ -61,7 +61,9 @@ class Counted:
             for kind, ids in self.too_long.items()
             if ids
         ]
-        return f"raise {' and '.join(fields)}" if fields else "make the records again"
+        if not fields:
+            return "make the records again, with all videos"
+        return f"raise {' and '.join(fields)}"
 
 
 def field_of(kind: str) -> str:

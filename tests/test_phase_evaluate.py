@@ -1,5 +1,6 @@
 """Arms that are evaluated with the weights of a run."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -99,3 +100,26 @@ def test_frames_of_another_tool_are_an_arm(made, tmp_path, capsys):
     own = [row for row in samples if row["arm"] == "selection"]
     assert [row["budget"] for row in own] == [2] * 4
     assert own[0]["times"] == [1.0, 4.0] and own[0]["label"] == "frames of frames.jsonl"
+
+
+def test_a_missing_video_costs_its_questions_alone(made, tmp_path, capsys):
+    """As some of a benchmark's are gone from the net: they are counted and told of, in all arms.
+
+    So is a question whose right answer is secret.
+    """
+    config, models, weights, _ = made
+    asked = colour_questions(["a", "gone"], 4)
+    asked[0] = dataclasses.replace(asked[0], answer=None)
+    save_questions(tmp_path / "questions.jsonl", asked)
+    file = tmp_path / "frames.json"
+    file.write_text(json.dumps({q.id: {"times": [1.0]} for q in asked if q.video == "a"}))
+    folder, arms = epath.Path(tmp_path / "w"), {"uniform": ARMS["uniform"]}
+    evaluate_arms(config, folder, models, {"base": weights}, arms, selection=str(file))
+    printed = capsys.readouterr().out
+    assert "2 of 4 questions are left out of all arms:" in printed
+    assert f"  video unreadable: not in {config.data.heldout_records}: q1, q3" in printed
+    summary = json.loads((folder / "summary.json").read_text())
+    sheet = summary["sheet"]
+    assert (sheet["questions"], sheet["asked"], sheet["missing_video"]) == (4, 2, 2)
+    assert "1 of 4 questions have no right answer: asked, not scored" in printed
+    assert {arm["questions"] for arm in summary["arms"]} == {1}

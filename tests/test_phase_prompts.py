@@ -88,7 +88,7 @@ def test_a_damaged_entry_counts(made, monkeypatch):
     monkeypatch.setattr(RecordReader, "info", damaged)
     counted = count_prompts(made.questions, made.reader, lengths_of(made), [ARMS["uniform"]])
     assert counted.unreadable == ["q1", "q3", "q5", "q7"] and counted.dropped >= 4
-    assert "4 by a video that cannot be read" in counted.describe()
+    assert "4 by a video that is missing or cannot be read" in counted.describe()
 
 
 def test_every_phase_is_told_with_what_it_asks(made, capsys):

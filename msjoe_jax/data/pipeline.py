@@ -77,11 +77,15 @@ def make_pipeline(
         their own make the batches of one host between them.
 
     Raises:
-      UserError: there are no questions, or the reader lacks a shard, a video or its embeddings.
+      UserError: there are no questions, or the reader lacks a shard, all of their videos, or
+        embeddings.
     """
     _check(questions, reader, batch_size, with_embeddings)
+    there = set(reader.ids)
 
     def read_row(question: Question) -> dict[str, Any]:
+        if question.video not in there:
+            raise UserError(f"not in {reader.directory}")
         row = _candidates(question, reader, num_candidates, with_embeddings)
         return row | _previews(question, reader, num_preview, preview_fn)
 
@@ -150,12 +154,12 @@ def _check(
     if batch_size <= 0:
         raise UserError(f"batch_size {batch_size} must be positive")
     check_shards(reader)
-    video_ids = set(reader.ids)
-    for question in questions:
-        if question.video not in video_ids:
-            raise UserError(
-                f"question {question.id}: video {question.video!r} is not in {reader.directory}"
-            )
+    if not {question.video for question in questions} & set(reader.ids):
+        first = questions[0]  # a few may be missing: their questions are dropped, and told of
+        raise UserError(
+            f"question {first.id}: video {first.video!r} is not in {reader.directory}, nor is "
+            f"that of any of the {len(questions)} questions"
+        )
     if with_embeddings and reader.clip is None:
         raise UserError(f"{reader.directory}: no CLIP embeddings; embed the folder first")
 

@@ -53,7 +53,7 @@ class DataConfig:
     max_dropped: float = option(
         0.5,
         "A run does not begin if more than this share of the questions of one of its phases would "
-        "be dropped, for prompts that are too long or videos that cannot be read.",
+        "be dropped, for prompts that are too long or videos that are missing or unreadable.",
         low=0,
         high=1,
     )

@@ -210,7 +210,8 @@ class RecordReader:
 
         A shard never changes, so a folder that has grown keeps the digest of what it had.
         """
-        used = {self._locate(video) for video in (self._where if videos is None else videos)}
+        asked = self._where if videos is None else videos
+        used = {self._where[video] for video in asked if video in self._where}
         return digest(sorted([shard_digest(self.shards[s]), position] for s, position in used))
 
     def place(self, video_id: str) -> tuple[dict[str, Any], int]:

@@ -83,8 +83,8 @@ def load_split(
       siglip: name of a SigLIP's embeddings; empty: likewise, or there is none.
 
     Raises:
-      UserError: an unset or unreadable field of `config.data`, or a question whose video is not
-        among the records.
+      UserError: an unset or unreadable field of `config.data`, or none of the questions' videos
+        is among the records.
     """
     for name in (f"{split}_questions", f"{split}_records"):
         if not getattr(data, name):
@@ -124,8 +124,8 @@ def load_heldout(
       siglip: name of a SigLIP's embeddings, likewise.
 
     Raises:
-      UserError: an unset or unreadable field of `config.data`, a question whose video is not among
-        the records, or that lacks what the arms need.
+      UserError: an unset or unreadable field of `config.data`, none of the questions' videos is
+        among the records, or a question lacks what the arms need.
     """
     questions, reader = load_split(
         data,
@@ -200,6 +200,8 @@ def evaluate(
     if dropped:
         print(f"{len(dropped)} of {len(questions)} questions are left out of all arms:")
         print(describe_dropped(dropped))
+    if secret := sum(q.answer is None and q.id not in dropped for q in questions):
+        print(f"{secret} of {len(questions)} questions have no right answer: asked, not scored")
     print(format_table(table))
     print(f"accuracy by the extractor {evaluator.extractor}: {READS[evaluator.extractor]}")
     if summary:

@@ -29,15 +29,17 @@ def make_table(
       videos: of every question; intervals are over them, since questions of one video are alike.
 
     Returns:
-      Arm → label, accuracy, its interval, share of valid replies, questions; against `joint`, where
-      it is among the arms, the paired difference; and the same accuracy for each group.
+      Arm → label, accuracy, its interval, share of valid replies, questions; against `joint` of the
+      same number of frames, where it is among the arms, the paired difference; and the same
+      accuracy for each group.
     """
     table: dict[str, dict[str, Any]] = {}
     of_video = np.asarray(videos, object)
     for name, row in scores.items():
         table[name] = {"label": labels[name], **_accuracy(row, valid[name], of_video)}
-        if name != "joint" and "joint" in scores:
-            mean, low, high = cluster_difference(scores["joint"], row, videos)
+        _, at, budget = name.partition("@")
+        if name != (joint := f"joint{at}{budget}") and joint in scores:
+            mean, low, high = cluster_difference(scores[joint], row, videos)
             table[name]["joint_minus"] = {"difference": mean, "ci95": [low, high]}
         if by_group := _by_group(row, valid[name], groups, of_video):
             table[name]["groups"] = by_group
@@ -73,7 +75,8 @@ def format_table(table: Mapping[str, Mapping[str, Any]]) -> str:
     """Formats the table as text: one line per arm, its groups below it."""
     width = max([32, *(len(row["label"]) for row in table.values())])
     head = f"{'arm':{width}} {'accuracy':>8}   {'95 % interval':15} {'valid':>6}"
-    lines = [f"{head}  joint minus this (paired)"]
+    against = any("joint_minus" in row for row in table.values())
+    lines = [head + "  joint minus this (paired)" * against]
     for row in table.values():
         line = _line(row["label"], row, width)
         if "joint_minus" in row:

@@ -108,7 +108,8 @@ def _accuracy(evaluation: Evaluation) -> Html:
     ]
     values = {name: {plain(arm.fields.row.get(name)) for arm in arms} for name in MADE_OF}
     shown = [name for name in MADE_OF if len(values[name]) > 1]
-    same = [f"{n.replace('_', ' ')} {v}" for n in MADE_OF for v in values[n] if n not in shown]
+    alike = [(n.replace("_", " "), v) for n in MADE_OF for v in values[n] if n not in shown]
+    same = [f"{name} {value or 'none'}" for name, value in alike]
     cells = [
         (
             arm.label,

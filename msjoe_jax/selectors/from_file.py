@@ -18,7 +18,7 @@ the mean rate that `msjoe predecode` has noted, and then the nearest candidate.
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -103,22 +103,22 @@ def read_selection(
         raise UserError(f"unit {unit!r} is unknown; it is one of {', '.join(UNITS)}")
     rows = _rows(name, unit, len(questions))
     asked = questions[: limit or None]
-    matched = _matched(name, rows, asked)
-    if empty := [(r.where, q.id) for q, r in zip(asked, matched, strict=True) if not r.frames]:
+    # Questions of videos that are missing or damaged are dropped, and told of, later.
+    infos = {info.id: info for info in reader.infos(question.video for question in asked)}
+    matched = _matched(name, rows, asked, infos)
+    if empty := [(row.where, question.id) for question, row in matched if not row.frames]:
         where, first = empty[0]
         raise UserError(
             f"{where}: question {first} has an empty list of frames, as {len(empty)} of the "
-            f"{len(asked)} asked have; leave them out of the questions"
+            f"{len(matched)} asked have; leave them out of the questions"
         )
-    infos = {info.id: info for info in reader.infos(question.video for question in asked)}
     places: dict[str, np.ndarray] = {}
     errors: list[tuple[float, str]] = []
-    for question, row in zip(asked, matched, strict=True):
-        if question.video in infos:  # a damaged video's questions are dropped, and told of, later
-            info = infos[question.video]
-            times = info.timestamps[uniform_indices(candidates, info.num_frames)]
-            places[question.id], error = _places(row, question, info, times)
-            errors += [(error, question.id)] if row.unit != "candidate" else []
+    for question, row in matched:
+        info = infos[question.video]
+        times = info.timestamps[uniform_indices(candidates, info.num_frames)]
+        places[question.id], error = _places(row, question, info, times)
+        errors += [(error, question.id)] if row.unit != "candidate" else []
     counts = [len(frames) for frames in places.values()]
     note = f"{name}: {sum(counts)} frames of {len(counts)} questions"
     if errors:
@@ -274,10 +274,13 @@ def _is_number(value: Any) -> bool:
 # --- rows to questions, frames to candidates ------------------------------------------------------
 
 
-def _matched(name: str, rows: Sequence[_Row], asked: Sequence[Question]) -> list[_Row]:
-    """Returns the row of every question that is asked."""
+def _matched(
+    name: str, rows: Sequence[_Row], asked: Sequence[Question], there: Collection[str]
+) -> list[tuple[Question, _Row]]:
+    """Returns every question of the videos that are there, and its row."""
     if not any(row.names or row.text for row in rows):
-        return list(rows[: len(asked)])
+        return [(q, row) for q, row in zip(asked, rows, strict=False) if q.video in there]
+    asked = [question for question in asked if question.video in there]
     by_name: dict[str, list[_Row]] = {}
     by_text: dict[tuple[str, str], list[_Row]] = {}
     for row in rows:
@@ -304,7 +307,7 @@ def _matched(name: str, rows: Sequence[_Row], asked: Sequence[Question]) -> list
                 f"{name}: question {question.id} is missing; all that are asked must be there"
                 f"{other}"
             )
-        out += found
+        out.append((question, found[0]))
     return out
 
 

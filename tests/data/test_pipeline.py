@@ -1,6 +1,7 @@
 """Batches: the right frames, an order of the seed alone, and an exact resumption."""
 
 import collections
+import dataclasses
 import json
 import shutil
 import unittest.mock
@@ -249,6 +250,17 @@ def test_a_damaged_embedding_or_video_costs_its_questions(reader, tmp_path, kind
             np.testing.assert_array_equal(after[key][~broken], before[key][~broken])
             assert after[key].shape == before[key].shape
         assert np.isfinite(after["embeddings"]).all() and after["frame_mask"].any(1).all()
+
+
+def test_a_missing_video_costs_its_questions(reader):
+    """Of a benchmark's videos some are often gone from the net."""
+    gone = [dataclasses.replace(q, video="gone") if q.video == "v2" else q for q in QUESTIONS]
+    options = {"batch_size": 10, "num_candidates": 8, "num_preview": 2}
+    rows = next(iter(make_pipeline(gone, reader, **options)))
+    broken = rows["index"] % 4 == 2
+    np.testing.assert_array_equal(rows["valid"], ~broken)
+    assert set(rows["error"][broken]) == {f"video unreadable: not in {reader.directory}"}
+    assert set(rows["error"][~broken]) == {""}
 
 
 def test_where_no_video_can_be_read_the_run_ends(reader, tmp_path):

@@ -176,6 +176,7 @@ def test_a_digest_is_of_the_contents_and_stays_when_the_folder_grows(tmp_path):
     assert one.digest() == again.digest() == more.digest(videos) != more.digest()
     assert one.digest(["a", "b"]) == more.digest(["b", "a", "b"]) != one.digest()
     assert other.digest(videos) != one.digest()
+    assert one.digest(["a", "missing"]) == one.digest(["a"])
 
 
 def test_a_manifest_without_digests_still_tells_names_and_counts(tmp_path):

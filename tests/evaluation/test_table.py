@@ -30,6 +30,18 @@ def test_accuracy_over_what_was_not_dropped():
     assert "joint_minus" not in table["joint"] and "groups" not in table["joint"]
 
 
+def test_of_several_budgets_each_arm_is_compared_at_its_own():
+    """What has one budget beside them, as no frames at all, has no difference."""
+    names = ("joint@3", "joint@6", "uniform@3", "uniform@6", "blind")
+    scores = {name: SCORES[name.partition("@")[0].replace("blind", "uniform")] for name in names}
+    scores["uniform@6"] = scores["joint@6"]
+    table = make_table(dict(zip(names, names, strict=True)), scores, [{}] * 6, scores, VIDEOS)
+    minus = {name: row.get("joint_minus", {}).get("difference") for name, row in table.items()}
+    assert minus == dict(zip(names, (None, None, pytest.approx(0.5), 0.0, None), strict=True))
+    assert "joint minus this" in format_table(table)
+    assert "joint minus this" not in format_table({"blind": table["blind"]})
+
+
 def test_groups_split_the_questions():
     table = make_table({"uniform": "u", "joint": "j"}, SCORES, GROUPS, VALID, VIDEOS)
     short, long = (table["joint"]["groups"]["length"][name] for name in ("short", "long"))

@@ -87,10 +87,13 @@ def test_what_the_summary_lacks_has_no_section(folder, tmp_path):
     assert "Differences" not in page and "Same frames" not in page
 
 
-def test_what_arms_are_made_of_is_a_column_where_they_differ(folder):
+def test_what_arms_are_made_of_is_a_column_where_they_differ(folder, tmp_path):
     page = Tags(render(read_evaluation(folder))).text
     assert "The same for all arms: queries by joint, scorer clip, sampler joint" in page
     assert "95 %selector" in page
+    summary = json.loads((folder / "summary.json").read_text())
+    arms = [row | {"tiers": ""} for row in summary["arms"]]
+    assert ", tiers none" in changed(folder, tmp_path, arms=arms)
 
 
 def test_a_checkpoint_of_each_model_is_listed(folder, tmp_path):

@@ -348,6 +348,18 @@ def test_an_unknown_unit_and_more_frames_than_are_shown(tmp_path, reader):
         frames_of(selection)
 
 
+@pytest.mark.parametrize("form", ["lists", "rows", "absent"])
+def test_a_missing_videos_question_needs_no_frames(tmp_path, reader, form):
+    """Other tools write an empty list for it, or no row; it is dropped elsewhere."""
+    questions = [QUESTIONS[0], question("q1", "gone"), QUESTIONS[2]]
+    lists = [[30.0], [], [60.0]]
+    rows = [{"id": f"q{i}", "frame_idx": frames} for i, frames in enumerate(lists)]
+    content = {"lists": lists, "rows": rows, "absent": rows[::2]}[form]
+    selection = read(tmp_path, content, reader, questions)
+    assert frames_of(selection, questions) == [[1], [], [2]]
+    assert "2 frames of 2 questions" in selection.note
+
+
 def test_a_damaged_videos_question_shows_nothing(tmp_path, reader, monkeypatch):
     """It is dropped elsewhere; the others are asked."""
     infos = [info for info in reader.infos(["v0", "v1"]) if info.id != "v1"]
