@@ -10,12 +10,13 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from msjoe_jax.data.questions import Question, Subtitle, is_span, is_unicode, read_details
+from msjoe_jax.data.record import VideoInfo
 from msjoe_jax.errors import UserError
 from msjoe_jax.text.characters import visible
 
@@ -128,17 +129,18 @@ def shown_at(subtitles: Sequence[Subtitle], times: Sequence[float]) -> tuple[str
     )
 
 
-def of_video(question: Question, extra: Mapping[str, Any]) -> tuple[Subtitle, ...]:
+def of_video(question: Question, info: VideoInfo) -> tuple[Subtitle, ...]:
     """Returns a question's subtitles, or else those that its video's record holds.
 
     Args:
       question: of the video.
-      extra: of the record, with `subtitles` as in a question file; () where they are not such.
+      info: of the record; where it has none itself, `subtitles` of the user's own fields count, if
+        they are as in a question file.
     """
-    if question.subtitles:
-        return question.subtitles
+    if question.subtitles or info.subtitles:
+        return question.subtitles or info.subtitles
     try:
-        return read_details({"subtitles": extra.get("subtitles", [])})["subtitles"]
+        return read_details({"subtitles": info.extra.get("subtitles", [])})["subtitles"]
     except UserError:
         return ()
 

@@ -74,6 +74,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     @property
     def counts(self) -> dict[str, int]:
+        """How often each kind of loss or defect was met."""
         return dict(self._findings.counts)
 
     @property
@@ -83,10 +84,12 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     @property
     def warnings(self) -> int:
+        """How many losses were met: kinds of `findings.LOSSES`."""
         return self._findings.losses
 
     @property
     def notes(self) -> list[str]:
+        """What is to be known of the video, in sentences."""
         return self._findings.sentences
 
     def close(self) -> None:

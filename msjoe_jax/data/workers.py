@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
 from etils import epath
 
 from msjoe_jax.data.manifest import Entry
@@ -139,6 +140,7 @@ def header_seconds(entry: Entry) -> float:
                 open(entry.source.container, "rb") as file,
                 av.open(file, "r", metadata_errors="replace") as container,
             ):
+                assert isinstance(container, InputContainer)
                 end = (container.duration or 0) / av.time_base
         except (av.FFmpegError, OSError, ValueError):
             end = None

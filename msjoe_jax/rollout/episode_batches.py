@@ -258,10 +258,10 @@ class EpisodeBatches:
     def with_subtitles(self, question: Question) -> Question:
         """Returns a question with the subtitles of its video's record, if it has none itself."""
         try:
-            extra = {} if question.subtitles else self.reader.info(question.video).extra
+            info = self.reader.info(question.video)
         except UserError:  # its record is damaged, which is told when it is due
-            extra = {}
-        return dataclasses.replace(question, subtitles=of_video(question, extra))
+            return question
+        return dataclasses.replace(question, subtitles=of_video(question, info))
 
     def _frame_sets(self, selection: Selection) -> list[list[FrameSet]]:
         def flat(x: np.ndarray | None, axes: int) -> np.ndarray | None:

@@ -57,7 +57,7 @@ class PromptLengths:
         shown: tuple[str, ...] = ()
         if self.prompt.subtitles:
             times = video.timestamps[uniform_indices(number, video.num_frames)]
-            shown = shown_at(of_video(question, video.extra), times)
+            shown = shown_at(of_video(question, video), times)
         text = prompts.answer_prompt(
             self.prompt, question.question, question.options, self._chat.turns, shown
         )

@@ -68,8 +68,8 @@ def test_the_command_counts_every_row_and_the_next_one_takes_what_it_wrote(given
     questions = load_questions(out / "questions.jsonl")
     assert [q.id for q in questions] == ["4010_6", "4010_1"]
     assert TASKS["nextqa"].read(out / "questions.jsonl") == questions
-    extra = RecordReader(out / "records").info(questions[0].video).extra
-    assert [line.text for line in of_video(questions[0], extra)] == ["hello"]
+    info = RecordReader(out / "records").info(questions[0].video)
+    assert [line.text for line in of_video(questions[0], info)] == ["hello"]
 
 
 def test_the_walk_of_the_page(tmp_path):

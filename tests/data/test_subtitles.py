@@ -1,15 +1,18 @@
 """Subtitles of every form and encoding; every cue of a file is kept or counted."""
 
+import dataclasses
 import json
 import math
 
 import av
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msjoe_jax.data.questions import Subtitle
-from msjoe_jax.data.subtitles import decoded, read_subtitles, shown_at
+from msjoe_jax.data.questions import Question, Subtitle
+from msjoe_jax.data.record import VideoInfo
+from msjoe_jax.data.subtitles import decoded, of_video, read_subtitles, shown_at
 from msjoe_jax.errors import UserError
 
 SRT = """1
@@ -265,3 +268,16 @@ def test_any_file_is_counted_and_its_lines_lie_in_the_video(
     starts = [line.start for line in track.subtitles]
     assert starts == sorted(starts) and all(0 <= x <= length for x in starts)
     assert all(line.end >= line.start and line.text for line in track.subtitles)
+
+
+def test_a_question_s_own_come_before_the_record_s_and_these_before_the_user_s():
+    own, recorded, user = (Subtitle(0.0, 1.0, text) for text in ("own", "recorded", "user"))
+    question = Question("q", "v", "what?", ("a", "b"), 0, subtitles=(own,))
+    rows = {"subtitles": [[0.0, 1.0, "user"]]}
+    info = VideoInfo("v", 1.0, 1.0, np.zeros(1), 8, 8, 0, 0, rows, subtitles=(recorded,))
+    assert of_video(question, info) == (own,)
+    question = dataclasses.replace(question, subtitles=())
+    assert of_video(question, info) == (recorded,)
+    assert of_video(question, dataclasses.replace(info, subtitles=())) == (user,)
+    unlike = dataclasses.replace(info, subtitles=(), extra={"subtitles": "none"})
+    assert of_video(question, unlike) == ()
