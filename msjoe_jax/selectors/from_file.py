@@ -169,7 +169,7 @@ def _rows(name: str, unit: str, number: int) -> list[_Row]:
         if len(content) != number:
             raise UserError(
                 f"{name}: holds {len(content)} lists without question ids, and there are {number} "
-                "questions; it must be made from the same file"
+                "questions; it must be made from the same file, with no row refused or repeated"
             )
         return [
             _row(f"{name}, entry {i}", {"frames": row}, unit or "source")
