@@ -46,6 +46,7 @@ FIELDS = {
     "selected_frames": "source",
     "candidate_indices": "candidate",
 }
+RATE = "source_fps"  # in a record's `extra`
 ENOUGH = 20  # letters and digits of a question that a longer text may hold
 SLACK = 0.5  # seconds beyond a video's end that a mean rate may be wrong by
 
@@ -168,7 +169,7 @@ def _rows(name: str, unit: str, number: int) -> list[_Row]:
         if len(content) != number:
             raise UserError(
                 f"{name}: holds {len(content)} lists without question ids, and there are {number} "
-                "questions; it must be made from the same file, of which no row is refused or repeated"
+                "questions; it must be made from the same file, with no row refused or repeated"
             )
         return [
             _row(f"{name}, entry {i}", {"frames": row}, unit or "source")
@@ -352,7 +353,7 @@ def _places(
             )
         return frames.astype(np.int32), 0.0
     if row.unit == "source":
-        rate = row.fps or info.source.rate
+        rate = row.fps or info.extra.get(RATE)
         if not rate:
             raise UserError(
                 f"{row.where}: source frames of question {question.id} cannot be mapped, since the "
