@@ -1,8 +1,8 @@
 """ProVCA-like: the MLLM names a segment, similarities its snippets, the MLLM their key frames.
 
 A reconstruction of Progressive Video Condensation (arXiv 2604.02891), of which only the outline is
-public: its wording, thresholds and numbers here are ours. Three calls of the MLLM, five where the
-segment is widened.
+public: its wording, thresholds and numbers here are ours. Two calls of the MLLM, three where the
+segment is widened; a call is several prompts where its frames do not fit into one.
 """
 
 import dataclasses
@@ -126,25 +126,31 @@ def _name_frames(
     *,
     again: bool,
 ) -> None:
-    """Asks for the key frames of every search, again only of those whose segment has grown."""
+    """Asks for the key frames of every search, again only of those whose segment has grown.
+
+    Snippets that do not fit into one prompt are shown in several.
+    """
     texts = [frames_text(question, k) for question in candidates.questions]
-    most = SNIPPETS * FRAMES
-    most = min(most, candidates.room(texts, numbered(most)[-1], TOKENS))
+    room = min(SNIPPETS * FRAMES, candidates.room(texts, numbered(SNIPPETS * FRAMES)[-1], TOKENS))
     asks: list[list[Ask]] = []
     for b, row in enumerate(searches):
         asks.append([])
         for i, search in enumerate(row):
-            frames: tuple[int, ...] = ()
+            frames: list[int] = []
             if not again or search.named is None:
                 parts = snippets(embeddings[b], candidates.timestamps[b], *search.segment)
-                frames = tuple(shown_frames(parts, best[b, i], most))
-            asks[-1].append(Ask(texts[b], frames, numbered(len(frames)), TOKENS))
+                frames = shown_frames(parts, best[b, i])
+            for start in range(0, SNIPPETS * FRAMES, room):
+                shown = tuple(frames[start : start + room])
+                asks[-1].append(Ask(texts[b], shown, numbered(len(shown)), TOKENS))
     for row, own, replies in zip(searches, asks, candidates.ask(asks), strict=True):
-        for search, ask, reply in zip(row, own, replies, strict=True):
+        prompts = len(own) // len(row)
+        for n, (ask, reply) in enumerate(zip(own, replies, strict=True)):
             if ask.frames:
-                read = read_frames(reply, len(ask.frames))
+                search, read = row[n // prompts], read_frames(reply, len(ask.frames))
                 search.replies.append(read is not None)
-                search.named = None if read is None else [ask.frames[n] for n in read]
+                if read is not None:
+                    search.named = [*(search.named or []), *(ask.frames[m] for m in read)]
 
 
 def snippets(
@@ -170,18 +176,15 @@ def snippets(
     return [*out, (start, last)]
 
 
-def shown_frames(parts: Sequence[Span], score: Float[np.ndarray, "T"], most: int) -> list[int]:
+def shown_frames(parts: Sequence[Span], score: Float[np.ndarray, "T"]) -> list[int]:
     """Returns frames of the best snippets, evenly spaced in each and in time order.
 
     Args:
       parts: the snippets.
       score: of every frame.
-      most: frames that may be shown: fewer snippets are kept where they are few.
     """
-    number = max(1, min(SNIPPETS, most // FRAMES))
-    kept = sorted(parts, key=lambda part: -score[part[0] : part[1] + 1].max())[:number]
-    each = min(FRAMES, most)
-    return sorted(t for first, last in kept for t in _even(range(first, last + 1), each))
+    kept = sorted(parts, key=lambda part: -score[part[0] : part[1] + 1].max())[:SNIPPETS]
+    return sorted(t for first, last in kept for t in _even(range(first, last + 1), FRAMES))
 
 
 def _even(frames: range, number: int) -> list[int]:
@@ -191,8 +194,11 @@ def _even(frames: range, number: int) -> list[int]:
 
 
 def _filled(search: _Search, score: Float[np.ndarray, "n"], k: int) -> list[int]:
-    """Returns the frames named and the best others, those of the segment before all others."""
-    named = (search.named or [])[:k]
+    """Returns the frames named, of more than k the most similar, and the best others.
+
+    Others of the segment come before those outside.
+    """
+    named = sorted(search.named or [], key=lambda t: -score[t])[:k]
     first, last = search.segment
     places = np.arange(len(score))
     outside = (places < first) | (places > last)

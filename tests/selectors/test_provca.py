@@ -41,8 +41,7 @@ def test_the_segment_bounds_what_is_shown_and_the_frames_named_are_taken():
 
 
 def test_none_widens_once():
-    replies = iter(["<frames>none</frames>", "<frames>none</frames>"])
-    selection, candidates = run(("<segment>2-3</segment>", lambda ask: next(replies)))
+    selection, candidates = run(("<segment>2-3</segment>", "<frames>none</frames>"))
     segment, first, second = (asked[0][0].frames for asked in candidates.asked)
     assert len(segment) == 8 and set(first) <= set(range(4, 14)) and max(second) < 24
     assert selection.parsed.tolist() == [[1.0]] and selection.named.tolist() == [[0.0]]
@@ -98,11 +97,25 @@ def test_snippets_are_cut_where_neighbours_differ():
     assert provca.snippets(np.zeros((5, 3)), times[:5], 0, 4) == [(0, 4)]
 
 
-def test_the_best_snippets_that_have_room_are_shown_in_time_order():
+def test_the_best_snippets_are_shown_in_time_order():
     parts = [(0, 6), (7, 12), (13, 21)]
     score = np.zeros(22)
     score[[2, 20]] = 1.0, 2.0
-    assert provca.shown_frames(parts, score, 8) == [0, 2, 4, 6, 14, 16, 18, 20]
-    assert provca.shown_frames(parts, score, 5) == [14, 16, 18, 20]
-    assert provca.shown_frames(parts, score, 2) == [15, 19]
-    assert len(provca.shown_frames(parts, score, 32)) == 12
+    assert provca.shown_frames(parts, score) == [0, 2, 4, 6, 7, 9, 10, 12, 14, 16, 18, 20]
+    many = [(9 * i, 9 * i + 8) for i in range(10)]
+    shown = provca.shown_frames(many, np.arange(90.0)[::-1])
+    assert len(shown) == 32 and max(shown) < 72
+
+
+def test_what_one_prompt_cannot_show_is_asked_about_in_several():
+    """Eight snippets of the whole video, eight frames a prompt: the first of each is named."""
+    selection, candidates = run(
+        ("<segment>whole</segment>", "<frames>0</frames>"), counts=(96, 24), k=6, total=96,
+        embeddings=np.repeat(np.eye(12), 8, axis=0)[None].repeat(2, 0) + 0.01,
+    )  # fmt: skip
+    _, named = candidates.asked
+    shown = [ask.frames for ask in named[0]]
+    assert [len(frames) for frames in shown] == [8, 8, 8, 8] and len(set(sum(shown, ()))) == 32
+    assert {frames[0] for frames in shown} <= set(selection.frames[0, 0, 0].tolist())
+    np.testing.assert_allclose(selection.named[0], [4 / 6])
+    assert [len(ask.frames) for ask in named[1]] == [8, 4, 0, 0]  # three snippets

@@ -18,6 +18,7 @@ def scripted(
     lists: int = 1,
     room: int = 8,
     draws: int = 1,
+    embeddings: np.ndarray | None = None,
 ) -> Any:
     """A batch with so many existing frames each; what is masked is NaN, or an index beyond all.
 
@@ -26,6 +27,7 @@ def scripted(
     rng = np.random.default_rng(0)
     B, mask = len(counts), np.arange(total) < np.array(counts)[:, None]
     similarity = rng.normal(size=(B, lists, 2, total))
+    drawn = rng.normal(size=(B, total, 6)) if embeddings is None else embeddings
     asked: list[list[list[Ask]]] = []
 
     def ask(prompts: Sequence[Sequence[Ask]]) -> list[list[str]]:
@@ -42,7 +44,7 @@ def scripted(
         queries=[[("text", "other")] * lists for _ in counts],
         similarity=np.where(mask[:, None, None], similarity, 0),
         query_mask=np.tile(np.array([True, False]), (B, lists, 1)),
-        embeddings=np.where(mask[..., None], rng.normal(size=(B, total, 6)), np.nan),
+        embeddings=np.where(mask[..., None], drawn, np.nan),
         frame_mask=mask,
         timestamps=np.where(mask, np.arange(total, dtype=float), np.nan),
         num_draws=draws,
