@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import msjoe_jax
+from msjoe_jax.data.records import RecordReader
 from msjoe_jax.errors import UserError
-from msjoe_jax.rollout.answerer import Answer
+from msjoe_jax.rollout.answerer import VIDEO_ID, Answer, write_records
 from msjoe_jax.text.prompts import LETTERS, parse_answer, parse_queries
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_model_folder, tiny_video
 
@@ -30,6 +31,14 @@ def video(tmp_path_factory):
 @pytest.fixture(scope="module")
 def answer(answerer, video) -> Answer:
     return answerer.answer(video, QUESTION, OPTIONS)
+
+
+def test_the_duration_is_the_decoders(tmp_path):
+    """10.2 s, of which eleven frames a second apart are kept."""
+    video = tiny_video(tmp_path / "v.mp4", frames=51)
+    assert write_records(video, tmp_path / "records") == 0
+    info = RecordReader(tmp_path / "records").info(VIDEO_ID)
+    assert (info.num_frames, info.duration) == (11, 10.2)
 
 
 def test_frames_and_times_are_the_videos(answer):
