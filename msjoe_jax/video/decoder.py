@@ -24,9 +24,9 @@ from msjoe_jax.video.streams import About, Source, about, opened
 from msjoe_jax.video.timeline import Timeline
 
 MOST_THREADS = 16  # more bring nothing
-# Decoded by one thread always: several take what is damaged but not refused another way (HEVC's
-# rows of blocks, VP8's partitions).
-SINGLE = ("hevc", "vp8")
+# Decoded by one thread always: several take damage that is not refused, or refused too late, another
+# way (H.264's frames that are mended, HEVC's rows of blocks, VP8's partitions).
+SINGLE = ("h264", "hevc", "vp8")
 LONGEST_GROUP = 1000  # packets that are held back to see whether they are wanted
 # A group's first pictures may come before its key frame, by less than these seconds.
 LEAD = 1
