@@ -24,7 +24,7 @@ from msjoe_jax.video.streams import About, Source, about, opened
 from msjoe_jax.video.timeline import Timeline
 
 MOST_THREADS = 16  # more bring nothing
-# Decoded by one thread always: several take damage that is not refused, or refused too late, another
+# Decoded by one thread always: several take damage that is refused late, or not at all, another
 # way (H.264's frames that are mended, HEVC's rows of blocks, VP8's partitions).
 SINGLE = ("h264", "hevc", "vp8")
 LONGEST_GROUP = 1000  # packets that are held back to see whether they are wanted
