@@ -31,7 +31,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
       duration: seconds from time 0 to the end of the last decoded frame (not the header's), or of
         the part that was asked for.
       expected: the same by the file's header; None where no header says so.
-      missing: the share of `expected` that is not there, from 0 to 1.
+      missing: the share of the frames that is cut off, damaged or lost by damage, from 0 to 1.
       counts: what was met, by kind (see video/findings.py).
       warnings: packets, frames and timestamps that were damaged.
       notes: `counts` in sentences.
@@ -74,7 +74,11 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     @property
     def counts(self) -> dict[str, int]:
+<<<<<<< HEAD
         """How often each kind of loss or defect was met."""
+=======
+        """What was met so far, by kind."""
+>>>>>>> decode14
         return dict(self._findings.counts)
 
     @property
@@ -84,12 +88,20 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     @property
     def warnings(self) -> int:
+<<<<<<< HEAD
         """How many losses were met: kinds of `findings.LOSSES`."""
+=======
+        """How many packets, frames and timestamps were damaged so far."""
+>>>>>>> decode14
         return self._findings.losses
 
     @property
     def notes(self) -> list[str]:
+<<<<<<< HEAD
         """What is to be known of the video, in sentences."""
+=======
+        """What was met so far, in sentences."""
+>>>>>>> decode14
         return self._findings.sentences
 
     def close(self) -> None:
@@ -174,17 +186,20 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     def _compare(self) -> None:
         """Holds what came against what the header promises."""
-        expected = self._spans.expected()
-        if expected is None:
-            return
-        if self._end is not None:
-            expected = min(expected, self._end)
-        expected = max(expected - self._start, Fraction(self.duration))
-        self.expected = float(expected)
-        lost = (expected - Fraction(self.duration)) * self._decoder.about.rate
-        if lost > SPARE_FRAMES:
-            self.missing = 1 - self.duration / self.expected
-            self._shown.add("missing", round(lost))
+        rate, counts = self._decoder.about.rate, self._decoder.findings.counts
+        duration = expected = Fraction(self.duration)
+        told = self._spans.expected()
+        if told is not None:
+            told = told if self._end is None else min(told, self._end)
+            expected = max(told - self._start, duration)
+            self.expected = float(expected)
+        short = (expected - duration) * rate
+        if short > SPARE_FRAMES:
+            self._shown.add("missing", round(short))
+        else:
+            short = Fraction(0)
+        lost = counts["damaged"] + counts["lost"]
+        self.missing = float(min(Fraction(1), (short + lost) / max(Fraction(1), expected * rate)))
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         if self._display is None:

@@ -24,9 +24,9 @@ from msjoe_jax.video.streams import About, Source, about, opened
 from msjoe_jax.video.timeline import Timeline
 
 MOST_THREADS = 16  # more bring nothing
-# HEVC's rows of blocks are decoded one way by few threads and another by more, which differ where
-# damage goes unseen.
-LEAST_THREADS = {"hevc": 4}
+# Decoded by one thread always: several take damage that is refused late, or not at all, another
+# way (H.264's frames that are mended, HEVC's rows of blocks, VP8's partitions).
+SINGLE = ("h264", "hevc", "vp8")
 LONGEST_GROUP = 1000  # packets that are held back to see whether they are wanted
 # A group's first pictures may come before its key frame, by less than these seconds.
 LEAD = 1
@@ -104,15 +104,14 @@ class Decoder:
 
     @contextlib.contextmanager
     def _opened(self, threads: int) -> Iterator[None]:
-        """Opens the file for that many threads, 0 for one alone."""
         with opened(self._source, self._index) as (container, stream):
             self.about, self._stream = about(container, stream), stream
             self.timeline = Timeline(container, self.about, self.findings)
             context = stream.codec_context
             context.options = {"err_detect": "explode"}
             stream.thread_type = "FRAME"  # threads in one frame meet damage in any order
-            name = context.codec.canonical_name
-            context.thread_count = max(threads, LEAST_THREADS.get(name, 1)) if threads else 1
+            is_single = context.codec.canonical_name in SINGLE
+            context.thread_count = 1 if is_single else threads
             yield
 
     def _fast(self) -> Iterator[Item]:
@@ -128,7 +127,7 @@ class Decoder:
                     number += 1
 
     def _careful(self) -> Iterator[Item]:
-        with self._opened(0):
+        with self._opened(1):
             seen = number = 0
             is_lost, key = False, None  # since damage; the key frame at which it went on
             end = Fraction(0)  # of the lost frames

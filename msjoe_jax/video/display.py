@@ -23,6 +23,7 @@ TO_709 = np.array(
 # The eight ways to lay a picture on a grid: the display matrix's a, b, c, d.
 LAYS = [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)]
 LAYS += [(0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0)]
+Layout = tuple[tuple[int, int], tuple[int, int], bool]
 NEAR = math.cos(math.radians(1))
 
 
@@ -40,6 +41,7 @@ class Display:
         self._size: tuple[int, int] | None = None
         self._stored: tuple[int, int] | None = None
         self._scaler = VideoReformatter()
+        self._layout: Layout | None = None
 
     def picture(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         """The frame as it is shown."""
@@ -56,9 +58,9 @@ class Display:
             if frame.width * self._stored[1] != frame.height * self._stored[0]:
                 width = min(width, max(1, round(frame.width * scale)))
                 height = min(height, max(1, round(frame.height * scale)))
-        picture = self._lay(frame, self._colours(frame, width, height))
+        picture = self._lay(self._colours(frame, width, height))
         if (width, height) != self._size:
-            picture = self._centred(frame, picture)
+            picture = self._centred(picture)
         return np.ascontiguousarray(picture)
 
     def _size_of(self, frame: VideoFrame) -> tuple[int, int]:
@@ -73,9 +75,12 @@ class Display:
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def _scaled(self, frame: VideoFrame, width: int, height: int, kind: str) -> np.ndarray:
-        return self._scaler.reformat(
-            frame, width, height, kind, interpolation="AREA", threads=1
-        ).to_ndarray()
+        scaled = self._scaler.reformat(frame, width, height, kind, interpolation="AREA", threads=1)
+        if self._layout is None:
+            # Of the copy: PyAV's side data and its frame hold each other, and a decoder whose
+            # buffers come back when the garbage is collected is not repeatable on damaged files.
+            self._layout = lay_of(scaled)
+        return scaled.to_ndarray()
 
     def _colours(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
         if frame.color_trc in HDR or (
@@ -94,9 +99,10 @@ class Display:
             return ((pixels[..., :3] * opaque + 127) // 255).astype(np.uint8)
         return self._scaled(frame, width, height, "rgb24")
 
-    def _lay(self, frame: VideoFrame, picture: np.ndarray) -> np.ndarray:
+    def _lay(self, picture: np.ndarray) -> np.ndarray:
         """Turns and mirrors by the display matrix."""
-        across, down, is_near = lay_of(frame)
+        assert self._layout is not None
+        across, down, is_near = self._layout
         if not is_near:
             self._findings.note("turned")
         if across[0] == 0:
@@ -105,16 +111,16 @@ class Display:
             picture = picture[:, ::-1]
         return picture[::-1] if sum(down) < 0 else picture
 
-    def _centred(self, frame: VideoFrame, picture: np.ndarray) -> np.ndarray:
-        assert self._size is not None
-        width, height = self._size if lay_of(frame)[0][0] else self._size[::-1]
+    def _centred(self, picture: np.ndarray) -> np.ndarray:
+        assert self._size is not None and self._layout is not None
+        width, height = self._size if self._layout[0][0] else self._size[::-1]
         whole = np.zeros((height, width, 3), np.uint8)
         top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
         whole[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         return whole
 
 
-def lay_of(frame: VideoFrame) -> tuple[tuple[int, int], tuple[int, int], bool]:
+def lay_of(frame: VideoFrame) -> Layout:
     """How the frame's display matrix lays the picture, to the next quarter turn.
 
     Returns:

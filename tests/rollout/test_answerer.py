@@ -16,7 +16,7 @@ from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.sources import VideoSource
 from msjoe_jax.errors import UserError
 from msjoe_jax.rollout import episode_batches
-from msjoe_jax.rollout.answerer import Answer, write_records
+from msjoe_jax.rollout.answerer import VIDEO_ID, Answer, write_records
 from msjoe_jax.text import prompts
 from msjoe_jax.text.prompts import LETTERS, parse_answer, parse_queries
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_model_folder, tiny_video
@@ -38,6 +38,14 @@ def video(tmp_path_factory):
 @pytest.fixture(scope="module")
 def answer(answerer, video) -> Answer:
     return answerer.answer(video, QUESTION, OPTIONS)
+
+
+def test_the_duration_is_the_decoders(tmp_path):
+    """10.2 s, of which eleven frames a second apart are kept."""
+    video = tiny_video(tmp_path / "v.mp4", frames=51)
+    assert write_records(video, tmp_path / "records") == 0
+    info = RecordReader(tmp_path / "records").info(VIDEO_ID)
+    assert (info.num_frames, info.duration) == (11, 10.2)
 
 
 def test_frames_and_times_are_the_videos(answer):

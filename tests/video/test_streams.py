@@ -116,13 +116,15 @@ def test_what_the_header_promises_is_compared(tmp_path, name, codec, options, is
         assert decoding.warnings == 0
     elif is_told:
         assert decoding.expected == pytest.approx(6, abs=0.11)
-        assert decoding.missing == pytest.approx(1 - decoding.duration / decoding.expected)
+        assert decoding.missing == pytest.approx(
+            1 - decoding.duration / decoding.expected, abs=0.05
+        )
         assert 0.3 < decoding.missing < 0.8
         promised = round(10 * (decoding.expected - decoding.duration))
         assert abs(decoding.counts["missing"] - promised) <= 1
         assert any("promises" in note for note in decoding.notes)
     else:
-        assert decoding.expected is None and decoding.missing == 0
+        assert decoding.expected is None and decoding.missing < 0.1  # the frame that is cut
 
 
 def test_sound_that_lasts_longer_takes_nothing_from_the_pictures(tmp_path):
