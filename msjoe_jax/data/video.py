@@ -74,11 +74,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     @property
     def counts(self) -> dict[str, int]:
-<<<<<<< HEAD
-        """How often each kind of loss or defect was met."""
-=======
         """What was met so far, by kind."""
->>>>>>> decode14
         return dict(self._findings.counts)
 
     @property
@@ -88,20 +84,12 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     @property
     def warnings(self) -> int:
-<<<<<<< HEAD
-        """How many losses were met: kinds of `findings.LOSSES`."""
-=======
         """How many packets, frames and timestamps were damaged so far."""
->>>>>>> decode14
         return self._findings.losses
 
     @property
     def notes(self) -> list[str]:
-<<<<<<< HEAD
-        """What is to be known of the video, in sentences."""
-=======
         """What was met so far, in sentences."""
->>>>>>> decode14
         return self._findings.sentences
 
     def close(self) -> None:
