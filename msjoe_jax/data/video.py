@@ -197,7 +197,8 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
 def _exact(seconds: float) -> Fraction:
     """The number that was meant: 3.3 is 33/10, not the binary fraction a little below."""
-    return Fraction(seconds).limit_denominator(1_000_000)
+    near = Fraction(seconds).limit_denominator(1_000_000)
+    return near if float(near) == seconds else Fraction(repr(float(seconds)))
 
 
 def versions() -> str:
