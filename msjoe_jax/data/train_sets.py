@@ -99,7 +99,9 @@ class MixedRecords(RecordReader):
 
     def info(self, video_id: str) -> VideoInfo:
         """Reads what the folder of its set says of a video."""
-        return dataclasses.replace(super().info(video_id), id=video_id)
+        shard, _ = self._locate(video_id)
+        name, _, own_id = video_id.partition("/")
+        return dataclasses.replace(self.parts[name].info(own_id), id=video_id, shard=shard)
 
     def _read(self, kind: str, shard: int, indices: Sequence[int]) -> list[bytes]:
         part, own = self._owners[shard]
