@@ -50,7 +50,7 @@ def test_a_rate_that_was_not_measured_is_not_a_number():
 def test_unfinished_batches_are_those_of_a_whole_run(count, size, finished):
     """The very same batches, of which some question is missing."""
 
-    def batches(batch_size, order=None):
+    def batches(batch_size, order=None, with_embeddings=True):
         places = list(range(count) if order is None else order)
         return [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
 

@@ -54,7 +54,7 @@ class FakeEpisodes:
         self.answered: list[tuple[str, int]] = []  # mllm, K
         self.made: list[tuple[str, ...]] = []
 
-    def batches(self, size, order=None, rows=None):
+    def batches(self, size, order=None, rows=None, with_embeddings=True):
         places = np.arange(len(self.questions)) if order is None else order
         for start in range(0, len(places), size):
             index = np.resize(places[start:], size)
