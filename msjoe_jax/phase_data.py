@@ -6,7 +6,6 @@ from etils import epath
 
 from msjoe_jax.config import LEARNING, Config
 from msjoe_jax.data.embed import check_embeddings
-from msjoe_jax.data.pipeline import check_shards
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.thinned import count_thinned, thinned_line
 from msjoe_jax.data.train_sets import sets_of, train_questions, train_records
@@ -33,7 +32,6 @@ def check_records(
     for split in splits_of(config):
         for folder in record_folders(config, split):
             reader = RecordReader(folder, **embedders)
-            check_shards(reader)
             for model in embedders:
                 check_embeddings(reader, checkpoints[model], model)
 

@@ -28,7 +28,6 @@ from msjoe_jax.commands.cli import HostFlags, define_config, given_config, run_a
 from msjoe_jax.commands.evaluate_asked import is_trained, models_in
 from msjoe_jax.config import Config, base
 from msjoe_jax.config_check import check
-from msjoe_jax.data.pipeline import check_shards
 from msjoe_jax.data.questions import Question, questions_text
 from msjoe_jax.data.splits import split_by_video
 from msjoe_jax.errors import UserError
@@ -153,7 +152,6 @@ def measure(config: Config, out: epath.Path, asked: Asked) -> None:
         weights = stored_weights(config, models, Remembered(out / "digests.json"))
         questions, reader = read_split(config, "train")
         parts = split_of(questions, asked)  # before work that takes long
-        check_shards(reader)
         tell_thinned(config)
         tell_dropped(config, models.system, models.text)
         difficulty = Difficulty(config, models, weights, questions, reader)

@@ -30,7 +30,6 @@ from jaxtyping import Int
 
 from msjoe_jax.data.questions import Question
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.data.shards import shard_path
 from msjoe_jax.data.stand_in import with_stand_ins
 from msjoe_jax.errors import UserError
 
@@ -77,8 +76,7 @@ def make_pipeline(
         their own make the batches of one host between them.
 
     Raises:
-      UserError: there are no questions, or the reader lacks a shard, all of their videos, or
-        embeddings.
+      UserError: there are no questions, or the reader lacks all of their videos, or embeddings.
     """
     _check(questions, reader, batch_size, with_embeddings)
     there = set(reader.ids)
@@ -124,25 +122,6 @@ class _Items:
         return int(index), int(np.sum(before == index)), True
 
 
-def check_shards(reader: RecordReader) -> None:
-    """Checks that a record folder has the files of all its shards.
-
-    A damaged file costs the questions of its videos; a lost one is an incomplete copy.
-
-    Raises:
-      UserError: a file is missing; the message names the first.
-    """
-    there = {path.name for path in reader.files.iterdir()}
-    wanted = [
-        shard_path(reader.files, kind, shard["name"])
-        for shard in reader.shards
-        for kind in ("videos", "frames")
-    ]
-    if missing := [path for path in wanted if path.name not in there]:
-        more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
-        raise UserError(f"{missing[0]}{more} missing; copy or make the folder again")
-
-
 def _check(
     questions: Sequence[Question],
     reader: RecordReader,
@@ -153,7 +132,6 @@ def _check(
         raise UserError("no questions to make batches of")
     if batch_size <= 0:
         raise UserError(f"batch_size {batch_size} must be positive")
-    check_shards(reader)
     if not {question.video for question in questions} & set(reader.ids):
         first = questions[0]  # a few may be missing: their questions are dropped, and told of
         raise UserError(

@@ -371,12 +371,13 @@ def test_of_an_hour_only_previews_and_chosen_frames_are_read(tmp_path, reads):
 
 
 def test_a_folder_that_lost_a_shard_stops_by_its_name(tmp_path):
-    noise_videos(tmp_path / "records", {"v0": 4, "v1": 4, "v2": 4}, shard_bytes=1)
-    asked = [Question("q", "v0", "?", ("a", "b"), 0)]
-    how = {"batch_size": 1, "num_candidates": 4, "num_preview": 1}
-    (tmp_path / "records" / "frames-00001.arrayrecord").unlink()
-    with pytest.raises(UserError, match=r"frames-00001\.arrayrecord is missing; copy or make"):
-        make_pipeline(asked, RecordReader(tmp_path / "records"), **how)
-    (tmp_path / "records" / "videos-00002.arrayrecord").unlink()
-    with pytest.raises(UserError, match=r"frames-00001\.arrayrecord and 1 more are missing"):
-        make_pipeline(asked, RecordReader(tmp_path / "records"), **how)
+    folder = tmp_path / "records"
+    noise_videos(folder, {"v0": 4, "v1": 4, "v2": 4}, shard_bytes=1)
+    (folder / "frames-00001.arrayrecord").unlink()
+    with pytest.raises(UserError, match=r"frames-00001\.arrayrecord: shard is missing; copy or"):
+        RecordReader(folder)
+    (folder / "videos-00002.arrayrecord").unlink()
+    with pytest.raises(
+        UserError, match=r"shard is missing, and 1 more; copy"
+    ):
+        RecordReader(folder)
