@@ -142,6 +142,7 @@ def test_the_config_names_a_folder_and_a_file_for_each_part_of_the_data():
     fields = {field.name: field for field in fields_of(DataConfig)}
     assert fields.pop("task").default == "jsonl" and fields.pop("max_dropped").default == 0.5
     assert fields.pop("shared_videos").default is False
+    assert fields.pop("train_sets").option.form == ""
     assert {name: field.option.form for name, field in fields.items()} == {
         f"{part}_{kind}": {"records": "folder", "questions": "file"}[kind]
         for part in ("train", "validation", "heldout")
