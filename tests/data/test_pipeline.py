@@ -377,7 +377,5 @@ def test_a_folder_that_lost_a_shard_stops_by_its_name(tmp_path):
     with pytest.raises(UserError, match=r"frames-00001\.arrayrecord: shard is missing; copy or"):
         RecordReader(folder)
     (folder / "videos-00002.arrayrecord").unlink()
-    with pytest.raises(
-        UserError, match=r"shard is missing, and 1 more; copy"
-    ):
+    with pytest.raises(UserError, match=r"shard is missing, and 1 more; copy"):
         RecordReader(folder)
