@@ -45,7 +45,7 @@ def run(
             with clock(place):
                 pass
         failures.extend(drop(step) if drop else [])
-        records: Any = [types.SimpleNamespace(weight=1.0, question="q")]
+        records: Any = [types.SimpleNamespace(weight=1.0, question=types.SimpleNamespace(id="q"))]
         return Rollout(None, records, query_tokens=3, answer_tokens=2), 0
 
     def step(state, _):
