@@ -1,6 +1,5 @@
 """What holds for every test: checked shapes, a cache of compiled programs, patient hypothesis."""
 
-import functools
 import os
 import subprocess
 import uuid
@@ -14,9 +13,12 @@ from hypothesis import HealthCheck, settings
 from msjoe_jax.runtime.platform import FRESH
 from tests.support import shapes
 from tests.support.object_server import object_server
+from tests.support.processes import QUICK
 
 # Before TensorFlow is imported, which reads it once.
 os.environ.update(FRESH)
+# Before a device is asked for. What the environment says comes last, and wins.
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # In these rooms every call is checked against its shapes and kinds. Before any of them is imported.
 CHECKED = ("models", "rl", "draws", "selectors")
@@ -41,15 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For files whose time is nearly all compiling: `jax.jit` without the backend's optimising."""
-    plain = jax.jit
-    jax.jit = functools.partial(plain, compiler_options={"xla_backend_optimization_level": "0"})
-    yield
-    jax.jit = plain
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ from tests.support.system import EMBEDDING, colour_questions, noise_videos
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, clip_of, tiny_model_folder
 from tests.support.toy_family import TOY, toy_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 VIDEOS = {f"v{i}": 12 for i in range(4)}
 T, K, QUERIES = TINY_FRAMES.candidates, TINY_FRAMES.key, TINY_PROMPT.max_queries
 

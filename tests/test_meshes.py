@@ -27,6 +27,7 @@ from msjoe_jax.rollout.stored_models import clip_name
 from msjoe_jax.world.build import build_world, questions_path, records_path
 from msjoe_jax.world.spec import WorldSpec
 from tests.support.commands import PYTHON, ROOT, program
+from tests.support.processes import xla_flags
 from tests.support.tiny import tiny_video
 
 pytestmark = pytest.mark.slow
@@ -89,11 +90,6 @@ def flags(home, workdir, mesh):
     return ["--config=configs/tiny.py", f"--workdir={workdir}"] + [
         f"--config.{name}={value}" for name, value in fields.items()
     ]
-
-
-def xla_flags(devices):
-    count = f"--xla_force_host_platform_device_count={devices}"
-    return f"{count} --xla_backend_optimization_level=0"  # compiles in half the time
 
 
 def run(home, mesh):

@@ -17,7 +17,7 @@ from msjoe_jax.runtime.machine import make_machine
 from tests.support.system import colour_questions, noise_videos
 from tests.support.tiny import clip_of, tiny_model_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 def test_rates_are_measured_once_from_each_number_of_frames(tmp_path, monkeypatch):

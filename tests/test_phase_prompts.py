@@ -40,7 +40,6 @@ def lengths_of(run, config=None):
     )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("limits", [(60, 60), (40, 96), (96, 56)])
 def test_counted_as_dropped(made, limits):
     """By a rollout of all questions: the same ids for the same prompt with the same length."""

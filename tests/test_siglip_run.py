@@ -25,7 +25,7 @@ from tests.support.siglip_oracle import siglip_model_folder
 from tests.support.system import changed, colour_questions, noise_videos
 from tests.support.tiny import TINY_PROMPT, clip_of, tiny_config, tiny_model_folder, tiny_video
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 VIDEOS = {f"v{i}": 6 for i in range(4)}
 QUERIES = TINY_PROMPT.max_queries
 

@@ -1,7 +1,6 @@
 """Times of the steps of an episode, on an untrained tiny model."""
 
 import numpy as np
-import pytest
 
 from benchmarks.step_times import STEPS, format_times, measure
 from msjoe_jax.data.questions import Question
@@ -10,7 +9,6 @@ from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_model_folder
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_every_step_is_timed(tmp_path):
     rng = np.random.default_rng(0)
     with RecordWriter(tmp_path / "records") as writer:

@@ -22,6 +22,7 @@ from msjoe_jax.weights.qwen import qwen_table
 from msjoe_jax.weights.safetensors import read_header, write_file
 from msjoe_jax.weights.tables import slots
 from tests.support.commands import PYTHON, ROOT, command, program
+from tests.support.processes import xla_flags
 from tests.support.published import qwen_folder
 from tests.support.qwen_oracle import shapes_of
 
@@ -50,7 +51,7 @@ def test_loads_onto_eight_devices(tmp_path):
         up = params["language"]["layers"]["up"]
         print(up.addressable_shards[0].data.shape, len(up.sharding.device_set))
     """
-    done = program(text, tmp_path / "out", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    done = program(text, tmp_path / "out", XLA_FLAGS=xla_flags(8))
     assert done.stdout == "(2, 8, 24) 8\n"
 
 

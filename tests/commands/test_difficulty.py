@@ -26,6 +26,7 @@ from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
 from tests.commands.test_evaluate import GOLDEN
 from tests.support.commands import PYTHON, ROOT, command
+from tests.support.processes import xla_flags
 from tests.support.system import colour_questions, noise_videos
 
 SAMPLES = 4
@@ -213,8 +214,7 @@ def test_a_killed_measurement_ends_in_the_same_bytes_on_one_device_or_two(made):
         assert victim.returncode == -signal.SIGKILL, victim.stderr[-3000:]
     done = command("difficulty", *flags_of(made, "killed", *more))
     assert done.returncode == 0 and "made again" not in done.stdout, done.stderr
-    two = "--xla_force_host_platform_device_count=2"
-    done = command("difficulty", *flags_of(made, "two", *more), XLA_FLAGS=two)
+    done = command("difficulty", *flags_of(made, "two", *more), XLA_FLAGS=xla_flags(2))
     assert done.returncode == 0, done.stderr
     files = sorted(path.name for path in (made / "whole").iterdir())
     assert {"rates.jsonl", "questions.jsonl", "dropped.jsonl", "difficulty.json"} < set(files)

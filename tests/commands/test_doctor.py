@@ -50,7 +50,6 @@ def test_every_program_of_an_update_runs_and_the_block_is_whole(config, tmp_path
         config,
         f"--workdir={tmp_path}",
         f"--plan={tmp_path / 'plan'}",
-        XLA_FLAGS="--xla_backend_optimization_level=0",  # compiles in half the time
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -182,7 +181,6 @@ def programs_of(tmp_path, capsys, **fields) -> tuple[str, list[str], str]:
     return lines[0], ran, lines[-1]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_training_on_evidence_is_tried(tmp_path, capsys):
     head, ran, took = programs_of(
         tmp_path,
@@ -197,7 +195,6 @@ def test_a_training_on_evidence_is_tried(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_where_nothing_is_trained_an_evaluation_is_tried(tmp_path, capsys):
     head, ran, took = programs_of(
         tmp_path,

@@ -23,6 +23,7 @@ from msjoe_jax.phase_models import Models
 from msjoe_jax.runtime.compile_counter import CompileCounter
 from msjoe_jax.tasks import TASKS
 from tests.support.commands import ROOT, command
+from tests.support.processes import xla_flags
 from tests.support.system import colour_questions, noise_videos
 from tests.support.tiny import TINY_FRAMES, clip_of, tiny_model_folder
 
@@ -199,8 +200,7 @@ def test_a_converted_model_is_a_baseline_on_one_device_or_two(converted, tmp_pat
     flags = ("--arms=blind", "--selectors=uniform,topk", "--frames=1,2", "--notimes")
     done = judge(converted, tmp_path / "one", *flags)
     assert done.returncode == 0, done.stderr
-    two = "--xla_force_host_platform_device_count=2"
-    done = judge(converted, tmp_path / "two", *flags, XLA_FLAGS=two)
+    done = judge(converted, tmp_path / "two", *flags, XLA_FLAGS=xla_flags(2))
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path / "one")
     assert rows == rows_of(tmp_path / "two") and len(rows) == 4 * 5

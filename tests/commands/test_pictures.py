@@ -55,7 +55,6 @@ def test_the_pipeline_names_the_steps_and_needs_no_run(tmp_path):
     assert not any("stage" in text for text in texts)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_validations_of_a_training_are_curves(run, tmp_path):
     (run / "joint").mkdir()
     rows = [{"step": 0, "joint": 0.1, "joint_uniform": 0.3}]
@@ -70,13 +69,11 @@ def test_validations_of_a_training_are_curves(run, tmp_path):
 
 
 @pytest.mark.parametrize("number", [0, -1])  # more candidates than K; fewer frames than K
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_rollout_of_a_finished_run(run, tmp_path, number):
     pictures.make_pictures(str(run), number, str(tmp_path))
     assert drawn(tmp_path / "rollout.png") and drawn(tmp_path / "pipeline.png")
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_on_evidence_searches_for_the_bare_question(run, tmp_path, monkeypatch):
     """It shows what it learned, and asks for no queries, as it had none in training."""
     folder = tmp_path / "run"

@@ -19,7 +19,6 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.rollout.answerer import Answerer
 from tests.support.tiny import tiny_model_folder, tiny_video
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 QUESTION, OPTIONS = "what colour is the cup ?", ("red", "blue", "green")
 PROMPT = "what colour is the cup ?\nA. red\nB. blue\nC. green\nAnswer with the letter."
 

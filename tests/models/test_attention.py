@@ -16,6 +16,7 @@ from msjoe_jax.config import read_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.models.attention import BACKENDS, choose_backend, self_attention
 from msjoe_jax.rollout.system import load_tokenizers, make_system
+from tests.support.processes import xla_flags
 from tests.support.tiny import tiny_config, tiny_settings
 
 # float32 sums of up to some hundred terms, reordered; relative to the largest entry or 1.
@@ -188,7 +189,7 @@ def test_splash_runs_on_each_devices_part():
     """Also where the batch (3) or the heads (3) do not divide, and are whole on every device."""
     root = pathlib.Path(__file__).parents[2]
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": xla_flags(8),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(root),
     }

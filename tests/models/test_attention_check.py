@@ -8,8 +8,6 @@ from msjoe_jax.models import attention
 from msjoe_jax.models.attention_check import Parity, compare
 from msjoe_jax.runtime.machine import make_machine
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def parity(dtype: str, causal: bool) -> Parity:
     machine = make_machine(devices=jax.devices()[:1])

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from msjoe_jax.models.sharding import BATCH, HEADS, constrain, on_one_cpu, on_shards, platform, ways
 from tests.support.commands import program
+from tests.support.processes import xla_flags
 
 
 def test_without_a_mesh_of_several_devices():
@@ -64,5 +65,5 @@ def test_rows_are_spread_over_all_devices_and_the_values_stay():
             got = jax.jit(lambda x: constrain(x, BATCH, HEADS))(np.ones((8, 4)))
             assert {s.data.shape for s in got.addressable_shards} == {(1, 4)}
         """,
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        XLA_FLAGS=xla_flags(8),
     )

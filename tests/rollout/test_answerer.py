@@ -22,7 +22,6 @@ from msjoe_jax.text.prompts import LETTERS, parse_answer, parse_queries
 from tests.support.tiny import TINY_FRAMES, TINY_PROMPT, tiny_model_folder, tiny_video
 
 QUESTION, OPTIONS = "what colour is the cup ?", ("red", "blue", "green")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ QUERIES = [
     [("blue",), ("green", "white")],
     [("what colour",), ("the cup",)],
 ]
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.support.system import (
 from tests.support.tiny import tiny_config
 
 B, I, J, K = 4, 2, 2, 4
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

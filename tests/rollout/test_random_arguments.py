@@ -15,11 +15,9 @@ from msjoe_jax.runtime.machine import make_machine
 from tests.support.system import changed
 from tests.support.tiny import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", params=["features", "patches"])
-def made(request, tmp_path_factory, quick_compilation):
+def made(request, tmp_path_factory):
     """The system, and arguments of every program of a training by its name."""
     fields = {"phases": ("joint",), "joint.steps": 1, "validate_every": 0, "rollout.questions": 2}
     fields |= {"rollout.refill": 1, "rollout.updates": 2, "rollout.counterfactual": True}

@@ -27,7 +27,7 @@ from tests.support.tiny import tiny_config
 B, K, P = 3, 4, 4
 COUNTS = {"v0": 3, "v1": 9, "v2": 20}  # the last is thinned to 16 candidates
 QUERIES = [[("red cup",)], [("blue",)], [("the cup",)]]
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

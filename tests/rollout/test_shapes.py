@@ -13,7 +13,7 @@ from tests.support.system import changed, colour_questions, noise_videos, tiny_r
 from tests.support.tiny import tiny_config
 
 B = 2
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.checkpoint import Checkpoints, load_meta, load_params, save_params
 from tests.support.commands import PYTHON, ROOT
 from tests.support.placed import placed
+from tests.support.processes import xla_flags
 
 
 def make_state(step: int) -> dict:
@@ -201,7 +202,7 @@ def test_restores_onto_eight_devices(tmp_path):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": xla_flags(8),
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), tmp_path],

@@ -23,6 +23,7 @@ from msjoe_jax.runtime.mesh import (
     make_mesh,
     param_shardings,
 )
+from tests.support.processes import xla_flags
 
 TABLE = (
     (r"layers/up/kernel", ("layers", "embed", "mlp")),
@@ -155,7 +156,7 @@ def test_an_array_laid_out_on_eight_devices():
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": xla_flags(8),
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

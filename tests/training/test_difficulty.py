@@ -13,7 +13,6 @@ from tests.support.system import colour_questions, noise_videos, tiny_run, with_
 from tests.support.tiny import tiny_config
 
 COUNT, SAMPLES, BATCH = 5, 4, 2  # the last batch is filled up
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

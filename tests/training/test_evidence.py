@@ -21,7 +21,7 @@ from tests.support.tiny import tiny_config
 
 STEPS = 24
 META = {"inputs": {"data": "noise"}}
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

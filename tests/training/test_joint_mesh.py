@@ -33,6 +33,7 @@ from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.mesh import AxisRules, batch_sharding, make_mesh, param_shardings
 from msjoe_jax.runtime.supervisor import held_port
 from msjoe_jax.training.state import init_state, make_step
+from tests.support.processes import xla_flags
 
 pytestmark = pytest.mark.slow
 
@@ -232,7 +233,7 @@ def report(tmp_path_factory):
         """The reports of processes with these arguments, all at once; none outlives another."""
         folder = tmp_path_factory.mktemp("mesh")
         env = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": xla_flags(devices),
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
         }

@@ -12,8 +12,6 @@ from msjoe_jax.runtime.machine import make_machine
 from msjoe_jax.training.programs import TrainingPrograms
 from tests.support.tiny import tiny_config, tiny_params
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -17,6 +17,7 @@ from msjoe_jax.data.questions import Question, save_questions
 from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.runtime.files import lock
 from tests.support.embeddings import write_embeddings
+from tests.support.processes import xla_flags
 from tests.support.tiny import clip_of, tiny_model_folder
 
 pytestmark = pytest.mark.slow
@@ -84,11 +85,10 @@ runpy.run_module("msjoe_jax.main", run_name="__main__")
 
 
 def environment(made):
-    """Quick compilation, shared by the runs, which then execute the very same programs."""
+    """Compiled programs, shared by the runs, which then execute the very same programs."""
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(made / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -231,8 +231,10 @@ def test_a_finished_run_has_nothing_left_to_do(made, whole):
 def test_a_run_from_checkpoints_on_two_devices(made):
     """The parameters that a folder gives are laid out on the mesh; the update is that of one."""
     flags = ("--config.joint.steps=1", "--config.rollout.questions=4", "--config.validate_every=1")
-    two = f"{environment(made)['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    for name, variables, mesh in (("one", {}, ()), ("two", {"XLA_FLAGS": two}, ("fsdp=2",))):
+    for name, variables, mesh in (
+        ("one", {}, ()),
+        ("two", {"XLA_FLAGS": xla_flags(2)}, ("fsdp=2",)),
+    ):
         done = run(made, name, *flags, *(f"--config.mesh.{x}" for x in mesh), **variables)
         assert done.returncode == 0, done.stderr[-3000:]
     (one,), (both,) = rows(made, "one"), rows(made, "two")

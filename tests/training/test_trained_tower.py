@@ -18,7 +18,7 @@ from tests.support.system import colour_questions, noise_videos, tiny_run
 from tests.support.tiny import tiny_config
 
 B, I, J = 2, 2, 2
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 # Of a leaf's largest: float32 sums in another order.
 TOLERANCE = 1e-5
 

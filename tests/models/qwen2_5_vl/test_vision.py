@@ -12,6 +12,7 @@ from msjoe_jax.models.qwen2_5_vl.config import VisionConfig
 from msjoe_jax.models.qwen2_5_vl.vision import VisionTower, patch_layout
 from tests.support import qwen_oracle
 from tests.support.commands import program
+from tests.support.processes import xla_flags
 
 pytestmark = pytest.mark.slow
 
@@ -281,5 +282,5 @@ def test_frames_split_over_all_devices_have_the_same_features():
             assert len(got.sharding.device_set) == 8
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
         """,
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        XLA_FLAGS=xla_flags(8),
     )
