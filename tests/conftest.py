@@ -1,6 +1,7 @@
 """What holds for every test: checked shapes, a cache of compiled programs, patient hypothesis."""
 
 import os
+import pathlib
 import subprocess
 import uuid
 
@@ -26,6 +27,8 @@ jaxtyping.install_import_hook(
     [f"msjoe_jax.{room}" for room in CHECKED], f"{shapes.__name__}.checked"
 )
 
+MAPS = 10_000  # of memory, at which compiled programs are forgotten
+
 # On a busy machine an example may take any time.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
@@ -43,6 +46,18 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_compiled_programs():
+    """Forgets compiled programs from time to time, each of which holds maps of memory.
+
+    Linux gives a process 65,530 of them; one more, and it dies somewhere in the compiler.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,7 @@ def test_the_base_run_makes_what_others_start_from(tmp_path):
 # --- N_init = 0 -----------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", ["image", "video"])
 def test_reason_without_previews(tmp_path, mode):
     """It runs, and what it reads is the question alone: the video does not matter."""

@@ -30,6 +30,7 @@ def whole():
     return rows_of("benchmarks/expectation.py")
 
 
+@pytest.mark.soak
 def test_every_stated_factor_is_found(whole):
     table, rows = whole
     assert len(table) == 1 + len(rows)

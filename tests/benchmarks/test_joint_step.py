@@ -22,7 +22,7 @@ def test_a_rollout_computes_what_a_forward_of_the_update_does():
     assert sum(work) == pytest.approx(useful_flops(c, s, parts))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_both_sides_compute_the_same_update():
     """In a process of its own, on one core: on a busy machine torch's threads wait for minutes."""
     one_core = (

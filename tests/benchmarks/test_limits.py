@@ -40,7 +40,7 @@ def test_limits_are_measured():
     assert processor("cpu").endswith(f" {len(os.sched_getaffinity(0))} threads")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_both_sides_are_kept_from_avx512():
     """With the flag torch has AVX2, and no product is YNNPACK's, which takes what there is."""
     if "avx2" not in pathlib.Path("/proc/cpuinfo").read_text():

@@ -24,6 +24,7 @@ def test_ratios_are_to_the_better_ffmpeg_and_of_the_fastest_runs():
     assert len(lines) == 5
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not on the PATH")
 def test_all_ways_write_a_frame_a_second(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "WIDTH", 448)

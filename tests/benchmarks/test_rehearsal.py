@@ -145,6 +145,7 @@ def fresh(system):
     return jax.tree_util.tree_map_with_path(draw, system.abstract["mllm"])
 
 
+@pytest.mark.soak
 def test_lessons_teach_both_formats(tiny):
     """Sampled replies are valid most of the time, and their letters and queries vary."""
     system, text = tiny
@@ -188,6 +189,7 @@ def test_lessons_teach_both_formats(tiny):
     assert set(OPTIONS[:2]) <= set(queries)
 
 
+@pytest.mark.soak
 def test_lessons_that_teach_nothing_end_the_rehearsal(tiny):
     system, text = tiny
     assembler = Assembler(text.tokenizer, system.family, system.mllm_config)

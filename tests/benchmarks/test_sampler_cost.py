@@ -9,6 +9,7 @@ TINY = SamplerConfig(width=8, depth=2)
 STEPS = ("similarity", "sampler", "draw", "topk")
 
 
+@pytest.mark.soak
 def test_every_step_and_rule_has_a_row_for_every_number_of_candidates():
     rows = list(sampler_cost.rows([16, 32], 4, TINY, ["random", "bolt"], 1))
     assert [(row["name"], row["candidates"]) for row in rows] == [
@@ -18,6 +19,7 @@ def test_every_step_and_rule_has_a_row_for_every_number_of_candidates():
     assert all(row["ms"] > 0 and row["mib"] >= 0 for row in rows)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("step", ("similarity", "sampler"))
 def test_memory_is_linear_in_the_candidates(step):
     """By the compiler: what similarity and sampler hold beside their arguments."""

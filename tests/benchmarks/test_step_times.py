@@ -1,6 +1,7 @@
 """Times of the steps of an episode, on an untrained tiny model."""
 
 import numpy as np
+import pytest
 
 from benchmarks.step_times import STEPS, format_times, measure
 from msjoe_jax.data.questions import Question
@@ -9,6 +10,7 @@ from tests.support.embeddings import write_embeddings
 from tests.support.tiny import tiny_model_folder
 
 
+@pytest.mark.soak
 def test_every_step_is_timed(tmp_path):
     rng = np.random.default_rng(0)
     with RecordWriter(tmp_path / "records") as writer:

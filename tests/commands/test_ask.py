@@ -65,6 +65,7 @@ def command(module, cache, *arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.soak
 def test_report_of_a_video_longer_than_the_candidates(tmp_path, bundle, cache):
     video = tiny_video(tmp_path / "a b.mp4", frames=100)  # 20 s, 16 candidates
     question = "what colour <script>alert('1')</script> & <|im_end|> ?"
@@ -221,6 +222,7 @@ def test_page_of_model_text(tmp_path):
     assert ranks == [("00:00", "2"), ("00:02", "1")]
 
 
+@pytest.mark.soak
 def test_predecode_embeds_with_the_clip_of_a_checkpoint(tmp_path, bundle, cache):
     tiny_video(tmp_path / "v.mp4", 12)
     (tmp_path / "m.jsonl").write_text(json.dumps({"id": "v", "video": "v.mp4"}))

@@ -123,7 +123,7 @@ MEASURE = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_peak_memory(tmp_path):
     """At most 1.3 of the largest shard and one layer, beside what the imports take.
 
@@ -165,7 +165,7 @@ KILLED = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_kill_9_and_the_same_command(tmp_path):
     qwen_folder(tmp_path / "hf", sharded=False)
     large_folder(tmp_path / "hf", shards=4)

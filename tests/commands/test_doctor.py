@@ -41,7 +41,7 @@ def config(tmp_path):
     return f"--config={file}"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_program_of_an_update_runs_and_the_block_is_whole(config, tmp_path):
     planned = {"name": "joint: reason", "peak_bytes": 3 * GIB, "alive_bytes": GIB}
     (tmp_path / "plan").write_text("a table\n" + json.dumps({"programs": [planned]}) + "\n")
@@ -194,7 +194,7 @@ def test_a_training_on_evidence_is_tried(tmp_path, capsys):
     assert "s on the devices (2 questions)" in took
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_where_nothing_is_trained_an_evaluation_is_tried(tmp_path, capsys):
     head, ran, took = programs_of(
         tmp_path,

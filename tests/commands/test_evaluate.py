@@ -145,7 +145,7 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_arms_of_trainings_are_the_folders(made, tmp_path):
     flags = [f"--checkpoint={made / 'model'}/", f"--records={made / 'records'}"]
     flags += [f"--questions={made / 'questions.jsonl'}", "--arms=blind,uniform,pretrained,joint"]

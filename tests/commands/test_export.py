@@ -231,7 +231,7 @@ def test_goes_on_after_a_kill(tmp_path, folder, small_shards, monkeypatch):
         assert (tmp_path / "out" / file).read_bytes().replace(b"# out", b"# whole") == same
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_model_in_a_bucket_comes_out_the_same(tmp_path, folder, bucket):
     for file in (p for p in folder.rglob("*") if p.is_file()):
         (bucket / file.relative_to(folder)).write_bytes(file.read_bytes())

@@ -179,6 +179,7 @@ def test_a_converted_model(tmp_path, capsys, tie):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"]
 
 
+@pytest.mark.soak
 def test_the_tiny_worlds_model(tmp_path, capsys):
     """Trained, with nothing but its config and its vocabulary: it ends what it says."""
     convert(BASE, tmp_path / "model")
@@ -195,6 +196,7 @@ def test_the_tiny_worlds_model(tmp_path, capsys):
     assert len(total) >= 64 and len(set(total)) >= 15 and ends  # all that it ever says
 
 
+@pytest.mark.soak
 def test_a_training_with_lora(tmp_path, capsys):
     """The merged model and the factors, which peft adds to the base."""
     convert(published(tmp_path / "hf", True), tmp_path / "base")

@@ -55,6 +55,7 @@ def test_the_pipeline_names_the_steps_and_needs_no_run(tmp_path):
     assert not any("stage" in text for text in texts)
 
 
+@pytest.mark.soak
 def test_validations_of_a_training_are_curves(run, tmp_path):
     (run / "joint").mkdir()
     rows = [{"step": 0, "joint": 0.1, "joint_uniform": 0.3}]

@@ -41,7 +41,7 @@ needs_libtpu = pytest.mark.skipif(
 SLICE = Slice("v4:2x2x1", [0, 1, 2, 3], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @needs_libtpu
 def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
     """Qwen2.5-VL-7B with two layers of each half, on four chips with as much work for each as on
@@ -101,7 +101,7 @@ def test_every_program_compiles_at_real_widths_and_fits(tmp_path):
     assert parts["peak_bytes"] < 3.2 * parts["argument_bytes"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_step_takes_the_abstract_batch_and_keeps_the_state_at_7b():
     config = full_size()
     config.rollout.questions, config.objective.micro_batches = 8, 2
@@ -294,7 +294,7 @@ def test_ranks_are_numbers():
 # --- the command ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @needs_libtpu
 def test_what_does_not_fit_ends_with_status_1():
     done = command(

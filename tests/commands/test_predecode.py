@@ -144,6 +144,7 @@ def test_kill_9_then_resume_equals_a_run_left_alone(tmp_path):
     np.testing.assert_array_equal(times, [t for t, _ in decode(tmp_path / "1.mp4")])
 
 
+@pytest.mark.soak
 def test_kill_9_between_shards(tmp_path):
     """With tiny shards, kills fall around packing too; a torn shard never shows."""
     rows = []

@@ -213,7 +213,11 @@ def compare_square(image, pixels: Pixels, want: np.ndarray) -> None:
 # --- the sweep ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name",
+    # Those of transformers 4 hold mostly the same keys.
+    [pytest.param(x, marks=pytest.mark.soak) if x.endswith("_4") else x for x in LAYOUTS],
+)
 def test_every_key(name, tmp_path):
     base = tmp_path / "base"
     base.mkdir()

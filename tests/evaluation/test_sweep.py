@@ -76,6 +76,7 @@ def swept(made, tmp_path_factory):
     return run(evaluator_of(made, (2, 4)), folder), folder
 
 
+@pytest.mark.soak
 def test_a_budget_among_others_gives_the_rows_of_a_run_at_that_budget(made, swept, tmp_path):
     rows, _ = swept
     assert {row["budget"] for row in rows.values()} == {0, 2, 4}

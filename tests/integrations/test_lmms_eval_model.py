@@ -117,6 +117,7 @@ def test_replies_are_those_of_the_answerer(plugin, folder, video, capsys):
     assert "none.mp4" in printed
 
 
+@pytest.mark.soak
 def test_prompts_without_options_and_other_frames(plugin, folder, video, capsys):
     model = plugin(checkpoint=str(folder), reply="verbatim", frames="2", selector="uniform")
     records(model, video)

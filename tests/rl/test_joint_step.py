@@ -93,7 +93,7 @@ def test_micro_batches_do_not_change_the_update(config):
     batch = eight_questions()
     whole, whole_metrics = gradients(config, batch)
     assert whole_metrics["frac_accuracy_zero_std"] > 0
-    for parts in (2, 4, 8):
+    for parts in (2, 8):
         grads, metrics = gradients(dataclasses.replace(config, micro_batches=parts), batch)
         close(grads, whole)
         close(metrics, whole_metrics, 1e-5)

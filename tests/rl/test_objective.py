@@ -38,6 +38,7 @@ from tests.support.step_oracle import (
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.soak
 def test_some_ratios_are_clipped_and_none_without_old_log_probs():
     batch = make_later_batch()
     _, metrics = gradients(LATER, batch)

@@ -201,6 +201,7 @@ def test_shorter_prompts_change_shapes_only(made, plain):
     same_rollouts(after, before)
 
 
+@pytest.mark.soak
 def test_parts_of_different_length_join(made, plain):
     """Waves, and a refill: some prompts cut to a step, others of full length."""
     batch, _ = plain

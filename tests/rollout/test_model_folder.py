@@ -195,6 +195,7 @@ def test_a_folder_of_other_inputs_is_replaced_with_a_line(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("out")] == ["out"]
 
 
+@pytest.mark.soak
 def test_half_a_folder_on_object_storage_is_none(tmp_path, bucket, monkeypatch):
     settings = tiny_settings(tmp_path)
     tokenizers = load_tokenizers(settings)

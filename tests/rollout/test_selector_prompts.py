@@ -133,6 +133,7 @@ def test_an_ask_has_lengths_of_its_own(made, monkeypatch):
     assert len(episodes.text.tokenizer.encode(reply)) <= 3 and not episodes.failures
 
 
+@pytest.mark.soak
 def test_room_is_what_the_longest_text_leaves(made):
     """Exactly: so many frames can be shown, and one more cannot."""
     candidates, _, _ = candidates_of(made)

@@ -63,7 +63,7 @@ KILLED = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_step_is_there_once_after_kills(tmp_path):
     """Killed at 6 and resumed from 4, killed before any flush, resumed from 5."""
     board = tmp_path / "tensorboard"

@@ -73,6 +73,7 @@ def test_parity(kind):
     )
 
 
+@pytest.mark.soak
 def test_every_shape_gets_its_own_positions():
     """With zero patches all that differs between pictures is where their patches lie."""
     c = config("siglip2")
