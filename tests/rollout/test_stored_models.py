@@ -100,6 +100,7 @@ def test_fresh_ones_are_those_of_their_seed(made):
     one, other = (
         StoredModel("sampler", None, seed=seed).load(model.system, machine) for seed in (1, 2)
     )
-    same(one, model.system.init("sampler", 1))
+    want = model.system.init("sampler", 1)  # drawn by another program, which may round otherwise
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, want)
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
     assert all(x.sharding.mesh == machine.mesh for x in jax.tree.leaves(one))
