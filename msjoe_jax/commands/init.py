@@ -224,6 +224,8 @@ def _reading_of(name: str, reading: Reading) -> Reading:
 def prepare(given: Given, out: epath.Path, workers: int) -> None:
     """Makes the models, the records and the splits in `out`, and writes its config.
 
+    `workers` videos are decoded at a time; 0: one for each core.
+
     Raises:
       UserError: `out` was begun with other models, or a step fails.
     """
@@ -364,7 +366,9 @@ def cli() -> None:
     quick_gelu = flags.DEFINE_enum(
         "quick_gelu", "", ["", "yes", "no"], "Of an open_clip folder whose config does not say."
     )
-    workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.", lower_bound=1)
+    workers = flags.DEFINE_integer(
+        "workers", None, "Videos decoded at a time; by default one for each core.", lower_bound=1
+    )
 
     def start() -> None:
         missing = [f"--{name} is missing: {names[name]}" for name in names if not given[name].value]
@@ -376,7 +380,7 @@ def cli() -> None:
         checked = read_given(
             heldout=heldout.value, updates=updates.value, reading=reading, **values
         )
-        prepare(checked, folder, workers.value)
+        prepare(checked, folder, workers.value or 0)
         print(
             f"next: python -m msjoe_jax.main --config={folder / CONFIG_FILE} "
             f"--workdir={folder / 'run'}"
