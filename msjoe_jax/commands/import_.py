@@ -25,9 +25,9 @@ from etils import epath
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data import subtitles as subtitle_files
 from msjoe_jax.data.files_by_id import FilesById
-from msjoe_jax.data.parts import REST, part_of, read_shares
 from msjoe_jax.data.questions import Question, questions_text, subtitle_rows
 from msjoe_jax.data.sources import RATES
+from msjoe_jax.data.splits import read_shares, split_by_video
 from msjoe_jax.data.videos_by_id import VideosById
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock, on_disk, write_whole
@@ -111,12 +111,10 @@ def form_of(name: str) -> Form:
 
 
 def _parts(found: Imported, shares: Mapping[str, float]) -> dict[str, list[Question]]:
-    """Splits the questions by the names of their videos' files."""
-    parts: dict[str, list[Question]] = {part: [] for part in (REST, *shares)}
-    for question in found.questions:
-        name = own_name(found.videos[question.video].source.path)
-        parts[part_of(name.casefold(), shares)].append(question)
-    return parts
+    """Splits the questions by the names of their videos' files, which others of a name share."""
+    return split_by_video(
+        found.questions, shares, name=lambda video: own_name(found.videos[video].source.path)
+    )
 
 
 def _video_rows(found: Imported, folder: epath.Path) -> list[dict[str, Any]]:
