@@ -18,8 +18,9 @@ SAMPLING = Sampling(6, ENDS, BANNED, TEMPERATURE)
 B, G, S, n, C, U = 2, 2, 9, 3, 6, 5
 TEXT = TextConfig(VOCAB, D, LAYERS, N, M, 48, (1, 1, 2), rope_theta=100.0)
 VISION = VisionConfig(1, 8, 2, 8, D, (0,))
-# float32 through two layers, logits of size 3: rounding is about 1e-6 a log-prob.
-TOLERANCE = 1e-5
+# float32 through two layers, logits of size 3: rounding is some 1e-6 a log-prob, and between two
+# ways to compute it up to 1.05e-5, by the CPU.
+TOLERANCE = 3e-5
 
 
 def make_model():
