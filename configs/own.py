@@ -13,6 +13,8 @@ model = ""  # model folder of the multimodal LLM (msjoe convert)
 clip = ""  # model folder of CLIP
 records = ""  # record folder of the videos to train on, embedded by that CLIP (msjoe predecode)
 questions = ""  # question file to train on
+# Of several sets in their place, by name: {"records": …, "questions": …, "weight": 1.0}.
+sets: dict[str, dict[str, object]] = {}
 heldout_records = ""  # record folder of other videos, to judge by
 heldout_questions = ""  # question file of these
 updates = 1000  # of both models together
@@ -31,6 +33,7 @@ def get_config() -> ConfigDict:
         clip=clip,
         records=records,
         questions=questions,
+        sets=sets,
         heldout_records=heldout_records,
         heldout_questions=heldout_questions,
         updates=updates,

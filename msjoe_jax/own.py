@@ -59,6 +59,7 @@ def own_config(
     key_frames: int,
     training: str,
     precision: str,
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ConfigDict:
     """Makes the config of a run, and computes what is not given from the files that are.
 
@@ -73,6 +74,8 @@ def own_config(
       key_frames: frames of a video that are shown to answer.
       training: of the MLLM, a name of TRAININGS.
       precision: of the computation, a name of PRECISIONS.
+      sets: by name the records, questions and weight of each set to train on, in place of `records`
+        and `questions`; {} or None: there are none.
 
     Raises:
       UserError: a field is not set or wrong, a line each, or a file cannot be read.
@@ -80,8 +83,7 @@ def own_config(
     paths = {
         "model": model,
         "clip": clip,
-        "records": records,
-        "questions": questions,
+        **({} if sets else {"records": records, "questions": questions}),
         "heldout_records": heldout_records,
         "heldout_questions": heldout_questions,
     }
@@ -92,16 +94,16 @@ def own_config(
     ):
         if value not in choices:
             slips.append(f"{file}: {name} is {value!r}, not one of {', '.join(choices)}")
+    at = {name: str(epath.Path(file).parent / value) for name, value in paths.items()}
+    train_sets = _sets(file, sets or {}, {"records": records, "questions": questions}, slips)
     if slips:
         raise UserError(*slips)
-    at = {name: str(epath.Path(file).parent / value) for name, value in paths.items()}
     c = base()
     c.mllm.checkpoint, c.clip.checkpoint = at["model"], at["clip"]
-    c.data.train_records, c.data.train_questions = at["records"], at["questions"]
-    c.data.heldout_records, c.data.heldout_questions = (
-        at["heldout_records"],
-        at["heldout_questions"],
-    )
+    c.data.train_sets = train_sets
+    for name in ("records", "questions"):
+        c.data[f"train_{name}"] = at.get(name, "")
+        c.data[f"heldout_{name}"] = at[f"heldout_{name}"]
     c.joint.steps, c.pretrain.steps = updates, pretrain_updates
     c.rollout.questions, c.frames.key = questions_per_update, key_frames
     c.mllm.dtype = precision
@@ -121,6 +123,31 @@ def own_config(
     _computed.clear()
     _computed.update(computed)
     return c
+
+
+def _sets(
+    file: str,
+    sets: Mapping[str, Mapping[str, Any]],
+    single: Mapping[str, str],
+    slips: list[str],
+) -> dict[str, dict[str, Any]]:
+    """Returns the sets with paths from the current folder.
+
+    What is wrong is added to `slips`, such as a `single` set beside them.
+    """
+    for name, value in single.items():
+        if sets and value:
+            slips.append(f"{file}: {name} is {value!r}, and sets stand in its place; leave one out")
+    made = {}
+    for name, one in sets.items():
+        fields = dict(one) if isinstance(one, Mapping) else {}
+        for field in single:
+            if isinstance(path := fields.get(field), str) and path:
+                fields[field] = str(epath.Path(file).parent / path)
+            else:
+                slips.append(f"{file}: sets[{name!r}] has no path as {field!r}")
+        made[name] = fields
+    return made
 
 
 def computed_lines(config: Mapping[str, Any]) -> list[str]:
@@ -161,7 +188,11 @@ def _of_data(config: ConfigDict) -> dict[str, Computed]:
     check_folder(config.clip.checkpoint, ["clip"])
     tokenizer = Tokenizer(epath.Path(folder) / "mllm")
     family, sizes = mllm_sizes_of("", folder, tokenizer, None)
-    pairs = [pair for split in ("train", "heldout") for pair in _paired(config, split)]
+    data = config.data
+    read = [(one["records"], one["questions"]) for one in data.train_sets.to_dict().values()]
+    read = read or [(data.train_records, data.train_questions)]
+    read.append((data.heldout_records, data.heldout_questions))
+    pairs = [pair for folder, questions in read for pair in _paired(folder, questions)]
     computed = _of_frames(config, [video for _, video in pairs], family, sizes)
     _set(config, computed)
     made = read_config(config)
@@ -178,13 +209,12 @@ def _of_data(config: ConfigDict) -> dict[str, Computed]:
     return computed
 
 
-def _paired(config: ConfigDict, split: str) -> list[Paired]:
-    """Reads the questions of a split with their videos.
+def _paired(folder: str, file: str) -> list[Paired]:
+    """Reads the questions of a file with their videos in a record folder.
 
     Raises:
       UserError: a question's video is not among the records, or none can be read.
     """
-    folder, file = config.data[f"{split}_records"], config.data[f"{split}_questions"]
     reader, questions = RecordReader(folder, ""), load_questions(file)
     known = set(reader.ids)
     for question in questions:

@@ -92,6 +92,31 @@ def test_frames_follow_from_the_records(home):
     assert config.frames.key_patches == config.frames.preview_patches == 56
 
 
+def test_several_sets_stand_in_place_of_one(home):
+    sets = {
+        "long": {"records": "train", "questions": "train.jsonl", "weight": 3.0},
+        "short": {"records": "train", "questions": "train.jsonl"},
+    }
+    config = check(own(home, records="", questions="", sets=sets), 1)
+    one = check(own(home), 1)
+    assert config.frames == one.frames and config.prompt == one.prompt
+    assert config.data.train_records == config.data.train_questions == ""
+    found = {n: (s.records, s.questions, s.weight) for n, s in config.data.train_sets.items()}
+    assert found == {
+        "long": (str(home / "train"), str(home / "train.jsonl"), 3.0),
+        "short": (str(home / "train"), str(home / "train.jsonl"), 1.0),
+    }
+    with pytest.raises(UserError) as refused:
+        own(home, questions="", sets={"long": {"records": ""}, "short": 1})
+    words = [line.removeprefix(f"{home / 'own.py'}: ") for line in refused.value.lines]
+    assert words[0] == "records is 'train', and sets stand in its place; leave one out"
+    assert words[1:] == [
+        f"sets[{name!r}] has no path as {field!r}"
+        for name in sets
+        for field in ("records", "questions")
+    ]
+
+
 def test_lora(home):
     config = check(own(home, training="lora", precision="bfloat16"), 1)
     assert config.mllm.lora_rank == 16 and config.mllm.param_dtype == "bfloat16"

@@ -29,7 +29,7 @@ from msjoe_jax.commands.evaluate_asked import is_trained, models_in
 from msjoe_jax.config import Config, base
 from msjoe_jax.config_check import check
 from msjoe_jax.data.questions import Question, questions_text
-from msjoe_jax.data.splits import split_by_video
+from msjoe_jax.data.splits import REST, split_by_video
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import plain
 from msjoe_jax.phase_data import read_split, tell_thinned
@@ -46,7 +46,7 @@ from msjoe_jax.runtime.stopping import signals_wait
 from msjoe_jax.training.difficulty import VALID
 
 SUMMARY, QUESTIONS, DROPPED = "difficulty.json", "questions.jsonl", "dropped.jsonl"
-PARTS_OF_SPLIT = ("train", "validation", "heldout")
+PARTS_OF_SPLIT = (REST, "validation", "heldout")
 UNIFORM, NOT_ASKED = "uniform", "not_asked"
 FILTERS = ("always_right", "few", "many", "blind")
 
@@ -174,10 +174,9 @@ def measure(config: Config, out: epath.Path, asked: Asked) -> None:
 def split_of(questions: Sequence[Question], asked: Asked) -> dict[str, list[Question]]:
     """Splits questions as asked; without shares all are trained on."""
     if not asked.shares:
-        return {"train": list(questions)}
-    return split_by_video(
-        questions, dict(zip(PARTS_OF_SPLIT, asked.shares, strict=True)), asked.seed
-    )
+        return {REST: list(questions)}
+    _, *others = zip(PARTS_OF_SPLIT, asked.shares, strict=True)
+    return split_by_video(questions, dict(others), asked.seed)
 
 
 def filtered(

@@ -1,7 +1,7 @@
 """Imports anybody's questions and videos: question files and a list for `msjoe predecode`.
 
     msjoe import NAME --source=FILE --videos=DIR --out=DIR [--subtitles=DIR]
-        [--split=validation:0.1,heldout:0.1] [--json]
+        [--rate=PICTURES] [--split=validation:0.1,heldout:0.1] [--json]
 
 NAME is a task (`msjoe import` lists them), or csv: any table, JSON or JSON lines of your own, with
 --column=FIELD:COLUMN where a column's name is not guessed. docs/import.md has the forms. It writes
@@ -17,7 +17,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from absl import flags
@@ -25,10 +24,11 @@ from etils import epath
 
 from msjoe_jax.commands.cli import run_app
 from msjoe_jax.data import subtitles as subtitle_files
-from msjoe_jax.data import video
 from msjoe_jax.data.files_by_id import FilesById
-from msjoe_jax.data.parts import REST, part_of, read_shares
 from msjoe_jax.data.questions import Question, questions_text, subtitle_rows
+from msjoe_jax.data.sources import RATES
+from msjoe_jax.data.splits import read_shares, split_by_video
+from msjoe_jax.data.videos_by_id import VideosById
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.files import lock, on_disk, write_whole
 from msjoe_jax.tasks import TASKS, own_rows
@@ -38,6 +38,7 @@ from msjoe_jax.tasks.importing import (
     WITHOUT_VIDEO,
     Imported,
     bring_together,
+    own_name,
 )
 from msjoe_jax.tasks.reading import Form, read_values
 from msjoe_jax.tasks.rows import read_rows
@@ -54,6 +55,7 @@ def import_questions(
     out: str,
     *,
     subtitles: str = "",
+    rate: float | None = None,
     split: Mapping[str, float] | None = None,
     form: Form | None = None,
 ) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def import_questions(
       videos: the folder that the videos are in, or in folders below.
       out: the folder to write.
       subtitles: a folder of these; "": none are wanted.
+      rate: pictures a second of folders of them; None: there are none.
       split: the share of the videos in each part; None: there are no parts.
       form: how rows become questions; None: as `name` says.
 
@@ -77,7 +80,7 @@ def import_questions(
     reading = read_values(form or form_of(name), source, read_rows(source))
     found = bring_together(
         reading,
-        FilesById(videos, video.ENDINGS),
+        VideosById(videos, rate),
         FilesById(subtitles, subtitle_files.ENDINGS) if subtitles else None,
     )
     folder = on_disk(out, "the imported questions")
@@ -108,19 +111,18 @@ def form_of(name: str) -> Form:
 
 
 def _parts(found: Imported, shares: Mapping[str, float]) -> dict[str, list[Question]]:
-    """Splits the questions by the names of their videos' files."""
-    parts: dict[str, list[Question]] = {part: [] for part in (REST, *shares)}
-    for question in found.questions:
-        name = PurePath(found.videos[question.video].path).stem
-        parts[part_of(name.casefold(), shares)].append(question)
-    return parts
+    """Splits the questions by the names of their videos' files, which others of a name share."""
+    return split_by_video(
+        found.questions, shares, name=lambda video: own_name(found.videos[video].source.path)
+    )
 
 
 def _video_rows(found: Imported, folder: epath.Path) -> list[dict[str, Any]]:
     rows = []
     here = os.path.realpath(folder)
     for name, one in found.videos.items():
-        row: dict[str, Any] = {"id": name, "video": os.path.relpath(one.path, here)}
+        row: dict[str, Any] = {"id": name, "video": os.path.relpath(one.source.path, here)}
+        row |= {} if one.source.rate is None else {"rate": one.source.rate}
         row |= dict(zip(("start", "end"), one.segment, strict=False))
         if one.track is not None:
             row["extra"] = {"subtitles": subtitle_rows(one.track.subtitles)}
@@ -220,6 +222,9 @@ def cli() -> None:
     }
     given = {name: flags.DEFINE_string(name, "", text) for name, text in names.items()}
     subtitles = flags.DEFINE_string("subtitles", "", "Folder of subtitles, by the videos' ids.")
+    rate = flags.DEFINE_float(
+        "rate", None, "Pictures a second of videos that are folders of pictures.", *RATES
+    )
     split = flags.DEFINE_list("split", [], "Parts by video, NAME:SHARE,…; the rest is train.")
     columns = flags.DEFINE_multi_string(
         "column", [], "Of csv and jsonl: FIELD:COLUMN; options and groups take COLUMN|COLUMN."
@@ -247,6 +252,7 @@ def cli() -> None:
             name,
             **{flag: one.value for flag, one in given.items()},
             subtitles=subtitles.value,
+            rate=rate.value,
             split=shares,
             form=form,
         )

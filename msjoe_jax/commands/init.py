@@ -9,10 +9,9 @@ there already stays as it is. A folder as `msjoe convert` writes it, or the one 
 is used where it lies.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,6 +37,7 @@ from msjoe_jax.data.questions import (
 from msjoe_jax.data.records import RecordReader
 from msjoe_jax.data.segments import whole_id
 from msjoe_jax.data.sources import shown
+from msjoe_jax.data.splits import hold_out
 from msjoe_jax.data.video import ENDINGS
 from msjoe_jax.errors import UserError
 from msjoe_jax.families import read_model
@@ -49,7 +49,7 @@ from msjoe_jax.weights.folder import CONFIG
 PUBLISHED = (CONFIG, OPEN_CLIP_CONFIG)  # a folder of either is a published model
 CONFIG_FILE, SOURCES = "own.py", "sources.json"  # of OUT: the latter says what it was begun with
 RECORDS, MANIFEST, TRAIN, HELDOUT = "records", "videos.jsonl", "train.jsonl", "heldout.jsonl"
-HELDOUT_SHARE = 5  # one video of so many is held out
+HELDOUT_SHARE = 0.2  # of the videos
 UPDATES, PRETRAIN_SHARE = 1000, 5  # of both models; one of the sampler alone for so many
 MOST_QUESTIONS, MOST_FRAMES = 32, 32  # of an update; shown to answer
 # Bytes a parameter: value, gradient and two moments of what trains; a copy to compute with of all.
@@ -121,27 +121,18 @@ def find_videos(videos: epath.PathLike) -> dict[str, Entry]:
     return found
 
 
-def split(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
-    """Splits questions by video, about one in HELDOUT_SHARE held out: (to train on, to judge by).
-
-    Which videos depends on their ids alone. Segments of one video stay together.
+def split_before(out: epath.Path) -> dict[str, bool]:
+    """Returns whether each video that an earlier run has split is held out; {} if none has.
 
     Raises:
-      UserError: all questions are about one video.
+      UserError: its files cannot be read.
     """
-    videos = {whole_id(question.video) for question in questions}
-    if len(videos) == 1:
-        raise UserError(
-            f"all questions are about the video {videos.pop()!r}, and some must be kept to judge "
-            "by: give questions of a second video, or --heldout=FILE"
-        )
-    ranked = sorted(videos, key=lambda video: hashlib.sha256(video.encode()).digest())
-    kept = set(ranked[: max(1, round(len(ranked) / HELDOUT_SHARE))])
-    judged = [whole_id(question.video) in kept for question in questions]
-    return (
-        [q for q, judging in zip(questions, judged, strict=True) if not judging],
-        [q for q, judging in zip(questions, judged, strict=True) if judging],
-    )
+    return {
+        whole_id(question.video): name == HELDOUT
+        for name in (HELDOUT, TRAIN)  # of one in both, as is allowed, the latter counts
+        if (out / name).exists()
+        for question in load_questions(out / name)
+    }
 
 
 def read_given(
@@ -152,6 +143,7 @@ def read_given(
     clip: str,
     updates: int = UPDATES,
     reading: Reading = AS_IT_STANDS,
+    before: Mapping[str, bool] | None = None,
 ) -> Given:
     """Checks everything that can be checked before work that takes long.
 
@@ -162,6 +154,7 @@ def read_given(
       model, clip: published folders or model folders.
       updates: of the run.
       reading: of published folders.
+      before: the split that is there, see `split_before`.
 
     Raises:
       UserError: something is missing or wrong.
@@ -179,7 +172,7 @@ def read_given(
                 f"{file}: {len(unknown)} of the videos that are asked about are not in {videos}, "
                 f"such as {unknown[0]!r}; there are {', '.join(list(found)[:5])} …"
             )
-    train, kept = (asked, judging) if heldout else split(asked)
+    train, kept = (asked, judging) if heldout else hold_out(asked, HELDOUT_SHARE, before)
     check_answers(train, questions)
     if both := {q.video for q in train} & {q.video for q in kept}:
         print(
@@ -223,6 +216,8 @@ def _reading_of(name: str, reading: Reading) -> Reading:
 
 def prepare(given: Given, out: epath.Path, workers: int) -> None:
     """Makes the models, the records and the splits in `out`, and writes its config.
+
+    `workers` videos are decoded at a time; 0: one for each core.
 
     Raises:
       UserError: `out` was begun with other models, or a step fails.
@@ -364,7 +359,9 @@ def cli() -> None:
     quick_gelu = flags.DEFINE_enum(
         "quick_gelu", "", ["", "yes", "no"], "Of an open_clip folder whose config does not say."
     )
-    workers = flags.DEFINE_integer("workers", 2, "Videos decoded at a time.", lower_bound=1)
+    workers = flags.DEFINE_integer(
+        "workers", None, "Videos decoded at a time; by default one for each core.", lower_bound=1
+    )
 
     def start() -> None:
         missing = [f"--{name} is missing: {names[name]}" for name in names if not given[name].value]
@@ -374,9 +371,13 @@ def cli() -> None:
         values = {name: flag.value for name, flag in given.items()}
         reading = Reading(ignore_extra.value, quick_gelu.value)
         checked = read_given(
-            heldout=heldout.value, updates=updates.value, reading=reading, **values
+            heldout=heldout.value,
+            updates=updates.value,
+            reading=reading,
+            before=split_before(folder),
+            **values,
         )
-        prepare(checked, folder, workers.value)
+        prepare(checked, folder, workers.value or 0)
         print(
             f"next: python -m msjoe_jax.main --config={folder / CONFIG_FILE} "
             f"--workdir={folder / 'run'}"

@@ -1,14 +1,12 @@
-"""The files of a folder by id: of videos and of their subtitles, whatever folder they lie in."""
+"""The files of a folder by id, such as those of subtitles, whatever folder they lie in."""
 
 import os
 import re
-import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import PurePath, PurePosixPath
 
-import av
 from etils import epath
 
 from msjoe_jax.data.questions import is_unicode
@@ -39,6 +37,7 @@ class FilesById:
         if not os.path.isdir(self.folder):
             raise UserError(f"{folder}: no such folder")
         self.unnamed: list[str] = []
+        self._endings = endings
         self._by_id: dict[str, list[str]] = defaultdict(list)
         seen: set[str] = set()
         for here, folders, names in os.walk(self.folder, followlinks=True):
@@ -47,13 +46,16 @@ class FilesById:
                 continue
             seen.add(real)
             folders.sort()
-            for name in sorted(names):
-                stem, ending = os.path.splitext(name)
-                if name.startswith(".") or ending.lower() not in endings:
-                    continue
+            self._take(here, sorted(name for name in names if not name.startswith(".")))
+
+    def _take(self, here: str, names: Sequence[str]) -> None:
+        """Takes in the files of one folder."""
+        for name in names:
+            stem, ending = os.path.splitext(name)
+            if ending.lower() in self._endings:
                 path = os.path.join(here, name)
                 if is_unicode(path):
-                    self._by_id[_folded(stem)].append(path)
+                    self._by_id[folded(stem)].append(path)
                 else:
                     self.unnamed.append(path)
 
@@ -75,9 +77,11 @@ class FilesById:
         """
         if file and os.path.isabs(file) and os.path.isfile(file):
             return file
-        found = self._by_id.get(_folded(name), [])
+        found = self._by_id.get(folded(name), [])
         found = [path for path in found if PurePath(path).stem == name] or found
-        found = [path for path in found if _size(path)] or found
+        return self._chosen([path for path in found if _size(path)] or found, file)
+
+    def _chosen(self, found: Sequence[str], file: str) -> str:
         if len(found) > 1:
             common = [agreement(path, file) for path in found]
             found = [path for path, n in zip(found, common, strict=True) if n == max(common)]
@@ -96,7 +100,7 @@ class FilesById:
         Raises:
           UserError: there is none, or there are several.
         """
-        start = _folded(name)
+        start = folded(name)
         if start not in self._by_id:
             names = {
                 key: match[1]
@@ -109,7 +113,8 @@ class FilesById:
         return self.find(name)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Returns a name in the letters by which names are compared."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -128,31 +133,9 @@ def agreement(path: str, file: str) -> int:
       file: as a list of questions has it.
     """
     ours, theirs = PurePath(path), PurePosixPath(file.replace("\\", "/"))
-    count = int(_folded(ours.suffix) == _folded(theirs.suffix))
+    count = int(folded(ours.suffix) == folded(theirs.suffix))
     for one, other in zip(reversed(ours.parts[:-1]), reversed(theirs.parts[:-1]), strict=False):
-        if _folded(one) != _folded(other):
+        if folded(one) != folded(other):
             break
         count += 2
     return count
-
-
-def length_of(path: epath.PathLike) -> float:
-    """Returns the seconds that a video's file says it lasts; 0 if it does not say it.
-
-    Raises:
-      UserError: it is no file, is empty, or holds no video that can be opened.
-    """
-    try:
-        info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode):
-            raise UserError(f"{path}: no regular file")
-        if not info.st_size:
-            raise UserError(f"{path}: empty")
-        # As a file object: a name may look like an address.
-        with open(path, "rb") as file, av.open(file, "r", metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise UserError(f"{path}: holds no video")
-            return max(0.0, (container.duration or 0) / 1e6)
-    except (OSError, ValueError, av.FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be opened ({reason})") from None

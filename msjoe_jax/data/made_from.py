@@ -1,5 +1,7 @@
 """What the videos of a record folder were made from, and whether their list still names it."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +25,7 @@ from msjoe_jax.errors import UserError
 if TYPE_CHECKING:
     from msjoe_jax.data.predecode import Packer
 
+SUBTITLES = "subtitles"
 NAMED = 5  # changed videos that an error names
 NO_TIMES = np.zeros(0)
 READERS = 8  # sources looked at side by side
@@ -47,6 +50,8 @@ def details_of(
     subtitles: tuple[Subtitle, ...] = ()
     if entry.subtitles is not None:
         try:
+            if os.path.exists(entry.subtitles) and not os.path.isfile(entry.subtitles):
+                raise UserError(f"{entry.subtitles}: no regular file")
             track = read_subtitles(entry.subtitles, entry.start or 0.0, decoding.duration)
         except UserError as error:
             notes.append(f"without subtitles: {error}")
@@ -61,6 +66,7 @@ def details_of(
         stream=entry.stream,
         picture_rate=entry.rate,
         max_side=entry.max_side,
+        subtitles=_hash(entry.subtitles),
         decoded_stream=decoding.stream if decoding.stream >= 0 else None,
         rate=decoding.rate,
         decoder=versions(),
@@ -131,10 +137,41 @@ def _changed(record: VideoInfo, entry: Entry, fps: float) -> str:
         return f"'fps' was {record.fps:g}, is {entry.fps or fps:g}"
     if before.max_side != entry.max_side:
         return f"'max_side' was {before.max_side}, is {entry.max_side}"
+    if why := _other_subtitles(record, entry):
+        return why
     try:
         return difference({**vars(before), "rate": before.picture_rate}, entry.source, entry.video)
     except UserError as error:
         return str(error)
+
+
+def _other_subtitles(record: VideoInfo, entry: Entry) -> str:
+    """Says in what an entry's subtitles differ from a record's; those that are gone do not."""
+    if record.extra.get(SUBTITLES) != entry.extra.get(SUBTITLES):
+        return f"'extra.{SUBTITLES}' are others"  # as `msjoe import` writes them
+    before = record.source.subtitles
+    if before is None:
+        return ""
+    if entry.subtitles is None:
+        return f"'{SUBTITLES}' were named, and are no more" if before else ""
+    now = _hash(entry.subtitles)
+    if not now or now == before:
+        return ""
+    return (
+        f"the contents of {shown(str(entry.subtitles))} are others"
+        if before
+        else (f"'{SUBTITLES}' were none, are {shown(str(entry.subtitles))}")
+    )
+
+
+def _hash(path: epath.Path | None) -> str:
+    """Returns the SHA-256 of a file; "" if there is none, or it cannot be read."""
+    try:  # a pipe might be read for ever, and epath takes it for a file
+        return (
+            hashlib.sha256(path.read_bytes()).hexdigest() if path and os.path.isfile(path) else ""
+        )
+    except OSError:
+        return ""
 
 
 def _packed(packer: "Packer") -> Iterator[VideoInfo]:

@@ -34,6 +34,8 @@ class Source:
       start, end, stream: what the list chooses of the file (see `sources.VideoSource`).
       picture_rate: pictures a second of a folder of pictures, as the list says.
       max_side: longer side of this video's frames, where the list says it.
+      subtitles: SHA-256 of the file of them that the list names; "" if it names none, or if there
+        was none to read; None: not stated.
       decoded_stream: the number of the stream that was decoded.
       rate: frames of that stream a second, in the mean.
       decoder: the libraries that decoded it, with their versions.
@@ -54,6 +56,7 @@ class Source:
     stream: int | None = None
     picture_rate: float | None = None
     max_side: int | None = None
+    subtitles: str | None = None
     decoded_stream: int | None = None
     rate: float = 0.0
     decoder: str = ""
@@ -285,6 +288,7 @@ KINDS: dict[str, Any] = {
     **dict.fromkeys(("size", "mtime", "stream", "max_side", "decoded_stream"), int | None),
     **dict.fromkeys(("start", "end", "picture_rate", "expected"), float | None),
     **dict.fromkeys(("rate", "missing"), float),
+    "subtitles": str | None,
     "frames": bytes | None,
     "warnings": dict,
     "notes": list,

@@ -13,6 +13,7 @@ from msjoe_jax.errors import UserError
 from msjoe_jax.video.decoder import Decoder
 from msjoe_jax.video.display import Display
 from msjoe_jax.video.findings import Findings
+from msjoe_jax.video.joined import unread_bytes
 from msjoe_jax.video.spans import Spans
 from msjoe_jax.video.streams import Source, VideoError, name_of
 
@@ -174,7 +175,10 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     def _compare(self) -> None:
         """Holds what came against what the header promises."""
-        rate, counts = self._decoder.about.rate, self._decoder.findings.counts
+        about, counts = self._decoder.about, self._decoder.findings.counts
+        rate, read = about.rate, self._decoder.timeline.read
+        if self._end is None and (unread := unread_bytes(self.source, about.kind, read)):
+            self._shown.add("unread", unread)
         duration = expected = Fraction(self.duration)
         told = self._spans.expected()
         if told is not None:

@@ -231,14 +231,17 @@ def _begin(work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then says stop
     _Here.work = work
     _Here.held.enter_context(hold_parts(work.parts))
+    # A run that began before the hold has not waited for this process: its parent is dead then.
+    _end_with_parent(0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(seconds: float | None = None) -> None:
+    """Ends this process if its parent does so within these seconds; None: whenever it does."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
+    if connection.wait([parent.sentinel], seconds):
+        os._exit(1)
 
 
 def _do(number: int, entry: Entry) -> Failure | None:

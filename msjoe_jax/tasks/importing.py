@@ -10,14 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from msjoe_jax.data.files_by_id import FilesById, agreement, length_of
+from msjoe_jax.data.archives import CELL
+from msjoe_jax.data.files_by_id import FilesById, agreement
 from msjoe_jax.data.questions import Question, is_span, read_row, row_of
 from msjoe_jax.data.segments import segment_id
+from msjoe_jax.data.sources import VideoSource
 from msjoe_jax.data.subtitles import Track, read_subtitles
+from msjoe_jax.data.videos_by_id import VideosById, length_of
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.progress import progress
 from msjoe_jax.tasks.own_rows import SEGMENT
 from msjoe_jax.tasks.reading import LeftOut, Reading, file_of
+from msjoe_jax.tasks.values import video_id
 
 REFUSED, DUPLICATED, WITHOUT_VIDEO = "refused", "duplicated", "without video"
 # Groups by a video's length: seconds below which each lies.
@@ -39,11 +43,12 @@ class NotKept(NamedTuple):
 class Video(NamedTuple):
     """A video that is asked about.
 
-    path: its file; seconds: its length, 0 if it is not known; segment: first and last second of the
-    part of the file that it is, (): all; track: its subtitles.
+    source: what it is made from, but for its segment; seconds: its length, 0 if it is not known;
+    segment: first and last second of the part of the file that it is, (): all; track: its
+    subtitles.
     """
 
-    path: str
+    source: VideoSource
     seconds: float
     segment: tuple[float, ...] = ()
     track: Track | None = None
@@ -67,14 +72,14 @@ class Imported(NamedTuple):
 
 
 def bring_together(
-    reading: Reading, videos: FilesById, subtitles: FilesById | None = None
+    reading: Reading, videos: VideosById, subtitles: FilesById | None = None
 ) -> Imported:
     """Finds the videos of questions, and their subtitles.
 
     Args:
       reading: of the source.
-      videos: files to look for them in.
-      subtitles: likewise; None: none are wanted.
+      videos: what to look for them in.
+      subtitles: files to look for these in; None: none are wanted.
     """
     left_out = [NotKept(REFUSED, row) for row in reading.refused]
     left_out += [NotKept(DUPLICATED, row) for row in reading.duplicated]
@@ -100,7 +105,7 @@ def bring_together(
         where = file_of(question)
         leave_out(WITHOUT_VIDEO, question, f"{where} is not there; {path} is another's of its name")
     sound = [question for question in sound if question.id in paths]
-    lengths, dead = _opened(sorted(set(paths.values())))
+    lengths, dead = _opened([videos.source(path) for path in sorted(set(paths.values()))])
     ids = _ids(lengths, videos.folder)
     kept, notes, found = [], Counter(reading.notes), dict[str, Video]()
     notes["files passed over, whose names are no UTF-8"] += len(videos.unnamed)
@@ -113,7 +118,7 @@ def bring_together(
         if segment and 0 < lengths[path] <= segment[0]:
             leave_out(REFUSED, question, f"the segment begins after the video, at {segment[0]:g} s")
             continue
-        video = _video(path, lengths[path], segment)
+        video = _video(videos.source(path), lengths[path], segment)
         name = segment_id(ids[path], *segment) if segment else ids[path]
         found[name] = video
         kept.append(_of_video(question, name, video.seconds, notes))
@@ -143,40 +148,50 @@ def _of_others(questions: Sequence[Question], paths: dict[str, str]) -> list[tup
     return others
 
 
-def _opened(paths: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
-    """Opens videos; returns the seconds of each, and why others cannot be opened."""
+def _opened(sources: Sequence[VideoSource]) -> tuple[dict[str, float], dict[str, str]]:
+    """Opens videos; returns by path the seconds of each, and why others cannot be opened."""
     lengths, dead = {}, {}
 
-    def opened(path: str) -> float | str:
+    def opened(source: VideoSource) -> float | str:
         try:
-            return length_of(path)
+            return length_of(source)
         except UserError as error:
             return str(error)
 
     with (
         ThreadPoolExecutor(OPENED_AT_ONCE) as pool,
-        progress(f"open {len(paths)} videos", len(paths), unit="video") as bar,
+        progress(f"open {len(sources)} videos", len(sources), unit="video") as bar,
     ):
-        for path, found in zip(paths, pool.map(opened, paths), strict=True):
+        for source, found in zip(sources, pool.map(opened, sources), strict=True):
             bar.update()
             if isinstance(found, str):
-                dead[path] = found
+                dead[source.path] = found
             else:
-                lengths[path] = found
+                lengths[source.path] = found
     return lengths, dead
 
 
 def _ids(paths: Sequence[str] | dict[str, float], folder: str) -> dict[str, str]:
-    """Returns the id of each video: its name without ending, with its folders if others have it."""
+    """Returns the id of each video: its own name, with its folders if others have it."""
     same: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        same[PurePath(path).stem].append(path)
+        same[own_name(path)].append(path)
     ids = {}
-    for stem, alike in same.items():
+    for name, alike in same.items():
         for path in alike:
             inside = PurePath(os.path.relpath(path, folder))
-            ids[path] = stem if len(alike) == 1 else inside.with_suffix("").as_posix()
+            whole = inside.with_name(video_id(inside.name)).as_posix()
+            ids[path] = name if len(alike) == 1 else whole
     return ids
+
+
+def own_name(path: str) -> str:
+    """Returns the name of a video without folders and ending, within an archive that of a member.
+
+    A cell of a table has the table's name.
+    """
+    inside = VideoSource(path).inside
+    return video_id(inside if inside and not CELL.fullmatch(inside) else path)
 
 
 def _segment(value: Any) -> tuple[float, ...]:
@@ -184,11 +199,11 @@ def _segment(value: Any) -> tuple[float, ...]:
     return tuple(value) if fits else ()
 
 
-def _video(path: str, length: float, segment: tuple[float, ...]) -> Video:
+def _video(source: VideoSource, length: float, segment: tuple[float, ...]) -> Video:
     if not segment:
-        return Video(path, length)
+        return Video(source, length)
     start, end = segment
-    return Video(path, min(end, length or end) - start, segment)
+    return Video(source, min(end, length or end) - start, segment)
 
 
 def _of_video(question: Question, video: str, seconds: float, notes: Counter[str]) -> Question:

@@ -10,6 +10,7 @@ SENTENCES = {
     "false_stamps": "{n} timestamps are false; the frames stand at the next free place",
     "disordered": "{n} frames come no later than the frame before them and are left out",
     "missing": "about {n} frames that the file promises are not there",
+    "unread": "the last {n} bytes are another file that is joined to this one, and are not read",
     "assumed_rate": "the file states no frame rate; 25 a second are assumed",
     "interlaced": "{n} frames are interlaced and left as they are",
     "resized": "{n} frames have another size than the first and are fitted into it",

@@ -31,6 +31,7 @@ class About:
     """What a file says about itself and one of its streams; times are seconds of its stamps.
 
     Attributes:
+      kind: FFmpeg's name of the file's format.
       index: the stream's index in the file.
       base: seconds of a stamp's unit.
       aspect: width of a pixel over its height.
@@ -43,6 +44,7 @@ class About:
       rate: the same, or FFmpeg's guess.
     """
 
+    kind: str
     index: int
     base: Fraction
     aspect: Fraction
@@ -187,6 +189,7 @@ def about(container: InputContainer, stream: VideoStream) -> About:
     if end is None and not (is_bare or can_jump) and length > 0:
         end = Fraction(length, av.time_base)  # FLV and Matroska count it from stamp 0
     return About(
+        kind=name,
         index=stream.index,
         base=Fraction(stream.time_base or Fraction(1, av.time_base)),
         aspect=Fraction(stream.sample_aspect_ratio or 1),

@@ -71,11 +71,13 @@ class Timeline:
 
     Attributes:
       reach: seconds of the file's stamps up to which any stream has packets.
+      read: bytes of the file up to which packets were read.
       first: seconds of the stamp of the stream's first packet; None before it.
     """
 
     def __init__(self, container: InputContainer, about: About, findings: Findings) -> None:
         self.reach = Fraction(0)
+        self.read = 0
         self.first: Fraction | None = None
         self._container, self._about, self._findings = container, about, findings
         self._others = Coverage()
@@ -117,6 +119,7 @@ class Timeline:
             except (av.FFmpegError, OSError, ValueError):
                 yield None
                 return
+            self.read = max(self.read, (packet.pos or 0) + packet.size)
             stamp = packet.pts if packet.pts is not None else packet.dts
             if stamp is not None and packet.time_base:
                 end = (stamp + (packet.duration or 0)) * packet.time_base

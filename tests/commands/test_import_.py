@@ -5,8 +5,11 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from msjoe_jax.commands.import_ import import_questions, lines_of
 from msjoe_jax.commands.predecode import predecode
@@ -52,7 +55,7 @@ def test_the_command_counts_every_row_and_the_next_one_takes_what_it_wrote(given
     assert f"  refused: {source}: row 5: field 'answer' is '7', not an index from 0 to 4" in text
     assert f"  duplicated: {source}: row 4: the same as {source}: row 1" in text
     assert f"  without video: {source}: row 6: no file of that name in {folder}/videos" in text
-    assert f"  without video: {source}: row 3: {folder}/videos/7508.avi: empty" in text
+    assert f"  without video: {source}: row 3: {folder}/videos/7508.avi: an empty file" in text
     counts = ("kept", "without_video", "duplicated", "refused")
     assert sheet["read"] == 6 == sum(sheet[key] for key in counts)
     assert sheet["groups"]["kind"] == {"causal": 1, "descriptive": 1}
@@ -70,6 +73,34 @@ def test_the_command_counts_every_row_and_the_next_one_takes_what_it_wrote(given
     assert TASKS["nextqa"].read(out / "questions.jsonl") == questions
     info = RecordReader(out / "records").info(questions[0].video)
     assert [line.text for line in of_video(questions[0], info)] == ["hello"]
+
+
+def test_folders_of_pictures_and_members_of_archives_are_taken_as_predecode_takes_them(tmp_path):
+    folder, part = tmp_path / "videos", "x.tar!a/b.mp4"
+    (folder / "frames" / "cup").mkdir(parents=True)
+    for k in range(4):
+        picture = Image.fromarray(np.full((32, 32, 3), 40 * k, np.uint8))
+        picture.save(folder / "frames" / "cup" / f"{k}.png")
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        archive.add(clip(tmp_path / "b.mp4", 3), "a/b.mp4")
+    rows = [
+        {"id": video, "video": video, "question": "?", "options": ["x", "y"], "answer": "A"}
+        for video in ("frames/cup", part, "x.tar!a/gone.mp4")
+    ]
+    source = as_lines(tmp_path / "q.jsonl", rows)
+    out = tmp_path / "out"
+    sheet = import_questions("jsonl", source, str(folder), str(out), rate=2.0)
+    assert (sheet["kept"], sheet["without_video"]) == (2, 1)
+    assert "x.tar!a/gone.mp4: no such member among 1" in sheet["left_out"]["without video"][0]
+    assert predecode(out / "videos.jsonl", out / "records", DecodeSettings(), 1) == (2, 0)
+    reader = RecordReader(out / "records")
+    durations = {
+        q.id: reader.info(q.video).duration for q in load_questions(out / "questions.jsonl")
+    }
+    assert durations == {"frames/cup": 2.0, part: 3.0}
+    sheet = import_questions("jsonl", source, str(folder), str(out))
+    assert (sheet["kept"], sheet["without_video"]) == (1, 2)
+    assert "of which --rate says how many" in sheet["left_out"]["without video"][0]
 
 
 def test_the_walk_of_the_page(tmp_path):

@@ -8,7 +8,13 @@ import pathlib
 import pytest
 
 from msjoe_jax.commands import init
-from msjoe_jax.commands.init import filled, find_videos, prepare, read_given, split
+from msjoe_jax.commands.init import (
+    filled,
+    find_videos,
+    prepare,
+    read_given,
+    split_before,
+)
 from msjoe_jax.config_check import check
 from msjoe_jax.config_files import load_config
 from msjoe_jax.data.questions import Question, load_questions, save_questions
@@ -49,23 +55,6 @@ def given(made, **changes):
 
 
 # --- what is given --------------------------------------------------------------------------------
-
-
-def test_a_fifth_of_the_videos_is_held_out_whatever_the_questions():
-    for count in (2, 3, 4, 7, 10, 23):
-        asked = [question(i, f"v{i % count}") for i in range(3 * count)]
-        train, kept = split(asked)
-        own, others = ({q.video for q in part} for part in (kept, train))
-        assert not own & others and len(own) == max(1, round(count / 5))
-        assert sorted(q.id for q in (*train, *kept)) == sorted(q.id for q in asked)
-        again = split(list(reversed(asked)) * 2)[1]
-        assert {q.video for q in again} == own
-    with pytest.raises(UserError, match="all questions are about the video 'v0'"):
-        split([question(0, "v0"), question(1, "v0")])
-    asked = [question(i, f"v{i % 5}@{i}-{i + 1}") for i in range(30)]
-    train, kept = split(asked)  # parts of a video stay together
-    assert len(kept) == 6 and len({q.video.split("@")[0] for q in kept}) == 1
-    assert not {q.video.split("@")[0] for q in kept} & {q.video.split("@")[0] for q in train}
 
 
 def test_videos_of_a_folder_and_of_a_list(made, tmp_path, capsys):
@@ -154,15 +143,18 @@ def test_what_is_added_later_is_taken_in(made, tmp_path):
         (videos / name).write_bytes((made / "videos" / name).read_bytes())
     save_questions(tmp_path / "q.jsonl", [question(i, "ab"[i % 2]) for i in range(4)])
     changes = {"videos": str(videos), "questions": str(tmp_path / "q.jsonl")}
+    assert split_before(tmp_path / "own") == {}
     prepare(given(made, **changes), tmp_path / "own", workers=1)
+    before = split_before(tmp_path / "own")
     tiny_video(videos / "c.mp4", 25)
     asked = load_questions(tmp_path / "q.jsonl")
     save_questions(tmp_path / "q.jsonl", [*asked, question(9, "c")])
-    prepare(given(made, **changes), tmp_path / "own", workers=1)
+    prepare(given(made, before=before, **changes), tmp_path / "own", workers=1)
     reader = RecordReader(tmp_path / "own" / "records", clip_of(made / "model"))
     assert sorted(reader.ids) == ["a", "b", "c"] and reader.embeddings("c") is not None
     kept = [load_questions(tmp_path / "own" / f"{n}.jsonl") for n in ("train", "heldout")]
     assert {q.id for part in kept for q in part} == {"q0", "q1", "q2", "q3", "q9"}
+    assert before.items() <= split_before(tmp_path / "own").items() and len(before) == 2
 
 
 # --- the config -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from msjoe_jax.data.files_by_id import FilesById, length_of
+from msjoe_jax.data.files_by_id import FilesById
 from msjoe_jax.errors import UserError
 from tests.support.one_a_second import clip
 
@@ -81,18 +81,3 @@ def test_a_language_behind_the_id(tmp_path):
         assert os.path.basename(files.find_in_a_language(name)) == file
     with pytest.raises(UserError, match="no file of that name"):
         files.find_in_a_language("t")
-
-
-def test_lengths_and_what_cannot_be_opened(tmp_path):
-    assert length_of(clip(tmp_path / "12:30.mkv", 3)) == pytest.approx(3, abs=0.1)
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "junk.mp4").write_bytes(b"junk" * 99)
-    os.mkfifo(tmp_path / "pipe.mp4")
-    for name, said in (
-        ("empty", "empty"),
-        ("junk", r"cannot be opened \(Invalid data"),
-        ("pipe", "no regular file"),
-        ("none", r"cannot be opened \(No such file"),
-    ):
-        with pytest.raises(UserError, match=f"{name}.mp4: {said}"):
-            length_of(tmp_path / f"{name}.mp4")

@@ -86,6 +86,37 @@ def test_another_choice_of_the_same_file_is_another_source(folder, fields, words
     assert lengths(folder) == [5 if "fps" in fields else 1, 1]
 
 
+def test_other_subtitles_are_refused_by_name_or_read_anew(folder):
+    def said():
+        return [s.text for s in RecordReader(folder / "out").info("a").subtitles]
+
+    file = folder / "a.srt"
+    file.write_text("1\n00:00:00,000 --> 00:00:01,000\nbutter\n")
+    write(folder, subtitles="a.srt")
+    with pytest.raises(UserError, match=r"video 'a': 'subtitles' were none, are .*a\.srt"):
+        make(folder)
+    assert make(folder, refresh=True) == make(folder) == (2, 0) and said() == ["butter"]
+    file.write_text(file.read_text().replace("butter", "salt"))
+    with pytest.raises(UserError, match=r"video 'a': the contents of .*a\.srt are others"):
+        make(folder)
+    assert make(folder, refresh=True) == (2, 0) and said() == ["salt"]
+    file.unlink()  # what is gone has not changed
+    assert make(folder) == (2, 0) and said() == ["salt"]
+    write(folder)
+    with pytest.raises(UserError, match="video 'a': 'subtitles' were named, and are no more"):
+        make(folder)
+    write(folder, extra={"subtitles": [[0, 1, "milk"]]})
+    with pytest.raises(UserError, match=r"video 'a': 'extra\.subtitles' are others"):
+        make(folder)
+    os.mkfifo(file)
+    write(folder, subtitles="a.srt")
+    assert make(folder) == (2, 0) and said() == ["salt"]
+    write(folder, subtitles="a.srt", start=0.4)
+    assert make(folder, refresh=True) == (2, 0) and said() == []
+    (note,) = RecordReader(folder / "out").info("a").source.notes
+    assert note.startswith("without subtitles: ") and note.endswith("a.srt: no regular file")
+
+
 def test_a_part_of_a_run_that_was_killed_is_checked_too(tmp_path, monkeypatch):
     for name in "ab":
         tiny_video(tmp_path / f"{name}.mp4", 5)

@@ -41,6 +41,7 @@ SOURCE = Source(
     stream=1,
     picture_rate=25,
     max_side=336,
+    subtitles="cd" * 32,
     decoded_stream=2,
     notes=("ends early",),
     rate=24000 / 1001,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msjoe_jax.data.files_by_id import FilesById
 from msjoe_jax.data.questions import load_questions, save_questions
 from msjoe_jax.data.subtitles import ENDINGS as SUBTITLES
-from msjoe_jax.data.video import ENDINGS
+from msjoe_jax.data.videos_by_id import VideosById
 from msjoe_jax.tasks import TASKS, own_rows
 from msjoe_jax.tasks.importing import DUPLICATED, REFUSED, WITHOUT_VIDEO, bring_together
 from msjoe_jax.tasks.reading import read_values
@@ -33,7 +33,7 @@ def videos(tmp_path_factory):
 
 def together(folder, *values, subtitles=None, columns=()):
     rows = [Row(f"f: row {i}", i, v) for i, v in enumerate(values, 1)]
-    files = FilesById(folder, ENDINGS)
+    files = VideosById(folder)
     texts = None if subtitles is None else FilesById(subtitles, SUBTITLES)
     return bring_together(
         read_values(own_rows.form(own_rows.read_columns(columns)), "f", rows), files, texts
@@ -55,7 +55,7 @@ def test_a_question_without_a_video_is_listed_with_the_reason(videos):
     reasons = {one.video: one.row.reason for one in found.left_out if one.video}
     assert reasons["gone"] == f"no file of that name in {videos}"
     assert reasons["same"] == "2 files may be meant: b/same.mp4, c/same.mp4"
-    assert reasons["empty"] == f"{videos}/empty.mp4: empty"
+    assert reasons["empty"] == f"{videos}/empty.mp4: an empty file"
     assert "cannot be opened" in reasons["broken"] and len(found.dead) == 2
     assert found.rows == 8 == len(found.questions) + len(found.left_out)
     assert list(found.videos) == ["v"] and found.videos["v"].seconds == pytest.approx(2, abs=0.1)
@@ -95,7 +95,7 @@ def test_subtitles_on_the_videos_clock(videos, tmp_path):
     assert form is not None
     texts = FilesById(tmp_path, SUBTITLES)
     reading = read_values(form, "f", read_rows(source))
-    found = bring_together(reading, FilesById(videos, ENDINGS), texts)
+    found = bring_together(reading, VideosById(videos), texts)
     track = found.videos["86CxyhFV9MI"].track
     assert track is not None
     assert [(s.start, s.end, s.text) for s in track.subtitles] == [(0.5, 1, "hi")]
@@ -191,7 +191,7 @@ def test_a_thousand_mutated_rows_are_all_counted(videos, tmp_path_factory, sourc
     form = TASKS[name].form or own_rows.form({})
     reading = read_values(form, "f", read_rows(folder / "f.jsonl"))
     assert reading.rows >= len(rows)
-    found = bring_together(reading, FilesById(videos, ENDINGS), FilesById(videos, SUBTITLES))
+    found = bring_together(reading, VideosById(videos), FilesById(videos, SUBTITLES))
     assert found.rows == reading.rows == len(found.questions) + len(found.left_out)
     assert all(one.row.place and one.row.reason for one in found.left_out)
     assert {question.video for question in found.questions} <= set(found.videos)

@@ -96,6 +96,7 @@ def test_sound_that_leaps_too_does_not(tmp_path):
 # --- the clock alone ------------------------------------------------------------------------------
 
 ABOUT = About(
+    kind="mpegts",
     index=0, base=Fraction(1, 1000), aspect=Fraction(1), can_jump=True, is_bare=False,
     start=None, end=None, ends_itself=False, stated_rate=Fraction(25), rate=Fraction(25),
 )  # fmt: skip
