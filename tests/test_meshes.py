@@ -30,17 +30,17 @@ from tests.support.commands import PYTHON, ROOT, program
 from tests.support.processes import xla_flags
 from tests.support.tiny import tiny_video
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 BASE = ROOT / "tests" / "golden" / "tiny_base"
 ONE = (1, 1, 1, 0)
 # data × fsdp × tensor, and rollout_tensor; three heads of the vision tower do not divide into two
 # parts.
 MESHES = [
-    pytest.param((1, 4, 1, 0), id="1x4x1", marks=pytest.mark.soak),
-    pytest.param((1, 4, 2, 0), id="1x4x2", marks=pytest.mark.soak),
+    pytest.param((1, 4, 1, 0), id="1x4x1"),
+    pytest.param((1, 4, 2, 0), id="1x4x2"),
     pytest.param((1, 8, 1, 2), id="1x8x1"),
-    pytest.param((2, 4, 1, 0), id="2x4x1", marks=pytest.mark.soak),
+    pytest.param((2, 4, 1, 0), id="2x4x1"),
 ]
 VIDEOS = 16  # to train on, and as many held out, with two questions each
 # Questions that rounding answers otherwise on a mesh, by arm: none.

@@ -56,7 +56,8 @@ def follow(line: str, folder: pathlib.Path) -> str:
         (tools / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         for tool in tools.iterdir():
             tool.chmod(0o755)
-    environment = PYTHON | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    # With the compiler's own optimising, as its user has it: models of real shape compute a while.
+    environment = PYTHON | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "XLA_FLAGS": ""}
     done = subprocess.run(
         line, shell=True, cwd=folder, env=environment, capture_output=True, text=True
     )

@@ -46,7 +46,6 @@ FIELDS = {
     "selected_frames": "source",
     "candidate_indices": "candidate",
 }
-RATE = "source_fps"  # in a record's `extra`
 ENOUGH = 20  # letters and digits of a question that a longer text may hold
 SLACK = 0.5  # seconds beyond a video's end that a mean rate may be wrong by
 
@@ -353,7 +352,7 @@ def _places(
             )
         return frames.astype(np.int32), 0.0
     if row.unit == "source":
-        rate = row.fps or info.extra.get(RATE)
+        rate = row.fps or info.source.rate
         if not rate:
             raise UserError(
                 f"{row.where}: source frames of question {question.id} cannot be mapped, since the "
