@@ -190,8 +190,8 @@ def format_table(made: Mapping[str, Any]) -> str:
     """Formats the table as Markdown; below it the arms that are the same."""
     lines = [
         "| run: arm | T | queries | answered by | accuracy, 95 % | evidence shown | AUC | frames "
-        "| visual tokens | draws | replies read | frames they name |",
-        "|" + "---|" * 12,
+        "| visual tokens | draws | replies read | frames they name | perfect ones would |",
+        "|" + "---|" * 13,
     ]
 
     def cell(value: float | None, form: str) -> str:
@@ -214,6 +214,7 @@ def format_table(made: Mapping[str, Any]) -> str:
             str(row["draws"]),
             cell(row["parsed"], ".0%") + void,
             cell(row["named"], ".0%"),
+            cell(row["nameable"], ".0%"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for group in made["same"]:

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from msjoe_jax.commands import COMMANDS
-from msjoe_jax.errors import plain_output
+from msjoe_jax.errors import plain_output, run_cli
 from msjoe_jax.runtime.platform import (
     keep_compiled_programs,
     quiet_cpu_default,
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     plain_output()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        run_cli(print, usage())
         sys.exit(0 if arguments else 2)
     if arguments[0] not in COMMANDS:
         names = ", ".join(COMMANDS)

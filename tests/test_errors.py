@@ -1,6 +1,8 @@
 """Errors that a user can act on: a line each, and status 2."""
 
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -62,3 +64,33 @@ def test_an_error_of_object_storage_is_one_line(capsys):
         run_cli(main)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: Error executing an HTTP request: HTTP 403\n"
+
+
+ENDS = {
+    "in the middle": ("for i in range(100_000): print(i)", 141, ""),
+    "at the end": ("print('x' * 100)", 141, ""),
+    "with a mistake": ("print('x'); raise UserError('no file')", 2, "error: no file\n"),
+    "another pipe": (
+        "import os; r, w = os.pipe(); os.close(r); os.write(w, b'x')", 2, "error: Broken pipe\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_without_a_reader_it_ends_without_a_word(name):
+    """As in `msjoe … | head -1`: what it still had to say is dropped, but for its mistakes."""
+    body, status, said = ENDS[name]
+    read, write = os.pipe()
+    if name != "another pipe":
+        os.close(read)
+    head = "from msjoe_jax.errors import UserError, run_cli\ndef main():"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{head}\n    {body}\nrun_cli(main)"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # unbuffered, a mistake would come too late
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (status, said)

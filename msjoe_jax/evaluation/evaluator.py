@@ -243,6 +243,7 @@ def _entry(chosen: Chosen, draw: Selection, b: int) -> dict[str, Any]:
         "auc": chosen.auc[b],
         "parsed": chosen.parsed[b],
         "named": chosen.named[b],
+        "nameable": chosen.nameable[b],
     }
 
 

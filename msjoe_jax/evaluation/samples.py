@@ -103,7 +103,7 @@ def _of_entry(
 ) -> dict[str, Any]:
     empty: dict[str, Any] = {name: [] for name in ("frames", "times", "tokens", "queries")}
     empty |= dict.fromkeys(("prompt_tokens", "score", "valid", "finished", "tagged", "covered"))
-    empty |= dict.fromkeys(("seconds", "auc", "parsed", "named"))
+    empty |= dict.fromkeys(("seconds", "auc", "parsed", "named", "nameable"))
     empty |= {"reply": "", "answer": "", "extracted": {}}
     if entry is None:
         return empty

@@ -44,7 +44,8 @@ class Chosen(NamedTuple):
     None where something was compiled or nothing is timed; looks: by place in the batch, of the
     questions that pictures are made of; auc: of each question, how well the scores tell its
     evidence, None without scores or evidence; parsed: the share of the selector's own replies that
-    could be read, None where it does not ask; named: likewise, the share of frames they named.
+    could be read, None where it does not ask; named: likewise, the share of frames they named;
+    nameable: that which perfect replies would name, None where it does not ask or without evidence.
     """
 
     draws: list[Selection]
@@ -54,6 +55,7 @@ class Chosen(NamedTuple):
     auc: list[float | None]
     parsed: list[float | None]
     named: list[float | None]
+    nameable: list[float | None]
 
 
 class Answered(NamedTuple):
@@ -175,6 +177,7 @@ class Steps:
             auc=[None if logits is None else self._auc(b, logits[b, 0]) for b in self._places],
             parsed=of_each(selection.parsed),
             named=of_each(selection.named),
+            nameable=[self._nameable(b, selection) for b in self._places],
         )
 
     @property
@@ -183,11 +186,25 @@ class Steps:
 
     def _auc(self, b: int, scores: Float[np.ndarray, "T"]) -> float | None:
         """Computes how well scores tell the evidence of the question at a place of the batch."""
-        question, of_batch = self.questions[b], self.batch
-        if not has_evidence(question):
+        shows = self._shows(b)
+        if shows is None:
             return None
-        shows = evidence_frames(question, of_batch["timestamps"][b], of_batch["frame_index"][b])
-        return auc(np.where(of_batch["frame_mask"][b], scores, -np.inf), shows)
+        return auc(np.where(self.batch["frame_mask"][b], scores, -np.inf), shows)
+
+    def _shows(self, b: int) -> Bool[np.ndarray, "T"] | None:
+        """Returns which candidates show what answers; None: the record has no evidence."""
+        if not has_evidence(self.questions[b]):
+            return None
+        times, numbers = self.batch["timestamps"][b], self.batch["frame_index"][b]
+        return evidence_frames(self.questions[b], times, numbers)
+
+    def _nameable(self, b: int, selection: Selection) -> float | None:
+        """Computes the share of the frames that show the answer and that it was asked about."""
+        shows = self._shows(b)
+        if shows is None or selection.asked is None:
+            return None
+        frames = int((selection.frames[b, 0, 0] >= 0).sum())
+        return min(int((shows & selection.asked[b, 0]).sum()), frames) / max(frames, 1)
 
     def _queries(self, arm: Arm, weight: Float[np.ndarray, "B"]) -> tuple[Queries, float | None]:
         """Returns the queries of an arm, and the seconds that they took."""

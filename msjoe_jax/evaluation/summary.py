@@ -130,8 +130,9 @@ def figures(rows: Rows, rules: Sequence[str]) -> dict[str, Any]:
             name: _accuracy([row for row in graded if row["groups"].get(kind) == name], FEWER)
             for name in names
         }
-    parsed, named = (
-        _mean(row[name] for row in asked if row[name] is not None) for name in ("parsed", "named")
+    parsed, named, nameable = (
+        _mean(row[name] for row in asked if row[name] is not None)
+        for name in ("parsed", "named", "nameable")
     )
     return {
         **_accuracy(graded),
@@ -147,6 +148,7 @@ def figures(rows: Rows, rules: Sequence[str]) -> dict[str, Any]:
         "auc": _mean(row["auc"] for row in asked if row["auc"] is not None),
         "parsed": parsed,
         "named": named,
+        "nameable": nameable,
         "void": parsed is not None and parsed < READABLE,
         "seconds": _seconds(asked),
         "groups": groups,
@@ -262,13 +264,18 @@ def notes(summary: Mapping[str, Any]) -> str:
         elif row["parsed"] is not None:
             lines.append(
                 f"{name}: {row['parsed']:.0%} of its selector's replies could be read, which name "
-                f"{row['named']:.0%} of its frames; the others its fallback"
+                f"{row['named']:.0%} of its frames{_perfect(row)}; the others its fallback"
             )
         if row["auc"] is not None and row["queries_by"] != "none":
             fault = "" if row["auc"] > DOES_NOT_WORK else ": does not work here"
             text = f"AUC of its scores for evidence frames {row['auc']:.3f}{fault}"
             lines.append(f"{row['arm']}: {text}")  # mostly the same at every budget
     return "\n".join(dict.fromkeys(lines))
+
+
+def _perfect(row: Mapping[str, Any]) -> str:
+    most = row["nameable"]
+    return "" if most is None else f" (perfect replies {most:.0%}: what shows the answer)"
 
 
 def overlap(outcome: Outcome) -> dict[str, Any]:

@@ -207,7 +207,8 @@ class Selection(NamedTuple):
     for selectors that are trained. logits: what the frames were chosen by, for logs and pictures
     (−inf where masked). parsed: of a selector that asks the MLLM, the share of its replies that
     could be read; None: it does not ask. named: likewise, the share of its frames that
-    replies named; the others are its fallback's.
+    replies named; the others are its fallback's. asked: likewise, the frames that it asked about,
+    of which replies can name some.
     """
 
     frames: Int[np.ndarray, "B I J K"]
@@ -217,6 +218,7 @@ class Selection(NamedTuple):
     logits: Float[Array | np.ndarray, "B I T"] | None = None
     parsed: Float[np.ndarray, "B I"] | None = None
     named: Float[np.ndarray, "B I"] | None = None
+    asked: Bool[np.ndarray, "B I T"] | None = None
 
 
 class Network(NamedTuple):

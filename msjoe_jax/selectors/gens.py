@@ -69,6 +69,7 @@ def select(candidates: Candidates, k: int) -> Selection:
         logits=np.broadcast_to(scores[:, None], (B, I, T)),
         parsed=np.broadcast_to(parsed[:, None], (B, I)),
         named=np.broadcast_to(named[:, None], (B, I)),
+        asked=np.broadcast_to(candidates.frame_mask[:, None], (B, I, T)),
     )
 
 

@@ -45,9 +45,10 @@ def frames_text(question: Question, k: int) -> str:
 
 @dataclasses.dataclass
 class _Search:
-    """Where one list of queries stands: its segment, the frames named, and replies so far."""
+    """Where one list of queries stands: its segment, frames shown and named, replies so far."""
 
     segment: Span
+    shown: set[int] = dataclasses.field(default_factory=set)
     named: list[int] | None = None
     replies: list[bool] = dataclasses.field(default_factory=list)
 
@@ -84,16 +85,19 @@ def select(candidates: Candidates, k: int) -> Selection:
     B = len(searches)
     frames = np.full((B, I, candidates.num_draws, k), -1, np.int32)
     named = np.zeros((B, I), np.float32)
+    asked = np.zeros(best.shape, bool)
     for b, i in np.ndindex(B, I):
         chosen = _filled(searches[b][i], best[b, i, : counts[b]], k)
         frames[b, i, :, : len(chosen)] = chosen
         named[b, i] = len((searches[b][i].named or [])[:k]) / len(chosen)
+        asked[b, i, sorted(searches[b][i].shown)] = True
     parsed = [[np.mean(search.replies) for search in row] for row in searches]
     return Selection(
         frames=frames,
         logits=np.where(candidates.frame_mask[:, None], best, -np.inf).astype(np.float32),
         parsed=np.array(parsed, np.float32),
         named=named,
+        asked=asked,
     )
 
 
@@ -149,6 +153,7 @@ def _name_frames(
             if ask.frames:
                 search, read = row[n // prompts], read_frames(reply, len(ask.frames))
                 search.replies.append(read is not None)
+                search.shown |= set(ask.frames)
                 if read is not None:
                     search.named = [*(search.named or []), *(ask.frames[m] for m in read)]
 

@@ -26,6 +26,7 @@ def test_a_row_tells_all_that_it_was_made_from(tmp_path):
             "tokens_per_frame": 4.0,
             "parsed": 0.85,
             "named": 0.5,
+            "nameable": 0.75,
             "void": True,
             "groups": {},
             "seconds": None,
@@ -42,7 +43,7 @@ def test_a_row_tells_all_that_it_was_made_from(tmp_path):
     made = table(tmp_path)
     assert len(made["rows"]) == sum(len(one.arms) for one in evaluations())
     lines = format_table(made).splitlines()
-    row = "0.500 [0.400, 0.600] | 0.25 | – | 6.0 | 24.0 | 3 | 85% **void** | 50% |"
+    row = "0.500 [0.400, 0.600] | 0.25 | – | 6.0 | 24.0 | 3 | 85% **void** | 50% | 75% |"
     assert f"| base: `gens_like` | 96 | question | base MLLM | {row}" in lines
     assert f"| joint: `joint` | 384 | question | base MLLM | {row}" in lines
     assert lines[-1] == "The same frames (base, T = 96, 6 frames): `topk`, `random`."

@@ -7,6 +7,7 @@ import pytest
 
 from msjoe_jax.evaluation.columns import columns_of
 from msjoe_jax.evaluation.steps import Steps, Watch, queries_of
+from msjoe_jax.selectors.base import Selection
 from tests.support.fake_episodes import PARAMS, FakeEpisodes, arms_of, question
 
 
@@ -117,3 +118,15 @@ def test_seconds_of_what_was_computed_before_are_charged_again(monkeypatch, read
     first, second = (steps.select(column("topk_question", k), weight).seconds for k in (2, 4))
     expected = {"query": 0.0, "similarity": 2.0 if read else 0.0, "sampler": 0.5 / 3}
     assert first == pytest.approx(expected) and second == pytest.approx(expected)
+
+
+def test_perfect_replies_name_what_shows_the_answer_among_what_they_were_asked_about():
+    asked = [question("a", oracle_frames=[[3, 4], [9]]), question("b")]
+    steps = steps_of(FakeEpisodes(asked, lambda *_: True))
+    steps.batch["frame_index"] = steps.batch["timestamps"]
+    frames = np.array([[[[1, 2, 5, 7]]], [[[1, -1, -1, -1]]]])
+    shown = np.isin(steps.batch["timestamps"], [3, 8, 9])[:, None]
+    selection = Selection(frames=frames, asked=shown)
+    assert [steps._nameable(b, selection) for b in (0, 1)] == [2 / 4, None]  # b has no evidence
+    assert steps._nameable(0, selection._replace(frames=frames[:, :, :, :1])) == 1.0
+    assert steps._nameable(0, Selection(frames=frames)) is None

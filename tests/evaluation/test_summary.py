@@ -25,6 +25,7 @@ def row(name, score, draw=0, **fields):
         "auc": None,
         "parsed": None,
         "named": None,
+        "nameable": None,
         "seconds": None,
         "extracted": {"strict": "B", "official": "A"},
         "groups": {"kind": "first" if name.endswith("1") else "second"},
@@ -148,5 +149,8 @@ def test_what_is_to_be_known_of_an_arm_is_told():
     assert not fine["void"]
     told, _ = notes({"arms": [{**named, **fine}]}).splitlines()
     assert told.endswith("could be read, which name 25% of its frames; the others its fallback")
+    known = figures([row("a1", 1.0, parsed=1.0, named=0.25, nameable=0.5)], ("strict",))
+    (told,) = notes({"arms": [{**named, **known}]}).splitlines()
+    assert "name 25% of its frames (perfect replies 50%: what shows the answer); the" in told
     silent = figures([row("a1", 1.0)], ("strict",))
     assert not notes({"arms": [{**named, **silent}, {**named, **silent, "queries_by": "none"}]})

@@ -55,6 +55,7 @@ def test_without_a_reply_that_can_be_read_the_frames_are_even_and_it_is_counted(
     np.testing.assert_allclose(selection.named, [[1 / K] * 2, [0] * 2, [0] * 2])
     assert selection.frames[1, 1, 2].tolist() == [1, 3, 5, 7, 9, 11]
     assert selection.frames[2, 0, 0].tolist() == [0] + [-1] * 5
+    assert selection.asked.sum(-1).tolist() == [[24, 24], [12, 12], [1, 1]]
     assert np.isneginf(selection.logits[2, 0, 1:]).all()
 
 

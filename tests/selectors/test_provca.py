@@ -38,12 +38,14 @@ def test_the_segment_bounds_what_is_shown_and_the_frames_named_are_taken():
     assert chosen == sorted([shown[0], shown[1], *best])
     assert selection.parsed.tolist() == [[1.0]] and len(candidates.asked) == 2
     np.testing.assert_allclose(selection.named, [[2 / K]])
+    assert np.flatnonzero(selection.asked[0, 0]).tolist() == sorted(shown)
 
 
 def test_none_widens_once():
     selection, candidates = run(("<segment>2-3</segment>", "<frames>none</frames>"))
     segment, first, second = (asked[0][0].frames for asked in candidates.asked)
     assert len(segment) == 8 and set(first) <= set(range(4, 14)) and max(second) < 24
+    assert set(np.flatnonzero(selection.asked[0, 0])) == {*first, *second}
     assert selection.parsed.tolist() == [[1.0]] and selection.named.tolist() == [[0.0]]
     check_frames(selection.frames, (24,), K)
 
