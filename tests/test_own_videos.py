@@ -242,6 +242,7 @@ def test_a_model_that_can_answer_is_measured_trained_and_judged(world):
     assert table["joint"]["valid"] > 0.9
 
 
+@pytest.mark.soak
 def test_what_is_counted_is_what_is_dropped(world):
     """One epoch of all questions; some prompts are longer than the others by their options."""
     if not (world / "own").exists():

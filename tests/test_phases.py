@@ -290,7 +290,7 @@ def test_half_a_folder_embedded_is_found_at_the_start(home, split):
 # --- questions and records ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [corrected, pytest.param(longer, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("change", [corrected, pytest.param(longer, marks=pytest.mark.soak)])
 def test_questions_that_changed_at_their_path(home, capsys, change):
     file = home / "train.jsonl"
     start(home, "difficulty")
@@ -395,6 +395,7 @@ def test_an_evaluation_is_kept_or_made_again(home, capsys, monkeypatch):
     assert rows + "arms" in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_run_on_object_storage_is_the_run_on_a_disk(home, bucket, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     for kind in ("model", "train", "heldout"):

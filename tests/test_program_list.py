@@ -120,7 +120,7 @@ def stand_in(seen: dict[tuple, str]):
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.soak),
         {
             "rollout.refill": 1,
             "rollout.updates": 2,
@@ -128,15 +128,24 @@ def stand_in(seen: dict[tuple, str]):
             "objective.log_kl": True,
             "mllm.trainable": "",
         },
-        {"mllm.lora_rank": 2, "frames.mode": "video", "rollout.selector": "topk"}
-        | {"rollout.waves": 1, "joint.train_sampler": False, "phases": ("joint",)},
-        {"sampler.signals": ("clip", "siglip"), "phases": ("difficulty", "joint", "evaluate")}
-        | {"evaluate.arms": ("uniform", "joint")},
-        {"sampler.network": "evidential", "rollout.selector": "evidential"}
-        | {"sampler.signals": ("siglip",), "rollout.queries": "question"}
-        | {"phases": ("evidence", "pretrain", "evaluate"), "sampler.checkpoint": ""}
-        | {"pretrain.sampler_advantage": "relative"}
-        | {"evaluate.arms": ("uniform", "evidential_bins", "topk")},
+        pytest.param(
+            {"mllm.lora_rank": 2, "frames.mode": "video", "rollout.selector": "topk"}
+            | {"rollout.waves": 1, "joint.train_sampler": False, "phases": ("joint",)},
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            {"sampler.signals": ("clip", "siglip"), "phases": ("difficulty", "joint", "evaluate")}
+            | {"evaluate.arms": ("uniform", "joint")},
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            {"sampler.network": "evidential", "rollout.selector": "evidential"}
+            | {"sampler.signals": ("siglip",), "rollout.queries": "question"}
+            | {"phases": ("evidence", "pretrain", "evaluate"), "sampler.checkpoint": ""}
+            | {"pretrain.sampler_advantage": "relative"}
+            | {"evaluate.arms": ("uniform", "evidential_bins", "topk")},
+            marks=pytest.mark.soak,
+        ),
         {"sampler.network": "mlp", "rollout.selector": "mlp", "sampler.checkpoint": ""}
         | {"phases": ("evidence", "joint")},
     ],
