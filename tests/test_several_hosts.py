@@ -179,6 +179,7 @@ def test_two_hosts_are_one(made, one):
     alike(made, one, "two", "eval_rows.jsonl", "eval.json")
 
 
+@pytest.mark.soak
 def test_a_run_goes_on_after_kills_and_signals_on_other_hosts(made, one, capfd):
     """Host 1 is killed, then the first in the middle of a save; a signal to one saves all."""
     assert run(made, "struck", 2, 1, strike=Strike(2, 1, "beat:9")) == 1

@@ -128,8 +128,11 @@ def test_a_span_of_all_frames_or_of_none_teaches_nothing(made, tmp_path):
     assert all(
         row["taught"] == row["loss"] == row["grad_norm/sampler"] == 0 for row in rows_of(tmp_path)
     )
-    fresh = made[1].system.init("sampler", 0)
-    jax.tree.map(np.testing.assert_array_equal, params_of(made, trained), jax.device_get(fresh))
+    # Drawn by another program, which may round otherwise; a step would move it by about 1e-2.
+    fresh = jax.device_get(made[1].system.init("sampler", 0))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params_of(made, trained), fresh
+    )
 
 
 def test_too_many_gradients_that_are_not_finite_end_it(made, tmp_path, monkeypatch):
