@@ -25,7 +25,7 @@ from tests.support.siglip_oracle import siglip_model_folder
 from tests.support.system import changed, colour_questions, noise_videos
 from tests.support.tiny import TINY_PROMPT, clip_of, tiny_config, tiny_model_folder, tiny_video
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 VIDEOS = {f"v{i}": 6 for i in range(4)}
 QUERIES = TINY_PROMPT.max_queries
 
@@ -133,7 +133,6 @@ def test_the_final_folder_holds_siglip_and_answers(run, home, tmp_path):
     assert "(the rows of clip, siglip)" in render(report)
 
 
-@pytest.mark.soak
 def test_another_start_does_nothing_again_and_a_killed_one_goes_on(run, home, tmp_path):
     shutil.copytree(run, tmp_path / "w")
     joint = tmp_path / "w" / "joint"

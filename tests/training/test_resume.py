@@ -189,6 +189,7 @@ runpy.run_module("msjoe_jax.main", run_name="__main__")
 """
 
 
+@pytest.mark.soak
 def test_killed_measurements_end_where_uninterrupted_ones_do(made):
     """Pass rates and an evaluation, each killed after some of its batches."""
     flags = (
