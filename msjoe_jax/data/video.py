@@ -1,5 +1,6 @@
 """Decoding of video files at a fixed rate, by timestamps, whatever the codec and the defects."""
 
+import array
 import bisect
 import math
 from collections.abc import Generator, Iterator, Sequence
@@ -57,7 +58,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self.expected: float | None = None
         self.missing = 0.0
         self.rate = 0.0
-        self.numbers: list[int] = []
+        self.numbers = array.array("q")
         self.stream = -1
         self._step = 1 / Fraction(fps).limit_denominator(100_000)
         self._max_side, self._max_frames = max_side, max_frames
