@@ -1,5 +1,6 @@
 """Decoding of video files at a fixed rate, by timestamps, whatever the codec and the defects."""
 
+import array
 import bisect
 import math
 from collections.abc import Generator, Iterator, Sequence
@@ -29,9 +30,8 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     """The iterator that `decode` returns; its counts are final once it is exhausted.
 
     Attributes:
-      duration: seconds from time 0 to the end of the last decoded frame (not the header's), or of
-        the part that was asked for.
-      expected: the same by the file's header; None where no header says so.
+      expected: the duration (to the end of the last decoded frame, or of the part that was asked
+        for) by the file's header; None where no header says so.
       missing: the share of the frames that is cut off, damaged or lost by damage, from 0 to 1.
       counts: what was met, by kind (see video/findings.py).
       warnings: packets, frames and timestamps that were damaged.
@@ -55,15 +55,15 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     ):
         """Prepares the decoding; for the arguments see `decode`."""
         self.source = source
-        self.duration = 0.0
         self.expected: float | None = None
         self.missing = 0.0
         self.rate = 0.0
-        self.numbers: list[int] = []
+        self.numbers = array.array("q")
         self.stream = -1
         self._step = 1 / Fraction(fps).limit_denominator(100_000)
         self._max_side, self._max_frames = max_side, max_frames
         self._start, self._end = _exact(start or 0), None if end is None else _exact(end)
+        self._until = self._start  # where the last frame so far ends
         self._decoder = Decoder(source, stream, threads, self._wanted if start else None)
         self._spans = Spans(self._decoder)
         self._display: Display | None = None
@@ -72,6 +72,11 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
 
     def __next__(self) -> tuple[float, np.ndarray]:
         return next(self._frames)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from time 0 to the end of the last frame so far."""
+        return float(self._until - self._start)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -133,18 +138,20 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
     def _run(self) -> Generator[tuple[float, np.ndarray]]:
         # Each wanted time t = 0, 1/fps, … goes to the last frame that starts at or before it,
         # so a frame can be given out only when the next one's start is known.
-        converted, image, left = None, None, None
+        converted, image, left, wanted = None, None, None, self._start
         for span in self._spans:
-            self._describe()
+            if self.stream < 0:
+                self._describe()
             if span.frame is None or span.end <= self._start:
                 continue
             if self._end is not None and span.start >= self._end:
                 break
             left = span
-            end = span.end if self._end is None else min(span.end, self._end)
-            self.duration = float(Fraction(end) - self._start)
+            self._until = end = span.end if self._end is None else min(span.end, self._end)
+            if end <= wanted:  # as of most
+                continue
             k = max(0, math.ceil((span.start - self._start) / self._step))
-            while self._start + k * self._step < end:
+            while (wanted := self._start + k * self._step) < end:
                 if converted is not span.frame:
                     converted, image = span.frame, self._picture(span.frame)
                 assert image is not None

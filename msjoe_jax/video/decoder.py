@@ -27,6 +27,7 @@ MOST_THREADS = 16  # more bring nothing
 # Decoded by one thread always: several take damage that is refused late, or not at all, another
 # way (H.264's frames that are mended, HEVC's rows of blocks, VP8's partitions).
 SINGLE = ("h264", "hevc", "vp8")
+FIRST_STAMP = -(2**63)  # no stamp is earlier
 LONGEST_GROUP = 1000  # packets that are held back to see whether they are wanted
 # A group's first pictures may come before its key frame, by less than these seconds.
 LEAD = 1
@@ -35,17 +36,17 @@ Wanted = Callable[[Fraction, Fraction | None], bool]
 
 
 class Item(NamedTuple):
-    """A frame, or, where it is None, that frames from `seconds` on were passed over.
+    """A frame, or, where it is None, that frames from `stamp` on were passed over.
 
     Attributes:
       number: the frame's place among all of the stream, as they are shown.
       frame: the frame.
-      seconds: where it begins, or those that were passed over, in the file's stamps.
+      stamp: where it begins, or those that were passed over, in the stream's units.
     """
 
     number: int
     frame: VideoFrame | None
-    seconds: Fraction
+    stamp: int
 
 
 class _Group(NamedTuple):
@@ -88,10 +89,10 @@ class Decoder:
         self._threads = min(threads or os.cpu_count() or 1, MOST_THREADS)
 
     def __iter__(self) -> Iterator[Item]:
-        given, last = 0, Fraction(-(10**12))
+        given, last = 0, FIRST_STAMP
         try:
             for item in self._fast():
-                given, last = given + 1, item.seconds
+                given, last = given + 1, item.stamp
                 yield item
             return
         except _Damage:
@@ -99,7 +100,7 @@ class Decoder:
         # All is decoded now: damage in one group may show in the next.
         passed_over, self._wanted = self._wanted is not None, None
         for number, item in enumerate(self._careful()):
-            if number >= given if not passed_over else item.seconds > last:
+            if number >= given if not passed_over else item.stamp > last:
                 yield item
 
     @contextlib.contextmanager
@@ -123,20 +124,20 @@ class Decoder:
                     yield packet._replace(number=number)
                     continue
                 for frame in self._frames(packet):
-                    yield Item(number, frame, self._start(frame))
+                    yield Item(number, frame, _stamp(frame))
                     number += 1
 
     def _careful(self) -> Iterator[Item]:
         with self._opened(1):
             seen = number = 0
             is_lost, key = False, None  # since damage; the key frame at which it went on
-            end = Fraction(0)  # of the lost frames
+            end = 0  # of the lost frames
             for packet in itertools.chain(self._packets(), (None,)):
                 seen += packet is not None
                 if is_lost and packet is not None:
                     if not packet.is_keyframe:
                         self.findings.add("lost")
-                        end = max(end, self._end(packet))
+                        end = max(end, _end(packet))
                         continue
                     is_lost, key, number = False, packet.pts, seen - 1
                 if packet is not None and key is not None and (packet.pts or key) < key:
@@ -145,22 +146,15 @@ class Decoder:
                     continue
                 try:
                     for frame in self._frames(packet):
-                        yield Item(number, frame, self._start(frame))
+                        yield Item(number, frame, _stamp(frame))
                         number += 1
                 except _Damage:
                     self.findings.add("damaged")
                     self._stream.codec_context.flush_buffers()
                     is_lost, key = True, None
-                    end = self._end(packet) if packet is not None else Fraction(0)
+                    end = _end(packet) if packet is not None else 0
             if is_lost and number and end:  # the last good frame stands in for them
                 yield Item(seen, None, end)
-
-    def _end(self, packet: Packet) -> Fraction:
-        return self._seconds(packet) + (packet.duration or 0) * self.about.base
-
-    def _start(self, frame: VideoFrame) -> Fraction:
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        return (stamp or 0) * self.about.base
 
     def _frames(self, packet: Packet | None) -> Iterator[VideoFrame]:
         """What comes out of the decoder for a packet; None for all that it still holds."""
@@ -192,8 +186,9 @@ class Decoder:
         group, is_first, is_decoding = next(groups, None), True, True
         while group is not None:
             following = next(groups, None)
-            start = self._seconds(group.packets[0])
-            end = None if following is None else self._seconds(following.packets[0])
+            stamp = _stamp(group.packets[0])
+            start = stamp * self.about.base
+            end = None if following is None else _stamp(following.packets[0]) * self.about.base
             goes_on = is_decoding and not group.is_fresh
             if is_first or goes_on or group.is_cut or self._wanted(start - LEAD, end):
                 yield from group.packets
@@ -202,7 +197,7 @@ class Decoder:
                 if is_decoding:
                     yield None
                     self._stream.codec_context.flush_buffers()
-                yield Item(len(group.packets), None, start)
+                yield Item(len(group.packets), None, stamp)
                 is_decoding = False
             if is_first and following is not None and following.is_fresh:
                 yield None  # with its first frames it is known where the clock starts
@@ -224,6 +219,10 @@ class Decoder:
         if packets:
             yield _Group(packets, fresh, False)
 
-    def _seconds(self, packet: Packet) -> Fraction:
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        return (stamp or 0) * self.about.base
+
+def _stamp(of: Packet | VideoFrame) -> int:
+    return (of.pts if of.pts is not None else of.dts) or 0
+
+
+def _end(packet: Packet) -> int:
+    return _stamp(packet) + (packet.duration or 0)

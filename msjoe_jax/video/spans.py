@@ -49,34 +49,38 @@ class Spans:
         self._decoder = decoder
 
     def __iter__(self) -> Iterator[Span]:
+        # Reckoning in fractions is slow, so that little of it is done for each frame.
         decoder, best = self._decoder, BestStamp()
         previous: tuple[Fraction, int, VideoFrame | None] | None = None
-        gap = lasts = Fraction(0)
-        for number, frame, seconds in decoder:
+        before: Fraction | None = None  # where the one before the previous starts
+        for number, frame, stamp in decoder:
             if frame is not None:
                 self.frames += 1
-                stamp = None if decoder.about.is_bare else best.stamp(frame)
-                if stamp is None:
-                    time = previous[0] + lasts if previous else Fraction(0)
+                believed = None if decoder.about.is_bare else best.stamp(frame)
+                if believed is None:
+                    time = Fraction(0)
+                    if previous:
+                        time = previous[0] + self._lasts(previous[2], _gap(previous[0], before))
                     self.zero = self.zero or Fraction(0)
                 else:
-                    seconds = stamp * decoder.about.base
+                    seconds = believed * decoder.about.base
                     if self.zero is None:
                         self.zero = self._zero(seconds)
                     time = seconds - self.zero
             else:
-                time = seconds - (self.zero or 0)
+                time = stamp * decoder.about.base - (self.zero or 0)
             if previous is not None:
                 if time <= previous[0]:
                     if frame is not None:
                         decoder.findings.add("disordered")
                     continue
-                gap = time - previous[0]
+                before = previous[0]
                 self.end = time
-                yield Span(previous[0], time, *previous[1:])
+                yield Span(before, time, *previous[1:])
             previous = time, number, frame
-            lasts = self._lasts(frame, gap)
         if previous is not None and previous[2] is not None:
+            gap = _gap(previous[0], before)
+            lasts = self._lasts(previous[2], gap)
             self.end = previous[0] + self._last(previous[0], lasts, gap or lasts)
             yield Span(previous[0], self.end, *previous[1:])
 
@@ -117,6 +121,10 @@ class Spans:
             return lasts
         end = self.expected()
         return max(gap, min(lasts, Fraction(MAX_GAP) if end is None else end - start))
+
+
+def _gap(start: Fraction, before: Fraction | None) -> Fraction:
+    return Fraction(0) if before is None else start - before
 
 
 class BestStamp:

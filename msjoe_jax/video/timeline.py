@@ -40,19 +40,23 @@ class Coverage:
     """The stretches of time in which another stream has packets."""
 
     def __init__(self) -> None:
-        self._spans: dict[int, list[list[Fraction]]] = {}
+        # Of each stream: seconds of a unit of its stamps, STEP in units, the stretches in units.
+        self._streams: dict[int, tuple[Fraction, int, list[list[int]]]] = {}
 
     def add(self, packet: Packet) -> None:
         """Takes in a packet."""
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None or not packet.time_base:
+        start = packet.pts if packet.pts is not None else packet.dts
+        stream = self._streams.get(packet.stream_index)
+        if stream is None and packet.time_base:
+            stream = packet.time_base, int(STEP / packet.time_base), []
+            self._streams[packet.stream_index] = stream
+        if start is None or stream is None:
             return
-        start = stamp * packet.time_base
-        end = start + (packet.duration or 0) * packet.time_base
-        spans = self._spans.setdefault(packet.stream_index, [])
-        if spans and start < spans[-1][1] - STEP:
+        _, step, spans = stream
+        end = start + (packet.duration or 0)
+        if spans and spans[-1][1] - start > step:
             spans.clear()  # its clock restarts
-        if spans and start <= spans[-1][1] + STEP:
+        if spans and start - spans[-1][1] <= step:
             spans[-1][1] = max(spans[-1][1], end)
         else:
             spans.append([start, end])
@@ -60,8 +64,8 @@ class Coverage:
     def holds(self, start: Fraction, end: Fraction) -> bool:
         """Whether some stream goes on from start to end."""
         return any(
-            first <= start + STEP and last >= end - STEP
-            for spans in self._spans.values()
+            first * base <= start + STEP and last * base >= end - STEP
+            for base, _, spans in self._streams.values()
             for first, last in spans
         )
 
@@ -69,23 +73,31 @@ class Coverage:
 class Timeline:
     """The packets of one stream with stamps that never jump.
 
+    What is done for each packet is reckoned in units of stamps: fractions of seconds are slow.
+
     Attributes:
-      reach: seconds of the file's stamps up to which any stream has packets.
       read: bytes of the file up to which packets were read.
       first: seconds of the stamp of the stream's first packet; None before it.
     """
 
     def __init__(self, container: InputContainer, about: About, findings: Findings) -> None:
-        self.reach = Fraction(0)
         self.read = 0
         self.first: Fraction | None = None
         self._container, self._about, self._findings = container, about, findings
         self._others = Coverage()
+        self._ends: dict[int, tuple[int, Fraction]] = {}  # of each stream, and its unit's seconds
+        self._jitter = int(JITTER / about.base)
+        self._longest_step = int((STEP if about.can_jump else LONG_STEP) / about.base)
         self._offset = 0  # of the stamps, since the last jump
         self._last: int | None = None  # the last packet's stamp and duration, in the file's clock
         self._duration = round(1 / (about.rate * about.base))
         self._free: int | None = None  # the first free stamp, in the new clock
         self._widest = Fraction(0)  # the widest step so far that was believed
+
+    @property
+    def reach(self) -> Fraction:
+        """Seconds of the file's stamps up to which any stream has packets."""
+        return max((end * base for end, base in self._ends.values()), default=Fraction(0))
 
     def packets(self) -> Iterator[Packet | None]:
         """The stream's packets, in the file's order; None for a part that cannot be read."""
@@ -121,10 +133,13 @@ class Timeline:
                 return
             self.read = max(self.read, (packet.pos or 0) + packet.size)
             stamp = packet.pts if packet.pts is not None else packet.dts
-            if stamp is not None and packet.time_base:
-                end = (stamp + (packet.duration or 0)) * packet.time_base
-                self.reach = max(self.reach, end)
-            if packet.stream_index == self._about.index:
+            index = packet.stream_index
+            if index not in self._ends and packet.time_base:
+                self._ends[index] = 0, packet.time_base
+            if stamp is not None and index in self._ends:
+                last, base = self._ends[index]
+                self._ends[index] = max(last, stamp + (packet.duration or 0)), base
+            if index == self._about.index:
                 yield packet
             elif packet.size:
                 self._others.add(packet)
@@ -135,17 +150,16 @@ class Timeline:
         if stamp is None or self._last is None:
             return False
         if stamp <= self._last:
-            lag = self._seconds(self._last - stamp)
-            return lag > JITTER or (self._about.can_jump and packet.is_keyframe)
-        step = self._seconds(stamp - self._last - self._duration)
-        return step > (STEP if self._about.can_jump else LONG_STEP)
+            lag = self._last - stamp
+            return lag > self._jitter or (self._about.can_jump and packet.is_keyframe)
+        return stamp - self._last - self._duration > self._longest_step
 
     def _torn(self, packet: Packet) -> bool:
         """Whether the packet's two stamps may lie on the two sides of a jump."""
         if not self._about.can_jump or packet.pts is None or packet.dts is None:
             return False
-        delay = self._seconds(packet.pts - packet.dts)
-        return not 0 <= delay <= STEP + REORDERED * self._seconds(self._duration)
+        delay = packet.pts - packet.dts - REORDERED * self._duration
+        return packet.pts < packet.dts or delay > self._longest_step
 
     def _mend(self, packet: Packet, ahead: list[Packet]) -> None:
         """Gives a frame that was to be shown before the jump behind it its place before it.

@@ -16,6 +16,7 @@ from tests.support.clips import make
 CODECS = {
     "h264": ("a.mp4", "libx264", {"g": "25", "bf": "2"}),
     "hevc": ("a.mp4", "libx265", {"x265-params": "log-level=none:keyint=25"}),
+    "vp8": ("a.webm", "libvpx", {"g": "25", "cpu-used": "8"}),
     "vp9": ("a.webm", "libvpx-vp9", {"g": "25", "cpu-used": "8"}),
     "av1": ("a.mp4", "libsvtav1", {"g": "25", "preset": "12"}),
     "mpeg4": ("a.avi", "mpeg4", {"g": "25", "bf": "2"}),
@@ -76,14 +77,25 @@ def test_healthy_files_are_the_same_by_any_number_of_threads(clips, kind):
 
 @pytest.mark.parametrize("kind", CODECS)
 def test_damaged_files_are_the_same_by_any_number_of_threads(clips, kind):
+    assert damage_met(clips[kind], range(4)) > 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", CODECS)
+def test_twenty_damaged_files_are_the_same_by_any_number_of_threads(clips, kind):
+    assert damage_met(clips[kind], range(4, 24)) > 0
+
+
+def damage_met(path, seeds):
+    """How often damage was met in copies of a file, each of which is decoded alike thrice."""
     met = 0
-    for seed, flips in enumerate((1, 4, 30, 300)):
-        path = damaged(clips[kind], seed, flips)
-        first = outcome(path, 1)
+    for seed in seeds:
+        copy = damaged(path, seed, (1, 4, 30, 300)[seed % 4])
+        first = outcome(copy, 1)
         met += first[1].get("damaged", 0)
         for threads in (8, 3):
-            assert outcome(path, threads) == first
-    assert met > 0
+            assert outcome(copy, threads) == first, seed
+    return met
 
 
 def test_damage_does_not_change_frames_at_times(clips):

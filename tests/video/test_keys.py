@@ -82,7 +82,7 @@ def test_a_part_is_cut_from_the_whole_with_its_frame_numbers(clips, kind):
     decoding = decode(clips[kind], fps=5, start=2.5, end=4.1)
     got = [(t, number(image)) for t, image in decoding]
     assert got == [(k / 5, 25 + 2 * k) for k in range(8)]
-    assert decoding.numbers == [n for _, n in got]
+    assert list(decoding.numbers) == [n for _, n in got]
     assert decoding.duration == pytest.approx(1.6, abs=0.002)
     assert decoding.missing == 0 and decoding.counts == {}
 
