@@ -186,7 +186,9 @@ class Timeline:
             and (stamp <= last or s < stamp)
             for k, s in enumerate(following[:STRAYS])
         ]
-        if any(goes_on):
+        clock = [stamp, *following[:STRAYS]]
+        restarts = all(0 < b - a <= 2 * self._duration for a, b in itertools.pairwise(clock))
+        if any(goes_on) and not restarts:
             # The old clock goes on behind it: these stamps alone are false.
             strays = 1 + goes_on.index(True)
             for number, stray in enumerate([packet, *ahead][:strays], 1):
