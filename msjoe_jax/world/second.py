@@ -217,9 +217,9 @@ class _Places:
           amplitude: of the look-alike.
         """
         length = frames[-1] + 1
-        blocked = self.taken | self.near[kind]
-        free = ~np.lib.stride_tricks.sliding_window_view(blocked, length, axis=1).any(-1)
-        places = np.argwhere(free)
+        blocked = np.cumsum(self.taken | self.near[kind], 1)
+        before = np.pad(blocked, ((0, 0), (1, 0)))[:, : blocked.shape[1] - length + 1]
+        places = np.argwhere(blocked[:, length - 1 :] == before)  # with `length` free frames
         if not len(places):
             return None
         cell, start = places[rng.integers(len(places))].tolist()

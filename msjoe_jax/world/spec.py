@@ -1,9 +1,10 @@
 """The tiny world: a procedural long-video task for two CPU cores, planned here, drawn elsewhere.
 
-What follows is its first version; second.py plans the other from the same parts. A video is 96 frames at 1 fps in one *setting*. It holds six *events*, each an object of some kind
+A video is 96 frames at 1 fps in one *setting*. It holds six *events*, each an object of some kind
 that shows one of four colours for 3 to 6 frames. The words of a question are ambiguous: each has
 three senses, one a setting, and the video holds events of all three, in other colours. Isolated
 look-alikes of every kind, told apart only at the full resolution, fool a low-resolution CLIP.
+That is its first version; second.py plans the second from the same parts.
 """
 
 import dataclasses
