@@ -50,6 +50,10 @@ SAVE_EVERY = 100  # steps of a warm-up between checkpoints
 class WorldConfig:
     """The tiny world, which asks two questions about each video (docs/world.md)."""
 
+    seed: int = option(0, "Seed of the world.", low=0, high=(1 << 31) - 1)
+    num_train: int = option(2048, "Videos to train on.", low=1)
+    num_validation: int = option(500, "Videos to tune on.", low=1)
+    num_heldout: int = option(1000, "Videos to judge on.", low=1)
     version: int = option(
         1,
         "1: look-alikes last a frame or two. 2: some last longer or flicker, an event shows its "
@@ -57,10 +61,6 @@ class WorldConfig:
         low=1,
         high=2,
     )
-    seed: int = option(0, "Seed of the world.", low=0, high=(1 << 31) - 1)
-    num_train: int = option(2048, "Videos to train on.", low=1)
-    num_validation: int = option(500, "Videos to tune on.", low=1)
-    num_heldout: int = option(1000, "Videos to judge on.", low=1)
     plateaus: int = option(
         1, "Look-alikes of 10 to 17 frames of each kind in a video (version 2).", low=0, high=3
     )

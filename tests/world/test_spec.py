@@ -35,7 +35,7 @@ SECOND = SecondSpec(num_train=4, num_validation=2, num_heldout=3)
 
 
 def test_the_first_world_stays_as_it_is():
-    """The same plans, questions, pixels and manifest for the same seed as before there was a second.
+    """The same plans, questions, pixels and manifest for a seed as before there was a second.
 
     Records that were made then are still this world's.
     """

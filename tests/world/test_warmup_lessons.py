@@ -25,7 +25,7 @@ def test_asked_words(words):
     assert all(asked == [words[:1], words[1:2], shorter] for asked in easy)
     mixed = [warmup_lessons.asked_words(words, 0.3, RNG(i)) for i in range(400)]
     assert abs(np.mean([len(two) == 2 for _, two, _ in mixed]) - 0.55) < 0.1
-    assert abs(np.mean([most == words for *_, most in mixed]) - 0.7**(len(words) - 2)) < 0.1
+    assert abs(np.mean([most == words for *_, most in mixed]) - 0.7 ** (len(words) - 2)) < 0.1
 
 
 @pytest.mark.parametrize("words", [[4, 1], [4, 1, 2]], ids=["two", "three"])

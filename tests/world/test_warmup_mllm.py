@@ -146,7 +146,11 @@ def test_examples_say_what_the_video_shows(request, world):
             reply = decode(lessons.replies[v, g, 0][lessons.reply_mask[v, g, 0] > 0])
             if "<query>" in reply:
                 queries = parse_queries(
-                    reply.replace("<|im_end|>", ""), "", max_queries=most, think=False, finished=True
+                    reply.replace("<|im_end|>", ""),
+                    "",
+                    max_queries=most,
+                    think=False,
+                    finished=True,
                 )
                 asked = {w for w in WORDS if w in prompt.split()}
                 allowed = asked | {sense for w in asked for sense in SENSES[w]}
