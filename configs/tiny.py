@@ -113,7 +113,7 @@ def _second_world(c: ConfigDict) -> None:
     c.prompt.query_tokens = 11  # three queries of three tokens, and the end
     c.prompt.query_prompt_tokens += 2  # one more word, and the comma before it
     c.prompt.answer_prompt_tokens += 2
-    # The best of benchmarks/fixed_filters.py on the validation questions of seed 0.
+    # The best with made-up embeddings; benchmarks/fixed_filters.py finds that of a run.
     f = c.evaluate.filter
     f.width, f.background, f.shift, f.apart, f.turns = 5, 15, 2, 0, True
     arms = [*c.evaluate.arms]
