@@ -102,6 +102,7 @@ class Config(LoopConfig):
             law=self.objective.likelihood,
             signals=self.sampler.signals,
             smooth=self.evaluate.smooth,
+            filter=self.evaluate.filter,
             seed=self.seed,
         )
 

@@ -90,6 +90,8 @@ SLIPS = [
     ("prompt.answer_prompt_tokens", 2, "cannot hold the 6 pictures"),
     ("evaluate.smooth", 97, "is more than config.frames.candidates=96"),
     ("evaluate.smooth", 4, "must be odd"),
+    ("evaluate.filter.background", 8, "config.evaluate.filter.background=8 must be odd"),
+    ("world.plateaus", 2, "config.world.plateaus=2 needs config.world.version=2"),
     ("phases", ("world", "warm_up", "pretrain"), "goes by the questions' difficulty"),
     ("rollout.uniform_share", 1.0, "leaves no question to teach the sampler"),
     ("mllm.param_dtype", "bfloat16", "most updates would be rounded away"),

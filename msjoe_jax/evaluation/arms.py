@@ -72,6 +72,7 @@ ARMS: dict[str, Arm] = {
     "topk_queries_smooth": Arm(
         "top-k by the queries, smoothed", queries="policy", selector="topk_smooth"
     ),
+    "filtered_queries": Arm("fixed filter by the queries", queries="policy", selector="filtered"),
     "evidence": Arm(
         "sampler trained on evidence", queries="policy", selector="msjoe", sampler="evidence"
     ),
@@ -97,9 +98,21 @@ ARMS: dict[str, Arm] = {
     "joint_topk_smooth": Arm(
         "joint MLLM, top-k smoothed", mllm="joint", queries="policy", selector="topk_smooth"
     ),
+    "joint_filtered": Arm(
+        "joint MLLM, fixed filter", mllm="joint", queries="policy", selector="filtered"
+    ),
+    "joint_suppressed": Arm(
+        "joint MLLM, top-k smoothed, neighbours suppressed",
+        mllm="joint",
+        queries="policy",
+        selector="suppressed",
+    ),
     "joint_uniform": Arm("joint MLLM, uniform", mllm="joint"),
     "oracle_queries": Arm(
         "oracle queries, top-k smoothed", queries="oracle", selector="topk_smooth"
+    ),
+    "oracle_queries_filtered": Arm(
+        "oracle queries, fixed filter", queries="oracle", selector="filtered"
     ),
     "oracle": Arm("oracle frames", selector="oracle"),
     "joint_frames": Arm(  # the paper's setting: what is trained chooses, what is not answers

@@ -20,12 +20,13 @@ from msjoe_jax.evaluation.preset import anchor_lines, anchors_of
 from msjoe_jax.evaluation.samples import sample_rows
 from msjoe_jax.evaluation.summary import cost_table, notes, overlap_table, summarize
 from msjoe_jax.evaluation.table import format_table, make_table
-from msjoe_jax.fields import option
+from msjoe_jax.fields import group, option
 from msjoe_jax.rollout.batches import describe_dropped
 from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.digest import Inputs
 from msjoe_jax.runtime.files import write_whole
 from msjoe_jax.runtime.kept_rows import KeptRows
+from msjoe_jax.selectors.filtered import FilterConfig
 from msjoe_jax.tasks import TASKS
 from msjoe_jax.tasks.multiple_choice import rules_of
 from msjoe_jax.tasks.presets import Preset
@@ -54,6 +55,7 @@ class EvaluateConfig:
         12, "Questions of which `looks/` keeps what pictures show, evenly spread; 0: none.", low=0
     )
     smooth: int = option(5, "Frames under the smoothing of smoothed selectors: odd.", low=1)
+    filter: FilterConfig = group(FilterConfig, "A fixed filter over time.")
 
     def slips(self) -> Iterator[str]:
         """Yields what cannot be."""

@@ -53,7 +53,7 @@ class BatchCandidates:
         self.frame_index = batch["frame_index"]
         self.timestamps = batch["timestamps"]
         self.reader = episodes.reader
-        self.smooth = episodes.config.smooth
+        self.smooth, self.filter = episodes.config.smooth, episodes.config.filter
         self.frame_tokens = episodes.config.frames.key_patches // episodes.vision.merge**2
         self.timed, self.remembered = False, 0.0
         self._replies: dict[Any, _Remembered] = {}

@@ -12,6 +12,7 @@ from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.generate import Completions, Prompts
 from msjoe_jax.rollout.programs import Patches
 from msjoe_jax.selectors.base import Selection
+from msjoe_jax.selectors.filtered import FilterConfig
 from msjoe_jax.text.prompts import QueryReply
 
 Queries = Sequence[Sequence[tuple[str, ...]]]  # B × I lists of queries
@@ -22,13 +23,15 @@ class EpisodeConfig:
     """Settings of an episode beside those of the models and the texts.
 
     law: the law of frame draws, a name of DRAWS; signals: the rows of S, names of SIGNALS; smooth:
-    frames under the smoothing of smoothed selectors; seed: of every random choice.
+    frames under the smoothing of smoothed selectors; filter: the numbers of the selector
+    `filtered`; seed: of every random choice.
     """
 
     frames: FrameConfig
     law: str = "plackett_luce"
     signals: tuple[str, ...] = ("clip",)
     smooth: int = 5
+    filter: FilterConfig = dataclasses.field(default_factory=FilterConfig)
     seed: int = 0
 
 

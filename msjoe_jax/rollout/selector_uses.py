@@ -140,6 +140,7 @@ class _Asked:
         self.query_mask = np.ones((1, 1, 1), bool)
         self.embeddings = rng.normal(size=(1, candidates, width)).astype(np.float32)
         self.num_draws, self.smooth, self.keys = 1, config.smooth, None
+        self.filter = config.filter
         self.frame_tokens = self._most // self._merge
         self.layers = system.mllm_config.text.layers
         self.length = prompt.selector_prompt_tokens or prompt.answer_prompt_tokens

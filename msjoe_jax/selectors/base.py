@@ -1,7 +1,7 @@
 """The interface of selectors: what they may read, and what they return."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from flax import nnx
@@ -12,6 +12,9 @@ from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rl.batch import FrameInputs
 from msjoe_jax.runtime.machine import fetch
 from msjoe_jax.runtime.mesh import REPLICATED, Table
+
+if TYPE_CHECKING:
+    from msjoe_jax.selectors.filtered import FilterConfig
 
 
 class Ask(NamedTuple):
@@ -108,6 +111,11 @@ class Candidates(Protocol):
     @property
     def smooth(self) -> int:
         """Frames per window of smoothed selectors."""
+        ...
+
+    @property
+    def filter(self) -> "FilterConfig":
+        """The numbers of the selector `filtered`."""
         ...
 
     def network_logits(self) -> Float[Array, "B I T"]:

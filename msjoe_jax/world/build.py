@@ -11,8 +11,9 @@ from msjoe_jax.data.records import RecordReader, RecordWriter
 from msjoe_jax.data.shards import MANIFEST
 from msjoe_jax.errors import UserError
 from msjoe_jax.runtime.progress import progress
+from msjoe_jax.world import second
 from msjoe_jax.world.render import render
-from msjoe_jax.world.spec import SPLITS, WorldSpec, make_video
+from msjoe_jax.world.spec import SPLITS, Plan, WorldSpec, make_video
 
 
 def records_path(directory: epath.PathLike, split: str) -> epath.Path:
@@ -25,6 +26,17 @@ def questions_path(directory: epath.PathLike, split: str) -> epath.Path:
     return epath.Path(directory) / f"questions-{split}.jsonl"
 
 
+def plan_video(spec: WorldSpec, split: str, index: int) -> tuple[Plan, tuple[Question, Question]]:
+    """Plans video `index` of a split, and its two questions, as the version of its spec does.
+
+    Raises:
+      UserError: the frames do not hold what the spec says.
+    """
+    if isinstance(spec, second.SecondSpec):
+        return second.make_video(spec, split, index)
+    return make_video(spec, split, index)
+
+
 def build_world(directory: epath.PathLike, spec: WorldSpec) -> None:
     """Writes `train`, `validation` and `heldout` record folders and `questions-*.jsonl`.
 
@@ -32,7 +44,7 @@ def build_world(directory: epath.PathLike, spec: WorldSpec) -> None:
     is in its record's `extra`, the spec in the manifest.
 
     Raises:
-      UserError: `directory` holds a world of another spec.
+      UserError: `directory` holds a world of another spec, or frames do not hold what it says.
     """
     epath.Path(directory).mkdir(parents=True, exist_ok=True)
     settings = json.loads(json.dumps(dataclasses.asdict(spec)))
@@ -50,7 +62,7 @@ def build_world(directory: epath.PathLike, spec: WorldSpec) -> None:
 def _write_split(
     folder: epath.Path, spec: WorldSpec, split: str, settings: dict[str, Any]
 ) -> list[Question]:
-    pairs = [make_video(spec, split, index) for index in range(spec.size(split))]
+    pairs = [plan_video(spec, split, index) for index in range(spec.size(split))]
     # All first questions before all second ones, so that the head of the file covers all videos.
     questions = [q for row in zip(*(of_video for _, of_video in pairs), strict=True) for q in row]
     if (folder / MANIFEST).exists():  # complete: only the question file is missing

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from etils import epath
 
 from msjoe_jax.data.embed import embed_records
 from msjoe_jax.data.records import RecordReader
-from msjoe_jax.fields import option
+from msjoe_jax.fields import fields_of, option
 from msjoe_jax.models.params import Params, fingerprint
 from msjoe_jax.rollout.programs import clip_encoder
 from msjoe_jax.rollout.stored_models import clip_name
@@ -27,6 +27,7 @@ from msjoe_jax.runtime.progress import progress
 from msjoe_jax.runtime.stopping import end_if_asked
 from msjoe_jax.text.prompts import PromptConfig
 from msjoe_jax.world.build import build_world, questions_path, records_path
+from msjoe_jax.world.second import WORDS_A_VIDEO, SecondSpec
 from msjoe_jax.world.spec import (
     COLOURS,
     KINDS,
@@ -47,12 +48,75 @@ SAVE_EVERY = 100  # steps of a warm-up between checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """Size of the tiny world, which asks two questions about each video."""
+    """The tiny world, which asks two questions about each video (docs/world.md)."""
 
     seed: int = option(0, "Seed of the world.", low=0, high=(1 << 31) - 1)
     num_train: int = option(2048, "Videos to train on.", low=1)
     num_validation: int = option(500, "Videos to tune on.", low=1)
     num_heldout: int = option(1000, "Videos to judge on.", low=1)
+    version: int = option(
+        1,
+        "1: look-alikes last a frame or two. 2: some last longer or flicker, an event shows its "
+        "colour late, and questions are about up to three events.",
+        low=1,
+        high=2,
+    )
+    plateaus: int = option(
+        1, "Look-alikes of 10 to 17 frames of each kind in a video (version 2).", low=0, high=3
+    )
+    flickers: int = option(
+        2,
+        "Look-alikes of 3 to 5 frames, every second one, of each kind in a video (version 2).",
+        low=0,
+        high=4,
+    )
+    short_look_alikes: int = option(
+        4, "Look-alikes of a frame or two of each kind in a video (version 2).", low=0, high=8
+    )
+    late_colour: bool = option(
+        True, "Colours show in the last third of an event alone, not at random (version 2)."
+    )
+    two_events: float = option(
+        0.4, "Share of questions about two events, at most 0.5 (version 2).", low=0, high=0.5
+    )
+    three_events: float = option(
+        0.3, "Share of questions about three, likewise; one event: the rest.", low=0, high=0.5
+    )
+
+    def slips(self) -> Iterator[str]:
+        """Yields what cannot be."""
+        if self.version == 1:
+            for name, default in SECOND.items():
+                if getattr(self, name) != default:
+                    yield f"{name}={getattr(self, name)} needs config.world.version=2"
+        if self.two_events + self.three_events < 0.5:
+            yield (
+                f"two_events={self.two_events} and three_events={self.three_events} leave more "
+                "than half of the questions for one event: raise one of them"
+            )
+
+    def spec(self) -> WorldSpec:
+        """Returns what the world is made from."""
+        sizes = (self.seed, self.num_train, self.num_validation, self.num_heldout)
+        if self.version == 1:
+            return WorldSpec(*sizes)
+        return SecondSpec(
+            *sizes,
+            plateaus=self.plateaus,
+            flickers=self.flickers,
+            look_alikes=self.short_look_alikes,
+            late_colour=self.late_colour,
+            two_events=self.two_events,
+            three_events=self.three_events,
+        )
+
+
+# Fields of version 2, with their defaults: under version 1 they may not be others.
+SECOND = {
+    field.name: field.default
+    for field in fields_of(WorldConfig)
+    if field.name not in ("version", "seed", "num_train", "num_validation", "num_heldout")
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +147,10 @@ def build(config: Any, folder: epath.PathLike) -> Any:
 
 def _write(config: Any, folder: epath.Path) -> None:
     w = config.extensions["world"]
-    build_world(folder, WorldSpec(w.seed, w.num_train, w.num_validation, w.num_heldout))
+    build_world(folder, w.spec())
     tokenizer = folder / "tokenizer.json"
     before = tokenizer.read_bytes() if tokenizer.exists() else None
-    texts = texts_of_world(config.prompt)
+    texts = texts_of_world(config.prompt, w.version)
     if config.extensions["warm_up"].asks:
         texts += texts_of_asks(config.frames.key)
     build_word_tokenizer(tokenizer, texts)
@@ -94,15 +158,21 @@ def _write(config: Any, folder: epath.Path) -> None:
         print(f"{tokenizer}: made from other prompts; made again")
 
 
-def texts_of_world(prompt: PromptConfig) -> list[str]:
-    """Returns every text that the tiny models read or write, for the word-level vocabulary."""
+def texts_of_world(prompt: PromptConfig, version: int = 1) -> list[str]:
+    """Returns every text that the tiny models read or write, for the word-level vocabulary.
+
+    Args:
+      prompt: the wording.
+      version: of the world.
+    """
     wording = (
         prompt.system,
         prompt.query_instruction,
         prompt.answer_instruction,
         prompt.think_instruction,
     )
-    questions = (question_text([0]), question_text([0, 1]))
+    most = 2 if version == 1 else WORDS_A_VIDEO
+    questions = [question_text(range(n)) for n in range(1, most + 1)]
     return [*WORDS, *KINDS, *SETTINGS, *COLOURS, *questions, *wording, "."]
 
 

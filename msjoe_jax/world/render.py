@@ -106,7 +106,8 @@ def _draw_objects(
         # One offset for all frames of an object, which would otherwise jump about.
         y, x = (rng.integers(-JITTER, JITTER + 1, 2) + (CELL - SHAPE) // 2).tolist()
         y, x = y + CELL * top, x + CELL * left
-        span = slice(item.start, item.start + item.length)
+        shown = item.frames
+        span = slice(shown.start, shown.stop, shown.step)
         video[span, y : y + SHAPE, x : x + SHAPE] += stamp
         # A look-alike has the grey patch of an event that hides its colour.
         inner = (slice(y + middle, y + middle + PATCH), slice(x + middle, x + middle + PATCH))

@@ -4,6 +4,7 @@ A video is 96 frames at 1 fps in one *setting*. It holds six *events*, each an o
 that shows one of four colours for 3 to 6 frames. The words of a question are ambiguous: each has
 three senses, one a setting, and the video holds events of all three, in other colours. Isolated
 look-alikes of every kind, told apart only at the full resolution, fool a low-resolution CLIP.
+That is its first version; second.py plans the second from the same parts.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from msjoe_jax.data.questions import Question
 
@@ -25,6 +27,7 @@ SENSES = {  # what the word means in each setting
     "bolt": ("lightning", "rivet", "cloth"),
 }
 KINDS = tuple(sense for word in WORDS for sense in SENSES[word])
+EVENTS = ("one", "two", "three")  # that a question is about
 SPLITS = ("train", "validation", "heldout")
 CELLS = 4  # a frame is 2 x 2 cells, each holds at most one object or look-alike
 
@@ -64,19 +67,35 @@ class Event:
     visible: tuple[bool, ...]
 
     @property
+    def frames(self) -> range:
+        """The frames that show it."""
+        return range(self.start, self.start + self.length)
+
+    @property
     def visible_frames(self) -> list[int]:
         return [self.start + i for i, is_visible in enumerate(self.visible) if is_visible]
 
 
 @dataclasses.dataclass(frozen=True)
 class LookAlike:
-    """One or two frames of a texture that has a kind's shape only once it is blurred."""
+    """Frames of a texture that has a kind's shape only once it is blurred.
+
+    length: from the first to the last; form: a name of second.py's FORMS, "" in the first world,
+    where all last one or two frames; stride: every so manieth frame shows it.
+    """
 
     kind: int
     start: int
     length: int
     cell: int
     amplitude: float
+    form: str = ""
+    stride: int = 1
+
+    @property
+    def frames(self) -> range:
+        """The frames that show it."""
+        return range(self.start, self.start + self.length, self.stride)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +104,7 @@ class Plan:
 
     id: str
     setting: int
-    words: tuple[int, int]
+    words: tuple[int, ...]
     events: tuple[Event, ...]
     look_alikes: tuple[LookAlike, ...]
     appearance_seed: int
@@ -97,14 +116,24 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data for the `extra` field of a video record."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        for row, item in zip(data["look_alikes"], self.look_alikes, strict=True):
+            if item.form:
+                row["frames"] = list(item.frames)
+            else:  # the first world's records stay as they were
+                del row["form"], row["stride"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
         """Makes the plan from what `to_json` returned."""
         events = tuple(Event(**{**e, "visible": tuple(e["visible"])}) for e in data["events"])
-        look_alikes = tuple(LookAlike(**spike) for spike in data["look_alikes"])
-        words = (data["words"][0], data["words"][1])
+        names = [field.name for field in dataclasses.fields(LookAlike)]
+        look_alikes = tuple(
+            LookAlike(**{name: row[name] for name in names if name in row})
+            for row in data["look_alikes"]
+        )
+        words = tuple(data["words"])
         return cls(**{**data, "words": words, "events": events, "look_alikes": look_alikes})
 
 
@@ -114,7 +143,7 @@ def kind_of(word: int, setting: int) -> int:
 
 
 def make_video(spec: WorldSpec, split: str, index: int) -> tuple[Plan, tuple[Question, Question]]:
-    """Plans video `index` of a split and its questions, a one-event and a two-event one.
+    """Plans video `index` of a split of the first world, and a one- and a two-event question.
 
     The result depends on the arguments alone. Both answers, the setting and the words cycle with
     the index, so that every split is balanced.
@@ -134,7 +163,7 @@ def make_video(spec: WorldSpec, split: str, index: int) -> tuple[Plan, tuple[Que
         look_alikes=_plan_look_alikes(rng, spec, events),
         appearance_seed=int(rng.integers(2**31)),
     )
-    return plan, (_ask(plan, words[:1]), _ask(plan, tuple(rng.permutation(words))))
+    return plan, (ask(plan, words[:1]), ask(plan, tuple(rng.permutation(words))))
 
 
 def _plan_events(
@@ -146,10 +175,7 @@ def _plan_events(
 ) -> tuple[Event, ...]:
     low, high = spec.event_frames
     lengths = rng.integers(low, high + 1, size=2 * 3)
-    # Events are at least one frame apart; the remaining frames are distributed over the gaps.
-    spare = spec.num_frames - int(lengths.sum()) - (len(lengths) - 1)
-    gaps = np.sort(rng.integers(0, spare + 1, size=len(lengths)))
-    starts = gaps + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
+    starts = draw_starts(rng, lengths, spec.num_frames)
     order = rng.permutation(len(lengths))  # the place in time of each of the six kinds
     kinds = [kind_of(word, sense) for word in words for sense in range(3)]
     colours = _choose_colours(rng, words, setting, answer)
@@ -171,6 +197,15 @@ def _plan_events(
             )
         )
     return tuple(events)
+
+
+def draw_starts(
+    rng: np.random.Generator, lengths: Int[np.ndarray, "N"], num_frames: int
+) -> Int[np.ndarray, "N"]:
+    """Draws the first frames of events in this order, at least one frame apart."""
+    spare = num_frames - int(lengths.sum()) - (len(lengths) - 1)  # distributed over the gaps
+    gaps = np.sort(rng.integers(0, spare + 1, size=len(lengths)))
+    return gaps + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
 
 
 def _choose_colours(
@@ -230,18 +265,20 @@ def _bursts(rng: np.random.Generator, spec: WorldSpec) -> np.ndarray:
 
 
 def question_about(names: Sequence[str]) -> str:
-    """Returns the question about one object, or about whichever of two comes later."""
+    """Returns the question about one object, or about whichever of two or three comes last."""
     if len(names) == 1:
         return f"what colour is the {names[0]} ?"
-    return f"what colour is whichever of {names[0]} and {names[1]} comes later ?"
+    listed = f"{' , '.join(names[:-1])} and {names[-1]}"
+    return f"what colour is whichever of {listed} comes {'later' if len(names) == 2 else 'last'} ?"
 
 
 def question_text(words: Sequence[int]) -> str:
-    """Returns the question about one or two of WORDS."""
+    """Returns the question about one to three of WORDS."""
     return question_about([WORDS[word] for word in words])
 
 
-def _ask(plan: Plan, words: Sequence[int]) -> Question:
+def ask(plan: Plan, words: Sequence[int]) -> Question:
+    """Makes the question about these words of a video; a video has one of each number of words."""
     targets = plan.targets(words)
     return Question(
         id=f"{plan.id}-{len(words)}",
@@ -250,7 +287,7 @@ def _ask(plan: Plan, words: Sequence[int]) -> Question:
         options=COLOURS,
         answer=max(targets, key=lambda event: event.start).colour,
         extra={
-            "kind": ("one", "two")[len(words) - 1],
+            "kind": EVENTS[len(words) - 1],
             "setting": SETTINGS[plan.setting],
             "words": [WORDS[word] for word in words],
             "oracle_queries": [KINDS[event.kind] for event in targets],
@@ -265,14 +302,14 @@ def describe_frame(plan: Plan, frame: int) -> list[tuple[int, int, int | None]]:
     return sorted(
         (e.cell, e.kind, e.colour if e.visible[frame - e.start] else None)
         for e in plan.events
-        if e.start <= frame < e.start + e.length
+        if frame in e.frames
     )
 
 
 def apparent_kinds(plan: Plan, frame: int) -> list[int]:
     """Lists the kinds that a frame seems to show at low resolution, look-alikes included."""
     items: tuple[Event | LookAlike, ...] = (*plan.events, *plan.look_alikes)
-    return sorted(i.kind for i in items if i.start <= frame < i.start + i.length)
+    return sorted(i.kind for i in items if frame in i.frames)
 
 
 def oracle_frames(

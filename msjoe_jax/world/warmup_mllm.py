@@ -25,7 +25,7 @@ from msjoe_jax.runtime.mesh import everywhere
 from msjoe_jax.runtime.program import quick_options
 from msjoe_jax.selectors.replies import numbered
 from msjoe_jax.text.prompts import LETTERS, answer_prompt, plain, query_prompt, turns
-from msjoe_jax.world import warmup_asks
+from msjoe_jax.world import warmup_asks, warmup_lessons
 from msjoe_jax.world.fresh_weights import fresh_weights, matrices
 from msjoe_jax.world.spec import (
     CELLS,
@@ -35,16 +35,14 @@ from msjoe_jax.world.spec import (
     WORDS,
     Plan,
     describe_frame,
-    kind_of,
     question_about,
     question_text,
 )
-from msjoe_jax.world.warmup_clip import Loop, Metrics, State, names_of
+from msjoe_jax.world.warmup_clip import Loop, Metrics, State
 
 FRAMES = 8  # per video of a batch: one that shows the colour of each event, and two others
-ANSWERS = 3  # answer prompts per video: one about each word, one about both
+ANSWERS = 3  # answer prompts per video: about one word, about two, about all of the video's
 DESCRIBE = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # frames, no question
-DESCRIBED = 6  # facts in a description
 UNIFORM = 0.25  # share of videos shown by random frames, from which the model learns to guess well
 ORACLE = 0.75  # share of the other prompts that are certain to show the frames that answer them
 # Answering is learnt sooner where questions first use a sense's own name, and show few frames: the
@@ -55,7 +53,6 @@ LOOK_UNTIL, LOOK_VIDEOS, LOOK_RATE = 0.18, 32, 2.0
 # Muon (Jordan et al. 2024) moves every direction of a matrix alike: the look-ups that answers need
 # are learnt in half the steps that Adam takes. Its updates are of unit norm, hence the larger rate.
 MUON_RATE = 10.0
-QUERY_MIX = (0.40, 0.30, 0.15, 0.15)  # demonstrated queries: the word, its sense here, other senses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +98,7 @@ def mllm_loop(
     (a) Every visual token learns to predict, through the tied word embedding, the words for what
     its cell shows: setting, object, colour; look-alikes count as nothing. (b) Answers in the
     project's format, from mixes of frames that do or do not hold the evidence. (c) Queries in the
-    project's format, plausible but uncalibrated (QUERY_MIX), so that RL has something to improve.
+    project's format, plausible but uncalibrated, so that RL has something to improve.
     The frames of a video are encoded once for all its prompts.
 
     Args:
@@ -224,8 +221,9 @@ class _BatchBuilder:
         self.system = system
         self.assembler = Assembler(text.tokenizer, system.family, system.mllm_config)
         self.length = max(self.prompt.answer_prompt_tokens, self.prompt.query_prompt_tokens)
-        self.reply_tokens = max(self.prompt.query_tokens, 1 + 3 * DESCRIBED)
         self.plans: dict[str, Plan] = {}
+        facts = warmup_lessons.DESCRIBED + len(self._plan(reader.ids[0]).words)
+        self.reply_tokens = max(self.prompt.query_tokens, 1 + 3 * facts)
         self.rows: dict[tuple[tuple[str, str], int], dict[str, np.ndarray]] = {}
         self.word_ids = {
             name: text.tokenizer.token_id(name) for name in (*SETTINGS, *KINDS, *COLOURS)
@@ -311,9 +309,9 @@ class _BatchBuilder:
           rng: decides everything random.
         """
         c, style = self.config, self.prompt
-        both = rng.permutation(plan.words).tolist()
+        order = rng.permutation(plan.words).tolist()
         examples = []
-        for words in (both[:1], both if rng.random() > 1.5 * easy else both[1:], both):
+        for words in warmup_lessons.asked_words(order, easy, rng):
             targets = plan.targets(words)
             evidence: list[int] = []
             if rng.random() < ORACLE:
@@ -330,11 +328,12 @@ class _BatchBuilder:
             row = self._row(answer_prompt(style, question_about(names), COLOURS), places, size)
             letter = LETTERS[max(targets, key=lambda event: event.start).colour]
             examples.append((row, *self._reply(f"<answer>{letter}</answer><|im_end|>")))
-        words = both if rng.random() < 0.5 else both[:1]
+        words = warmup_lessons.searched_words(order, rng)
         text = query_prompt(style, question_text(words), COLOURS, style.max_queries)
         places = sorted(rng.permutation(FRAMES)[: c.preview].tolist())
         reply = "".join(
-            f"<query>{self._demonstrate(word, plan.setting, rng)}</query>" for word in words
+            f"<query>{warmup_lessons.demonstrate(word, plan.setting, rng)}</query>"
+            for word in words
         )
         examples.append((self._row(text, places, size), *self._reply(reply + "<|im_end|>")))
         everything = self._row(DESCRIBE, range(FRAMES), size)
@@ -347,25 +346,10 @@ class _BatchBuilder:
     def _description(
         self, plan: Plan, frames: Sequence[int], rng: np.random.Generator
     ) -> tuple[list[int], list[float]]:
-        """Writes facts of a video, in random order, of which only the last token each is learnt.
-
-        Objects and words stand with their colour or its letter; words with what they mean here,
-        written as a query. A pretrained model knows what its words mean; what it lacks
-        is the habit of looking for it, and the demonstrations keep that from it (QUERY_MIX).
-        """
-        facts = []
-        for event in plan.events:
-            if not set(frames) & set(event.visible_frames):
-                continue
-            for name in names_of(event.kind):
-                if name in KINDS or event in plan.targets(plan.words):
-                    colour = COLOURS[event.colour], f"<answer> {LETTERS[event.colour]}"
-                    facts.append(f"{name} {rng.choice(colour)}")
-        meanings = [f"{WORDS[w]} <query> {KINDS[kind_of(w, plan.setting)]}" for w in plan.words]
-        selected = rng.permutation(facts)[: DESCRIBED - len(meanings)].tolist() + meanings
+        """Writes a description, of whose facts the last token each is learnt."""
         ids, weights = [0], [0.0]
-        for fact in rng.permutation(selected):
-            token_ids = self.tokenizer.encode(str(fact))
+        for fact in warmup_lessons.facts(plan, frames, rng):
+            token_ids = self.tokenizer.encode(fact)
             ids, weights = ids + token_ids, weights + [0.0] * (len(token_ids) - 1) + [1.0]
         return ids, weights
 
@@ -381,11 +365,6 @@ class _BatchBuilder:
         moved = np.asarray(places)[place // CELLS] * CELLS + place % CELLS
         index = np.where(place >= 0, moved, -1).astype(np.int32)
         return {**self.rows[key], "feature_index": index}
-
-    def _demonstrate(self, word: int, setting: int, rng: np.random.Generator) -> str:
-        other_senses = [KINDS[kind_of(word, s)] for s in range(len(SETTINGS)) if s != setting]
-        names = [WORDS[word], KINDS[kind_of(word, setting)], *other_senses]
-        return names[rng.choice(len(names), p=QUERY_MIX)]
 
     def _name_cells(self, plan: Plan, frame: int) -> list[tuple[list[int], list[float]]]:
         """Returns for each cell the ids of up to three words on it, and their weights."""

@@ -16,8 +16,13 @@ from msjoe_jax.config_check import check
 from msjoe_jax.config_files import load_config
 from msjoe_jax.errors import UserError
 from msjoe_jax.fields import plain
+from msjoe_jax.text.prompts import answer_prompt, query_prompt
+from msjoe_jax.text.tokenizer import Tokenizer
+from msjoe_jax.world.phase import texts_of_world
+from msjoe_jax.world.spec import COLOURS, question_text
 from msjoe_jax.world.warmup_asks import REPLY_TOKENS
 from msjoe_jax.world.warmup_mllm import FRAMES
+from msjoe_jax.world.word_tokenizer import build_word_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -28,11 +33,38 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny:short", *VARIANTS])
+SECOND = ["tiny:v2", "tiny:v2+short", "ablations/rewards:v2+accuracy", "ablations/frames:v2+k12"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny:short", *SECOND, *VARIANTS])
 def test_a_config_of_the_tiny_world_passes_the_check(name):
     config = check(load_config(name), devices=1)
     assert {"world", "joint", "evaluate"} <= set(config.phases)
     assert config.prompt.answer_prompt_tokens > 6 * config.frames.key  # six tokens a frame
+
+
+def test_the_second_worlds_prompts_have_room(tmp_path):
+    """Questions about three events leave as many tokens free as those about two in the first."""
+    free = {}
+    for name, events in (("tiny", 2), ("tiny:v2", 3)):
+        config = check(load_config(name), devices=1)
+        prompt, version = config.prompt, config.extensions["world"].version
+        texts = texts_of_world(prompt, version)
+        tokenizer = Tokenizer(build_word_tokenizer(tmp_path / "tokenizer.json", texts))
+        question = question_text(range(events))
+        asked = (
+            (query_prompt(prompt, question, COLOURS, prompt.max_queries), config.frames.preview),
+            (answer_prompt(prompt, question, COLOURS), config.frames.key),
+        )
+        lengths = [sum(map(len, map(tokenizer.encode, text))) + 6 * n for text, n in asked]
+        reply = tokenizer.encode("<query>heron</query>" * prompt.max_queries + "<|im_end|>")
+        assert prompt.max_queries == events == version + 1
+        free[name] = (
+            prompt.query_prompt_tokens - lengths[0],
+            prompt.answer_prompt_tokens - lengths[1],
+            prompt.query_tokens - len(reply),
+        )
+    assert free["tiny:v2"] == free["tiny"]
 
 
 def test_the_tiny_worlds_selectors_have_room_and_replies():
@@ -94,6 +126,18 @@ def test_a_variant_with_a_field_that_does_not_exist_is_refused():
 
     with pytest.raises((AttributeError, KeyError), match="temperatur"):
         family({"wrong": ("x", {"rollout.answer_temperatur": 1.0})})("wrong")
+
+
+def test_variants_of_the_second_world():
+    joined = load_config("tiny:v2+short")
+    assert (joined.world.version, joined.joint.steps, joined.prompt.max_queries) == (2, 6, 3)
+    assert load_config("tiny:short+v2").to_dict() == joined.to_dict()
+    one = load_config("ablations/frames:v2+k12")
+    assert (one.world.version, one.frames.key, load_config("tiny").world.version) == (2, 12, 1)
+    with pytest.raises(UserError, match=r"no variant 'v3'; it has: short, selectors, v2"):
+        load_config("tiny:v3")
+    with pytest.raises(UserError, match=r"no variant 'v3'"):
+        load_config("ablations/frames:v3+k12")
 
 
 def test_a_variant_gives_its_frames_room_in_the_prompts():

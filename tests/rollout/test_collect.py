@@ -109,7 +109,7 @@ def test_the_question_searches(made, plain):
     assert not np.asarray(after.arrays.queries.mask).any()  # replies without a part teach nothing
 
 
-@pytest.mark.parametrize("selector", ["uniform", "topk", "topk_smooth"])
+@pytest.mark.parametrize("selector", ["uniform", "topk", "topk_smooth", "filtered"])
 def test_a_selector_that_draws_nothing_repeats_itself(made, plain, selector):
     """Every list of queries has J equal choices, which are also its draws."""
     batch, _ = plain

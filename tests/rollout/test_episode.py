@@ -89,7 +89,7 @@ def test_rows_that_fill_a_batch_do_not_count(made):
 # --- masked frames --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("selector", ["msjoe", "uniform", "topk", "topk_smooth"])
+@pytest.mark.parametrize("selector", ["msjoe", "uniform", "topk", "topk_smooth", "filtered"])
 @pytest.mark.parametrize("sample", [True, False])
 def test_what_stands_in_masked_frames_does_not_matter(made, selector, sample):
     """NaN in their embeddings changes no bit of the rows of S, nor of the choice."""

@@ -9,6 +9,7 @@ from msjoe_jax.draws.draw import Draw
 from msjoe_jax.rollout.frames import FrameConfig
 from msjoe_jax.rollout.results import EpisodeConfig, Reasoned, Selected
 from msjoe_jax.selectors.base import Selection, in_time_order
+from msjoe_jax.selectors.filtered import FilterConfig
 from msjoe_jax.text.prompts import QueryReply
 
 B, I, J, K, Q, T = 2, 3, 2, 4, 2, 7
@@ -55,9 +56,10 @@ def test_without_logits_all_frames_are_alike():
 
 def test_an_episode_has_defaults_that_are_the_configs():
     config = EpisodeConfig(FrameConfig())
-    assert (config.law, config.signals, config.smooth, config.seed) == (
+    assert (config.law, config.signals, config.smooth, config.filter, config.seed) == (
         "plackett_luce",
         ("clip",),
         5,
+        FilterConfig(),
         0,
     )

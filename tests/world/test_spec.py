@@ -1,5 +1,7 @@
 """The tiny world: what its specification promises, on disk and off."""
 
+import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -22,12 +24,45 @@ from msjoe_jax.text.prompts import (
 )
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.world import spec as world
-from msjoe_jax.world.build import build_world, questions_path, records_path
+from msjoe_jax.world.build import build_world, plan_video, questions_path, records_path
 from msjoe_jax.world.render import SIZE, render
+from msjoe_jax.world.second import SecondSpec
 from msjoe_jax.world.spec import COLOURS, KINDS, SENSES, SETTINGS, SPLITS, WORDS, Plan, WorldSpec
 from msjoe_jax.world.word_tokenizer import SPECIAL, TAGS, build_word_tokenizer
 
 SPEC = WorldSpec(num_train=4, num_validation=2, num_heldout=3)
+SECOND = SecondSpec(num_train=4, num_validation=2, num_heldout=3)
+
+
+def test_the_first_world_stays_as_it_is():
+    """The same plans, questions, pixels and manifest for a seed as before there was a second.
+
+    Records that were made then are still this world's.
+    """
+    spec, plans, pixels = WorldSpec(), hashlib.sha256(), hashlib.sha256()
+    for split in SPLITS:
+        for index in range(20):
+            plan, questions = world.make_video(spec, split, index)
+            rows = [plan.to_json(), *map(dataclasses.asdict, questions)]
+            plans.update(json.dumps(rows).encode())
+            if index < 2:
+                pixels.update(render(spec, plan).tobytes())
+    assert plans.hexdigest() == "72bc11f2496b4ed69f2337f1306552f24f21a6db6c09b30528e16fb72ee02c1a"
+    assert pixels.hexdigest() == "0bf4739d588a72825878ee0715ce4b668e6927e0feb131df7b94d09996def8ab"
+    assert dataclasses.asdict(spec) == {
+        "seed": 0,
+        "num_train": 1024,
+        "num_validation": 250,
+        "num_heldout": 1000,
+        "num_frames": 96,
+        "event_frames": (3, 6),
+        "colour_visible": 0.75,
+        "look_alikes": 8,
+        "amplitude": (0.65, 1.35),
+        "noise": 5.0,
+        "drift": 18.0,
+        "jpeg_quality": 90,
+    }
 
 
 def _videos(count=120, split="train"):
@@ -169,8 +204,9 @@ def test_a_frame_looks_the_same_alone():
     assert (render(SPEC, plan, np.array([3, 50])) == render(SPEC, plan)[[3, 50]]).all()
 
 
-def test_build_writes_records_and_resumes(tmp_path, monkeypatch):
-    build_world(tmp_path, SPEC)
+@pytest.mark.parametrize("spec", [SPEC, SECOND], ids=["first", "second"])
+def test_build_writes_records_and_resumes(tmp_path, spec):
+    build_world(tmp_path, spec)
     ids = set()
     for split, size in zip(SPLITS, (4, 2, 3), strict=True):
         reader = RecordReader(records_path(tmp_path, split))
@@ -180,21 +216,21 @@ def test_build_writes_records_and_resumes(tmp_path, monkeypatch):
         ids |= set(reader.ids)
         for question in questions:
             index = int(question.video.split("-")[1])
-            plan, asked = world.make_video(SPEC, split, index)
+            plan, asked = plan_video(spec, split, index)
             assert question in asked and Plan.from_json(reader.info(plan.id).extra) == plan
-        plan, _ = world.make_video(SPEC, split, 0)
+        plan, _ = plan_video(spec, split, 0)
         stored = reader.frames(plan.id, range(96)).astype(int)
         assert stored.shape == (96, SIZE, SIZE, 3)
         # JPEG at quality 90: a few grey levels on noise, no more than the noise's own size.
-        assert np.abs(stored - render(SPEC, plan)).mean() < SPEC.noise
+        assert np.abs(stored - render(spec, plan)).mean() < spec.noise
     written = (questions_path(tmp_path, "train")).read_bytes()
     questions_path(tmp_path, "train").unlink()  # killed between records and questions
     before = os.stat(records_path(tmp_path, "train")).st_mtime_ns
-    build_world(tmp_path, SPEC)
+    build_world(tmp_path, spec)
     assert questions_path(tmp_path, "train").read_bytes() == written
     assert os.stat(records_path(tmp_path, "train")).st_mtime_ns == before
     with pytest.raises(UserError, match="another world"):
-        build_world(tmp_path, WorldSpec(seed=1, num_train=4, num_validation=2, num_heldout=3))
+        build_world(tmp_path, dataclasses.replace(spec, seed=1))
 
 
 def test_word_tokenizer_round_trip(tmp_path):

@@ -18,6 +18,7 @@ from msjoe_jax.text.prompts import parse_queries
 from msjoe_jax.text.tokenizer import Tokenizer
 from msjoe_jax.world import warmup_clip, warmup_mllm
 from msjoe_jax.world.build import build_world, records_path
+from msjoe_jax.world.second import SecondSpec
 from msjoe_jax.world.spec import (
     COLOURS,
     KINDS,
@@ -41,13 +42,13 @@ class Tiny(NamedTuple):
     reader: RecordReader
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    build_world(folder, WorldSpec(num_train=6, num_validation=1, num_heldout=1))
-    config = get_config()
+def make_tiny(folder, variant, spec):
+    """A small world's training videos, and the tiny models' definitions."""
+    build_world(folder, spec)
+    config = get_config(variant)
     wording = (config.prompt.query_instruction, config.prompt.answer_instruction)
-    texts = [*WORDS, *KINDS, *SETTINGS, *COLOURS, *wording, question_text([0, 1]), "the A."]
+    asked = [question_text(range(n)) for n in (1, 2, 3)]
+    texts = [*WORDS, *KINDS, *SETTINGS, *COLOURS, *wording, *asked, "the A."]
     tokenizer = build_word_tokenizer(folder / "tokenizer.json", texts)
     config.mllm.tokenizer = config.clip.tokenizer = str(tokenizer)
     made = read_config(config)
@@ -55,6 +56,19 @@ def tiny(tmp_path_factory):
     system = make_system(made.models, tokenizers)
     reader = RecordReader(records_path(folder, "train"))
     return Tiny(made.frames, system, make_text(system, tokenizers, made.prompt), reader)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    spec = WorldSpec(num_train=6, num_validation=1, num_heldout=1)
+    return make_tiny(tmp_path_factory.mktemp("world"), "", spec)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """The same of the second world."""
+    spec = SecondSpec(num_train=6, num_validation=1, num_heldout=1)
+    return make_tiny(tmp_path_factory.mktemp("second"), "v2", spec)
 
 
 def batches(tiny, training):
@@ -106,15 +120,18 @@ def test_batches_are_a_function_of_seed_and_step(tiny):
     assert (other.lessons.replies != builders[0](8).lessons.replies).any()
 
 
-def test_examples_say_what_the_video_shows(tiny):
+@pytest.mark.parametrize("world", ["tiny", "second"])
+def test_examples_say_what_the_video_shows(request, world):
     """Replies and cell names are read back as words and compared with the plan of the video."""
+    tiny = request.getfixturevalue(world)
     reader, training = tiny.reader, warmup_mllm.MllmTraining(steps=10, videos=12)
     batch = batches(tiny, training)(9)
     lessons = batch.lessons
     assert batch.asks is None
     decode = lambda ids: tiny.text.tokenizer.decode([int(i) for i in ids])  # noqa: E731
     plans = [Plan.from_json(reader.info(video_id).extra) for video_id in reader.ids]
-    kinds, right = set(), 0
+    kinds, right, numbers = set(), 0, set()
+    most = tiny.text.prompt.max_queries
     for v in range(12):
         for g in range(lessons.replies.shape[1]):
             used = lessons.prompts.feature_index[v, g]
@@ -129,7 +146,11 @@ def test_examples_say_what_the_video_shows(tiny):
             reply = decode(lessons.replies[v, g, 0][lessons.reply_mask[v, g, 0] > 0])
             if "<query>" in reply:
                 queries = parse_queries(
-                    reply.replace("<|im_end|>", ""), "", max_queries=2, think=False, finished=True
+                    reply.replace("<|im_end|>", ""),
+                    "",
+                    max_queries=most,
+                    think=False,
+                    finished=True,
                 )
                 asked = {w for w in WORDS if w in prompt.split()}
                 allowed = asked | {sense for w in asked for sense in SENSES[w]}
@@ -151,9 +172,11 @@ def test_examples_say_what_the_video_shows(tiny):
                     for plan in matching
                 ]
                 assert want in latest
+                numbers.add(len(asked))
                 right += 1
             kinds.add("query" if "<query>" in reply else "answer" if "<answer>" in reply else "?")
     assert kinds == {"query", "answer", "?"} and right == 12 * 3
+    assert numbers == set(range(1, most + 1))
 
 
 def test_asks_have_replies_that_selectors_can_read(tiny):
