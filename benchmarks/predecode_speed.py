@@ -93,7 +93,7 @@ def decode_in_threads(manifest: str, out: str, quality: int) -> None:
     settings = DecodeSettings(quality=quality)
     with ThreadPoolExecutor(cores()) as pool:
         entries = load_entries(manifest)
-        list(pool.map(lambda entry: decode_part(entry, out, settings, threads=1), entries))
+        list(pool.map(lambda entry: decode_part(entry, out, settings), entries))
 
 
 def by_ffmpeg(

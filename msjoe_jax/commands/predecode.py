@@ -179,10 +179,8 @@ def _decode_and_pack(
     """
     num_failed = 0
     with progress(f"decode {len(entries)} videos", None, unit="s of video") as bar:
-        # Videos side by side need fewer threads each, which cost time of the cores.
-        threads = max(1, cores() // min(workers, max(1, len(entries))))
         board = Board([entry.size for entry in entries])
-        work = Work(packer.parts, packer.settings, board, strict, threads)
+        work = Work(packer.parts, packer.settings, board, strict)
         results = decode_all(entries, work, workers, bar)
         with contextlib.closing(results):
             for number, (entry, failure) in enumerate(results, 1):

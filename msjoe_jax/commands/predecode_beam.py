@@ -66,7 +66,7 @@ class Job(NamedTuple):
 def decode_one(numbered: tuple[int, Entry], job: Job) -> Decoded:
     """Decodes a video into its part, on whatever machine this is."""
     number, entry = numbered
-    work = Work(epath.Path(job.parts), job.settings, Board([0]), job.strict, threads=1)
+    work = Work(epath.Path(job.parts), job.settings, Board([0]), job.strict)
     with hold_parts(work.parts), fetched(entry) as here:
         failure = work.do(0, here)
         if failure:

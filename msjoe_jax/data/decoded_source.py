@@ -31,7 +31,6 @@ def decode_source(
     fps: float,
     max_side: int | None,
     max_frames: int | None = None,
-    threads: int = 0,
 ) -> Iterator[Decoding | PictureFolder]:
     """Opens a source for iterating over (t, frame) of t = 0, 1/fps, … as `decode` does.
 
@@ -39,7 +38,7 @@ def decode_source(
 
     Args:
       source: what to decode.
-      fps, max_side, max_frames, threads: as for `decode`.
+      fps, max_side, max_frames: as for `decode`.
 
     Raises:
       VideoError: it is no video, or, while iterating, has no frame.
@@ -60,7 +59,6 @@ def decode_source(
             start=_moment(source.start),
             end=_moment(source.end),
             stream=source.stream,
-            threads=threads,
         )
         with contextlib.closing(decoding):
             yield decoding

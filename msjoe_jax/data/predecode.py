@@ -89,7 +89,6 @@ def decode_part(
     parts: epath.PathLike,
     settings: DecodeSettings,
     watch: Callable[[float], None] = lambda seconds: None,
-    threads: int = 0,
 ) -> None:
     """Decodes one video into its part, unless that is there already.
 
@@ -99,7 +98,6 @@ def decode_part(
       settings: how to decode it.
       watch: called with the time of each frame, in seconds, and at the end with the duration. By
         an exception, which is raised on, it gives the part up.
-      threads: that decode it; 0: one for each core.
 
     Raises:
       VideoError: the video gave no frame, or was changed meanwhile.
@@ -109,7 +107,7 @@ def decode_part(
     source, fps = entry.source, entry.fps or settings.fps
     facts = facts_of(source)
     side = entry.max_side or settings.max_side
-    with decode_source(source, fps, side, threads=threads) as decoding:
+    with decode_source(source, fps, side) as decoding:
 
         def frames() -> Iterator[tuple[float, np.ndarray]]:
             for item in decoding:

@@ -119,7 +119,7 @@ class _Reading:
         while True:
             try:
                 packet = next(packets)
-            except StopIteration:
+            except (StopIteration, IndexError):  # PyAV's end of a file where a stream turned up
                 return
             except (av.FFmpegError, OSError, ValueError):  # the file ends early
                 self.damaged += 1

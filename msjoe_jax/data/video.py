@@ -51,7 +51,6 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         start: float | None = None,
         end: float | None = None,
         stream: int | None = None,
-        threads: int = 0,
     ):
         """Prepares the decoding; for the arguments see `decode`."""
         self.source = source
@@ -64,7 +63,7 @@ class Decoding(Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]):
         self._max_side, self._max_frames = max_side, max_frames
         self._start, self._end = _exact(start or 0), None if end is None else _exact(end)
         self._until = self._start  # where the last frame so far ends
-        self._decoder = Decoder(source, stream, threads, self._wanted if start else None)
+        self._decoder = Decoder(source, stream, self._wanted if start else None)
         self._spans = Spans(self._decoder)
         self._display: Display | None = None
         self._shown = Findings()
@@ -227,7 +226,6 @@ def decode(
     start: float | None = None,
     end: float | None = None,
     stream: int | None = None,
-    threads: int = 0,
 ) -> Decoding:
     """Iterates over (t, uint8 [H, W, 3]) for t = 0, 1/fps, 2/fps, … below the video's duration.
 
@@ -237,7 +235,7 @@ def decode(
     aspect are applied; all frames have the first one's size, with the longer side at most
     `max_side`. A clock that jumps is mended. Damaged frames are left out, and those up to the
     next key frame, which would follow from them: the last good one stands in. All of that is
-    counted, and none of it depends on `threads`.
+    counted, and is the same in every decode.
 
     Args:
       source: the video file: a path, or a seekable file object open for reading bytes.
@@ -247,7 +245,6 @@ def decode(
       start: second of the file at which to begin; the times of the frames count from there.
       end: second of the file before which to stop.
       stream: index of the stream in the file; None takes the best.
-      threads: how many threads decode; 0 for one a core.
 
     Raises:
       UserError: `fps` is not positive, or `end` is not after `start`, or they are negative.
@@ -257,9 +254,7 @@ def decode(
         raise UserError(f"fps is {fps}, it must be positive")
     if not 0 <= (start or 0) < (math.inf if end is None else end):
         raise UserError(f"the part from {start or 0} s to {end} s is empty or begins below 0")
-    return Decoding(
-        source, fps, max_side, max_frames, start=start, end=end, stream=stream, threads=threads
-    )
+    return Decoding(source, fps, max_side, max_frames, start=start, end=end, stream=stream)
 
 
 def frames_at(
@@ -268,7 +263,6 @@ def frames_at(
     max_side: int | None = None,
     *,
     stream: int | None = None,
-    threads: int = 0,
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
     """Iterates over (t, uint8 [H, W, 3]), the picture on the screen at each time, in their order.
 
@@ -280,13 +274,12 @@ def frames_at(
       times: seconds, in any order; those at which no picture is shown are left out.
       max_side: as in `decode`.
       stream: as in `decode`.
-      threads: as in `decode`.
 
     Raises:
       VideoError: while iterating: as in `decode`.
     """
     wanted = sorted({_exact(t) for t in times})
-    decoding = Decoding(source, 1.0, max_side, None, stream=stream, threads=threads)
+    decoding = Decoding(source, 1.0, max_side, None, stream=stream)
 
     def is_wanted(first: Fraction, last: Fraction | None) -> bool:
         if spans.zero is None:
@@ -294,7 +287,7 @@ def frames_at(
         place = bisect.bisect_left(wanted, first - spans.zero)
         return place < len(wanted) and (last is None or wanted[place] < last - spans.zero)
 
-    decoder = Decoder(source, stream, threads, is_wanted)
+    decoder = Decoder(source, stream, is_wanted)
     spans = Spans(decoder)
     decoding._decoder = decoder
     place = 0

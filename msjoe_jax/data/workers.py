@@ -92,14 +92,12 @@ class Work:
       settings: how to decode.
       board: of the videos.
       strict: whether a video that is short has failed.
-      threads: that decode a video; 0: one for each core.
     """
 
     parts: epath.Path
     settings: DecodeSettings
     board: Board
     strict: bool = False
-    threads: int = 0
 
     def do(self, number: int, entry: Entry) -> Failure | None:
         """Decodes video `number` of the board into its part; returns why it failed, if it did."""
@@ -113,7 +111,7 @@ class Work:
         board.state[number] = BEGUN
         board.total[number] = header_seconds(entry)
         try:
-            decode_part(entry, self.parts, self.settings, watch, self.threads)
+            decode_part(entry, self.parts, self.settings, watch)
             if self.strict and (why := shortfall(self.info(entry))):
                 return Failure(f"{entry.video}: {why}, and --strict is given")
         # Whatever error a hostile file provokes in the decoder, the other videos are decoded.

@@ -1,14 +1,12 @@
-"""The frames of a stream, the same however many threads decode it.
+"""The frames of a stream, the same in every decode, damaged or not.
 
-Decoders are told to refuse what is damaged. A healthy stream is decoded by many threads. At the
-first refusal it is decoded anew by one thread, since only then it is known which packet was
-refused; from there to the next key frame nothing is given out. What decoders make up instead
-depends on which thread comes first, and on what lay in the memory before.
+Decoders are told to refuse what is damaged. At the first refusal the stream is decoded anew, all of
+it; from what is refused to the next key frame nothing is given out. What decoders make up instead
+depends on what lay in the memory before, and with several threads on which comes first.
 """
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -23,10 +21,6 @@ from msjoe_jax.video.keys import is_fresh
 from msjoe_jax.video.streams import About, Source, about, opened
 from msjoe_jax.video.timeline import Timeline
 
-MOST_THREADS = 16  # more bring nothing
-# Decoded by one thread always: several take damage that is refused late, or not at all, another
-# way (H.264's frames that are mended, HEVC's rows of blocks, VP8's partitions).
-SINGLE = ("h264", "hevc", "vp8")
 FIRST_STAMP = -(2**63)  # no stamp is earlier
 LONGEST_GROUP = 1000  # packets that are held back to see whether they are wanted
 # A group's first pictures may come before its key frame, by less than these seconds.
@@ -67,7 +61,6 @@ class Decoder:
     Args:
       source: as in `opened`.
       index: as in `opened`.
-      threads: how many decode, at most; 0 for one a core.
       wanted: whether the frames between two stamps in seconds are (the later may be unknown); the
         others may be passed over. None for all.
 
@@ -81,12 +74,9 @@ class Decoder:
     timeline: Timeline
     _stream: VideoStream
 
-    def __init__(
-        self, source: Source, index: int | None, threads: int, wanted: Wanted | None = None
-    ) -> None:
+    def __init__(self, source: Source, index: int | None, wanted: Wanted | None = None) -> None:
         self.findings = Findings()
         self._source, self._index, self._wanted = source, index, wanted
-        self._threads = min(threads or os.cpu_count() or 1, MOST_THREADS)
 
     def __iter__(self) -> Iterator[Item]:
         given, last = 0, FIRST_STAMP
@@ -104,20 +94,20 @@ class Decoder:
                 yield item
 
     @contextlib.contextmanager
-    def _opened(self, threads: int) -> Iterator[None]:
+    def _opened(self) -> Iterator[None]:
         with opened(self._source, self._index) as (container, stream):
             self.about, self._stream = about(container, stream), stream
             self.timeline = Timeline(container, self.about, self.findings)
             context = stream.codec_context
             context.options = {"err_detect": "explode"}
-            stream.thread_type = "FRAME"  # threads in one frame meet damage in any order
-            is_single = context.codec.canonical_name in SINGLE
-            context.thread_count = 1 if is_single else threads
+            # Several threads keep some refusals to themselves (the last frames' of MPEG-4, VP9 and
+            # AV1), or mend frames another way (H.264, HEVC's rows of blocks, VP8's partitions).
+            context.thread_count = 1
             yield
 
     def _fast(self) -> Iterator[Item]:
         number = 0
-        with self._opened(self._threads):
+        with self._opened():
             for packet in self._chosen():
                 if isinstance(packet, Item):
                     number += packet.number
@@ -128,7 +118,7 @@ class Decoder:
                     number += 1
 
     def _careful(self) -> Iterator[Item]:
-        with self._opened(1):
+        with self._opened():
             seen = number = 0
             is_lost, key = False, None  # since damage; the key frame at which it went on
             end = 0  # of the lost frames

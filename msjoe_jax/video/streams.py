@@ -134,7 +134,7 @@ def _candidates(container: InputContainer) -> list[VideoStream]:
 def _best(container: InputContainer, candidates: list[VideoStream]) -> int:
     """The index of the stream to show: it moves, lasts, is the default, and is large."""
     seen = dict.fromkeys((stream.index for stream in candidates), 0)
-    with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+    with contextlib.suppress(av.FFmpegError, OSError, ValueError, IndexError):
         for number, packet in enumerate(container.demux(*candidates)):
             seen[packet.stream_index] += packet.size > 0
             if number == PEEKED or min(seen.values()) > 1:

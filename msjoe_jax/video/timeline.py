@@ -126,7 +126,7 @@ class Timeline:
         while True:
             try:
                 packet = next(packets)
-            except StopIteration:
+            except (StopIteration, IndexError):  # PyAV's end of a file where a stream turned up
                 return
             except (av.FFmpegError, OSError, ValueError):
                 yield None

@@ -190,7 +190,7 @@ def test_memory_is_flat_over_90_000_frames(tmp_path):
             pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
             held.append(pages * os.sysconf("SC_PAGE_SIZE"))
 
-    decode_part(entry, packer.parts, SETTINGS, look, threads=1)
+    decode_part(entry, packer.parts, SETTINGS, look)
     packer.add(entry)
     assert packer.finish() == 1
     look(0)

@@ -161,6 +161,16 @@ def test_where_files_cannot_be_joined_a_header_decides():
     assert moved(stamps, about=short)[1] == {"discontinuities": 1}
 
 
+def test_a_stream_that_turns_up_on_the_way_ends_nothing_early():
+    class Growing(Packets):
+        def demux(self):
+            yield from super().demux()
+            raise IndexError("list index out of range")  # as PyAV does at the end of such a file
+
+    timeline = Timeline(Growing([0, 40, 80]), ABOUT, Findings())
+    assert [packet.pts for packet in timeline.packets()] == [0, 40, 80]
+
+
 def test_coverage_forgets_a_clock_that_restarts():
     coverage = Coverage()
 
