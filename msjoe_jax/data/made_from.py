@@ -50,14 +50,17 @@ def details_of(
     subtitles: tuple[Subtitle, ...] = ()
     if entry.subtitles is not None:
         try:
-            if os.path.exists(entry.subtitles) and not os.path.isfile(entry.subtitles):
-                raise UserError(f"{entry.subtitles}: no regular file")
             track = read_subtitles(entry.subtitles, entry.start or 0.0, decoding.duration)
         except UserError as error:
             notes.append(f"without subtitles: {error}")
         else:
             subtitles = track.subtitles
             warnings |= {"subtitles broken": len(track.broken), "subtitles outside": track.outside}
+            if track.broken:
+                more = f" and {len(track.broken) - 1} more" if len(track.broken) > 1 else ""
+                notes.append(f"cues of subtitles are broken: {track.broken[0]}{more}")
+            if track.outside:
+                notes.append(f"{track.outside} cues of subtitles are outside the video")
     source = Source(
         video=shown(entry.video),
         **vars(facts),

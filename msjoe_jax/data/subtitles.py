@@ -9,6 +9,7 @@ import codecs
 import html
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -82,6 +83,8 @@ def read_subtitles(path: epath.PathLike, start: float = 0.0, duration: float = m
       UserError: the file cannot be read, or holds no cue whose times can be.
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe might be read for ever
+            raise UserError(f"{path}: no regular file")
         data = epath.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -63,7 +63,8 @@ def parse(values: Values) -> Question:
     if values.get("options", "") not in ("", []):
         row["options"] = values["options"]
     question = question_of(row, video=("video",))
-    right = _answer(_text(reply), question.options, _field(values))
+    field = _field(values)
+    right = _answer(_text(reply), question.options, dict(SINGLE).get(field, field))
     question = Question(**{**vars(question), "answer": right})
     kinds = (name for name in GROUPS if isinstance(values.get(name), str))
     return with_groups(question, values, *kinds)

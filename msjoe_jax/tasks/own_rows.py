@@ -42,6 +42,8 @@ KEPT = ("content", "subtitles", "extra")  # as an own question file has them
 # What is to be counted of answers.
 BOTH = "answers that are an option's text and another's index, taken as text (--answers=index)"
 INDEX = "answers that are an index from 0 (--answers=number if they count from 1)"
+WHOLE = ("rows with 'start' and 'end', whose question is about the whole video "
+         "(--column=start:start --column=end:end if it is about that part)")  # fmt: skip
 INDEX_0 = "answers that are the index 0"
 _LETTER = re.compile(r"[(\[]?[A-Za-z][)\].:]*(?:\s.*)?", re.DOTALL)
 _OPTION = re.compile(r"(?:(option|choice|candidate|opt|answer|ans|a)_?(\d{1,2})|"
@@ -142,6 +144,8 @@ class _Reader:
                 given["difficulty"] = value
         given = read_details(given)  # checked as in an own question file
         segment = _segment(self.take("start"), self.take("end"))
+        if segment is None and all(self.row.get(name, "") != "" for name in ("start", "end")):
+            notes = [*notes, WHOLE]
         own = extra.pop("groups", {})
         if not isinstance(own, dict):
             raise UserError("field 'groups' of 'extra' must be an object")

@@ -5,7 +5,7 @@ import collections
 # How each kind is told; the kinds of LOSSES cost frames or times, the others are news.
 SENTENCES = {
     "damaged": "{n} times damage was met; frames up to the next key frame are left out",
-    "lost": "{n} sound frames are left out, since they follow from damaged ones",
+    "lost": "{n} good frames are left out, since they follow from damaged ones",
     "discontinuities": "the clock of the file jumps {n} times; the parts are joined",
     "false_stamps": "{n} timestamps are false; the frames stand at the next free place",
     "disordered": "{n} frames come no later than the frame before them and are left out",

@@ -96,10 +96,12 @@ def test_other_subtitles_are_refused_by_name_or_read_anew(folder):
     with pytest.raises(UserError, match=r"video 'a': 'subtitles' were none, are .*a\.srt"):
         make(folder)
     assert make(folder, refresh=True) == make(folder) == (2, 0) and said() == ["butter"]
-    file.write_text(file.read_text().replace("butter", "salt"))
+    file.write_text(file.read_text().replace("butter", "salt") + "\n2\n00:00:00,500 --> y\nno\n")
     with pytest.raises(UserError, match=r"video 'a': the contents of .*a\.srt are others"):
         make(folder)
     assert make(folder, refresh=True) == (2, 0) and said() == ["salt"]
+    (note,) = RecordReader(folder / "out").info("a").source.notes
+    assert note.startswith("cues of subtitles are broken: ") and "a.srt" in note
     file.unlink()  # what is gone has not changed
     assert make(folder) == (2, 0) and said() == ["salt"]
     write(folder)

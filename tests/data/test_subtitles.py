@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import av
 import numpy as np
@@ -204,6 +205,12 @@ def test_a_file_without_subtitles(tmp_path, content):
         read_subtitles(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_subtitles(tmp_path / "none.srt")
+
+
+def test_a_pipe_is_refused_and_not_read_for_ever(tmp_path):
+    os.mkfifo(tmp_path / "f.srt")
+    with pytest.raises(UserError, match=r"f\.srt: no regular file"):
+        read_subtitles(tmp_path / "f.srt")
 
 
 def test_what_is_shown_at_times():

@@ -53,6 +53,7 @@ def turn(asked, reply, **more):
     [
         (turn("<video>Why is it funny?", "It is."), "field 'options' has no options"),
         (turn("Why?\nA. x\nB. y", "C"), "field 'messages' is 'C', not one of the options AB"),
+        ({"query": "Why?\nA. x\nB. y", "response": "C", "video": "v"}, "field 'response' is 'C'"),
         (turn("Why?\nA. x\nB. y", "I do not know"), "field 'messages' is 'I do not know'"),
         (turn("Why?\nA. x\nB. y", "A", videos=["1.jpg", "2.jpg"]), "names 2 videos"),
         (turn("Why?\nA. x\nB. y", "A", videos=[]), "field 'videos' (or 'video') is missing"),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from msjoe_jax.errors import UserError
-from msjoe_jax.tasks.own_rows import BOTH, INDEX, form, read_columns
+from msjoe_jax.tasks.own_rows import BOTH, INDEX, WHOLE, form, read_columns
 from msjoe_jax.tasks.reading import read_values
 from msjoe_jax.tasks.rows import Row, read_rows
 
@@ -134,6 +134,12 @@ def test_columns_of_names_that_are_ours_or_alike_are_kept():
     assert extra["notes_of_source"] == "n" and extra["id_field_of_source"] is None
     assert extra["groups"] == {"type": "x", "groups": "g"} and extra["type"] == "y"
     assert extra["file"] == "v.mp4" and extra["row"] == 0
+
+
+def test_times_that_are_not_taken_for_a_segment_are_counted():
+    row = {**GOOD, "start": 1, "end": 2}
+    assert read(row).notes == {WHOLE: 1}
+    assert WHOLE not in read(row, columns=("start:start", "end:end")).notes
 
 
 def test_ids_are_made_where_there_are_none_and_where_an_index_is_always_0():
