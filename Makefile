@@ -37,7 +37,7 @@ lint: venv-dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-# Under three minutes on two cores.
+# About ten minutes on two cores.
 quick: venv-dev
 	$(PYTEST) -m "not slow and not soak"
 

@@ -103,7 +103,7 @@ def score(run: pathlib.Path) -> tuple[Scored, int]:
     )
     config = EpisodeConfig(model.frames, signals=model.system.signals)
     episodes = Episodes(config, model.programs, model.text, RecordReader(records), questions)
-    parts = [arrays for arrays in _rows(episodes, model)]
+    parts = list(_rows(episodes, model))
     order = np.concatenate([part[0] for part in parts])
     rows, counts, mask = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
     return Scored([questions[i] for i in order], rows, counts, mask), model.frames.key

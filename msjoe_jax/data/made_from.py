@@ -1,7 +1,6 @@
 """What the videos of a record folder were made from, and whether their list still names it."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +17,7 @@ from msjoe_jax.data.record import Details, Source, VideoInfo, unpack_record
 from msjoe_jax.data.shards import AUDIO, FRAMES, VIDEOS, open_records, shard_path
 from msjoe_jax.data.sound import sound_of
 from msjoe_jax.data.sources import SourceFacts, difference, shown
-from msjoe_jax.data.subtitles import read_subtitles
+from msjoe_jax.data.subtitles import read_bytes, read_subtitles
 from msjoe_jax.data.video import Decoding, versions
 from msjoe_jax.errors import UserError
 
@@ -47,6 +46,8 @@ def details_of(
     sound = sound_of(entry.source, decoding) if audio else None
     warnings = {**decoding.counts, "sound": sound.damaged if sound else 0}
     notes = list(notes_of(entry.source, decoding))
+    if sound and sound.damaged:
+        notes.append(f"{sound.damaged} times damage was met in the sound; it is left out")
     subtitles: tuple[Subtitle, ...] = ()
     if entry.subtitles is not None:
         try:
@@ -163,17 +164,15 @@ def _other_subtitles(record: VideoInfo, entry: Entry) -> str:
     return (
         f"the contents of {shown(str(entry.subtitles))} are others"
         if before
-        else (f"'{SUBTITLES}' were none, are {shown(str(entry.subtitles))}")
+        else f"'{SUBTITLES}' were none, are {shown(str(entry.subtitles))}"
     )
 
 
 def _hash(path: epath.Path | None) -> str:
     """Returns the SHA-256 of a file; "" if there is none, or it cannot be read."""
-    try:  # a pipe might be read for ever, and epath takes it for a file
-        return (
-            hashlib.sha256(path.read_bytes()).hexdigest() if path and os.path.isfile(path) else ""
-        )
-    except OSError:
+    try:
+        return hashlib.sha256(read_bytes(path)).hexdigest() if path else ""
+    except UserError:
         return ""
 
 

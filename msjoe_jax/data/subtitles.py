@@ -82,19 +82,27 @@ def read_subtitles(path: epath.PathLike, start: float = 0.0, duration: float = m
     Raises:
       UserError: the file cannot be read, or holds no cue whose times can be.
     """
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe might be read for ever
-            raise UserError(f"{path}: no regular file")
-        data = epath.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    text, encoding = decoded(data)
+    text, encoding = decoded(read_bytes(path))
     cues, words = _cues_of(str(path), text)
     if all(cue.fault for cue in cues):
         first = f" (the first of {len(cues)}: {cues[0].place}: {cues[0].fault})" if cues else ""
         raise UserError(f"{path}: holds no subtitles; SRT, WebVTT and JSON can be read{first}")
     track = _track(cues, words, start, duration)
     return track._replace(encoding=encoding)
+
+
+def read_bytes(path: epath.PathLike) -> bytes:
+    """Reads the bytes of a file of subtitles.
+
+    Raises:
+      UserError: it cannot be read, or is a pipe or the like, which might be read for ever.
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(f"{path}: no regular file")
+        return epath.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def decoded(data: bytes) -> tuple[str, str]:

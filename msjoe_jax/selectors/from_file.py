@@ -358,7 +358,7 @@ def _places(
                 f"{row.where}: source frames of question {question.id} cannot be mapped, since the "
                 f"rate of video {info.id} is not known; state 'fps' in the row, or decode it again"
             )
-        frames = frames / rate
+        frames = frames / rate - (info.source.start or 0.0)  # a segment has a clock of its own
     end = max(info.duration, times[-1])
     if frames[0] < 0 or frames[-1] > end + SLACK:
         outside = frames[0] if frames[0] < 0 else frames[-1]

@@ -187,7 +187,9 @@ class Timeline:
             for k, s in enumerate(following[:STRAYS])
         ]
         clock = [stamp, *following[:STRAYS]]
-        restarts = all(0 < b - a <= 2 * self._duration for a, b in itertools.pairwise(clock))
+        # A clock of their own: the step back to the old one would be two frames or more.
+        steps = [b - a for a, b in itertools.pairwise(clock)]
+        restarts = all(0 < 2 * step <= 3 * self._duration for step in steps)
         if any(goes_on) and not restarts:
             # The old clock goes on behind it: these stamps alone are false.
             strays = 1 + goes_on.index(True)

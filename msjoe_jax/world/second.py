@@ -29,6 +29,7 @@ from msjoe_jax.world.spec import (
     Plan,
     WorldSpec,
     ask,
+    draw_event,
     draw_starts,
     kind_of,
 )
@@ -139,22 +140,9 @@ def _plan_events(
     events = []
     for (kind, colour), slot in zip(colours.items(), order, strict=True):
         length = int(lengths[slot])
-        visible = np.arange(length) >= length - -(-length // LATE)
-        if not spec.late_colour:
-            visible = rng.random(length) < spec.colour_visible
-            if not visible.any():
-                visible[rng.integers(length)] = True
-        events.append(
-            Event(
-                kind=kind,
-                start=int(starts[slot]),
-                length=length,
-                cell=int(rng.integers(CELLS)),
-                amplitude=float(rng.uniform(*spec.amplitude)),
-                colour=colour,
-                visible=tuple(bool(v) for v in visible),
-            )
-        )
+        late = np.arange(length) >= length - -(-length // LATE) if spec.late_colour else None
+        frames = range(starts[slot], starts[slot] + length)
+        events.append(draw_event(rng, spec, kind, colour, frames, late))
     return tuple(events)
 
 

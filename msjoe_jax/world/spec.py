@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from msjoe_jax.data.questions import Question
 
@@ -179,24 +179,43 @@ def _plan_events(
     order = rng.permutation(len(lengths))  # the place in time of each of the six kinds
     kinds = [kind_of(word, sense) for word in words for sense in range(3)]
     colours = _choose_colours(rng, words, setting, answer)
-    events = []
-    for kind, slot in zip(kinds, order, strict=True):
-        length = int(lengths[slot])
-        visible = rng.random(length) < spec.colour_visible
+    spans = [range(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    return tuple(
+        draw_event(rng, spec, kind, colours[kind], spans[slot])
+        for kind, slot in zip(kinds, order, strict=True)
+    )
+
+
+def draw_event(
+    rng: np.random.Generator,
+    spec: WorldSpec,
+    kind: int,
+    colour: int,
+    frames: range,
+    visible: Bool[np.ndarray, "n"] | None = None,
+) -> Event:
+    """Draws what is left open of an event: its cell, its amplitude, when its colour shows.
+
+    Args:
+      rng: decides.
+      spec: of the world.
+      kind, colour: of the event.
+      frames: that show it.
+      visible: those that show its colour; None: so many as the spec says, at least one.
+    """
+    if visible is None:
+        visible = rng.random(len(frames)) < spec.colour_visible
         if not visible.any():  # every question can be answered
-            visible[rng.integers(length)] = True
-        events.append(
-            Event(
-                kind=kind,
-                start=int(starts[slot]),
-                length=length,
-                cell=int(rng.integers(CELLS)),
-                amplitude=float(rng.uniform(*spec.amplitude)),
-                colour=colours[kind],
-                visible=tuple(bool(v) for v in visible),
-            )
-        )
-    return tuple(events)
+            visible[rng.integers(len(frames))] = True
+    return Event(
+        kind=kind,
+        start=int(frames.start),
+        length=len(frames),
+        cell=int(rng.integers(CELLS)),
+        amplitude=float(rng.uniform(*spec.amplitude)),
+        colour=colour,
+        visible=tuple(bool(v) for v in visible),
+    )
 
 
 def draw_starts(

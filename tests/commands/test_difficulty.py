@@ -20,10 +20,12 @@ from msjoe_jax.commands.difficulty import (
     split_of,
     write_results,
 )
+from msjoe_jax.commands.launch import hosts
 from msjoe_jax.config import base
 from msjoe_jax.data.questions import Question, load_questions, save_questions
 from msjoe_jax.data.records import RecordWriter
 from msjoe_jax.errors import UserError
+from msjoe_jax.runtime.supervisor import Supervisor, held_port
 from tests.commands.test_evaluate import GOLDEN
 from tests.support.commands import PYTHON, ROOT, command
 from tests.support.processes import xla_flags
@@ -189,17 +191,50 @@ def test_a_converted_model_without_clip_does(made):
 
 KILLED = """
 import os, signal, sys
+from msjoe_jax.runtime import hosts
 from msjoe_jax.runtime.kept_rows import KeptRows
 add = KeptRows.add
 def add_and_die(self, rows):
     add(self, rows)
-    if self._path.name == os.environ["KILL_IN"]:
+    if (self._path.name, hosts.index()) == (os.environ["KILL_IN"], int(os.environ["VICTIM"])):
         os.kill(os.getpid(), signal.SIGKILL)
 KeptRows.add = add_and_die
 sys.argv = ["msjoe", "difficulty", *sys.argv[1:]]
 from msjoe_jax.__main__ import main
 main()
 """
+
+
+def dying(file, host=0):
+    return PYTHON | {"KILL_IN": file, "VICTIM": str(host)}
+
+
+@pytest.mark.soak
+def test_two_hosts_measure_what_one_does_through_a_kill_of_either(made):
+    """One host has two devices, two have one each: the same bytes, as of a training."""
+    more = ("--drop=few", "--few=1", "--split=0.6,0.2,0.2", "--solved=0.9")
+
+    def on_two(environment):
+        line = [sys.executable, "-c", KILLED, *flags_of(made, "hosts", *more)]
+        with held_port() as port:
+            return Supervisor().run(hosts(line, 2, 1, port, environment))
+
+    two = "--xla_force_host_platform_device_count=2"
+    done = command("difficulty", *flags_of(made, "one host", *more), XLA_FLAGS=two)
+    assert done.returncode == 0, done.stderr
+    assert on_two(dying("rates.jsonl", 1)) == 1
+    assert on_two(dying("rates-1.jsonl", 0)) == 1
+    assert not (made / "hosts" / "difficulty.json").exists()
+    assert on_two(dying("none")) == 0
+    one, other = (
+        {path.name: path.read_bytes() for path in (made / out).iterdir() if path.is_file()}
+        for out in ("one host", "hosts")
+    )
+    for files in (one, other):
+        files.pop(".lock", None)
+        files.pop("digests.json", None)
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
 
 
 @pytest.mark.soak
@@ -210,7 +245,7 @@ def test_a_killed_measurement_ends_in_the_same_bytes_on_one_device_or_two(made):
     assert "few: " in done.stdout and "difficulty, blind: " in done.stdout
     for file in ("rates.jsonl", "rates-1.jsonl", "rates-blind.jsonl"):
         line = [sys.executable, "-c", KILLED, *flags_of(made, "killed", *more)]
-        victim = subprocess.run(line, env=PYTHON | {"KILL_IN": file}, cwd=ROOT, capture_output=True)
+        victim = subprocess.run(line, env=dying(file), cwd=ROOT, capture_output=True)
         assert victim.returncode == -signal.SIGKILL, victim.stderr[-3000:]
     done = command("difficulty", *flags_of(made, "killed", *more))
     assert done.returncode == 0 and "made again" not in done.stdout, done.stderr

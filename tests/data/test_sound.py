@@ -125,6 +125,23 @@ def test_a_damaged_track_gives_what_it_has(tmp_path):
     np.testing.assert_allclose(samples[inner], decoded(whole.flac)[inner], atol=2)
 
 
+def test_damage_in_the_sound_is_told(tmp_path):
+    write_video(tmp_path / "a.mkv", [(0, 4, 440)], codec="aac")
+    data = bytearray((tmp_path / "a.mkv").read_bytes())
+    middle = slice(len(data) // 2, len(data) // 2 + 600)
+    data[middle] = bytes(byte ^ 0x5A for byte in data[middle])
+    (tmp_path / "a.mkv").write_bytes(data)
+    (tmp_path / "list.jsonl").write_text('{"id": "a", "video": "a.mkv"}\n')
+    (tmp_path / "r").mkdir()
+    packer = resume(tmp_path / "r", DecodeSettings(1.0, 32, 90, audio=True))
+    (entry,) = load_entries(tmp_path / "list.jsonl")
+    decode_part(entry, packer.parts, packer.settings)
+    packer.add(entry)
+    packer.finish()
+    notes = RecordReader(tmp_path / "r").info("a").source.notes
+    assert "1 times damage was met in the sound; it is left out" in notes
+
+
 def test_records_keep_sound_and_subtitles(tmp_path):
     write_video(tmp_path / "a.mkv", [(0, 4, 440)])
     tiny_video(tmp_path / "b.mp4", 5)

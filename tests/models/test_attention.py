@@ -64,10 +64,9 @@ def oracle(q, k, v, w, segments, causal):
 
 
 # A fraction of the compile time, which is nearly all the time of this file.
-FAST = {"xla_backend_optimization_level": "0"}
 
 
-@functools.partial(jax.jit, static_argnames=("causal", "chunk", "backend"), compiler_options=FAST)
+@functools.partial(jax.jit, static_argnames=("causal", "chunk", "backend"))
 def run(q, k, v, w, segments, causal, chunk, backend):
     def loss(q, k, v):
         out = self_attention(q, k, v, segments, causal=causal, chunk=chunk, backend=backend)

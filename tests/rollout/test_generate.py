@@ -1,7 +1,6 @@
 """Sampling and scoring completions: one distribution, whatever shares, pads or surrounds them."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from msjoe_jax.rollout.generate import Prompts, Sampling
 from tests.support.generation import (
     BANNED,
     ENDS,
-    FAST,
     FEATURES,
     KEYS,
     LAYERS,
@@ -199,7 +197,7 @@ def test_logits_of_the_whole_vocabulary_never_exist():
     graphdef, shapes = abstract(lambda: QwenVL(config, rngs=nnx.Rngs(0), remat=True))
 
     def temporaries(chunk):
-        @functools.partial(jax.jit, compiler_options=FAST)
+        @jax.jit
         def gradient(params, h, targets):
             def loss(params, h):
                 language = nnx.merge(graphdef, params).language

@@ -110,6 +110,16 @@ def test_tspo(tmp_path, reader):
     assert f"the largest error is {error:.3f} s (question q1)" in selection.note
 
 
+def test_a_segments_frames_count_from_the_start_of_its_file(tmp_path):
+    with RecordWriter(tmp_path / "records") as writer:
+        frames = ((float(t), np.full((8, 8, 3), t, np.uint8)) for t in range(T))
+        writer.add("v0@100-112", frames, source=Source(rate=30.0, start=100.0))
+    reader = RecordReader(tmp_path / "records")
+    questions = [question("q0", "v0@100-112")]
+    rows = [{"id": "q0", "frame_idx": [3000.0, 3150.0]}]
+    assert frames_of(read(tmp_path, rows, reader, questions), questions) == [[0, 5]]
+
+
 def test_tspo_of_mlvu_has_ids_that_repeat(tmp_path, reader):
     """Q0 of every type: its video, without folder and ending, and its text tell them apart."""
     questions = [question("ego-Q0"), question("Q1", "v1"), question("Q0", text="which?")]

@@ -76,16 +76,13 @@ def make_prompts(pad=0):
 
 PROMPTS, FEATURES = make_prompts()
 
-# A fraction of the compile time, which is nearly all the time of these tests.
-FAST = {"xla_backend_optimization_level": "0"}
 
-
-@functools.partial(jax.jit, static_argnames="sampling", compiler_options=FAST)
+@functools.partial(jax.jit, static_argnames="sampling")
 def sample(prompts, features, keys, sampling=SAMPLING):
     return generate(nnx.merge(GRAPHDEF, PARAMS), prompts, features, keys, sampling)
 
 
-@functools.partial(jax.jit, compiler_options=FAST)
+@jax.jit
 def score_and_gradient(prompts, features, tokens, mask):
     """((log-probs, entropies), gradients in parameters and features) under TEMPERATURE."""
 

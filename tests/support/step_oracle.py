@@ -20,7 +20,6 @@ VALID_FRAMES = (6, 5, 3, 2)  # two questions have no choice of frames
 # float32 sums of some hundred terms of size 1; a gradient is read off as a difference of
 # parameters of size 1 (plain descent at rate 1).
 TOLERANCE = 2e-6
-FAST = {"xla_backend_optimization_level": "0"}  # compiling is nearly all the time of this file
 
 
 # --- objectives of many options at once -----------------------------------------------------------
@@ -170,7 +169,7 @@ def make_step_of(config, optimizer, trainable, models):
         "decay": lambda: optax.adamw(0.1, weight_decay=0.5),
     }[optimizer]
     fns = (make_joint_step(config, models, make(), make(), trainable), make)
-    return jax.jit(fns[0], compiler_options=FAST), make
+    return jax.jit(fns[0]), make
 
 
 def run(config, batch, optimizer="descent", trainable="", state=None, fns=FNS):

@@ -20,7 +20,6 @@ from tests.support.expected_update import Setting, units_of
 from tests.support.small_world import Array, Parts, World
 
 CHUNK = 1 << 14  # groups at a time
-FAST = {"xla_backend_optimization_level": "0"}  # compiling is nearly all of the time
 
 
 def replies(lengths: Array) -> Array:
@@ -173,7 +172,7 @@ def step_updates(worlds: Sequence[World], setting: Setting, aggregation: str) ->
         moved = jax.tree.map(jnp.subtract, (after["mllm"], after["sampler"]), (mllm, sampler))
         return moved[0]["query"], moved[1], moved[0]["answer"]
 
-    program = jax.jit(jax.vmap(moves), compiler_options=FAST)
+    program = jax.jit(jax.vmap(moves))
     group, uniform, prob = groups_of(worlds, setting)
     width = min(CHUNK, len(prob))
     totals = [np.zeros(x.shape) for x in (mllm["query"], sampler, mllm["answer"])]

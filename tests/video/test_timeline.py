@@ -151,6 +151,13 @@ def test_a_single_false_stamp_moves_nothing_else(stray):
     assert moved(stamps) == (right, {"false_stamps": 1})
 
 
+def test_a_key_frame_with_the_stamp_before_it_moves_nothing_else():
+    stamps = [2000 + 40 * k for k in range(50)]
+    right = list(stamps)
+    stamps[20] = stamps[19]
+    assert moved(stamps, keys=(0, 20)) == (right, {"false_stamps": 1})
+
+
 def test_where_files_cannot_be_joined_a_header_decides():
     stamps = [40 * k for k in range(30)] + [10**8 + 40 * k for k in range(30)]
     about = ABOUT.__class__(**{**vars(ABOUT), "can_jump": False})
